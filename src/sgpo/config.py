@@ -1,0 +1,206 @@
+"""A recipe: what `sgpo run` takes, checked where it enters. Below the loop, functions take plain arguments."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sgpo.errors import InputError
+
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: frozen, its defaults checked, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+
+
+class ModelConfig(Section):
+    """The SFT model that the run starts from and refers to."""
+
+    path: str | None = Field(None, description="Folder or Hub id of the SFT model.")
+    adapter: str | None = Field(None, description="PEFT adapter to merge into the model.")
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    trust_remote_code: bool = False
+
+
+class DataConfig(Section):
+    """Human pairs to start from, prompts to annotate, and human pairs to judge by."""
+
+    seeds: str | None = Field(None, description="Preference pairs: file, folder or Hub id.")
+    seeds_split: str | None = None
+    seed_pairs: Count | None = Field(None, description="How many to draw at random; null takes all.")
+    prompts: str | None = Field(None, description="Prompts to annotate: file, folder or Hub id.")
+    prompts_split: str | None = None
+    prompts_per_round: Count | list[Count] | None = Field(
+        None, description="Fresh prompts per round: a number, a list, or null for an even share of the pool."
+    )
+    heldout: str | None = Field(None, description="Human pairs to report accuracy on; never trained on.")
+    heldout_split: str | None = None
+    seeds_in_rounds: bool = Field(False, description="Add the seed pairs to the self-annotated pairs of every round.")
+
+
+class GenerationConfig(Section):
+    """How the policy answers the prompts of a round (the paper: 2 responses, T = 0.7, at most 300 tokens)."""
+
+    candidates: Annotated[int, Field(ge=2)] = 2
+    temperature: Positive = 0.7
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_new_tokens: Count = 300
+    batch_size: Count = 32
+
+
+class FollowerConfig(Section):
+    """The adversary: worst case of the gaps in a Wasserstein ball."""
+
+    radius: NotNegative = 0.01
+    space: Literal["margin", "probability"] = "probability"
+    tangents: Count | None = 6
+    window: tuple[float, float] | None = None
+
+    @model_validator(mode="after")
+    def _window_fits_the_space(self) -> "FollowerConfig":
+        if self.window is not None and not self.window[0] < self.window[1]:
+            raise ValueError(f"window is {list(self.window)}; allowed: [a, b] with a < b")
+        if self.radius == 0:
+            return self
+        if self.space == "margin" and self.window is None:
+            raise ValueError("window is null in margin space; allowed: [a, b] in nats, with every gap inside")
+        if self.space == "probability" and self.tangents is None and (self.window is None or self.window[0] <= 0):
+            raise ValueError(
+                "tangents is null in probability space, where -log p is infinite at 0; allowed: tangents >= 1, or a "
+                "window that starts above 0"
+            )
+        return self
+
+
+class LeaderConfig(Section):
+    """The policy's training in a round."""
+
+    beta: Positive = 0.1
+    learning_rate: Positive = 5e-7
+    epochs: Positive = 1.0
+    seed_epochs: Positive = Field(3.0, description="Epochs of DPO on the seed pairs (round 0).")
+    seed_learning_rate: Positive | None = Field(None, description="Learning rate of round 0; null: learning_rate.")
+    batch_size: Count = Field(32, description="Pairs per optimiser step, over all processes.")
+    micro_batch_size: Count = Field(4, description="Pairs per forward pass and process.")
+    max_length: Count = Field(1024, description="Tokens of prompt and response together.")
+    lr_scheduler: str = "cosine"
+    warmup_share: Share = 0.1
+    trainer: dict[str, Any] = Field(
+        default_factory=dict, description="Any other argument of SGPOConfig, by its own name."
+    )
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> "LeaderConfig":
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"batch_size is {self.batch_size}; allowed: a multiple of micro_batch_size ({self.micro_batch_size})"
+            )
+        return self
+
+
+class Recipe(Section):
+    """What every run states, wherever its model and data come from."""
+
+    output: str = Field(description="The run directory.")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    rounds: Annotated[int, Field(ge=0)] = 3
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    generation: GenerationConfig = GenerationConfig()
+    follower: FollowerConfig = FollowerConfig()
+    leader: LeaderConfig = LeaderConfig()
+
+    @model_validator(mode="after")
+    def _prompts_cover_the_rounds(self) -> "Recipe":
+        per_round = self.data.prompts_per_round
+        if isinstance(per_round, list) and len(per_round) != self.rounds:
+            raise ValueError(
+                f"data.prompts_per_round has {len(per_round)} numbers; allowed: one per round ({self.rounds})"
+            )
+        return self
+
+
+class RunConfig(Recipe):
+    """A run of SSAPO on a model and data that the user has."""
+
+    @model_validator(mode="after")
+    def _inputs_are_named(self) -> "RunConfig":
+        for value, key in (
+            (self.model.path, "model.path"),
+            (self.data.seeds, "data.seeds"),
+            (self.data.prompts or self.rounds == 0, "data.prompts"),
+        ):
+            if not value:
+                raise ValueError(f"{key} is missing; allowed: a folder, a file or a Hub id")
+        return self
+
+
+def read_recipe(path: str | Path, overrides: list[str]) -> dict[str, Any]:
+    """Reads a YAML recipe and lays dotted overrides (`follower.radius=0.05`) over it.
+
+    Raises:
+        InputError: no such file, no YAML mapping, or an override that is not KEY=VALUE or that descends into a value.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); allowed: a YAML file.") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds a {type(content).__name__}; allowed: a mapping of keys to values.")
+    for override in overrides:
+        _apply_override(content, override)
+    return content
+
+
+def _apply_override(content: dict[str, Any], override: str) -> None:
+    dotted, sign, text = override.partition("=")
+    if not sign or not all(dotted.split(".")):
+        raise InputError(f"override {override!r}; allowed: KEY=VALUE with a dotted key, such as follower.radius=0.05.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"override {override!r}: the value is not valid YAML.") from error
+    *parents, key = dotted.split(".")
+    node = content
+    for parent in parents:
+        if node.get(parent) is None:
+            node[parent] = {}
+        node = node[parent]
+        if not isinstance(node, dict):
+            raise InputError(f"override {override!r}: {parent} holds a {type(node).__name__}, not keys.")
+    node[key] = value
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def validate(kind: type[_Model], content: dict[str, Any], name: str) -> _Model:
+    """Builds a pydantic model, or raises one InputError that lists each wrong key, its value and what is allowed."""
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise InputError("\n".join(f"{name}: {_sentence(kind, item)}" for item in error.errors())) from error
+
+
+def _sentence(kind: type[BaseModel], item: Any) -> str:
+    key = ".".join(str(part) for part in item["loc"] if not str(part).startswith(("constrained", "list[", "function")))
+    if item["type"] == "extra_forbidden":
+        section: Any = kind
+        for part in item["loc"][:-1]:
+            section = section.model_fields[part].annotation
+        return f"unknown key {key}; allowed: {', '.join(section.model_fields)}."
+    message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if item["type"] == "value_error":
+        return f"{key + ': ' if key else ''}{message}."
+    if item["type"] == "missing":
+        return f"{key} is missing."
+    return f"{key} is {item['input']!r}; allowed: {message}."

@@ -1,0 +1,58 @@
+"""Progress on the terminal: a line per finished stage, a bar for what takes long."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Advance = Callable[[int], None]
+
+
+class Reporter:
+    """Says what a run is doing.
+
+    Args:
+        console: where to write; None writes nothing.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console
+        self._bars: Progress | None = None
+
+    def say(self, message: str) -> None:
+        """Writes one line."""
+        if self._console:
+            self._console.print(message, highlight=False)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Names a stage while it runs, and its time once it is done."""
+        if not self._console:
+            yield
+            return
+        started = time.monotonic()
+        with Progress(
+            TextColumn("  {task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+        ) as self._bars:
+            self._bars.add_task(name, total=None)
+            yield
+        self._bars = None
+        self.say(f"  [green]✓[/green] {name:<26} {time.monotonic() - started:6.1f} s")
+
+    @contextmanager
+    def bar(self, description: str, total: int) -> Iterator[Advance]:
+        """A bar inside a stage; yields the function that advances it by a number of items."""
+        if not self._bars:
+            yield lambda count: None
+            return
+        bars, task = self._bars, self._bars.add_task(description, total=total)
+        yield lambda count: bars.advance(task, count)
+        bars.remove_task(task)

@@ -1,0 +1,146 @@
+"""Where a run lives on disk: stages that are whole or absent, a manifest, and one writer at a time."""
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import sgpo
+from sgpo.errors import InputError
+
+_RECORDED_PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "numpy", "scipy")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a text file beside its place and renames it there, so that a reader never sees half of it."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+class RunDir:
+    """The directory of one run.
+
+    A stage is a folder or a file named by its path in the run (`round-1/pairs`). It is written beside its place and
+    renamed when it is complete; whatever exists is whole, and what an interrupted run left is removed.
+
+    Args:
+        root: the run directory; created when absent.
+        config: the whole validated recipe, as plain values; kept as config.yaml.
+        command: the command line, for the manifest.
+
+    Raises:
+        InputError: the directory holds another config, holds something that is no run, or is in use.
+    """
+
+    def __init__(self, root: str | Path, config: dict[str, Any], command: list[str]) -> None:
+        self.root = Path(root)
+        self._open(config)
+        self._lock()
+        self._remove_partial_stages()
+        write_atomically(self.root / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+        self.manifest = self._read_manifest(config, command)
+        self._write_manifest()
+
+    def _open(self, config: dict[str, Any]) -> None:
+        if self.root.exists() and not self.root.is_dir():
+            raise InputError(f"{self.root} is a file; allowed: a run directory, or a path that does not exist.")
+        stored = self.root / "config.yaml"
+        if stored.is_file():
+            check_same_config(stored, config)
+        elif self.root.is_dir() and any(self.root.iterdir()):
+            raise InputError(f"{self.root} is not empty and holds no run; allowed: a run directory or a new path.")
+        self.root.mkdir(parents=True, exist_ok=True)
+
+    def _lock(self) -> None:
+        self._lock_file = (self.root / ".lock").open("a")
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"{self.root} is in use by another sgpo run; wait for it or choose another output.") from error
+
+    def _remove_partial_stages(self) -> None:
+        for partial in list(self.root.rglob(".*.partial")):
+            shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+
+    def _read_manifest(self, config: dict[str, Any], command: list[str]) -> dict[str, Any]:
+        path = self.root / "manifest.json"
+        if path.is_file():
+            return json.loads(path.read_text(encoding="utf-8"))
+        return {
+            "sgpo": sgpo.__version__,
+            "command": command,
+            "created": _now(),
+            "seed": config["seed"],
+            "versions": {name: version(name) for name in _RECORDED_PACKAGES},
+            "stages": {},
+        }
+
+    def _write_manifest(self) -> None:
+        write_atomically(self.root / "manifest.json", json.dumps(self.manifest, indent=2) + "\n")
+
+    def close(self) -> None:
+        """Lets another process use the directory."""
+        self._lock_file.close()
+
+    def path(self, stage: str) -> Path:
+        """Where a stage lies, or will lie."""
+        return self.root / stage
+
+    def has(self, stage: str) -> bool:
+        """Whether a stage is whole."""
+        return self.path(stage).exists()
+
+    @contextmanager
+    def writing(self, stage: str) -> Iterator[Path]:
+        """Gives a path to write a stage to, and puts the stage in its place when the block ends without an error."""
+        final = self.path(stage)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        partial = final.with_name(f".{final.name}.partial")
+        started = time.monotonic()
+        try:
+            yield partial
+            os.replace(partial, final)
+        except BaseException:
+            if partial.is_dir():
+                shutil.rmtree(partial, ignore_errors=True)
+            else:
+                partial.unlink(missing_ok=True)
+            raise
+        self.manifest["stages"][stage] = {"seconds": round(time.monotonic() - started, 2), "finished": _now()}
+        self._write_manifest()
+
+
+def check_same_config(stored_path: Path, config: dict[str, Any]) -> None:
+    """Raises InputError naming each key in which `config` differs from the one that a run was started with."""
+    try:
+        stored = yaml.safe_load(stored_path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{stored_path}: damaged; cannot tell what this run was started with.") from error
+    differences = list(_differences(stored, config, ""))
+    if differences:
+        raise InputError(
+            f"{stored_path.parent} holds a run with another config: {'; '.join(differences)}. "
+            "Allowed: the same values, or another output."
+        )
+
+
+def _differences(stored: Any, given: Any, key: str) -> Iterator[str]:
+    if isinstance(stored, dict) and isinstance(given, dict):
+        for name in {**stored, **given}:
+            yield from _differences(stored.get(name), given.get(name), f"{key}.{name}" if key else name)
+    elif stored != given:
+        yield f"{key} is {given!r}, was {stored!r}"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
