@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from sgpo.errors import InputError
 
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -91,7 +90,7 @@ class LeaderConfig(Section):
     micro_batch_size: Count = Field(4, description="Pairs per forward pass and process.")
     max_length: Count = Field(1024, description="Tokens of prompt and response together.")
     lr_scheduler: str = "cosine"
-    warmup_share: Share = 0.1
+    warmup_share: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="Share of the steps.")
     trainer: dict[str, Any] = Field(
         default_factory=dict, description="Any other argument of SGPOConfig, by its own name."
     )

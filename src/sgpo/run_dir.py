@@ -66,7 +66,9 @@ class RunDir:
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise InputError(f"{self.root} is in use by another sgpo run; wait for it or choose another output.") from error
+            raise InputError(
+                f"{self.root} is in use by another sgpo run; wait for it or choose another output."
+            ) from error
 
     def _remove_partial_stages(self) -> None:
         for partial in list(self.root.rglob(".*.partial")):
@@ -99,6 +101,11 @@ class RunDir:
     def has(self, stage: str) -> bool:
         """Whether a stage is whole."""
         return self.path(stage).exists()
+
+    def seconds(self, prefix: str) -> float:
+        """Time spent so far on the stages whose name begins with `prefix`."""
+        stages = self.manifest["stages"].items()
+        return round(sum(entry["seconds"] for name, entry in stages if name.startswith(prefix)), 1)
 
     @contextmanager
     def writing(self, stage: str) -> Iterator[Path]:

@@ -64,7 +64,7 @@ class SGPOConfig(DPOConfig):
             self.window = [0.0, 1.0]
         if len(self.window) != 2 or not self.window[0] < self.window[1]:
             raise ValueError(f"window is {self.window}; allowed: two numbers [a, b] with a < b.")
-        if self.space == "probability" and not (0 <= self.window[0] and self.window[1] <= 1):
+        if self.space == "probability" and not (self.window[0] >= 0 and self.window[1] <= 1):
             raise ValueError(f"window is {self.window} with space='probability'; allowed: within [0, 1].")
         if self.space == "probability" and self.tangents == 0 and self.window[0] == 0:
             raise ValueError(

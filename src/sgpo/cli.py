@@ -1,0 +1,141 @@
+"""The command line: arguments to calls, nothing else."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from sgpo import __version__
+from sgpo.errors import InputError
+
+_TRAIN_HELP = "one leader run on a preference dataset; takes the arguments of `trl dpo` and the robust ones"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command. Returns 0, 2 for bad input, or 130 when interrupted."""
+    argv = sys.argv[1:] if argv is None else argv
+    # TRL reports each trainer to a server unless it is told not to; nobody asked for that here.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    command = argv[0] if argv else ""
+    try:
+        if command == "train":
+            return _train(argv[1:])
+        arguments = _parser().parse_args(argv)
+        return arguments.call(arguments)
+    except InputError as error:
+        print(f"sgpo {command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        hint = "; the same command goes on after the last finished stage" if command == "run" else ""
+        print(f"\nsgpo {command}: interrupted{hint}", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sgpo", description="Robust, data-efficient preference alignment of language models."
+    )
+    parser.add_argument("--version", action="version", version=f"sgpo {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    run = commands.add_parser("run", help="the whole loop: from seed pairs to an aligned model")
+    run.add_argument("--config", required=True, metavar="FILE", help="the recipe, a YAML file")
+    run.add_argument("--output", metavar="DIR", help="the run directory; overrides the recipe's `output`")
+    run.add_argument(
+        "--dry-run", action="store_true", help="check everything that can be known beforehand, print the plan"
+    )
+    run.add_argument("--quiet", action="store_true", help="no progress, no table")
+    run.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="dotted overrides, such as follower.radius=0.05")
+    run.set_defaults(call=_run)
+
+    commands.add_parser("train", help=_TRAIN_HELP, add_help=False)
+
+    worst = commands.add_parser("worst-case", help="the worst case of an array of gaps in a Wasserstein ball")
+    worst.add_argument("file", help="gaps (beta-scaled reward differences): text, one per line; .npy; or .parquet")
+    worst.add_argument("--radius", type=float, required=True, help="Wasserstein radius, in the unit of the gap space")
+    worst.add_argument("--space", choices=["margin", "probability"], default="margin", help="default: margin")
+    worst.add_argument("--tangents", type=int, metavar="K", help="K tangents instead of the exact link")
+    worst.add_argument("--window", type=float, nargs=2, metavar=("A", "B"), help="support of the worst case")
+    worst.add_argument("--column", default="gap", help="column of a Parquet file; default: gap")
+    worst.add_argument("--json", action="store_true", help="print JSON, with all atoms")
+    worst.set_defaults(call=_worst_case)
+
+    report = commands.add_parser("report", help="rebuild the report of a run")
+    report.add_argument("directory", help="the run directory")
+    report.set_defaults(call=_report)
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from sgpo.config import RunConfig, read_recipe, validate
+    from sgpo.progress import Reporter
+
+    overrides = [*arguments.overrides, *([f"output={arguments.output}"] if arguments.output else [])]
+    content = read_recipe(arguments.config, overrides)
+    console = None if arguments.quiet else Console()
+    reporter = Reporter(console)
+    command = ["sgpo", "run", "--config", arguments.config, *overrides]
+    if "world" in content:
+        from sgpo.study.run import WorldRecipe, plan_world, run_world
+
+        recipe = validate(WorldRecipe, content, arguments.config)
+        directory = recipe.output
+        if arguments.dry_run:
+            Console().print(plan_world(recipe))
+            return 0
+        run_world(recipe, command=command, reporter=reporter)
+    else:
+        from sgpo.plan import plan_run
+        from sgpo.rounds import run_recipe
+
+        config = validate(RunConfig, content, arguments.config)
+        directory = config.output
+        plan = plan_run(config)
+        if arguments.dry_run:
+            Console().print(plan)
+            return 0
+        run_recipe(config, command=command, reporter=reporter)
+    return _finish(Path(directory), console)
+
+
+def _finish(directory: Path, console) -> int:
+    from sgpo.report.build import write_report
+    from sgpo.report.read import read_run
+    from sgpo.report.table import rich_table
+
+    page = write_report(directory)
+    if console:
+        console.print(rich_table(read_run(directory)))
+        console.print(f"Report: {page}", highlight=False)
+    return 0
+
+
+def _train(argv: list[str]) -> int:
+    from sgpo.leader.script import train
+
+    train(argv)
+    return 0
+
+
+def _worst_case(arguments: argparse.Namespace) -> int:
+    from sgpo.gaps_file import describe_worst_case, read_gaps
+    from sgpo.robust.follower import worst_case
+
+    gaps = read_gaps(Path(arguments.file), arguments.column)
+    try:
+        answer = worst_case(
+            gaps, arguments.radius, space=arguments.space, window=arguments.window, tangents=arguments.tangents
+        )
+    except ValueError as error:
+        raise InputError(f"{arguments.file}: {error}") from error
+    print(describe_worst_case(answer, as_json=arguments.json))
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from sgpo.report.build import write_report
+
+    print(write_report(Path(arguments.directory)))
+    return 0

@@ -1,0 +1,108 @@
+"""One leader run: a policy on disk and a dataset of scored pairs in, a trained policy on disk out."""
+
+import dataclasses
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PrinterCallback, TrainerCallback
+
+from sgpo.errors import InputError
+from sgpo.leader.config import SGPOConfig
+from sgpo.leader.trainer import SGPOTrainer
+from sgpo.policy.load import Policy
+
+Settings = dict[str, Any]
+
+
+class _Steps(TrainerCallback):
+    """Tells a progress bar how many optimiser steps are done."""
+
+    def __init__(self, advance: Callable[[int], None]) -> None:
+        self._advance = advance
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self._advance(1)
+
+
+def build_arguments(settings: Settings, extra: Settings, output_dir: str) -> SGPOConfig:
+    """SGPOConfig from the loop's settings and the user's own arguments.
+
+    Args:
+        settings: what the loop decides; a user's argument of the same name is refused.
+        extra: any other argument of SGPOConfig, by its own name (`leader.trainer` in a recipe).
+        output_dir: where the trainer may write.
+
+    Raises:
+        InputError: an unknown argument, one that the loop decides, or a value that SGPOConfig refuses.
+    """
+    known = {field.name for field in dataclasses.fields(SGPOConfig) if field.init}
+    for name in extra:
+        if name not in known:
+            raise InputError(f"leader.trainer.{name} is unknown; allowed: an argument of SGPOConfig.")
+        if name in settings or name == "output_dir":
+            raise InputError(f"leader.trainer.{name} is decided by the recipe's own keys; leave it out.")
+    defaults = {
+        "use_cpu": not torch.cuda.is_available(),
+        "gradient_checkpointing": torch.cuda.is_available(),
+        "logging_steps": 0.05,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }
+    try:
+        return SGPOConfig(output_dir=output_dir, **{**defaults, **settings, **extra})
+    except (ValueError, TypeError) as error:
+        raise InputError(f"leader: {error}") from error
+
+
+def train_leader(
+    policy: Policy,
+    pairs: Dataset,
+    output: Path,
+    *,
+    settings: Settings,
+    extra: Settings,
+    advance: Callable[[int], None] = lambda steps: None,
+) -> list[dict[str, Any]]:
+    """Trains a policy on scored pairs and saves it with its tokenizer.
+
+    Args:
+        policy: the policy at the start; its model is trained in place.
+        pairs: columns prompt, chosen, rejected, ref_chosen_logps, ref_rejected_logps, and with a radius > 0 also
+            chosen_logps and rejected_logps, the policy's own.
+        output: folder to write model and tokenizer to.
+        settings: arguments of SGPOConfig that the loop decides.
+        extra: the user's further arguments.
+        advance: called with 1 after each optimiser step.
+
+    Returns: the trainer's log, one record per logging step, and a last one with the totals.
+
+    Raises:
+        InputError: see `build_arguments`; no pair left that fits `max_length`.
+    """
+    scratch = tempfile.mkdtemp(prefix="sgpo-leader-")
+    try:
+        arguments = build_arguments(settings, extra, scratch)
+        trainer = SGPOTrainer(
+            model=policy.model,
+            args=arguments,
+            train_dataset=pairs,
+            processing_class=policy.tokenizer,
+            callbacks=[_Steps(advance)],
+        )
+        trainer.remove_callback(PrinterCallback)
+        if len(trainer.train_dataset) == 0:
+            raise InputError(f"no pair has a prompt shorter than leader.max_length ({arguments.max_length} tokens).")
+        trainer.train()
+        trainer.save_model(str(output))
+        # Trainer pickles its arguments beside the weights; nobody reads them, and they name a scratch folder.
+        (output / "training_args.bin").unlink(missing_ok=True)
+        return trainer.state.log_history
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

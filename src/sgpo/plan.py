@@ -1,0 +1,166 @@
+"""What a run would do, and everything about it that can be checked before it starts."""
+
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from rich.console import Group
+from rich.table import Table
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from sgpo.config import RunConfig
+from sgpo.errors import InputError
+from sgpo.leader.train import build_arguments
+from sgpo.policy.load import load_tokenizer
+from sgpo.policy.tokens import tokenize_prompts
+from sgpo.preferences.seeds import select_seeds
+from sgpo.preferences.source import load_pairs, load_prompts
+from sgpo.rounds import leader_settings, round_prompts
+from sgpo.run_dir import check_same_config
+
+_GIB = 2**30
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 4}
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage of a run: its name and what it does, with counts."""
+
+    name: str
+    work: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages of a run and what they need; prints itself through rich.
+
+    `parameters` counts weights. `memory` and `disk` are bytes: an estimate of the peak of training (weights, gradients
+    and Adam's two moments in the model's dtype; activations come on top), and what the run directory will hold.
+    """
+
+    output: str
+    stages: tuple[StagePlan, ...]
+    parameters: int
+    memory: int
+    disk: int
+    warnings: tuple[str, ...] = ()
+
+    def __rich__(self) -> Group:
+        table = Table("stage", "work", title=f"Plan of {self.output}", title_justify="left")
+        for stage in self.stages:
+            table.add_row(stage.name, stage.work)
+        needs = (
+            f"Model: {self.parameters / 1e6:,.1f} M parameters. Training needs about {self.memory / _GIB:,.2f} GiB "
+            f"without activations; the run directory takes about {self.disk / _GIB:,.2f} GiB."
+        )
+        return Group(table, needs, *(f"[yellow]Note:[/yellow] {warning}" for warning in self.warnings))
+
+
+def plan_run(config: RunConfig) -> Plan:
+    """Checks a recipe against its files, model and disk, and says what the run would do.
+
+    Writes nothing and loads no weights.
+
+    Raises:
+        InputError: whatever would stop the run later and can be known now.
+    """
+    stored = Path(config.output) / "config.yaml"
+    if stored.is_file():
+        check_same_config(stored, config.model_dump(mode="json"))
+    data = config.data
+    seeds = load_pairs(data.seeds, split=data.seeds_split)
+    if data.seed_pairs is not None:
+        seeds = select_seeds(seeds, data.seed_pairs, config.seed)
+    heldout = load_pairs(data.heldout, split=data.heldout_split) if data.heldout else None
+    pools = []
+    if config.rounds:
+        pool = load_prompts(data.prompts, split=data.prompts_split)
+        pools = [round_prompts(pool, config, number) for number in range(1, config.rounds + 1)]
+        _check_prompt_lengths(config, pool)
+    for number in range(min(config.rounds, 1) + 1):
+        build_arguments(leader_settings(config, number, seed=0), config.leader.trainer, output_dir="unused")
+    parameters = _count_parameters(config)
+    disk = (config.rounds + 1) * parameters * _BYTES[config.model.dtype]
+    _check_disk(Path(config.output), disk)
+    return Plan(
+        output=config.output,
+        stages=tuple(_stages(config, seeds, heldout, pools)),
+        parameters=parameters,
+        memory=4 * parameters * _BYTES[config.model.dtype],
+        disk=disk,
+        warnings=tuple(_warnings(seeds, heldout)),
+    )
+
+
+def _check_prompt_lengths(config: RunConfig, pool: Dataset) -> None:
+    tokenizer = load_tokenizer(config.model.path, trust_remote_code=config.model.trust_remote_code)
+    model = _model_config(config).get_text_config()
+    context = getattr(model, "max_position_embeddings", None) or math.inf
+    room = min(context - config.generation.max_new_tokens, config.leader.max_length - 1)
+    for row, ids in enumerate(tokenize_prompts(tokenizer, pool["prompt"][:])):
+        if len(ids) > room:
+            raise InputError(
+                f"data.prompts: {config.data.prompts} row {row}: the prompt has {len(ids)} tokens; allowed: at most "
+                f"{room} (the model's context of {context} less generation.max_new_tokens, and below leader.max_length)."
+            )
+
+
+def _model_config(config: RunConfig) -> AutoConfig:
+    try:
+        return AutoConfig.from_pretrained(config.model.path, trust_remote_code=config.model.trust_remote_code)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"model.path: {config.model.path}: no model config can be read: {reason}") from error
+
+
+def _count_parameters(config: RunConfig) -> int:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            _model_config(config), trust_remote_code=config.model.trust_remote_code
+        )
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _check_disk(output: Path, needed: int) -> None:
+    existing = next(parent for parent in (output.absolute(), *output.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise InputError(
+            f"output: {output} needs about {needed / _GIB:.1f} GiB and {free / _GIB:.1f} GiB are free; allowed: a "
+            "disk with enough room, or fewer rounds."
+        )
+
+
+def _stages(config: RunConfig, seeds: Dataset, heldout: Dataset | None, pools: list[Dataset]) -> list[StagePlan]:
+    stages = [StagePlan("seed/pairs", f"{len(seeds)} human pairs, scored by the reference")]
+    if heldout is not None:
+        stages.append(StagePlan("heldout/pairs", f"{len(heldout)} human pairs to judge by, scored by the reference"))
+    stages.append(
+        StagePlan("round-0", f"DPO on the seeds: {_steps(config, len(seeds), config.leader.seed_epochs)} steps")
+    )
+    for number, pool in enumerate(pools, start=1):
+        responses = len(pool) * config.generation.candidates
+        extra = len(seeds) if config.data.seeds_in_rounds else 0
+        steps = _steps(config, len(pool) + extra, config.leader.epochs)
+        work = (
+            f"{len(pool)} prompts, {responses} responses, scored by policy and reference; "
+            f"at most {len(pool) + extra} pairs; worst case at radius {config.follower.radius} ({config.follower.space}); at most {steps} steps"
+        )
+        stages.append(StagePlan(f"round-{number}", work))
+    return stages
+
+
+def _steps(config: RunConfig, pairs: int, epochs: float) -> int:
+    return math.ceil(epochs * math.ceil(pairs / config.leader.batch_size))
+
+
+def _warnings(seeds: Dataset, heldout: Dataset | None) -> list[str]:
+    if heldout is None:
+        return []
+    shared = {str(prompt) for prompt in seeds["prompt"]} & {str(prompt) for prompt in heldout["prompt"]}
+    if not shared:
+        return []
+    return [f"{len(shared)} prompts of data.heldout are among the seeds; held-out accuracy will flatter the policy."]
