@@ -104,7 +104,7 @@ def _check_prompt_lengths(config: RunConfig, pool: Dataset) -> None:
         if len(ids) > room:
             raise InputError(
                 f"data.prompts: {config.data.prompts} row {row}: the prompt has {len(ids)} tokens; allowed: at most "
-                f"{room} (the model's context of {context} less generation.max_new_tokens, and below leader.max_length)."
+                f"{room} (the model's context, {context}, less generation.max_new_tokens; and below leader.max_length)."
             )
 
 
@@ -147,7 +147,8 @@ def _stages(config: RunConfig, seeds: Dataset, heldout: Dataset | None, pools: l
         steps = _steps(config, len(pool) + extra, config.leader.epochs)
         work = (
             f"{len(pool)} prompts, {responses} responses, scored by policy and reference; "
-            f"at most {len(pool) + extra} pairs; worst case at radius {config.follower.radius} ({config.follower.space}); at most {steps} steps"
+            f"at most {len(pool) + extra} pairs; "
+            f"worst case at radius {config.follower.radius} ({config.follower.space}); at most {steps} steps"
         )
         stages.append(StagePlan(f"round-{number}", work))
     return stages

@@ -66,9 +66,8 @@ class RunDir:
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise InputError(
-                f"{self.root} is in use by another sgpo run; wait for it or choose another output."
-            ) from error
+            self._lock_file.close()
+            raise InputError(f"{self.root} is in use by another run; wait for it or choose another output.") from error
 
     def _remove_partial_stages(self) -> None:
         for partial in list(self.root.rglob(".*.partial")):

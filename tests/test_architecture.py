@@ -1,0 +1,79 @@
+"""The rooms of the package and who may enter which (docs: CONTRIBUTING.md)."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "sgpo"
+
+# A room may import itself, the rooms named here, and the shared errors, config and package root.
+ALLOWED = {
+    "robust": set(),
+    "policy": {"robust"},
+    "preferences": {"robust", "policy"},
+    "evaluate": {"robust", "policy", "preferences"},
+    "leader": {"robust", "policy", "preferences"},
+    "run_dir": set(),
+    "report": {"run_dir"},
+    "progress": set(),
+    "config": set(),
+    "gaps_file": {"robust"},
+    "rounds": {"robust", "policy", "preferences", "leader", "evaluate", "run_dir", "progress", "config"},
+    "plan": {"policy", "preferences", "leader", "rounds", "run_dir", "config"},
+    "study": {
+        "robust", "policy", "preferences", "leader", "evaluate", "rounds", "plan", "run_dir", "progress", "config",
+    },
+    "cli": {"rounds", "plan", "study", "leader", "report", "robust", "gaps_file", "progress", "config"},
+    "__main__": {"cli"},
+}  # fmt: skip
+
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imported_modules(path: Path) -> set[str]:
+    modules = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            modules |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return modules
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_go_one_way(path):
+    room = room_of(path)
+    if room in ("__init__", "errors"):
+        return
+    rooms = {module.split(".")[1] for module in imported_modules(path) if module.startswith("sgpo.")}
+    rooms -= {room, "errors", "__version__"}
+    assert rooms <= ALLOWED[room], f"{room} imports {rooms - ALLOWED[room]}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_only_the_leader_and_the_study_import_trl(path):
+    heads = {module.split(".")[0] for module in imported_modules(path)}
+    assert "trl" not in heads or room_of(path) in ("leader", "study")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_the_report_and_the_mathematics_need_no_models(path):
+    heads = {module.split(".")[0] for module in imported_modules(path)}
+    if room_of(path) == "report":
+        assert not heads & {"torch", "transformers", "datasets"}
+    if room_of(path) == "robust":
+        assert not heads & {"transformers", "datasets", "logging", "pathlib"}
+
+
+def test_importing_sgpo_loads_no_heavy_library():
+    code = "import sys, sgpo; print([m for m in ('torch', 'numpy', 'transformers', 'trl') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

@@ -1,0 +1,79 @@
+"""Recipes are checked where they enter; every mistake is one sentence."""
+
+import pytest
+
+from sgpo.config import RunConfig, read_recipe, validate
+from sgpo.errors import InputError
+
+RECIPE = {"output": "runs/x", "model": {"path": "m"}, "data": {"seeds": "s.jsonl", "prompts": "p.jsonl"}}
+
+
+def refusal(**changes) -> str:
+    with pytest.raises(InputError) as caught:
+        validate(RunConfig, {**RECIPE, **changes}, "r.yaml")
+    return str(caught.value)
+
+
+def test_the_defaults_are_the_papers_settings():
+    config = validate(RunConfig, RECIPE, "r.yaml")
+    assert (config.follower.radius, config.follower.tangents, config.follower.space) == (0.01, 6, "probability")
+    assert (config.generation.temperature, config.generation.max_new_tokens) == (0.7, 300)
+    assert (config.leader.beta, config.leader.seed_epochs, config.rounds) == (0.1, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"follower": {"radus": 1}}, "r.yaml: unknown key follower.radus; allowed: radius, space, tangents, window."),
+        ({"foo": 1}, "unknown key foo; allowed: output, seed,"),
+        ({"follower": {"radius": -1}}, "follower.radius is -1; allowed: greater than or equal to 0."),
+        ({"follower": {"radius": float("nan")}}, "follower.radius is nan; allowed: a finite number."),
+        ({"follower": {"space": "x"}}, "follower.space is 'x'; allowed: 'margin' or 'probability'."),
+        ({"follower": {"space": "margin"}}, "window is null in margin space"),
+        ({"follower": {"tangents": None}}, "tangents is null in probability space"),
+        ({"follower": {"window": [1, 0], "space": "margin"}}, "window is [1.0, 0.0]; allowed: [a, b] with a < b"),
+        ({"generation": {"candidates": 1}}, "generation.candidates is 1; allowed: greater than or equal to 2."),
+        ({"leader": {"batch_size": 6}}, "batch_size is 6; allowed: a multiple of micro_batch_size (4)"),
+        ({"rounds": 2, "data": {"seeds": "s", "prompts": "p", "prompts_per_round": [3]}}, "one per round (2)"),
+        ({"data": {"seeds": "s"}}, "data.prompts is missing"),
+        ({"model": {}}, "model.path is missing"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_allowed(changes, said):
+    assert said in refusal(**changes)
+
+
+def test_every_mistake_is_listed_at_once():
+    assert len(refusal(foo=1, rounds="many").splitlines()) == 2
+
+
+def test_dotted_overrides_win_over_the_file(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("rounds: 3\nfollower: {radius: 0.01, tangents: 6}\n")
+    content = read_recipe(path, ["follower.radius=0.05", "rounds=2", "leader.beta=0.2"])
+    assert content == {"rounds": 2, "follower": {"radius": 0.05, "tangents": 6}, "leader": {"beta": 0.2}}
+
+
+@pytest.mark.parametrize("override", ["rounds", "=3", "a..b=1", "rounds.x=1", "x={"])
+def test_a_malformed_override_is_quoted(tmp_path, override):
+    path = tmp_path / "r.yaml"
+    path.write_text("rounds: 3\n")
+    with pytest.raises(InputError, match="override"):
+        read_recipe(path, [override])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("- a\n", "holds a list"), ("a: [\n", "not valid YAML"), (b"\xff\xfe\xff", "cannot be read")]
+)
+def test_a_file_that_is_no_recipe_is_refused(tmp_path, text, said):
+    path = tmp_path / "r.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(InputError, match=said):
+        read_recipe(path, [])
+
+
+def test_yaml_cannot_build_python_objects(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("rounds: !!python/object/apply:os.getcwd []\n")
+    with pytest.raises(InputError, match="not valid YAML"):
+        read_recipe(path, [])
