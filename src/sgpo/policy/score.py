@@ -1,0 +1,161 @@
+"""Scoring responses: their summed log-probabilities under a policy."""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sgpo.errors import InputError
+from sgpo.policy.load import Policy
+from sgpo.policy.tokens import Messages, TokenizedResponse, tokenize_responses
+
+# Logits are turned into float32 log-probabilities in slices of at most this many numbers (128 MiB).
+_SLICE = 2**25
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of N responses, in the order they were given.
+
+    Attributes:
+        logps: (N,) float64 summed log-probabilities of the response tokens, in nats.
+        n_tokens: (N,) int64 number of response tokens, the template's closing tokens included.
+    """
+
+    logps: np.ndarray
+    n_tokens: np.ndarray
+
+
+def score_responses(
+    policy: Policy,
+    prompts: Sequence[Messages],
+    responses: Sequence[str],
+    *,
+    max_length: int | None = None,
+    batch_tokens: int = 8192,
+    progress: Callable[[int], None] | None = None,
+) -> Scores:
+    r"""Summed log-probabilities `log pi(y|x) = sum_t log pi(y_t | x, y_<t)` of N responses.
+
+    The tokens are those that TRL's DPOTrainer trains on, the closing tokens of the template included, so the sums are
+    its log-probabilities. Sequences are batched by length; the batches change the sums by rounding only.
+
+    Args:
+        policy: the scoring policy; it is left as it is.
+        prompts: N conversations that end in a user turn.
+        responses: N response texts.
+        max_length: prompt and response together are cut to this many tokens from the start, as TRL's `max_length` does;
+            None cuts nothing.
+        batch_tokens: most tokens of a batch, padding included; a longer sequence is a batch of its own.
+        progress: called with the number of responses newly scored.
+
+    Raises:
+        InputError: the prompt of a row fills `max_length`, or a row exceeds the model's context; the row is named.
+
+    Source: arXiv:2502.18099, Section 3.1 (the log-probabilities of the implicit reward); trl.DPOTrainer 1.16.
+    """
+    if batch_tokens < 1:
+        raise InputError(f"batch_tokens is {batch_tokens}; allowed: a whole number >= 1.")
+    if max_length is not None and max_length < 2:
+        raise InputError(f"max_length is {max_length}; allowed: None or a whole number >= 2.")
+    if len(prompts) != len(responses):
+        raise InputError(f"responses has {len(responses)} rows; allowed: one per prompt, {len(prompts)}.")
+    rows = tokenize_responses(policy.tokenizer, prompts, responses)
+    rows = [_fit(row, index, max_length, policy) for index, row in enumerate(rows)]
+    logps = np.zeros(len(rows), dtype=np.float64)
+    n_tokens = np.array([len(row.response_ids) for row in rows], dtype=np.int64)
+    was_training = policy.model.training
+    policy.model.eval()
+    try:
+        with torch.inference_mode():
+            for batch in _batches(rows, batch_tokens):
+                logps[batch] = _score_batch(policy, [rows[index] for index in batch])
+                if progress is not None:
+                    progress(len(batch))
+    finally:
+        policy.model.train(was_training)
+    return Scores(logps, n_tokens)
+
+
+def _fit(row: TokenizedResponse, index: int, max_length: int | None, policy: Policy) -> TokenizedResponse:
+    prompt_length = len(row.prompt_ids)
+    if max_length is not None:
+        if prompt_length >= max_length:
+            raise InputError(
+                f"row {index}: the prompt has {prompt_length} tokens and max_length is {max_length}; allowed: prompts "
+                "shorter than max_length."
+            )
+        row = TokenizedResponse(row.prompt_ids, row.response_ids[: max_length - prompt_length])
+    length = prompt_length + len(row.response_ids)
+    if policy.context is not None and length > policy.context:
+        raise InputError(
+            f"row {index}: prompt and response have {length} tokens ({prompt_length} of the prompt) and the context of "
+            f"{policy.path!r} is {policy.context}; allowed: shorter rows, or max_length <= {policy.context}."
+        )
+    if prompt_length == 0 or not row.response_ids:
+        raise InputError(
+            f"row {index}: the chat template leaves {prompt_length} tokens to the prompt and {len(row.response_ids)} "
+            "to the response; allowed: at least one each."
+        )
+    return row
+
+
+def _batches(rows: list[TokenizedResponse], batch_tokens: int) -> Iterator[list[int]]:
+    """Row indices batch by batch, longest rows first, so that a batch that does not fit in memory fails at once."""
+    lengths = [len(row.prompt_ids) + len(row.response_ids) for row in rows]
+    order = sorted(range(len(rows)), key=lambda index: (-lengths[index], -len(rows[index].prompt_ids), index))
+    batch: list[int] = []
+    for index in order:
+        if batch and (len(batch) + 1) * lengths[batch[0]] > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def _score_batch(policy: Policy, rows: list[TokenizedResponse]) -> np.ndarray:
+    """Summed log-probabilities of one batch, (B,) float64.
+
+    Rows are padded on the right and carry no attention mask: under causal attention no real token sees the padding,
+    and without a mask PyTorch takes its fastest attention kernel.
+    """
+    sequences = [row.prompt_ids + row.response_ids for row in rows]
+    length = max(map(len, sequences))
+    # A sequence pads with its own last token: any id of the vocabulary does.
+    input_ids = torch.tensor([ids + ids[-1:] * (length - len(ids)) for ids in sequences], device=policy.device)
+    # The logits at position t predict token t + 1, so the first response token needs the last of the prompt.
+    start = min(len(row.prompt_ids) for row in rows) - 1
+    logits = _logits_from(policy, input_ids, start)
+    targets = input_ids[:, start + 1 :]
+    position = torch.arange(start + 1, length, device=policy.device)
+    first = torch.tensor([len(row.prompt_ids) for row in rows], device=policy.device).unsqueeze(1)
+    end = torch.tensor([len(ids) for ids in sequences], device=policy.device).unsqueeze(1)
+    is_response = (position >= first) & (position < end)
+    token_logps = torch.where(is_response, _token_logps(logits, targets), 0.0)
+    return token_logps.sum(dim=1, dtype=torch.float64).cpu().numpy()
+
+
+def _logits_from(policy: Policy, input_ids: Tensor, start: int) -> Tensor:
+    """Logits that predict tokens start + 1 to the end, (B, L - start - 1, V)."""
+    keep = input_ids.shape[1] - start
+    if "logits_to_keep" in inspect.signature(policy.model.forward).parameters:
+        logits = policy.model(input_ids=input_ids, use_cache=False, logits_to_keep=keep).logits
+    else:
+        logits = policy.model(input_ids=input_ids, use_cache=False).logits[:, -keep:]
+    return logits[:, :-1]
+
+
+def _token_logps(logits: Tensor, targets: Tensor) -> Tensor:
+    """Log-probabilities of the targets, (B, K) float32, without a float32 copy of all logits at once."""
+    per_row = logits.shape[1] * logits.shape[2]
+    size = max(1, _SLICE // max(per_row, 1))
+    slices = []
+    for part, wanted in zip(logits.split(size), targets.split(size), strict=True):
+        part = part.float()
+        chosen = part.gather(-1, wanted.unsqueeze(-1)).squeeze(-1)
+        slices.append(chosen - part.logsumexp(dim=-1))
+    return torch.cat(slices)
