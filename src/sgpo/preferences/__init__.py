@@ -1,0 +1,1 @@
+"""Preference datasets: sources and layouts, seed selection, self-annotation."""

@@ -1,0 +1,195 @@
+"""Layouts of preference datasets: whatever the columns look like, the rest of the project sees one shape."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from datasets import Dataset, Features, List, Value, concatenate_datasets
+
+from sgpo.errors import InputError
+
+Message = dict[str, str]
+
+MESSAGES = List({"role": Value("string"), "content": Value("string")})
+PAIR_FEATURES = Features({"prompt": MESSAGES, "chosen": MESSAGES, "rejected": MESSAGES})
+PROMPT_FEATURES = Features({"prompt": MESSAGES})
+
+ROLES = ("system", "user", "assistant")
+PAIR_LAYOUTS = (
+    "'chosen' and 'rejected' with 'prompt' (strings, or lists of messages), or 'chosen' and 'rejected' as lists of "
+    "messages that begin with the prompt"
+)
+PROMPT_LAYOUTS = "'prompt' (a string or a list of messages), or 'messages'"
+# TRL renders these into its training text; scores and generations here would not see them.
+_UNSUPPORTED = ("tools", "chat_template_kwargs", "image", "images")
+
+
+def to_pairs(dataset: Dataset, name: str) -> Dataset:
+    """Brings preference pairs to one layout.
+
+    Takes UltraFeedback-binarized (`prompt` a string, `chosen` and `rejected` whole conversations), TRL's conversational
+    layout with and without `prompt`, and strings with `prompt`. A string prompt becomes a user turn; where the
+    conversations hold their own prompt, that one counts. Messages keep their role and content. No chat template is
+    applied.
+
+    Args:
+        dataset: N rows.
+        name: the dataset's name in error messages.
+
+    Returns: N rows: `prompt` (messages that end in a user turn), `chosen` and `rejected` (one assistant message each),
+        and every other column as it was.
+
+    Raises:
+        InputError: a missing column, an empty dataset, or a row that is no preference (equal or empty responses,
+            different prompts, a prompt that does not end in a user turn, content that is not a string).
+    """
+    _check_columns(dataset, name, needed=("chosen", "rejected"), allowed=PAIR_LAYOUTS)
+    return _rebuild(dataset, name, _pair, PAIR_FEATURES, replaced=("prompt", "chosen", "rejected"))
+
+
+def to_prompts(dataset: Dataset, name: str) -> Dataset:
+    """Brings a pool of prompts to one layout; answers that come with the prompts are left out.
+
+    Args:
+        dataset: N rows with `prompt` (a string or messages), `messages`, or any layout of pairs.
+        name: the dataset's name in error messages.
+
+    Returns: N rows: `prompt` (messages that end in a user turn), and every other column but `chosen`, `rejected` and
+        `messages` as it was.
+
+    Raises:
+        InputError: a missing column, an empty dataset, or a row without a prompt that ends in a user turn.
+    """
+    _check_columns(dataset, name, needed=(), allowed=PROMPT_LAYOUTS)
+    columns = dataset.column_names
+    if {"chosen", "rejected"} <= set(columns):
+        build = _prompt_of_pair
+    elif "prompt" in columns:
+        build = _prompt
+    elif "messages" in columns:
+        build = _prompt_of_messages
+    else:
+        raise InputError(f"{name} has the columns {columns} and no prompt; allowed: {PROMPT_LAYOUTS}.")
+    return _rebuild(dataset, name, build, PROMPT_FEATURES, replaced=("prompt", "chosen", "rejected", "messages"))
+
+
+def _check_columns(dataset: Dataset, name: str, *, needed: tuple[str, ...], allowed: str) -> None:
+    if len(dataset) == 0:
+        raise InputError(f"{name} has no rows; allowed: at least one.")
+    for column in needed:
+        if column not in dataset.column_names:
+            raise InputError(f"{name} has the columns {dataset.column_names} and no {column!r}; allowed: {allowed}.")
+    for column in _UNSUPPORTED:
+        if column in dataset.column_names:
+            raise InputError(f"{name} has the column {column!r}, which is not supported; allowed: text without tools.")
+
+
+def _rebuild(
+    dataset: Dataset,
+    name: str,
+    build: Callable[[dict[str, Any]], dict[str, list[Message]]],
+    features: Features,
+    replaced: tuple[str, ...],
+) -> Dataset:
+    read = [column for column in dataset.column_names if column in replaced]
+    columns: dict[str, list[list[Message]]] = {column: [] for column in features}
+    for index, row in enumerate(_rows(dataset.select_columns(read))):
+        try:
+            built = build(row)
+        except _BadRow as error:
+            raise InputError(f"{name} row {index}: {error}") from None
+        for column, value in built.items():
+            columns[column].append(value)
+    rebuilt = Dataset.from_dict(columns, features=features)
+    kept = [column for column in dataset.column_names if column not in replaced]
+    if not kept:
+        return rebuilt
+    return concatenate_datasets([rebuilt, dataset.select_columns(kept)], axis=1)
+
+
+def _rows(dataset: Dataset) -> Iterator[dict[str, Any]]:
+    for batch in dataset.with_format(None).iter(batch_size=1000):
+        names = list(batch)
+        for values in zip(*batch.values(), strict=True):
+            yield dict(zip(names, values, strict=True))
+
+
+class _BadRow(Exception):
+    """A row is wrong; the message lacks its place."""
+
+
+def _pair(row: dict[str, Any]) -> dict[str, list[Message]]:
+    chosen_prompt, chosen = _split(row, "chosen")
+    rejected_prompt, rejected = _split(row, "rejected")
+    if chosen_prompt != rejected_prompt:
+        raise _BadRow("the prompts of 'chosen' and 'rejected' differ; allowed: two responses to one prompt.")
+    if chosen["content"].strip() == rejected["content"].strip():
+        raise _BadRow(f"chosen and rejected are equal ({_short(chosen['content'])}); allowed: two different responses.")
+    return {"prompt": chosen_prompt, "chosen": [chosen], "rejected": [rejected]}
+
+
+def _prompt_of_pair(row: dict[str, Any]) -> dict[str, list[Message]]:
+    return {"prompt": _split(row, "chosen")[0]}
+
+
+def _prompt(row: dict[str, Any]) -> dict[str, list[Message]]:
+    return {"prompt": _checked_prompt(_explicit_prompt(row), "prompt")}
+
+
+def _prompt_of_messages(row: dict[str, Any]) -> dict[str, list[Message]]:
+    messages = _messages(row["messages"], "messages")
+    if messages[-1]["role"] == "assistant":
+        messages = messages[:-1]
+    return {"prompt": _checked_prompt(messages, "messages")}
+
+
+def _explicit_prompt(row: dict[str, Any]) -> list[Message] | None:
+    if "prompt" not in row:
+        return None
+    prompt = row["prompt"]
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else _messages(prompt, "prompt")
+
+
+def _split(row: dict[str, Any], column: str) -> tuple[list[Message], Message]:
+    """Prompt and response of one side of a pair."""
+    value, explicit = row[column], _explicit_prompt(row)
+    messages = [{"role": "assistant", "content": value}] if isinstance(value, str) else _messages(value, column)
+    *prompt, response = messages
+    if response["role"] != "assistant":
+        raise _BadRow(f"{column} ends in a turn of {response['role']!r}; allowed: an assistant turn.")
+    if not response["content"].strip():
+        raise _BadRow(f"the response of {column} is empty; allowed: some text.")
+    if not prompt:
+        if explicit is None:
+            raise _BadRow(f"{column} holds a response and no prompt; allowed: {PAIR_LAYOUTS}.")
+        return _checked_prompt(explicit, "prompt"), response
+    if isinstance(row.get("prompt"), list) and prompt != explicit:
+        raise _BadRow(f"{column} begins with other messages than 'prompt'; allowed: the same messages, or none.")
+    return _checked_prompt(prompt, column), response
+
+
+def _checked_prompt(prompt: list[Message], column: str) -> list[Message]:
+    last = prompt[-1]["role"] if prompt else None
+    if last != "user":
+        raise _BadRow(f"the prompt in {column} ends in a turn of {last!r}; allowed: a user turn.")
+    if not prompt[-1]["content"].strip():
+        raise _BadRow(f"the prompt in {column} is empty; allowed: some text.")
+    return prompt
+
+
+def _messages(value: Any, column: str) -> list[Message]:
+    if not isinstance(value, list) or not value:
+        raise _BadRow(f"{column} is {_short(value)}; allowed: a string or a list of messages with role and content.")
+    messages = []
+    for message in value:
+        role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
+        if role not in ROLES:
+            raise _BadRow(f"{column} has a message {_short(message)}; allowed: the roles {', '.join(ROLES)}.")
+        if not isinstance(content, str):
+            raise _BadRow(f"{column} has content {_short(content)} in a turn of {role!r}; allowed: a string.")
+        messages.append({"role": role, "content": content})
+    return messages
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,176 @@
+"""Sources of preference data: files, folders written by `datasets`, and the Hugging Face Hub."""
+
+import gzip
+import json
+import zlib
+from codecs import BOM_UTF8
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets.exceptions import DatasetGenerationError
+
+from sgpo.errors import InputError
+from sgpo.preferences.layout import to_pairs, to_prompts
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
+SOURCES = f"a file ({', '.join(SUFFIXES)}), a folder written by save_to_disk, or a Hugging Face Hub id"
+
+
+def load_pairs(path: str | Path, *, split: str | None = None) -> Dataset:
+    """Loads preference pairs: `load_rows`, then `to_pairs`; raises what they raise."""
+    return to_pairs(load_rows(path, split=split), str(path))
+
+
+def load_prompts(path: str | Path, *, split: str | None = None) -> Dataset:
+    """Loads a pool of prompts: `load_rows`, then `to_prompts`; raises what they raise."""
+    return to_prompts(load_rows(path, split=split), str(path))
+
+
+def load_rows(path: str | Path, *, split: str | None = None) -> Dataset:
+    """Loads the rows of a dataset, whatever their columns.
+
+    Args:
+        path: a file (.jsonl, .jsonl.gz, .json, .parquet), a folder (written by `save_to_disk`, or laid out like a Hub
+            dataset), or a Hub id.
+        split: which split, where the source has splits; None takes "train", or the only one of a saved folder.
+
+    Raises:
+        InputError: there is nothing at `path`, it is not valid (the file and line are named), or it has no such split.
+    """
+    place = Path(path)
+    if place.is_dir():
+        return _load_folder(place, split)
+    if place.is_file():
+        if split is not None:
+            raise InputError(f"split is {split!r}, but {place} is one file; allowed: no split.")
+        return _load_file(place)
+    name = str(path)
+    is_id = isinstance(path, str) and not name.startswith((".", "/", "~")) and name.count("/") <= 1
+    if not is_id or not name or name.endswith(SUFFIXES):
+        raise InputError(f"{name!r} does not exist; allowed: {SOURCES}.")
+    return _load_hub(name, split)
+
+
+def _load_file(file: Path) -> Dataset:
+    name = file.name
+    if name.endswith((".jsonl", ".jsonl.gz")):
+        return _from_rows(list(_read_jsonl(file)), file)
+    if name.endswith(".json"):
+        return _from_rows(_read_json(file), file)
+    if name.endswith(".parquet"):
+        try:
+            return Dataset(pyarrow.parquet.read_table(file))
+        except (pyarrow.ArrowException, OSError) as error:
+            raise InputError(f"{file} is not a readable Parquet file: {_first_line(error)}") from error
+    raise InputError(f"{file} has an unknown file type; allowed: {', '.join(SUFFIXES)}.")
+
+
+def _read_jsonl(file: Path) -> Iterator[dict[str, Any]]:
+    opened = gzip.open if file.suffix == ".gz" else open
+    try:
+        with opened(file, "rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield _parse_line(line.removeprefix(BOM_UTF8), f"{file} line {number}")
+    except (EOFError, OSError, zlib.error) as error:
+        raise InputError(f"{file} cannot be read: {_first_line(error)}") from error
+
+
+def _parse_line(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: not valid UTF-8 (byte {error.start}).") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: not valid JSON: {error.msg} (column {error.colno}).") from error
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: a {type(row).__name__}; allowed: a JSON object.")
+    return row
+
+
+def _read_json(file: Path) -> list[dict[str, Any]]:
+    try:
+        rows = json.loads(file.read_bytes().decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: not valid UTF-8 (byte {error.start}).") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{file} line {error.lineno}: not valid JSON: {error.msg} (column {error.colno}).") from error
+    if not isinstance(rows, list):
+        raise InputError(f"{file} holds a {type(rows).__name__}; allowed: a list of JSON objects.")
+    for index, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise InputError(f"{file} row {index}: a {type(row).__name__}; allowed: a JSON object.")
+    return rows
+
+
+def _from_rows(rows: list[dict[str, Any]], file: Path) -> Dataset:
+    if not rows:
+        raise InputError(f"{file} has no rows; allowed: at least one.")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    for name in names:
+        _check_one_type(rows, name, file)
+    try:
+        return Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
+    except (pyarrow.ArrowException, ValueError, TypeError) as error:
+        raise InputError(f"{file}: a column holds values of different types: {_first_line(error)}") from error
+
+
+def _check_one_type(rows: list[dict[str, Any]], name: str, file: Path) -> None:
+    """Names the row where a column changes its type; Arrow would name neither."""
+    first = None
+    for index, row in enumerate(rows):
+        value = row.get(name)
+        kind = "number" if isinstance(value, (int, float)) and not isinstance(value, bool) else type(value).__name__
+        if value is None:
+            continue
+        if first is None:
+            first = kind
+        elif kind != first:
+            raise InputError(f"{file} row {index}: {name!r} is a {kind} after rows with a {first}; allowed: one type.")
+
+
+def _load_folder(folder: Path, split: str | None) -> Dataset:
+    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+        try:
+            saved = load_from_disk(str(folder))
+        except Exception as error:
+            raise InputError(f"{folder} is not a whole dataset: {_first_line(error)}") from error
+        return _pick_split(saved, folder, split)
+    files = sorted(file for file in folder.iterdir() if file.is_file() and file.name.endswith(SUFFIXES))
+    if len(files) == 1 and split is None:
+        return _load_file(files[0])
+    if not files and not any(file.name.endswith(SUFFIXES) for file in folder.rglob("*")):
+        raise InputError(f"{folder} holds no dataset; allowed: {SOURCES}.")
+    return _load_hub(str(folder), split)
+
+
+def _pick_split(saved: Dataset | DatasetDict, folder: Path, split: str | None) -> Dataset:
+    if isinstance(saved, Dataset):
+        if split is not None and split != str(saved.split):
+            raise InputError(f"split is {split!r}, but {folder} holds one dataset without splits; allowed: no split.")
+        return saved
+    wanted = split or (next(iter(saved)) if len(saved) == 1 else "train")
+    if wanted not in saved:
+        raise InputError(f"{folder} has no split {wanted!r}; allowed: {', '.join(map(repr, saved))}.")
+    return saved[wanted]
+
+
+def _load_hub(name: str, split: str | None) -> Dataset:
+    """A Hub dataset, or a folder laid out like one."""
+    try:
+        return load_dataset(name, split=split or "train")
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
+        what = "folder" if Path(name).is_dir() else "Hugging Face Hub id, and nothing of that name exists here"
+        raise InputError(
+            f"{name!r} ({what}) cannot be loaded with split {split or 'train'!r}: {_first_line(cause)}"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:400]
