@@ -1,0 +1,113 @@
+"""A run in words, and the small tables of its page: pairs kept and dropped, time per stage."""
+
+from typing import Any, NamedTuple
+
+from sgpo.report.read import RunRecord, number
+from sgpo.report.table import EN_DASH
+
+
+class Story(NamedTuple):
+    """What was run, how, and what is still missing (empty when nothing is)."""
+
+    what: str
+    how: str
+    unfinished: str
+
+
+class Grid(NamedTuple):
+    """Headings, and rows of a name and formatted cells, one per heading after the first."""
+
+    titles: list[str]
+    rows: list[tuple[str, list[str]]]
+
+
+def tell_story(record: RunRecord) -> Story:
+    """The run in a sentence or two, for a reader who has never seen the project."""
+    config, follower = record.config, record.config["follower"]
+    seeds = f"{_count(record.seed_pairs, 'human preference pair')}" if record.seed_pairs else "human preference pairs"
+    model = (config.get("model") or {}).get("path")
+    model = f"the model {model}" if model else "a small model trained for this run"
+    annotated = sum(int(number(metrics, "annotation.pairs") or 0) for metrics in record.rounds)
+    what = (
+        f"Starting from {seeds}, {model} was aligned in {_count(config['rounds'], 'round')} of self-annotation: in "
+        "each round it answers new prompts, ranks its own answers, and trains on the ranking"
+    )
+    what += f" ({_count(annotated, 'self-annotated pair')} so far)." if annotated else "."
+    if config["rounds"] == 0:
+        what = f"Starting from {seeds}, {model} was trained with DPO, without self-annotation."
+    return Story(what, _how(record, follower), _unfinished(record))
+
+
+def _how(record: RunRecord, follower: dict[str, Any]) -> str:
+    beta = f"implicit rewards use beta {record.config['leader']['beta']:g}"
+    if not follower["radius"]:
+        return f"The radius is 0, so every round is plain DPO; {beta}."
+    unit = " nats" if follower["space"] == "margin" else ""
+    loss = f"{follower['tangents']} tangents of the log loss" if follower.get("tangents") else "the exact log loss"
+    return (
+        "Each round trains against the worst case: the least favourable distribution of preference gaps within a "
+        f"Wasserstein-1 distance (the radius) of {follower['radius']:g}{unit} from the annotated ones, "
+        f"in {follower['space']} space, with {loss}; {beta}."
+    )
+
+
+def _unfinished(record: RunRecord) -> str:
+    missing = record.missing_rounds
+    if not missing:
+        return ""
+    stages = record.manifest["stages"]
+    last = f"The last whole stage is {list(stages)[-1]}. " if stages else "No stage is whole yet. "
+    rounds = ", ".join(map(str, missing))
+    return f"Round{'s' if len(missing) > 1 else ''} {rounds} of 0 to {record.config['rounds']} missing. {last}" + (
+        "Running the same recipe again goes on from there; this page shows what exists."
+    )
+
+
+def pair_flow(record: RunRecord) -> Grid | None:
+    """Prompts, responses, pairs kept and prompts dropped by reason, per round; None where nothing was annotated."""
+    rounds = [metrics for metrics in record.rounds if metrics.get("annotation")]
+    reasons = list(dict.fromkeys(reason for m in rounds for reason in m["annotation"].get("dropped") or {}))
+    rows = []
+    for metrics in rounds:
+        prompts, kept = (number(metrics, f"annotation.{key}") for key in ("prompts", "pairs"))
+        dropped = metrics["annotation"].get("dropped") or {}
+        share = f" ({kept / prompts:.1%})" if prompts and kept is not None else ""
+        cells = [_whole(prompts), _whole(number(metrics, "annotation.responses")), _whole(kept) + share]
+        rows.append((metrics["name"], cells + [_whole(dropped.get(reason)) for reason in reasons]))
+    titles = ["Round", "Prompts", "Responses", "Pairs kept", *(f"Dropped: {reason}" for reason in reasons)]
+    return Grid(titles, rows) if rows else None
+
+
+def stage_times(record: RunRecord) -> Grid | None:
+    """Seconds per stage, a row per round; None where the manifest has no stage."""
+    groups: dict[str, dict[str, float]] = {}
+    for stage, entry in record.manifest["stages"].items():
+        group, _, part = stage.rpartition("/")
+        part = part.partition(".")[0].replace("_", " ")
+        parts = groups.setdefault(group.replace("-", " ") or part, {})
+        parts[part] = parts.get(part, 0.0) + entry["seconds"]
+    columns = list(dict.fromkeys(part for parts in groups.values() for part in parts))
+    rows = [
+        (name, [*(_duration(parts.get(part)) for part in columns), _duration(sum(parts.values()))])
+        for name, parts in groups.items()
+    ]
+    whole = [sum(parts.get(part, 0.0) for parts in groups.values()) for part in columns]
+    rows.append(("all", [_duration(seconds) for seconds in (*whole, sum(whole))]))
+    return Grid(["Stage", *columns, "together"], rows) if groups else None
+
+
+def _count(number_: int, noun: str) -> str:
+    return f"{number_:,} {noun}{'' if number_ == 1 else 's'}"
+
+
+def _whole(value: float | None) -> str:
+    return EN_DASH if value is None else f"{value:,.0f}"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return EN_DASH
+    if seconds < 99.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
