@@ -21,10 +21,10 @@ from sgpo.errors import InputError
 from sgpo.evaluate.ranking import ranking_accuracy
 from sgpo.leader.follower import POLICY_COLUMNS, REFERENCE_COLUMNS, stored_gaps
 from sgpo.leader.train import train_leader
-from sgpo.policy.generate import generate_responses
+from sgpo.policy.generate import Response, generate_responses
 from sgpo.policy.load import Policy, load_policy
 from sgpo.policy.score import score_responses
-from sgpo.preferences.annotate import annotate_pairs
+from sgpo.preferences.annotate import annotate_pairs, implicit_rewards
 from sgpo.preferences.seeds import select_seeds
 from sgpo.preferences.source import load_pairs, load_prompts
 from sgpo.progress import Reporter
@@ -256,16 +256,25 @@ class _Loop:
 
     def _annotate(self, number: int, path: Path) -> None:
         rows = load_from_disk(self.run.path(f"round-{number}/responses"))
-        prompts, responses = rows["prompt"][:], rows["responses"][:]
-        count = self.config.generation.candidates
-        flat_prompts = [prompt for prompt in prompts for _ in range(count)]
-        flat_responses = [text for row in responses for text in row]
-        shape = (len(prompts), count)
-        policy_logps = self._score(self._policy(number - 1), flat_prompts, flat_responses, "policy").reshape(shape)
-        reference_logps = self._score(self._reference(), flat_prompts, flat_responses, "reference").reshape(shape)
+        prompts, texts = rows["prompt"][:], rows["responses"][:]
+        flat_prompts = [prompt for prompt, row in zip(prompts, texts, strict=True) for _ in row]
+        flat_texts = [text for row in texts for text in row]
+        policy_logps = self._score(self._policy(number - 1), flat_prompts, flat_texts, "policy")
+        reference_logps = self._score(self._reference(), flat_prompts, flat_texts, "reference")
+        beta = self.config.leader.beta
         annotation = annotate_pairs(
-            prompts, responses, rows["finish_reasons"][:], policy_logps, reference_logps, beta=self.config.leader.beta
+            prompts,
+            [list(map(Response, *row)) for row in zip(texts, rows["finish_reasons"], rows["n_tokens"], strict=True)],
+            implicit_rewards(policy_logps, reference_logps, beta),
+            policy_logps=policy_logps,
+            reference_logps=reference_logps,
+            beta=beta,
         )
+        if len(annotation.pairs) == 0:
+            raise InputError(
+                f"round {number}: no pair left of {len(prompts)} prompts ({annotation.counts['dropped']}); allowed: at "
+                "least one. Raise generation.temperature, generation.candidates or generation.max_new_tokens."
+            )
         pairs = annotation.pairs.add_column("source", ["self"] * len(annotation.pairs)).select_columns(PAIR_COLUMNS)
         if self.config.data.seeds_in_rounds:
             pairs = concatenate_datasets([pairs, self._rescored_seeds(number).cast(pairs.features)])
