@@ -163,8 +163,8 @@ def _gap_reading(record: RunRecord) -> str:
     )
     return (
         f"A pair's gap says how sure the policy is of its own label: {middle}, further right it is surer. The worst "
-        "case takes the pairs it is least sure of (orange, left of the dashed line) and treats them as if they lay at the "
-        "triangle, the lower end of the window, where the policy is wrong and sure of it." + few
+        "case takes the pairs it is least sure of (orange, left of the dashed line) and treats them as if they lay at "
+        "the triangle, the lower end of the window, where the policy is wrong and sure of it." + few
     )
 
 

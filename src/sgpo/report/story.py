@@ -32,7 +32,8 @@ def tell_story(record: RunRecord) -> Story:
         f"Starting from {seeds}, {model} was aligned in {_count(config['rounds'], 'round')} of self-annotation: in "
         "each round it answers new prompts, ranks its own answers, and trains on the ranking"
     )
-    what += f" ({_count(annotated, 'self-annotated pair')} so far)." if annotated else "."
+    so_far = " so far" if record.missing_rounds else ""
+    what += f" ({_count(annotated, 'self-annotated pair')}{so_far})." if annotated else "."
     if config["rounds"] == 0:
         what = f"Starting from {seeds}, {model} was trained with DPO, without self-annotation."
     return Story(what, _how(record, follower), _unfinished(record))

@@ -4,7 +4,19 @@ from typing import Any, NamedTuple
 
 from sgpo.report.read import RunRecord, number
 
-_NAMES = {"gold.win_rate": "Win rate against the SFT model", "heldout.accuracy": "Accuracy on held-out human pairs"}
+_CLAIMS = {
+    "gold.win_rate": {
+        "higher": "{} beats the SFT model",
+        "lower": "{} is worse than the SFT model",
+        "no clear difference": "no clear difference between {} and the SFT model",
+    },
+    "heldout.accuracy": {
+        "higher": "{} orders held-out human pairs better than chance",
+        "lower": "{} orders held-out human pairs worse than chance",
+        "no clear difference": "no clear difference between {} and chance on held-out human pairs",
+    },
+}
+_COUNTED = {"gold": ("prompts", "test prompts"), "heldout": ("pairs", "pairs")}
 
 
 class Interval(NamedTuple):
@@ -47,39 +59,34 @@ def judge(record: RunRecord) -> Verdict:
     if not record.rounds:
         return Verdict("No round has finished yet, so there is nothing to judge.", ())
     last = record.rounds[-1]
-    shown = [key for key in _NAMES if interval(last, key)]
+    shown = [key for key in _CLAIMS if interval(last, key)]
     if not shown:
-        return Verdict(f"{last['name'].capitalize()} was not judged: it has no gold reward and no held-out pairs.", ())
-    sentences = [sentence for key in shown for sentence in _sentences(record, key)]
-    return Verdict(_headline(last, shown[0]), tuple(sentences))
+        return Verdict(f"{_capital(last['name'])} was not judged: it has no gold reward and no held-out pairs.", ())
+    lines = [_headline(last, key) for key in shown]
+    sentences = [
+        " ".join(filter(None, ("" if index == 0 else lines[index], _against_baseline(record, key))))
+        for index, key in enumerate(shown)
+    ]
+    return Verdict(lines[0], tuple(filter(None, sentences)))
 
 
 def _headline(last: dict[str, Any], key: str) -> str:
-    measured = interval(last, key)
-    name = last["name"][0].upper() + last["name"][1:]
-    result = compare(measured, Interval(0.5, 0.5, 0.5))
-    if key == "gold.win_rate":
-        claim = {
-            "higher": f"{name} beats the SFT model",
-            "lower": f"{name} is worse than the SFT model",
-            "no clear difference": f"No clear difference between {last['name']} and the SFT model",
-        }[result]
-        return f"{claim}: win rate {measured}."
-    claim = {
-        "higher": f"{name} orders held-out human pairs better than chance",
-        "lower": f"{name} orders held-out human pairs worse than chance",
-        "no clear difference": f"No clear difference between {last['name']} and chance on held-out human pairs",
-    }[result]
-    return f"{claim}: accuracy {measured}."
+    measured, block = interval(last, key), key.partition(".")[0]
+    claim = _CLAIMS[key][compare(measured, Interval(0.5, 0.5, 0.5))].format(last["name"])
+    count = number(last, f"{block}.{_COUNTED[block][0]}")
+    over = f" over {count:,.0f} {_COUNTED[block][1]}" if count else ""
+    return f"{_capital(claim)}: {key.partition('.')[2].replace('_', ' ')} {measured}{over}."
 
 
-def _sentences(record: RunRecord, key: str) -> list[str]:
+def _against_baseline(record: RunRecord, key: str) -> str:
     first, last = record.rounds[0], record.rounds[-1]
-    before, after = interval(first, key), interval(last, key)
+    before = interval(first, key)
     if first["round"] != 0 or last["round"] == 0 or before is None:
-        return [f"{_NAMES[key]}: {after}."]
-    result = compare(after, before)
-    claim = f"{result}, the intervals overlap" if result == "no clear difference" else f"clearly {result}"
-    return [
-        f"{_NAMES[key]}: {after} after {last['name']}, {before} after {first['name']}, the baseline: {claim}.",
-    ]
+        return ""
+    result = compare(interval(last, key), before)
+    claim = "no clear difference, the intervals overlap" if result == "no clear difference" else f"clearly {result}"
+    return f"Against the baseline, {first['name']}, with {before}: {claim}."
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
