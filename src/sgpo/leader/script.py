@@ -1,9 +1,9 @@
 """`sgpo train`: `trl dpo` with SGPOTrainer, on any preference dataset that the project reads."""
 
-import os
 from collections.abc import Sequence
+from pathlib import Path
 
-from datasets import Dataset
+from datasets import Dataset, load_dataset
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser, get_dataset
 from trl import get_peft_config as peft_config_of
 from trl import get_quantization_config as quantization_config_of
@@ -11,6 +11,7 @@ from trl import get_quantization_config as quantization_config_of
 from sgpo.errors import InputError
 from sgpo.leader.config import SGPOConfig
 from sgpo.leader.trainer import SGPOTrainer
+from sgpo.preferences.layout import to_pairs
 from sgpo.preferences.source import load_pairs
 
 
@@ -71,8 +72,16 @@ def _load_datasets(
         raise InputError(
             "dataset_streaming is True; allowed: False, because the follower needs the gaps of every pair."
         )
-    if script.dataset_config and os.path.exists(script.dataset_name):
-        raise InputError(f"dataset_config is {script.dataset_config!r} with a local file; allowed: only with a Hub id.")
-    name = f"{script.dataset_name}:{script.dataset_config}" if script.dataset_config else script.dataset_name
-    train_dataset = load_pairs(name, split=script.dataset_train_split)
-    return train_dataset, load_pairs(name, split=script.dataset_test_split) if wants_eval else None
+    eval_dataset = _load_split(script, script.dataset_test_split) if wants_eval else None
+    return _load_split(script, script.dataset_train_split), eval_dataset
+
+
+def _load_split(script: ScriptArguments, split: str) -> Dataset:
+    if Path(script.dataset_name).is_file():
+        if split != "train" or script.dataset_config:
+            raise InputError(f"{script.dataset_name} is one file; it has no split {split!r} and no dataset_config.")
+        return load_pairs(script.dataset_name)
+    if script.dataset_config is None:
+        return load_pairs(script.dataset_name, split=split)
+    rows = load_dataset(script.dataset_name, script.dataset_config, split=split)
+    return to_pairs(rows, f"{script.dataset_name} ({script.dataset_config}, {split})")

@@ -1,0 +1,88 @@
+"""A run that is killed at every stage boundary ends with the bytes of one that was not."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from datasets import load_from_disk
+
+STAGES = [
+    "seed/pairs", "heldout/pairs", "round-0/policy", "round-0/metrics.json",
+    *(f"round-{number}/{part}" for number in (1, 2)
+      for part in ("responses", "pairs", "worst_case.parquet", "policy", "metrics.json")),
+]  # fmt: skip
+
+# Runs the recipe and sends itself SIGKILL as soon as one more stage is in its place, before anything is said about it.
+KILLED_AFTER_ONE_STAGE = """
+import os, signal, sys
+import sgpo.run_dir
+replace = os.replace
+def replace_and_die(source, target):
+    replace(source, target)
+    if "round-" in str(target) or "/pairs" in str(target):
+        if not str(target).endswith("samples.jsonl"):
+            os.kill(os.getpid(), signal.SIGKILL)
+sgpo.run_dir.os.replace = replace_and_die
+from sgpo.cli import main
+sys.exit(main(["run", "--config", sys.argv[1], "--quiet"]))
+"""
+
+
+def run(recipe, *arguments):
+    command = [sys.executable, "-m", "sgpo", "run", "--config", str(recipe), "--quiet", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def fingerprint(directory):
+    """Weights byte by byte, pairs value by value, and the numbers that were reported."""
+    found = {}
+    for weights in sorted(directory.rglob("*.safetensors")):
+        found[str(weights.relative_to(directory))] = hashlib.sha256(weights.read_bytes()).hexdigest()
+    for pairs in sorted(directory.rglob("pairs")):
+        found[str(pairs.relative_to(directory))] = load_from_disk(pairs).to_list()
+    for line in (directory / "metrics.jsonl").read_text().splitlines():
+        metrics = json.loads(line)
+        metrics.pop("seconds")
+        metrics["leader"].pop("seconds", None)
+        found[f"metrics {metrics['round']}"] = metrics
+    return found
+
+
+@pytest.mark.slow
+def test_sigkill_at_every_stage_boundary_changes_nothing(recipe):
+    whole = recipe.parent / "whole"
+    result = run(recipe, f"output={whole}")
+    assert result.returncode == 0, result.stderr
+    interrupted = recipe.parent / "run"
+    for stage in STAGES:
+        killed = subprocess.run(
+            [sys.executable, "-c", KILLED_AFTER_ONE_STAGE, str(recipe)], capture_output=True, text=True, check=False
+        )
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert (interrupted / stage).exists(), stage
+    last = run(recipe)
+    assert last.returncode == 0, last.stderr
+    assert fingerprint(interrupted) == fingerprint(whole)
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_the_middle_of_a_stage_leaves_a_run_that_goes_on(recipe):
+    directory = recipe.parent / "run"
+    command = [sys.executable, "-m", "sgpo", "run", "--config", str(recipe)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not (directory / "round-0").exists():
+            assert process.poll() is None, process.stderr.read()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
+    assert process.returncode == 130
+    assert "goes on after the last finished stage" in errors
+    assert "Traceback" not in errors
+    assert not list(directory.rglob(".*.partial"))
+    before = os.stat(directory / "seed/pairs").st_mtime_ns
+    assert run(recipe).returncode == 0
+    assert os.stat(directory / "seed/pairs").st_mtime_ns == before
+    assert (directory / "round-2/metrics.json").is_file()
