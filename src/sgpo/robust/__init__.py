@@ -1,0 +1,26 @@
+"""Worst-case distributions of preference gaps: NumPy, SciPy and PyTorch only, no files, no models, no logging."""
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "Link": "link",
+    "make_link": "link",
+    "WorstCase": "solution",
+    "worst_case": "follower",
+    "robust_value": "objective",
+    "priced_loss": "objective",
+    "PricedLoss": "objective",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]
