@@ -47,8 +47,8 @@ def test_zero_radius_is_the_dpo_loss_and_gradient():
 
 def test_moved_pairs_are_pulled_by_the_price():
     gaps = some_gaps().requires_grad_()
-    worst = worst_case(gaps.detach(), 0.05, window=(-6, 6))
-    (gradient,) = torch.autograd.grad(robust_value(gaps, 0.05, window=(-6, 6)), gaps)
+    worst = worst_case(gaps.detach(), 0.5, window=(-6, 6))
+    (gradient,) = torch.autograd.grad(robust_value(gaps, 0.5, window=(-6, 6)), gaps)
     whole = worst.moved == 1
     assert whole.any()
     torch.testing.assert_close(gradient[whole], (-worst.price / 40).expand(int(whole.sum())))

@@ -305,7 +305,7 @@ def make_link(
         tangents: K tangents instead of the exact link; None takes the exact one.
         name: "logistic" (-log sigma, margin; its default), "neg_log" (-log p, probability; its default), "hinge" or
             "exponential" (margin).
-        knots: where the tangents touch, see `place_knots`; default "paper" in probability space, "equispaced" in margin.
+        knots: where the tangents touch, see `place_knots`; default "paper" in probability space, else "equispaced".
         window: [a, b], for equispaced knots.
         gaps: (N,) beta-scaled reward differences (nats), for knots at their quantiles.
     Raises: InputError for an unknown name, rule or combination.

@@ -17,7 +17,7 @@ class WorstCase:
         value: V(radius) = E_Q[f(u)] under the worst case Q, in nats.
         empirical_value: E[f(u)] under the data, in nats.
         price: lambda = dV/d radius from the right, in nats per unit of the gap space; 0 once everything has moved.
-        moved: (N,) in [0, 1], the share of each gap's mass that is sent to window[0]; 0 for a gap that is there already.
+        moved: (N,) in [0, 1], the share of each gap's mass that goes to window[0]; 0 for a gap that is there already.
             Gaps tied at the marginal one share its split evenly.
         moved_share: the share of all mass that is moved.
         marginal: the marginal gap, the lowest that is not moved whole, as a point of the gap space; window[1] once
