@@ -49,7 +49,7 @@ def make_arguments(tmp_path):
             "output_dir": str(tmp_path / "out"),
             "use_cpu": True,
             "bf16": False,
-            "gradient_checkpointing": False,
+            "activation_checkpointing": False,
             "report_to": "none",
             "save_strategy": "no",
             "disable_tqdm": True,

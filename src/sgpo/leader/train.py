@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def build_arguments(settings: Settings, extra: Settings, output_dir: str) -> SGP
             raise InputError(f"leader.trainer.{name} is decided by the recipe's own keys; leave it out.")
     defaults = {
         "use_cpu": not torch.cuda.is_available(),
-        "gradient_checkpointing": torch.cuda.is_available(),
+        "activation_checkpointing": torch.cuda.is_available(),
         "logging_steps": 0.05,
         "save_strategy": "no",
         "report_to": "none",
@@ -88,21 +89,30 @@ def train_leader(
     """
     scratch = tempfile.mkdtemp(prefix="sgpo-leader-")
     try:
-        arguments = build_arguments(settings, extra, scratch)
-        trainer = SGPOTrainer(
-            model=policy.model,
-            args=arguments,
-            train_dataset=pairs,
-            processing_class=policy.tokenizer,
-            callbacks=[_Steps(advance)],
-        )
-        trainer.remove_callback(PrinterCallback)
-        if len(trainer.train_dataset) == 0:
-            raise InputError(f"no pair has a prompt shorter than leader.max_length ({arguments.max_length} tokens).")
-        trainer.train()
-        trainer.save_model(str(output))
-        # Trainer pickles its arguments beside the weights; nobody reads them, and they name a scratch folder.
-        (output / "training_args.bin").unlink(missing_ok=True)
-        return trainer.state.log_history
+        with warnings.catch_warnings():
+            # TRL 1.16 calls transformers 5.23 by names that it has just deprecated; users can do nothing about it.
+            warnings.filterwarnings("ignore", ".*gradient_checkpointing.* is deprecated", FutureWarning)
+            arguments = build_arguments(settings, extra, scratch)
+            return _train(policy, pairs, output, arguments, advance)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _train(
+    policy: Policy, pairs: Dataset, output: Path, arguments: SGPOConfig, advance: Callable[[int], None]
+) -> list[dict[str, Any]]:
+    trainer = SGPOTrainer(
+        model=policy.model,
+        args=arguments,
+        train_dataset=pairs,
+        processing_class=policy.tokenizer,
+        callbacks=[_Steps(advance)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    if len(trainer.train_dataset) == 0:
+        raise InputError(f"no pair has a prompt shorter than leader.max_length ({arguments.max_length} tokens).")
+    trainer.train()
+    trainer.save_model(str(output))
+    # Trainer pickles its arguments beside the weights; nobody reads them, and they name a scratch folder.
+    (output / "training_args.bin").unlink(missing_ok=True)
+    return trainer.state.log_history
