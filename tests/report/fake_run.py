@@ -122,16 +122,16 @@ class FakeRun:
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=2))
         if "follower" in metrics:
             _write_pairs(folder / "pairs", {"chosen_logps": [self.start_logps] * 352})
-            write_gaps(folder / "worst_case.parquet", metrics)
+            _write_gaps(folder / "worst_case.parquet", metrics["round"], self.config["follower"]["space"])
         if self.samples is not None:
             (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in self.samples))
 
 
-def write_gaps(path: Path, metrics: dict[str, Any]) -> None:
-    """352 gaps of the annotated mean, none below 0; the lowest ones moved, up to the moved share."""
-    gap = np.sort(np.random.default_rng(metrics["round"]).gamma(2.0, metrics["annotation"]["gap_mean"] / 2, 352))
-    point = 1 / (1 + np.exp(-gap)) if metrics["follower"]["space"] == "probability" else gap
-    moved = np.clip(metrics["follower"]["moved_share"] * len(gap) - np.arange(len(gap)), 0, 1)
+def _write_gaps(path: Path, t: int, space: str) -> None:
+    """The 352 gaps of round t, of the mean in its metrics and none below 0; a share of 0.0231, the lowest, moved."""
+    gap = np.sort(np.random.default_rng(t).gamma(2.0, 0.31 * t / 2, 352))
+    point = 1 / (1 + np.exp(-gap)) if space == "probability" else gap
+    moved = np.clip(0.0231 * len(gap) - np.arange(len(gap)), 0, 1)
     pq.write_table(pa.table({"gap": gap, "point": point, "moved": moved}), path)
 
 

@@ -57,7 +57,7 @@ def _decline(record: RunRecord) -> Iterator[str]:
         intervals = interval(last, key), interval(best, key)
         within = None not in intervals and compare(*intervals) == "no clear difference"
         yield (
-            f"{last['name'].capitalize()} is below {best['name']} in {name}: {number(last, key):.3f} against "
+            f"The last round, {last['name']}, is below {best['name']} in {name}: {number(last, key):.3f} against "
             f"{number(best, key):.3f}" + ("; the intervals overlap, so this may be noise." if within else ".")
         )
 

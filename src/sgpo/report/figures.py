@@ -41,6 +41,7 @@ _SETTINGS = {
     "axes.titlesize": 9.5,
     "axes.titlelocation": "left",
 }
+_SMALL = (3.8, 2.7)  # inches
 _MOST_HISTOGRAMS = 6
 
 
@@ -84,13 +85,18 @@ def _pictures(record: RunRecord) -> Iterator[Picture]:
             "line its labels mislead.",
             _svg(_shares(record, "gold.agreement", "share in agreement", "chance"), "agreement"),
         )
-    if record.has(record.length_key) or record.has("gold.kl"):
+    if record.has(record.length_key):
         yield Picture(
-            "Drift",
-            "How far the policy has gone from the SFT model. Responses that keep growing, or a divergence that "
-            "outruns the gain, are signs that it games its own labels.",
-            _svg(_drift(record), "drift"),
-            wide=True,
+            "Length of responses",
+            "Mean length in each round. Responses that keep growing may win by their length alone.",
+            _svg(_drift(record, record.length_key, "mean length (tokens)"), "length"),
+        )
+    if record.has("gold.kl"):
+        yield Picture(
+            "Distance from the SFT model",
+            "How far the policy has gone from where it started. A divergence that grows while the win rate does not is "
+            "a sign that the policy games its own labels.",
+            _svg(_drift(record, "gold.kl", "KL divergence (nats)"), "kl"),
         )
     if any(len(table.point) for table in record.gaps.values()):
         yield Picture("Gaps and worst case", _gap_reading(record), _svg(_histograms(record), "gaps"), wide=True)
@@ -109,7 +115,7 @@ def _series(record: RunRecord, key: str) -> tuple[list[int], list[float]]:
 
 def _shares(record: RunRecord, key: str, label: str, baseline: str) -> Figure:
     """A share by round with its 95% interval, over the line at one half."""
-    figure = Figure(figsize=(4.4, 2.9))
+    figure = Figure(figsize=_SMALL)
     axes = figure.add_subplot()
     x, y = _series(record, key)
     axes.axhline(0.5, color=_FAINT, linestyle=(0, (4, 3)), linewidth=1)
@@ -127,21 +133,15 @@ def _shares(record: RunRecord, key: str, label: str, baseline: str) -> Figure:
     return figure
 
 
-def _drift(record: RunRecord) -> Figure:
-    panels = [
-        (record.length_key, "mean response length (tokens)"),
-        ("gold.kl", "KL to the SFT model (nats)"),
-    ]
-    panels = [(key, label) for key, label in panels if record.has(key)]
-    figure = Figure(figsize=(4.4 * len(panels), 2.9))
-    for index, (key, label) in enumerate(panels, start=1):
-        axes = figure.add_subplot(1, len(panels), index)
-        x, y = _series(record, key)
-        axes.plot(x, y, color=_BLUE, linewidth=1.5, marker="o", markersize=5)
-        axes.set_ylim(min(0, *y, 0) * 1.15, max(*y, 1e-3, 0) * 1.15)
-        axes.set_ylabel(label)
-        _rounds_axis(axes, record)
-    figure.subplots_adjust(wspace=0.35)
+def _drift(record: RunRecord, key: str, label: str) -> Figure:
+    """A quantity by round on an axis that starts at zero."""
+    figure = Figure(figsize=_SMALL)
+    axes = figure.add_subplot()
+    x, y = _series(record, key)
+    axes.plot(x, y, color=_BLUE, linewidth=1.5, marker="o", markersize=5)
+    axes.set_ylim(1.15 * min(0.0, *y), 1.15 * max(1e-3, *y))
+    axes.set_ylabel(label)
+    _rounds_axis(axes, record)
     return figure
 
 
@@ -191,7 +191,7 @@ def _histograms(record: RunRecord) -> Figure:
         axes.set_ylabel("pairs")
         axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         moved = table.moved.sum()
-        axes.set_title(f"round {t}: {moved:.4g} of {len(table.moved)} pairs moved", pad=4)
+        axes.set_title(f"round {t}: {moved:.1f} of {len(table.moved)} pairs moved", pad=4)
         if index == 0:
             _legend(axes)
     axes.set_xlabel(

@@ -87,7 +87,9 @@ def stage_times(record: RunRecord) -> Grid | None:
         part = part.partition(".")[0].replace("_", " ")
         parts = groups.setdefault(group.replace("-", " ") or part, {})
         parts[part] = parts.get(part, 0.0) + entry["seconds"]
-    columns = list(dict.fromkeys(part for parts in groups.values() for part in parts))
+    # The group with the most stages first: a whole round shows the order of the loop.
+    fullest_first = sorted(groups.values(), key=len, reverse=True)
+    columns = list(dict.fromkeys(part for parts in fullest_first for part in parts))
     rows = [
         (name, [*(_duration(parts.get(part)) for part in columns), _duration(sum(parts.values()))])
         for name, parts in groups.items()

@@ -1,0 +1,213 @@
+import html
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import matplotlib
+import pytest
+
+from sgpo.errors import InputError
+from sgpo.report.build import write_report
+from sgpo.report.read import read_run
+from sgpo.report.story import pair_flow, stage_times, tell_story
+
+VOID = {"meta", "br", "link", "img", "hr"}
+
+
+class Outline(HTMLParser):
+    """Which tags a page has, whether they nest, and the cells of its tables."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.tables, self.attributes = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += attributes
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        if tag == "tr":
+            self.tables[-1].append([])
+        if tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += attributes
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "td" in self.open or "th" in self.open:
+            self.tables[-1][-1][-1] += data
+
+
+def page_of(run):
+    return write_report(run.write()).read_text(encoding="utf-8")
+
+
+def words(page):
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", page.split("</style>", 1)[1])).split())
+
+
+def test_the_numbers_of_the_page_are_those_of_the_metrics(run):
+    summary = Outline(page_of(run)).tables[0]
+    for metrics, row in zip(run.metrics, summary[2:], strict=True):
+        gold = metrics["gold"]
+        assert row[0] == metrics["name"]
+        assert row[1] == f"{gold['win_rate']:.3f} {gold['low']:.3f}–{gold['high']:.3f}"  # noqa: RUF001
+        assert row[6] == f"{gold['kl']:.3f}"
+        if metrics["round"]:
+            follower = metrics["follower"]
+            assert [float(cell) for cell in row[7:]] == pytest.approx(
+                [follower["value"], follower["price"], follower["moved_share"]], abs=5e-4
+            )
+
+
+def test_a_response_cannot_add_markup_to_the_page(run):
+    clean = Outline(page_of(run)).tags
+    attack = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'&{{ 7 * 7 }}"
+    for key in ("prompt", "response", "baseline"):
+        run.samples[0][key] = attack
+    run.metrics[3]["name"] = attack
+    run.config["model"]["path"] = attack
+    page = page_of(run)
+    outline = Outline(page)
+    assert outline.tags == clean
+    assert not {"script", "img"} & set(outline.tags)
+    assert html.escape(attack, quote=False).split("\"'")[0] in page
+    assert "{{ 7 * 7 }}" in page
+
+
+def test_the_page_fetches_nothing(run):
+    page = page_of(run)
+    outline = Outline(page)
+    assert not {"link", "script", "img", "iframe"} & set(outline.tags)
+    links = [value for name, value in outline.attributes if name in ("href", "xlink:href", "src")]
+    assert links and all(link.startswith("#") for link in links)
+    assert "@import" not in page and not re.search(r"url\((?!#)", page)
+
+
+def test_no_id_of_a_figure_is_used_twice(run):
+    ids = [value for name, value in Outline(page_of(run)).attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+
+
+def test_the_same_run_gives_the_same_bytes_whatever_matplotlib_was_told(run):
+    first = page_of(run)
+    with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "svg.hashsalt": None}):
+        assert write_report(run.root).read_text(encoding="utf-8") == first
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from sgpo.report.build import write_report; write_report(sys.argv[1])",
+    ]
+    subprocess.run([*command, str(run.root)], check=True, env={"PYTHONHASHSEED": "5"})
+    assert (run.root / "report.html").read_text(encoding="utf-8") == first
+    assert not list(run.root.glob(".*"))
+
+
+def test_drawing_leaves_the_settings_of_matplotlib_alone(run):
+    before = dict(matplotlib.rcParams)
+    page_of(run)
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_neither_torch_nor_pyplot_is_imported(run):
+    code = (
+        "import sys; from sgpo.report.build import write_report; write_report(sys.argv[1]);"
+        "print(sorted({'torch', 'transformers', 'datasets', 'matplotlib.pyplot'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(run.write())], check=True, capture_output=True, text=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("finished", [0, 1, 2])
+def test_an_unfinished_run_has_a_page_that_says_so(run, finished):
+    del run.metrics[finished:]
+    text = words(page_of(run))
+    missing = ", ".join(map(str, range(finished, 4)))
+    assert f"Not finished. Rounds {missing} of 0 to 3 missing." in text
+    assert "goes on from there" in text
+
+
+def test_a_finished_run_is_not_called_unfinished(run):
+    assert "Not finished" not in words(page_of(run))
+
+
+def test_a_run_with_no_evaluation_and_no_samples_has_a_page_without_them(run):
+    run.samples = None
+    for metrics in run.metrics:
+        del metrics["gold"], metrics["heldout"]
+    text = words(page_of(run))
+    assert "was not judged" in text
+    assert "Sample responses" not in text and "Win rate" not in text
+    assert "Gaps and worst case" in text
+
+
+def test_a_run_of_null_metrics_has_a_page(run):
+    for metrics in run.metrics:
+        for block in ("annotation", "follower", "leader", "heldout", "gold"):
+            metrics[block] = dict.fromkeys(metrics.get(block, {}))
+    assert "was not judged" in words(page_of(run))
+
+
+def test_margin_space_shows_nats_and_the_window(run):
+    run.config["follower"].update(space="margin", window=[-2.0, 12.0], tangents=None, radius=0.1)
+    for metrics in run.metrics[1:]:
+        metrics["follower"].update(space="margin", window=[-2.0, 12.0], radius=0.1, marginal=0.1)
+    text = words(page_of(run))
+    assert "of 0.1 nats from the annotated ones, in margin space, with the exact log loss" in text
+    assert "gap (nats)" in text and "sigmoid" not in text
+
+
+def test_radius_zero_is_called_plain_dpo(run):
+    run.config["follower"]["radius"] = 0.0
+    assert "The radius is 0, so every round is plain DPO" in words(page_of(run))
+
+
+def test_the_story_counts_seeds_rounds_and_pairs(run):
+    what = tell_story(read_run(run.write())).what
+    assert "120 human preference pairs" in what
+    assert "3 rounds" in what
+    assert "1,056 self-annotated pairs)" in what
+    assert "some/sft-model" in what
+
+
+def test_kept_and_dropped_pairs_add_up_to_the_prompts(run):
+    flow = pair_flow(read_run(run.write()))
+    assert flow.titles[4:] == ["Dropped: identical", "Dropped: unfinished", "Dropped: tied"]
+    for _, (prompts, _responses, kept, *dropped) in flow.rows:
+        assert int(prompts) == int(kept.split()[0]) + sum(map(int, dropped))
+        assert "(88.0%)" in kept
+
+
+def test_stage_times_add_up_in_both_directions(run):
+    times = stage_times(read_run(run.write()))
+    assert times.titles == ["Stage", "responses", "pairs", "worst case", "policy", "metrics", "together"]
+    assert times.rows[0] == ("seed", ["–", "0.4 s", "–", "–", "–", "0.4 s"])  # noqa: RUF001
+    assert times.rows[-1] == ("all", ["93.6 s", "14.7 s", "0.1 s", "5 min 02 s", "24.0 s", "7 min 14 s"])
+
+
+def test_a_failed_report_leaves_the_one_before(run):
+    before = page_of(run)
+    (run.root / "round-1" / "metrics.json").write_text("{")
+    with pytest.raises(InputError, match=r"round-1/metrics\.json, line 1"):
+        write_report(run.root)
+    assert (run.root / "report.html").read_text(encoding="utf-8") == before
+
+
+def test_command_and_recipe_are_on_the_page(run):
+    page = page_of(run)
+    assert "sgpo run --config recipes/fake.yaml rounds=3" in page
+    assert "learning_rate: 5.0e-07" in page
+    assert "torch 2.13.0" in page
+    assert json.loads((run.root / "manifest.json").read_text())["created"] in page
