@@ -91,7 +91,7 @@ class FakeRun:
         self.root.mkdir(parents=True, exist_ok=True)
         (self.root / "config.yaml").write_text(yaml.safe_dump(self.config, sort_keys=False))
         (self.root / "manifest.json").write_text(json.dumps(self._manifest(), indent=2))
-        _write_pairs(self.root / "seed" / "pairs", {"prompt": ["?"] * 120})
+        _write_pairs(self.root / "seed" / "pairs", {"ref_chosen_logps": [self.start_logps] * 120})
         for metrics in self.metrics:
             self._write_round(metrics)
         lines = "".join(json.dumps(metrics) + "\n" for metrics in self.metrics)

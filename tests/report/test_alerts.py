@@ -34,7 +34,12 @@ def move(run, share, radius=0.01):
     run.metrics[1]["follower"].update(moved_share=share, radius=radius)
 
 
+def collapse_on_seeds(run, end):
+    run.metrics[0]["leader"]["chosen_logps"] = end
+
+
 FIRES = {
+    "collapse on the seeds": (collapse_on_seeds, (-50.0,), "Chosen log-probability collapsed in DPO on seeds"),
     "collapse": (collapse, (-45.1,), "Chosen log-probability collapsed in round 2"),
     "wrong labels": (agree, (0.499,), "Self-annotation points the wrong way in round 2: 0.499"),
     "clear decline": (win, (0.5, 0.45, 0.55), "round 3, is below round 2 in win rate: 0.500 against 0.703."),

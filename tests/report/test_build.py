@@ -135,7 +135,7 @@ def test_an_unfinished_run_has_a_page_that_says_so(run, finished):
     del run.metrics[finished:]
     text = words(page_of(run))
     missing = ", ".join(map(str, range(finished, 4)))
-    assert f"Not finished. Rounds {missing} of 0 to 3 missing." in text
+    assert f"Not finished. Rounds {missing} are still missing, of 0 to 3." in text
     assert "goes on from there" in text
 
 
@@ -193,8 +193,8 @@ def test_kept_and_dropped_pairs_add_up_to_the_prompts(run):
 def test_stage_times_add_up_in_both_directions(run):
     times = stage_times(read_run(run.write()))
     assert times.titles == ["Stage", "responses", "pairs", "worst case", "policy", "metrics", "together"]
-    assert times.rows[0] == ("seed", ["–", "0.4 s", "–", "–", "–", "0.4 s"])  # noqa: RUF001
-    assert times.rows[-1] == ("all", ["93.6 s", "14.7 s", "0.1 s", "5 min 02 s", "24.0 s", "7 min 14 s"])
+    assert times.rows[0] == ("seed", ["–", "0.40 s", "–", "–", "–", "0.40 s"])  # noqa: RUF001
+    assert times.rows[-1] == ("all", ["93.6 s", "14.7 s", "0.06 s", "5 min 02 s", "24.0 s", "7 min 14 s"])
 
 
 def test_a_failed_report_leaves_the_one_before(run):

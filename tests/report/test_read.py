@@ -16,7 +16,7 @@ def test_a_finished_run_comes_back_as_it_was_written(run):
     assert record.config == run.config
     assert record.seed_pairs == 120
     assert record.missing_rounds == []
-    assert record.chosen_logps == {1: -30.0, 2: -30.0, 3: -30.0}
+    assert record.chosen_logps == {0: -30.0, 1: -30.0, 2: -30.0, 3: -30.0}
     assert record.samples[3] == run.samples
     stored = pq.read_table(run.root / "round-2" / "worst_case.parquet").to_pydict()
     for name in ("gap", "point", "moved"):
@@ -26,12 +26,12 @@ def test_a_finished_run_comes_back_as_it_was_written(run):
 def test_seeds_and_log_probabilities_are_those_that_datasets_saved(run):
     logps = np.linspace(-50.0, -10.0, 30)
     root = run.write()
-    for folder in ("seed/pairs", "round-1/pairs"):
+    for folder, column in (("seed/pairs", "ref_chosen_logps"), ("round-1/pairs", "chosen_logps")):
         (root / folder / "data-00000-of-00001.arrow").unlink()
-        datasets.Dataset.from_dict({"chosen_logps": logps}).save_to_disk(root / folder, num_shards=3)
+        datasets.Dataset.from_dict({column: logps}).save_to_disk(root / folder, num_shards=3)
     record = read_run(root)
     assert record.seed_pairs == 30
-    assert record.chosen_logps[1] == pytest.approx(logps.mean())
+    assert [record.chosen_logps[t] for t in (0, 1)] == pytest.approx([logps.mean()] * 2)
 
 
 def test_a_number_that_is_absent_or_null_reads_as_none():
@@ -54,7 +54,7 @@ def test_pairs_without_stored_scores_give_no_log_probability(run):
     table = pa.table({"prompt": ["?"]})
     with pa.ipc.new_stream(str(path), table.schema) as writer:
         writer.write_table(table)
-    assert set(read_run(root).chosen_logps) == {2, 3}
+    assert set(read_run(root).chosen_logps) == {0, 2, 3}
 
 
 def test_a_missing_directory_is_refused(tmp_path):

@@ -88,7 +88,7 @@ def _pictures(record: RunRecord) -> Iterator[Picture]:
     if record.has(record.length_key):
         yield Picture(
             "Length of responses",
-            "Mean length in each round. Responses that keep growing may win by their length alone.",
+            f"The {record.length_meaning}. Responses that keep growing may win by their length alone.",
             _svg(_drift(record, record.length_key, "mean length (tokens)"), "length"),
         )
     if record.has("gold.kl"):
@@ -164,7 +164,7 @@ def _gap_reading(record: RunRecord) -> str:
     return (
         f"A pair's gap says how sure the policy is of its own label: {middle}, further right it is surer. The worst "
         "case takes the pairs it is least sure of (orange, left of the dashed line) and treats them as if they lay at "
-        "the triangle, the lower end of the window, where the policy is wrong and sure of it." + few
+        "the triangle: the lower end of the window, the worst gap that it allows." + few
     )
 
 

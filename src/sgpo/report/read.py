@@ -83,6 +83,13 @@ class RunRecord:
         """Where response lengths are read: the round's own policy if it was evaluated, else the annotated responses."""
         return "gold.response_tokens" if self.has("gold.response_tokens") else "annotation.response_tokens"
 
+    @property
+    def length_meaning(self) -> str:
+        """Whose length `length_key` reads."""
+        if self.length_key == "gold.response_tokens":
+            return "mean length of the policy's answers to the test prompts"
+        return "mean length of the responses that were annotated in the round"
+
 
 def number(metrics: dict[str, Any], key: str) -> float | None:
     """The number at a dotted key such as `gold.win_rate`; None where it is absent or null."""
@@ -110,7 +117,9 @@ def read_run(directory: str | Path) -> RunRecord:
             gaps[t] = _read_gaps(folder / "worst_case.parquet")
         if (folder / "samples.jsonl").exists():
             samples[t] = _read_samples(folder / "samples.jsonl")
-        if (mean := _chosen_logps(folder / "pairs")) is not None:
+        # Round 0 starts from the reference, so its first scores are the reference's.
+        pairs, column = (folder, "chosen_logps") if t else (root / "seed", "ref_chosen_logps")
+        if (mean := _column_mean(pairs / "pairs", column)) is not None:
             logps[t] = mean
     return RunRecord(
         name=root.resolve().name,
@@ -240,8 +249,8 @@ def _count_rows(folder: Path) -> int | None:
     return sum(batch.num_rows for batch in _batches(folder)) if folder.is_dir() else None
 
 
-def _chosen_logps(folder: Path) -> float | None:
-    """The mean of the column chosen_logps; None where no pairs have it."""
-    stored = [batch["chosen_logps"] for batch in _batches(folder) if "chosen_logps" in batch.schema.names]
-    values = np.concatenate([np.empty(0), *(column.to_numpy(zero_copy_only=False) for column in stored)])
+def _column_mean(folder: Path, column: str) -> float | None:
+    """The mean of a column of stored pairs; None where no pairs have it."""
+    stored = [batch[column] for batch in _batches(folder) if column in batch.schema.names]
+    values = np.concatenate([np.empty(0), *(part.to_numpy(zero_copy_only=False) for part in stored)])
     return float(values.mean()) if values.size else None

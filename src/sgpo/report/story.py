@@ -59,7 +59,8 @@ def _unfinished(record: RunRecord) -> str:
     stages = record.manifest["stages"]
     last = f"The last whole stage is {list(stages)[-1]}. " if stages else "No stage is whole yet. "
     rounds = ", ".join(map(str, missing))
-    return f"Round{'s' if len(missing) > 1 else ''} {rounds} of 0 to {record.config['rounds']} missing. {last}" + (
+    noun = f"Rounds {rounds} are" if len(missing) > 1 else f"Round {rounds} is"
+    return f"{noun} still missing, of 0 to {record.config['rounds']}. {last}" + (
         "Running the same recipe again goes on from there; this page shows what exists."
     )
 
@@ -110,6 +111,8 @@ def _whole(value: float | None) -> str:
 def _duration(seconds: float | None) -> str:
     if seconds is None:
         return EN_DASH
+    if seconds < 0.95:
+        return f"{seconds:.2f} s"
     if seconds < 99.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

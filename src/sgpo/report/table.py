@@ -1,7 +1,6 @@
 """The rounds of a run side by side: one set of rows, for the terminal and for the page."""
 
 import textwrap
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -43,21 +42,17 @@ class _Quantity(NamedTuple):
     column: Column
     digits: int = 3
     interval: bool = False
-    of_sft: Callable[[RunRecord], float | None] = lambda record: None
+    of_sft: float | None = None
 
 
 def _quantities(record: RunRecord) -> list[_Quantity]:
     unit = "nats" if record.config["follower"]["space"] == "margin" else "probability"
-    evaluated = record.length_key.startswith("gold")
-    length_of = (
-        "of the policy's answers to the test prompts" if evaluated else "of the responses annotated in the round"
-    )
     return [
         _Quantity(
             "gold.win_rate",
             Column("Win rate vs SFT", "share of test prompts on which the gold reward prefers it to the SFT model"),
             interval=True,
-            of_sft=lambda record: 0.5,
+            of_sft=0.5,
         ),
         _Quantity(
             "gold.agreement",
@@ -69,11 +64,11 @@ def _quantities(record: RunRecord) -> list[_Quantity]:
             interval=True,
         ),
         _Quantity("annotation.gap_mean", Column("Mean gap", "mean implicit reward of chosen minus rejected, in nats")),
-        _Quantity(record.length_key, Column("Mean tokens", f"mean length {length_of}"), digits=1),
+        _Quantity(record.length_key, Column("Mean tokens", record.length_meaning), digits=1),
         _Quantity(
             "gold.kl",
             Column("KL to SFT", "divergence from the reference, the SFT model, in nats per response"),
-            of_sft=lambda record: 0.0,
+            of_sft=0.0,
         ),
         _Quantity("follower.value", Column("Robust value", "worst-case mean loss in the ball, in nats")),
         _Quantity(
@@ -92,7 +87,7 @@ def summary_rows(record: RunRecord) -> Summary:
     shown = [quantity for quantity in _quantities(record) if record.has(quantity.key)]
     rows = []
     if record.has("gold.win_rate"):
-        sft = (Cell(_format(quantity.of_sft(record), quantity.digits)) for quantity in shown)
+        sft = (Cell(_format(quantity.of_sft, quantity.digits)) for quantity in shown)
         rows.append((Cell("SFT model"), *sft))
     for metrics in record.rounds:
         rows.append((Cell(metrics["name"]), *(_cell(metrics, quantity) for quantity in shown)))
