@@ -90,9 +90,7 @@ def generate_responses(
     return answers
 
 
-def _check_arguments(
-    n: int, temperature: float, top_p: float, max_new_tokens: int, seed: int, batch_size: int
-) -> None:
+def _check_arguments(n: int, temperature: float, top_p: float, max_new_tokens: int, seed: int, batch_size: int) -> None:
     for name, value, least in (("n", n, 1), ("max_new_tokens", max_new_tokens, 1), ("batch_size", batch_size, 1)):
         if value < least:
             raise InputError(f"{name} is {value}; allowed: a whole number >= {least}.")

@@ -1,16 +1,21 @@
 """Loading a policy: a causal language model and its tokenizer, from a directory or the Hugging Face Hub."""
 
-import json
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils.peft_utils import find_adapter_config_file
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from sgpo.errors import InputError
+from sgpo.policy.locate import adapter_base, cannot_load, check_exists, has_tokenizer, read_json
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -62,18 +67,20 @@ def load_policy(
         raise InputError(f"dtype is {dtype!r}; allowed: {', '.join(map(repr, DTYPES))}.")
     chosen_device = _device(device)
     name = str(path)
-    _check_exists(path, "model")
-    base = name
-    if adapter is None and _adapter_base(name) is not None:
-        adapter, base = name, _adapter_base(name)
-    elif adapter is not None:
-        _check_exists(adapter, "adapter")
-        if _adapter_base(str(adapter)) is None:
-            raise InputError(f"adapter {str(adapter)!r} has no adapter_config.json; allowed: a PEFT adapter.")
-    tokenizer = load_tokenizer(name if _has_tokenizer(name) else base, trust_remote_code=trust_remote_code)
-    model = _load_model(base, dtype, trust_remote_code)
-    if adapter is not None:
-        model = _merge_adapter(model, str(adapter))
+    base = adapter_base(path, "model")
+    if base is not None and adapter is not None:
+        raise InputError(f"model {name!r} is itself an adapter and adapter is {str(adapter)!r}; allowed: one of them.")
+    merged = name if base is not None else adapter
+    if adapter is not None and adapter_base(adapter, "adapter") is None:
+        raise InputError(f"adapter {str(adapter)!r} has no adapter_config.json; allowed: a PEFT adapter.")
+    if merged is not None:
+        _check_adapter(str(merged))
+    speaks = base is None or has_tokenizer(name)
+    config = _load_config(base or name, trust_remote_code)
+    tokenizer = load_tokenizer(name if speaks else base, trust_remote_code=trust_remote_code)
+    model = _load_model(base or name, config, dtype, trust_remote_code)
+    if merged is not None:
+        model = _merge_adapter(model, str(merged))
     return Policy(model.to(chosen_device).eval(), tokenizer, name)
 
 
@@ -84,8 +91,8 @@ def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> PreT
         InputError: there is no tokenizer, or it lacks one of them.
     """
     name = str(path)
-    _check_exists(path, "tokenizer")
-    if Path(name).is_dir() and not _has_tokenizer(name):
+    check_exists(path, "tokenizer")
+    if Path(name).is_dir() and not has_tokenizer(name):
         raise InputError(
             f"model {name!r} has no tokenizer; allowed: a directory that also holds tokenizer.json or "
             "tokenizer_config.json (tokenizer.save_pretrained writes them)."
@@ -93,7 +100,7 @@ def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> PreT
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     except Exception as error:
-        raise _cannot_load("tokenizer", name, error) from error
+        raise cannot_load("tokenizer", name, error) from error
     require_chat_template(tokenizer, name)
     if tokenizer.eos_token_id is None:
         raise InputError(
@@ -126,65 +133,21 @@ def _device(device: str | None) -> torch.device:
     return chosen
 
 
-def _check_exists(path: str | Path, what: str) -> None:
-    """Refuses a path that is meant as a directory and is none, before the Hub is asked for it."""
-    name = str(path)
-    if Path(name).is_dir():
-        return
-    if Path(name).exists():
-        raise InputError(f"{what} {name!r} is a file; allowed: a directory or a Hugging Face Hub id.")
-    looks_like_id = isinstance(path, str) and not name.startswith((".", "/", "~")) and name.count("/") <= 1
-    if not looks_like_id or not name:
-        raise InputError(f"{what} {name!r} does not exist; allowed: a directory or a Hugging Face Hub id.")
-
-
-def _has_tokenizer(name: str) -> bool:
-    """Whether a directory holds a tokenizer; a Hub model is taken to have one, a Hub adapter is asked."""
-    directory = Path(name)
-    if not directory.is_dir():
-        return _adapter_base(name) is None or _hub_has(name, "tokenizer_config.json")
-    return any((directory / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model"))
-
-
-def _hub_has(name: str, file: str) -> bool:
-    from transformers.utils.hub import cached_file
-
-    return cached_file(name, file, _raise_exceptions_for_missing_entries=False) is not None
-
-
-def _adapter_base(name: str) -> str | None:
-    """Base model that an adapter names in adapter_config.json; None where `name` is no adapter."""
-    try:
-        file = find_adapter_config_file(name)
-    except Exception as error:
-        raise _cannot_load("model", name, error) from error
-    if file is None:
-        return None
-    base = _read_json(Path(file)).get("base_model_name_or_path")
-    if not base:
-        raise InputError(f"{file}: base_model_name_or_path is {base!r}; allowed: the base model's path or Hub id.")
-    return base
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} is not valid JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{file} holds a {type(content).__name__}; allowed: a JSON object.")
-    return content
-
-
-def _load_model(name: str, dtype: str, trust_remote_code: bool) -> PreTrainedModel:
-    _check_exists(name, "base model")
+def _load_config(name: str, trust_remote_code: bool) -> PreTrainedConfig:
+    check_exists(name, "base model")
     directory = Path(name)
     if directory.is_dir():
         if not (directory / "config.json").is_file():
             raise InputError(f"model {name!r} has no config.json; allowed: a directory written by save_pretrained.")
-        _read_json(directory / "config.json")
+        read_json(directory / "config.json")
     try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        raise cannot_load("model", name, error) from error
+
+
+def _load_model(name: str, config: PreTrainedConfig, dtype: str, trust_remote_code: bool) -> PreTrainedModel:
+    try:
         model, info = AutoModelForCausalLM.from_pretrained(
             name,
             config=config,
@@ -194,7 +157,7 @@ def _load_model(name: str, dtype: str, trust_remote_code: bool) -> PreTrainedMod
             output_loading_info=True,
         )
     except Exception as error:
-        raise _cannot_load("model", name, error) from error
+        raise cannot_load("model", name, error) from error
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise InputError(
@@ -204,21 +167,17 @@ def _load_model(name: str, dtype: str, trust_remote_code: bool) -> PreTrainedMod
     return model
 
 
-def _merge_adapter(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
+def _check_adapter(adapter: str) -> None:
     if find_spec("peft") is None:
         raise InputError(f"adapter {adapter!r} needs PEFT, which is not installed: pip install 'sgpo[peft]'.")
+    if Path(adapter).is_dir() and not (Path(adapter) / "adapter_model.safetensors").is_file():
+        raise InputError(f"adapter {adapter!r} has no adapter_model.safetensors; allowed: weights in safetensors.")
+
+
+def _merge_adapter(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
     from peft import PeftModel
 
     try:
         return PeftModel.from_pretrained(model, adapter).merge_and_unload()
     except Exception as error:
-        raise _cannot_load("adapter", adapter, error) from error
-
-
-def _cannot_load(what: str, name: str, error: Exception) -> InputError:
-    """One line in place of a chain of library errors: the first line of the error says what failed."""
-    if isinstance(error, InputError):
-        return error
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
-    where = "directory" if Path(name).is_dir() else "Hugging Face Hub id, and no directory of that name exists here"
-    return InputError(f"{what} {name!r} ({where}) cannot be loaded: {reason[:400]}.")
+        raise cannot_load("adapter", adapter, error) from error
