@@ -103,11 +103,11 @@ def _run(arguments: argparse.Namespace) -> int:
 def _finish(directory: Path, console) -> int:
     from sgpo.report.build import write_report
     from sgpo.report.read import read_run
-    from sgpo.report.table import rich_table
+    from sgpo.report.table import rich_table, summary_rows
 
     page = write_report(directory)
     if console:
-        console.print(rich_table(read_run(directory)))
+        console.print(rich_table(summary_rows(read_run(directory))))
         console.print(f"Report: {page}", highlight=False)
     return 0
 

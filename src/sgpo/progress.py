@@ -14,7 +14,7 @@ class Reporter:
     """Says what a run is doing.
 
     Args:
-        console: where to write; None writes nothing.
+        console: where to write; None writes nothing. Bars are drawn on a terminal only.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -29,11 +29,18 @@ class Reporter:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Names a stage while it runs, and its time once it is done."""
-        if not self._console:
-            yield
-            return
         started = time.monotonic()
-        with Progress(
+        if self._console and self._console.is_terminal:
+            with self._progress() as self._bars:
+                self._bars.add_task(name, total=None)
+                yield
+            self._bars = None
+        else:
+            yield
+        self.say(f"  [green]✓[/green] {name:<26} {time.monotonic() - started:6.1f} s")
+
+    def _progress(self) -> Progress:
+        return Progress(
             TextColumn("  {task.description}"),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
@@ -41,11 +48,7 @@ class Reporter:
             TimeRemainingColumn(),
             console=self._console,
             transient=True,
-        ) as self._bars:
-            self._bars.add_task(name, total=None)
-            yield
-        self._bars = None
-        self.say(f"  [green]✓[/green] {name:<26} {time.monotonic() - started:6.1f} s")
+        )
 
     @contextmanager
     def bar(self, description: str, total: int) -> Iterator[Advance]:

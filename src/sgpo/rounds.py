@@ -13,6 +13,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import transformers
 from datasets import Dataset, concatenate_datasets, load_from_disk
 from transformers import set_seed
 
@@ -85,7 +86,10 @@ def run_rounds(
     Raises:
         InputError: data or model that the recipe names and that cannot be used.
     """
+    # Stages are the only cache, and the reporter the only bar.
     datasets.disable_caching()
+    datasets.disable_progress_bars()
+    transformers.logging.disable_progress_bar()
     loop = _Loop(config, run, reporter or Reporter())
     loop.prepare_seeds()
     for number in range(config.rounds + 1):
@@ -147,13 +151,9 @@ class _Loop:
     def prepare_seeds(self) -> None:
         """Seed pairs, and held-out pairs where there are any, with the reference's scores."""
         data = self.config.data
-        self._stage(
-            "seed/pairs", lambda path: self._score_human_pairs(data.seeds, data.seeds_split, path, data.seed_pairs)
-        )
+        self._stage("seed/pairs", lambda path: self._human_pairs(path, data.seeds, data.seeds_split, data.seed_pairs))
         if data.heldout:
-            self._stage(
-                "heldout/pairs", lambda path: self._score_human_pairs(data.heldout, data.heldout_split, path, None)
-            )
+            self._stage("heldout/pairs", lambda path: self._human_pairs(path, data.heldout, data.heldout_split, None))
 
     def generate(self, number: int) -> None:
         """Several responses of the last policy to each prompt of the round."""
