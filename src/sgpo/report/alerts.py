@@ -31,8 +31,8 @@ def _collapse(record: RunRecord) -> Iterator[str]:
         if end < COLLAPSE_RATIO * start and start - end > COLLAPSE_NATS:
             yield (
                 f"Chosen log-probability collapsed in {metrics['name']}: the chosen responses began at a mean of "
-                f"{start:.1f} nats and ended at {end:.1f}. The policy moves away from the very responses that it is told to "
-                "prefer; a larger beta or a smaller learning rate holds it back."
+                f"{start:.1f} nats and ended at {end:.1f}. The policy moves away from the very responses that it is "
+                "told to prefer; a larger beta or a smaller learning rate holds it back."
             )
 
 
