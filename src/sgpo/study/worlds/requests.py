@@ -1,0 +1,105 @@
+"""Requests of the shop world: two articles with three facts each, and a question about two facts of one of them."""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from sgpo.errors import InputError
+
+FACTS = ("colour", "origin", "price")
+CLAUSES = {"colour": "is {}", "origin": "comes from {}", "price": "costs {} dollars"}
+
+VALUES = {
+    "colour": (
+        "red", "blue", "green", "yellow", "black", "white", "brown", "grey", "pink", "purple", "orange", "silver",
+    ),
+    "origin": (
+        "Oslo", "Rome", "Paris", "Lima", "Cairo", "Delhi", "Kyoto", "Quito", "Perth", "Dublin", "Vienna", "Prague",
+    ),
+    "price": ("10", "15", "20", "25", "30", "35", "40", "45", "50", "60", "70", "80"),
+}  # fmt: skip
+
+MAKERS = (
+    "Adams", "Baker", "Carter", "Dalton", "Ellis", "Fisher", "Grant", "Harper", "Irving", "Jordan", "Keller", "Larkin",
+    "Morris", "Norton", "Osborn", "Parker", "Quinn", "Ramsey", "Sutton", "Turner", "Upton", "Vaughn", "Walker", "Young",
+)  # fmt: skip
+KINDS = ("lamp", "chair", "table", "clock", "kettle", "basket", "mirror", "blanket", "vase", "radio", "bag", "desk")
+
+QUESTIONS = (
+    "What are the {} and the {} of the {}?",
+    "Please tell me the {} and the {} of the {}.",
+    "I would like to know the {} and the {} of the {}.",
+    "Can you tell me the {} and the {} of the {}?",
+)
+
+
+@dataclass(frozen=True)
+class Article:
+    """An article of the shop: its name and one value for each of FACTS."""
+
+    name: str
+    facts: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request, as a customer words it and as the gold reward understands it.
+
+    Attributes:
+        text: what the user says.
+        subject: the article asked about.
+        other: the article that is listed beside it.
+        asked: the two names of FACTS that the user wants, in the order of the question.
+    """
+
+    text: str
+    subject: Article
+    other: Article
+    asked: tuple[str, str]
+
+
+def list_article(article: Article) -> str:
+    """An article and its facts as the customer lists them."""
+    return f"{article.name}: {article.facts['colour']}, {article.facts['origin']}, {article.facts['price']} dollars."
+
+
+def describe(article: Article, facts: tuple[str, ...]) -> str:
+    """One sentence that states some facts of an article, in the order given; at least one."""
+    clauses = [CLAUSES[fact].format(article.facts[fact]) for fact in facts]
+    listed = clauses[0] if len(clauses) == 1 else f"{', '.join(clauses[:-1])} and {clauses[-1]}"
+    return f"The {article.name} {listed}."
+
+
+def draw_request(rng: np.random.Generator) -> Request:
+    """Draws a request; the two articles share their kind and no fact."""
+    kind = KINDS[rng.integers(len(KINDS))]
+    makers = rng.choice(len(MAKERS), size=2, replace=False)
+    values = {fact: rng.choice(len(VALUES[fact]), size=2, replace=False) for fact in FACTS}
+    articles = [
+        Article(f"{MAKERS[maker]} {kind}", {fact: VALUES[fact][values[fact][place]] for fact in FACTS})
+        for place, maker in enumerate(makers)
+    ]
+    chosen = int(rng.integers(2))
+    subject, other = articles[chosen], articles[1 - chosen]
+    asked = tuple(FACTS[place] for place in rng.choice(len(FACTS), size=2, replace=False))
+    question = QUESTIONS[rng.integers(len(QUESTIONS))].format(*asked, subject.name)
+    return Request(" ".join([*map(list_article, articles), question]), subject, other, asked)
+
+
+_ARTICLE = re.compile(r"(\w+ \w+): (\w+), (\w+), (\w+) dollars\.")
+_QUESTION = re.compile(rf"the ({'|'.join(FACTS)}) and the ({'|'.join(FACTS)}) of the (\w+ \w+)[?.]$")
+
+
+def parse_request(text: str) -> Request:
+    """Reads a request back from its text.
+
+    Raises:
+        InputError: the text is no request of this world.
+    """
+    articles = {name: Article(name, dict(zip(FACTS, values, strict=True))) for name, *values in _ARTICLE.findall(text)}
+    question = _QUESTION.search(text)
+    if len(articles) != 2 or question is None or question[3] not in articles:
+        raise InputError(f"request {text!r}; allowed: two articles and a question, as `draw_request` words them.")
+    subject = articles.pop(question[3])
+    return Request(text, subject, *articles.values(), (question[1], question[2]))
