@@ -1,0 +1,198 @@
+"""Every mistake ends in one message that names it, exit code 2, no traceback, and an unharmed disk."""
+
+import json
+
+import pytest
+import yaml
+
+from sgpo.cli import main
+from tiny_model import build_tiny_model
+
+
+def change(recipe, **sections):
+    content = yaml.safe_load(recipe.read_text())
+    for section, values in sections.items():
+        content[section] = {**content[section], **values} if isinstance(values, dict) else values
+    recipe.write_text(yaml.safe_dump(content))
+
+
+def refusal(capsys, *arguments) -> str:
+    capsys.readouterr()
+    assert main(list(arguments)) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("sgpo ")
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+def run_refusal(capsys, recipe, *overrides) -> str:
+    output = recipe.parent / "run"
+    before = sorted(output.rglob("*")) if output.exists() else None
+    message = refusal(capsys, "run", "--config", str(recipe), *overrides)
+    assert (sorted(output.rglob("*")) if output.exists() else None) == before
+    return message
+
+
+def write_rows(recipe, name, rows):
+    (recipe.parent / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+PAIR = {"prompt": "Who?", "chosen": "The cat.", "rejected": "Nobody."}
+
+
+def test_missing_recipe(capsys, tmp_path):
+    assert "nowhere.yaml: cannot be read" in refusal(capsys, "run", "--config", str(tmp_path / "nowhere.yaml"))
+
+
+def test_unknown_key(capsys, recipe):
+    change(recipe, follower={"raduis": 0.1})
+    assert "recipe.yaml: unknown key follower.raduis; allowed: radius" in run_refusal(capsys, recipe)
+
+
+def test_value_out_of_range(capsys, recipe):
+    message = run_refusal(capsys, recipe, "follower.radius=-1")
+    assert "follower.radius is -1; allowed: greater than or equal to 0" in message
+
+
+def test_missing_column(capsys, recipe):
+    write_rows(recipe, "seeds.jsonl", [{"prompt": "Who?", "chosen": "The cat."}])
+    message = run_refusal(capsys, recipe)
+    assert "seeds.jsonl" in message
+    assert "rejected" in message
+
+
+def test_empty_dataset(capsys, recipe):
+    write_rows(recipe, "seeds.jsonl", [])
+    assert "seeds.jsonl" in run_refusal(capsys, recipe)
+
+
+def test_pair_of_equal_responses(capsys, recipe):
+    write_rows(recipe, "seeds.jsonl", [PAIR, {**PAIR, "rejected": "The cat."}])
+    message = run_refusal(capsys, recipe)
+    assert "seeds.jsonl" in message
+    assert "row 1" in message
+
+
+def test_invalid_json_names_the_line(capsys, recipe):
+    (recipe.parent / "prompts.jsonl").write_text('{"prompt": "Who?"}\n{"prompt"\n')
+    assert "prompts.jsonl line 2" in run_refusal(capsys, recipe)
+
+
+def test_broken_heldout_file_is_found_before_anything_is_trained(capsys, recipe):
+    write_rows(recipe, "heldout.jsonl", [{"prompt": "Who?"}])
+    assert "heldout.jsonl" in run_refusal(capsys, recipe)
+
+
+def test_pool_too_small_for_the_rounds(capsys, recipe):
+    change(recipe, data={"prompts_per_round": 7})
+    assert "holds 12 prompts; allowed: at least 14 for 2 rounds" in run_refusal(capsys, recipe)
+
+
+def test_more_seeds_than_pairs(capsys, recipe):
+    change(recipe, data={"seed_pairs": 9})
+    assert "number of seed pairs is 9; allowed: 1 to 8" in run_refusal(capsys, recipe)
+
+
+def test_model_without_chat_template(capsys, recipe, tmp_path):
+    change(recipe, model={"path": str(build_tiny_model(tmp_path / "mute", chat_template=False))})
+    assert "has no chat template" in run_refusal(capsys, recipe)
+
+
+def test_model_that_is_not_there(capsys, recipe, tmp_path):
+    change(recipe, model={"path": str(tmp_path / "nobody")})
+    assert "does not exist" in run_refusal(capsys, recipe)
+
+
+def test_prompt_longer_than_the_context(capsys, recipe):
+    write_rows(recipe, "prompts.jsonl", [{"prompt": "Who?"}] * 11 + [{"prompt": "bridge " * 300}])
+    message = run_refusal(capsys, recipe)
+    assert "prompts.jsonl row 11: the prompt has" in message
+
+
+def test_unknown_trainer_argument(capsys, recipe):
+    change(recipe, leader={"trainer": {"learning_rat": 1}})
+    assert "leader.trainer.learning_rat is unknown" in run_refusal(capsys, recipe)
+
+
+def test_trainer_argument_that_the_recipe_decides(capsys, recipe):
+    change(recipe, leader={"trainer": {"beta": 0.3}})
+    assert "leader.trainer.beta is decided by the recipe's own keys" in run_refusal(capsys, recipe)
+
+
+def test_run_directory_of_another_config(capsys, recipe):
+    output = recipe.parent / "run"
+    output.mkdir()
+    (output / "config.yaml").write_text(yaml.safe_dump({"seed": 9}))
+    assert "holds a run with another config" in run_refusal(capsys, recipe)
+
+
+def test_run_directory_that_is_no_run(capsys, recipe):
+    output = recipe.parent / "run"
+    output.mkdir()
+    (output / "thesis.txt").write_text("mine")
+    assert "holds no run" in run_refusal(capsys, recipe)
+
+
+def test_report_of_a_directory_that_is_no_run(capsys, tmp_path):
+    assert str(tmp_path) in refusal(capsys, "report", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("0.1\nnan\n", "gaps"),
+        ("0.1\n-inf\n", "gaps"),
+        ("0.1\nhello\n", "line 2: 'hello' is no number"),
+        ("", "at least one gap"),
+    ],
+)
+def test_gaps_that_are_no_numbers(capsys, tmp_path, content, said):
+    path = tmp_path / "gaps.txt"
+    path.write_text(content)
+    message = refusal(capsys, "worst-case", str(path), "--radius", "0.1", "--window", "-3", "3")
+    assert "gaps.txt" in message
+    assert said in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--radius", "-1", "--window", "-3", "3"], "radius"),
+        (["--radius", "1"], "window"),
+        (["--radius", "1", "--window", "3", "-3"], "window"),
+        (["--radius", "1", "--window", "1", "3"], "window"),
+        (["--radius", "1", "--space", "probability"], "window"),
+        (["--radius", "1", "--space", "probability", "--tangents", "0"], "tangents"),
+    ],
+)
+def test_arguments_of_the_follower_out_of_range(capsys, tmp_path, arguments, said):
+    path = tmp_path / "gaps.txt"
+    path.write_text("0.5\n-0.5\n")
+    assert said in refusal(capsys, "worst-case", str(path), *arguments)
+
+
+def test_train_names_an_unknown_key_of_its_config(capsys, tmp_path):
+    path = tmp_path / "train.yaml"
+    path.write_text("use_cpu: true\nbf16: false\nraduis: 0.1\n")
+    assert "raduis" in refusal(capsys, "train", "--config", str(path))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--radius", "-1"], "radius is -1.0; allowed"),
+        (["--space", "margin"], "window is None"),
+        ([], "model_name_or_path is missing"),
+        (["--model_name_or_path", "nowhere/at-all"], "nowhere/at-all"),
+    ],
+)
+def test_train_names_an_argument_that_cannot_be(capsys, recipe, arguments, said):
+    data = ["--dataset_name", str(recipe.parent / "seeds.jsonl"), "--use_cpu", "--bf16", "False"]
+    assert said in refusal(capsys, "train", *data, "--output_dir", str(recipe.parent / "out"), *arguments)
+
+
+def test_train_needs_a_dataset_of_pairs(capsys, recipe):
+    data = ["--dataset_name", str(recipe.parent / "prompts.jsonl"), "--use_cpu", "--bf16", "False"]
+    message = refusal(capsys, "train", *data, "--model_name_or_path", "x", "--output_dir", str(recipe.parent / "out"))
+    assert "prompts.jsonl" in message

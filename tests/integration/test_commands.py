@@ -1,0 +1,142 @@
+"""The commands do what the library does, on real files."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from datasets import load_from_disk
+from transformers import AutoModelForCausalLM
+
+from sgpo.cli import main
+from sgpo.policy.load import load_policy
+from sgpo.policy.score import score_responses
+from sgpo.robust.follower import worst_case
+
+GAPS = np.random.default_rng(0).normal(0.3, 1.0, 200)
+
+
+@pytest.fixture(params=["gaps.txt", "gaps.npy", "gaps.parquet"])
+def gaps_file(request, tmp_path):
+    path = tmp_path / request.param
+    if path.suffix == ".txt":
+        path.write_text("".join(f"{gap!r}\n" for gap in GAPS.tolist()))
+    elif path.suffix == ".npy":
+        np.save(path, GAPS)
+    else:
+        pq.write_table(pa.table({"other": GAPS * 0, "gap": GAPS}), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "keywords"),
+    [
+        (["--space", "probability", "--tangents", "6"], {"space": "probability", "tangents": 6}),
+        (["--window", "-5", "5"], {"space": "margin", "window": (-5, 5)}),
+        (["--window", "-5", "5", "--tangents", "4"], {"space": "margin", "window": (-5, 5), "tangents": 4}),
+    ],
+)
+def test_worst_case_prints_what_the_library_returns(capsys, gaps_file, arguments, keywords):
+    assert main(["worst-case", str(gaps_file), "--radius", "0.05", *arguments, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    expected = worst_case(GAPS, 0.05, **keywords)
+    for name in ("value", "empirical_value", "price", "moved_share"):
+        assert printed[name] == pytest.approx(getattr(expected, name), rel=1e-12)
+    np.testing.assert_allclose(printed["atoms"], expected.atoms)
+    assert sum(printed["atom_weights"]) == pytest.approx(1)
+
+
+def test_worst_case_without_json_is_for_people(capsys, gaps_file):
+    assert main(["worst-case", str(gaps_file), "--radius", "0.05", "--window", "-5", "5"]) == 0
+    words = capsys.readouterr().out.split()
+    assert {"value", "empirical_value", "price", "moved_share", "atoms"} <= set(words)
+
+
+def test_dry_run_writes_nothing_and_counts_what_the_run_then_does(capsys, recipe):
+    before = sorted(recipe.parent.rglob("*"))
+    assert main(["run", "--config", str(recipe), "--dry-run"]) == 0
+    plan = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert sorted(recipe.parent.rglob("*")) == before
+    assert "8 human pairs, scored by the reference" in plan
+    assert "6 prompts, 18 responses" in plan
+    assert main(["run", "--config", str(recipe), "--quiet"]) == 0
+    round_1 = json.loads((recipe.parent / "run/round-1/metrics.json").read_text())
+    assert (round_1["annotation"]["prompts"], round_1["annotation"]["responses"]) == (6, 18)
+    assert f"at most {round_1['leader']['steps']} steps" in plan
+
+
+def test_a_run_keeps_what_its_report_and_its_next_stage_need(recipe, micro_model):
+    assert main(["run", "--config", str(recipe), "--quiet"]) == 0
+    run = recipe.parent / "run"
+    pairs = load_from_disk(run / "round-1/pairs")
+    gaps = np.array(pairs["gap"])
+
+    # Every stored score is the score that the named model gives to the stored text.
+    policy, reference = load_policy(run / "round-0/policy"), load_policy(micro_model)
+    chosen = [row[0]["content"] for row in pairs["chosen"]]
+    for column, model in (("chosen_logps", policy), ("ref_chosen_logps", reference)):
+        again = score_responses(model, pairs["prompt"][:], chosen).logps
+        np.testing.assert_allclose(pairs[column], again, atol=1e-4)
+    beta = 0.1
+    own = np.array(pairs["chosen_logps"]) - np.array(pairs["rejected_logps"])
+    refs = np.array(pairs["ref_chosen_logps"]) - np.array(pairs["ref_rejected_logps"])
+    np.testing.assert_allclose(gaps, beta * (own - refs), atol=1e-9)
+
+    # Self-annotated pairs are ranked by the policy itself; human pairs keep the human's order.
+    sources = np.array(pairs["source"])
+    assert set(sources) == {"self", "human"}
+    assert (gaps[sources == "self"] > 0).all()
+
+    # The worst case on disk is that of these gaps, and the metrics repeat it.
+    worst = worst_case(gaps, 0.05, space="probability", tangents=6)
+    table = pq.read_table(run / "round-1/worst_case.parquet").to_pydict()
+    np.testing.assert_allclose(table["moved"], worst.moved)
+    metrics = json.loads((run / "metrics.jsonl").read_text().splitlines()[1])
+    assert metrics["follower"]["value"] == pytest.approx(worst.value)
+    assert metrics["follower"]["price"] == pytest.approx(worst.price)
+    assert metrics["heldout"]["pairs"] == 4
+    assert (run / "report.html").read_text().startswith("<!")
+
+
+def test_rounds_share_no_prompt(recipe):
+    assert main(["run", "--config", str(recipe), "--quiet"]) == 0
+    used = [
+        {row[0]["content"] for row in load_from_disk(recipe.parent / f"run/round-{number}/responses")["prompt"]}
+        for number in (1, 2)
+    ]
+    assert len(used[0]) == len(used[1]) == 6
+    assert not used[0] & used[1]
+
+
+def test_report_rebuilds_the_same_page(recipe, capsys):
+    assert main(["run", "--config", str(recipe), "--quiet"]) == 0
+    page = recipe.parent / "run/report.html"
+    first = page.read_bytes()
+    page.unlink()
+    assert main(["report", str(page.parent)]) == 0
+    assert page.read_bytes() == first
+
+
+def test_train_moves_a_policy_as_its_yaml_says(recipe, micro_model):
+    output = recipe.parent / "trained"
+    config = {
+        "model_name_or_path": micro_model,
+        "dataset_name": str(recipe.parent / "seeds.jsonl"),
+        "output_dir": str(output),
+        "use_cpu": True,
+        "bf16": False,
+        "max_steps": 3,
+        "learning_rate": 1e-3,
+        "radius": 0.1,
+        "report_to": "none",
+        "save_strategy": "no",
+        "dtype": "float32",
+        "dataloader_pin_memory": False,
+    }
+    (recipe.parent / "train.yaml").write_text(yaml.safe_dump(config))
+    assert main(["train", "--config", str(recipe.parent / "train.yaml"), "--beta", "0.5"]) == 0
+    before = AutoModelForCausalLM.from_pretrained(micro_model).state_dict()
+    after = AutoModelForCausalLM.from_pretrained(output).state_dict()
+    assert any(not before[name].equal(after[name]) for name in before)
