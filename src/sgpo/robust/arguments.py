@@ -2,14 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from sgpo.errors import InputError
 from sgpo.robust.link import Link, is_tensor, make_link
-
-BLOCK = 1 << 15
 
 
 def check_radius(radius: Any) -> float:
@@ -136,3 +134,35 @@ def resolve_link(
             "a finite link value, or tangents >= 1 (a finite under-estimate)."
         )
     return link, bounds
+
+
+class Problem(NamedTuple):
+    """The follower's problem, checked: points (N,) inside the window, radius, link, window, weights (N,) or None."""
+
+    points: np.ndarray
+    radius: float
+    link: Link
+    window: tuple[float, float]
+    weights: np.ndarray | None
+
+
+def prepare(
+    gaps: Any,
+    radius: float,
+    *,
+    space: str | None = None,
+    window: Sequence[float] | None = None,
+    tangents: int | None = None,
+    knots: str | None = None,
+    link: Link | str | None = None,
+    weights: Any = None,
+    clip: bool = False,
+) -> Problem:
+    """Checks the arguments of `worst_case` for NumPy gaps, and takes the gaps to their space."""
+    radius = check_radius(radius)
+    gaps = check_gaps(gaps)
+    check_finite(gaps, "gaps")
+    weights = check_weights(weights, len(gaps))
+    link, bounds = resolve_link(link, space, tangents, knots, window, gaps)
+    points = check_inside(link.to_space(gaps), bounds, clip)
+    return Problem(points, radius, link, bounds, weights)

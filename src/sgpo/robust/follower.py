@@ -1,13 +1,13 @@
 """The exact follower: the worst distribution of gaps in a Wasserstein ball, for all pairs at once."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from sgpo.robust.arguments import check_finite, check_gaps, check_inside, check_radius, check_weights, resolve_link
+from sgpo.robust.arguments import Problem, prepare
 from sgpo.robust.link import Link, is_tensor
-from sgpo.robust.selection import select
+from sgpo.robust.selection import blocks, select
 from sgpo.robust.solution import WorstCase
 
 __all__ = ["WorstCase", "worst_case"]
@@ -45,37 +45,38 @@ def worst_case(
     Raises: InputError (a ValueError) naming the argument, its value and what is allowed.
     Source: arXiv:2502.18099, Theorem 3.3; PAPER.md D1.
     """
-    radius = check_radius(radius)
+    options = {
+        "space": space,
+        "window": window,
+        "tangents": tangents,
+        "knots": knots,
+        "link": link,
+        "weights": weights,
+        "clip": clip,
+    }
     if is_tensor(gaps):
-        return _from_tensor(gaps, radius, locals())
-    gaps = check_gaps(gaps)
-    check_finite(gaps, "gaps")
-    weights = check_weights(weights, len(gaps))
-    link, window = resolve_link(link, space, tangents, knots, window, gaps)
-    points = check_inside(link.to_space(gaps), window, clip)
-    return _solve(points, radius, link, window, weights)
+        return _from_tensor(gaps, radius, options)
+    return solve_exact(prepare(gaps, radius, **options))
 
 
-def _solve(points, radius, link, window, weights) -> WorstCase:
+def solve_exact(problem: Problem) -> WorstCase:
+    """The exact follower on a problem that is checked already."""
+    points, radius, link, window, weights = problem
     a, b = window
-    mass = np.full(len(points), 1.0 / len(points)) if weights is None else weights
-    chosen = select(points, a, radius, mass)
+    chosen = select(points, a, radius, weights)
     if chosen.marginal is None:
-        moved, price = (points > a).astype(float), 0.0
+        marginal, price = b, 0.0
     else:
-        moved = ((points < chosen.marginal) & (points > a)).astype(float)
-        moved[points == chosen.marginal] = chosen.split
-        price = float(link.drop(a, np.float64(chosen.marginal))) / (chosen.marginal - a)
-    losses = link.value(points)
-    empirical = float(mass @ losses)
-    gain = float((mass * moved) @ (link.value(np.float64(a)) - losses))
+        marginal = chosen.marginal
+        price = float(link.drop(a, np.float64(marginal))) / (marginal - a)
+    sums, moved = _sum_losses(points, chosen, link, a, weights)
     return WorstCase(
-        value=empirical + max(gain, 0.0),
-        empirical_value=empirical,
+        value=sums.empirical + sums.gain,
+        empirical_value=sums.empirical,
         price=price,
         moved=moved,
-        moved_share=float(mass @ moved),
-        marginal=b if chosen.marginal is None else chosen.marginal,
+        moved_share=sums.share,
+        marginal=marginal,
         radius=radius,
         full_radius=chosen.full_radius,
         space=link.space,
@@ -86,10 +87,41 @@ def _solve(points, radius, link, window, weights) -> WorstCase:
     )
 
 
-def _from_tensor(gaps, radius, arguments) -> WorstCase:
+class _Sums(NamedTuple):
+    """Means over the data: the link, what the moved mass adds to it, and the moved mass."""
+
+    empirical: float
+    gain: float
+    share: float
+
+
+def _sum_losses(points, chosen, link, lower, weights) -> tuple[_Sums, np.ndarray]:
+    """One pass over the points: the losses are read once and never stored."""
+    moved = np.empty(len(points))
+    top = float(link.value(np.float64(lower)))
+    sums = np.zeros(3)
+    for part in blocks(len(points)):
+        x, share = points[part], moved[part]
+        if chosen.marginal is None:
+            np.greater(x, lower, out=share)
+        else:
+            np.less(x, chosen.marginal, out=share)
+            share[x == chosen.marginal] = chosen.split
+            share *= x > lower
+        loss = link.value(x)
+        if weights is None:
+            sums += (loss.sum(), share @ (top - loss), share.sum())
+        else:
+            w = weights[part]
+            sums += (w @ loss, (w * share) @ (top - loss), w @ share)
+    if weights is None:
+        sums /= len(points)
+    return _Sums(float(sums[0]), max(float(sums[1]), 0.0), min(float(sums[2]), 1.0)), moved
+
+
+def _from_tensor(gaps, radius, options) -> WorstCase:
     import torch
 
-    options = {key: arguments[key] for key in ("space", "window", "tangents", "knots", "link", "weights", "clip")}
     dtype = torch.float64 if gaps.dtype == torch.float64 else torch.float32
     solved = worst_case(gaps.detach().double().cpu().numpy(), radius, **options)
 
@@ -100,5 +132,5 @@ def _from_tensor(gaps, radius, arguments) -> WorstCase:
     fields = {name: back(getattr(solved, name)) for name in names}
     weights = None if solved.weights is None else back(solved.weights)
     return WorstCase(
-        **fields, radius=radius, space=solved.space, window=solved.window, link=solved.link, weights=weights
+        **fields, radius=solved.radius, space=solved.space, window=solved.window, link=solved.link, weights=weights
     )

@@ -252,7 +252,8 @@ def tangent_link(base: Link, knots: Any) -> TangentLink:
     intercepts = np.maximum.reduceat(
         intercept[np.argsort(slope, kind="stable")], np.searchsorted(np.sort(slope), slopes)
     )
-    kinks = np.maximum.accumulate((intercepts[:-1] - intercepts[1:]) / np.diff(slopes))
+    # A piece hands over between its own knot and the next one, whatever rounding makes of slopes that nearly agree.
+    kinks = np.clip((intercepts[:-1] - intercepts[1:]) / np.diff(slopes), knots[first][:-1], knots[first][1:])
     name = f"{len(slopes)} tangents of {base.name}"
     return TangentLink(
         name, base.space, base.decreasing, base=base, knots=knots[np.sort(first)], slopes=slopes, intercepts=intercepts,

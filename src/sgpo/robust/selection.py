@@ -1,8 +1,14 @@
-"""Which gaps the follower moves: the fractional knapsack of PAPER.md D1."""
+"""Which gaps the follower moves: the fractional knapsack of PAPER.md D1, by weighted selection instead of sorting."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+
+# A block's temporaries stay in the second-level cache, and never become arrays of N.
+BLOCK = 1 << 15
+_SORT_AT_MOST = 2048
+_SAMPLE = 4096
 
 
 class Selection(NamedTuple):
@@ -10,7 +16,7 @@ class Selection(NamedTuple):
 
     Attributes:
         marginal: the lowest point that is not moved whole; None if everything moves.
-        split: share of the mass at the marginal point that moves, in [0, 1).
+        split: share of the mass at the marginal point that moves, in [0, 1].
         full_radius: radius from which on everything moves.
     """
 
@@ -19,16 +25,127 @@ class Selection(NamedTuple):
     full_radius: float
 
 
-def select(points: np.ndarray, lower: float, radius: float, weights: np.ndarray) -> Selection:
-    """Fills the lowest points first until their transport to `lower` has cost `radius`."""
-    order = np.argsort(points, kind="stable")
-    points, weights = points[order], weights[order]
-    spent = np.cumsum(weights * (points - lower))
-    index = int(np.searchsorted(spent, radius, side="right"))
-    if index == len(points):
-        return Selection(None, 0.0, float(spent[-1]))
+class _Cut(NamedTuple):
+    """Points between two pivots (inclusive) with their weights, and the cost of the points below and between them."""
+
+    band: np.ndarray
+    weights: np.ndarray | None
+    below_cost: float
+    band_cost: float
+
+
+def blocks(count: int) -> Iterator[slice]:
+    """Slices of at most BLOCK entries that cover `count`."""
+    return (slice(start, start + BLOCK) for start in range(0, count, BLOCK))
+
+
+def transport_cost(points: np.ndarray, lower: float, weights: np.ndarray | None) -> float:
+    """Cost of moving every point to `lower`: a sum, or a weighted one."""
+    if weights is None:
+        return float(sum((points[part] - lower).sum() for part in blocks(len(points))))
+    return float(sum(weights[part] @ (points[part] - lower) for part in blocks(len(points))))
+
+
+def select(points: np.ndarray, lower: float, radius: float, weights: np.ndarray | None) -> Selection:
+    """Fills the lowest points first until their transport to `lower` has cost `radius`.
+
+    Brackets the marginal point by a sorted sample, keeps what lies inside the bracket, and begins again, so that only
+    a few thousand points are ever sorted: O(N) time, and memory for the bracket.
+
+    Args:
+        points: (N,) finite, at or above `lower`.
+        lower: a, where mass goes.
+        radius: budget per unit of mass, >= 0.
+        weights: (N,) sample weights that sum to 1; None: all 1/N.
+    """
+    total = transport_cost(points, lower, weights)
+    if weights is None:
+        if not np.isfinite(total) or not np.isfinite(radius * len(points)):
+            # The sum left the range of float64; in shares of 1/N it cannot.
+            return select(points, lower, radius, np.full(len(points), 1.0 / len(points)))
+        count = float(len(points))
+        full_radius, budget = total / count, radius * count
+    else:
+        full_radius, budget = total, radius
+    if radius >= full_radius:
+        return Selection(None, 0.0, full_radius)
+    marginal, split = _marginal(points, lower, budget, weights)
+    return Selection(marginal, split, full_radius)
+
+
+def _marginal(points, lower, budget, weights) -> tuple[float, float]:
+    while len(points) > _SORT_AT_MOST:
+        low, high = _bracket(points, lower, budget, weights)
+        cut = _cut(points, lower, low, high, weights)
+        if cut.below_cost > budget:
+            keep = points < low
+        elif cut.below_cost + cut.band_cost <= budget and (points > high).any():
+            keep = points > high
+            budget -= cut.below_cost + cut.band_cost
+        elif low == high:
+            return low, float(np.clip((budget - cut.below_cost) / cut.band_cost, 0.0, 1.0))
+        elif len(cut.band) == len(points):
+            break
+        else:
+            points, weights = cut.band, cut.weights
+            budget -= cut.below_cost
+            continue
+        points, weights = points[keep], None if weights is None else weights[keep]
+    return _sorted_marginal(points, lower, budget, weights)
+
+
+def _bracket(points, lower, budget, weights) -> tuple[float, float]:
+    """Two values with the marginal point between them, but for a bad sample (which costs time, not truth)."""
+    count = min(_SAMPLE, max(256, len(points) // 64))
+    stride = len(points) // count
+    sample = points[::stride]
+    order = np.argsort(sample)
+    sample = sample[order]
+    cost = (sample - lower) if weights is None else weights[::stride][order] * (sample - lower)
+    rank = int(np.searchsorted(np.cumsum(cost), budget * (len(sample) / len(points)), side="right"))
+    # Costs below a point are at most its own, so the rank's standard error is about the square root of the rank.
+    slack = int(4.0 * np.sqrt(rank)) + 8
+    low = float(sample[rank - slack]) if rank > slack else -np.inf
+    high = float(sample[rank + slack]) if rank + slack < len(sample) else np.inf
+    return low, high
+
+
+def _cut(points, lower, low, high, weights) -> _Cut:
+    bands, band_weights, below_cost, band_cost = [], [], 0.0, 0.0
+    for part in blocks(len(points)):
+        x = points[part]
+        reach = x <= high
+        x = x[reach]
+        w = None if weights is None else weights[part][reach]
+        if low > -np.inf:
+            below = x < low
+            below_cost += _cost(x[below], lower, None if w is None else w[below])
+            np.logical_not(below, out=below)
+            x, w = x[below], None if w is None else w[below]
+        band_cost += _cost(x, lower, w)
+        bands.append(x)
+        band_weights.append(w)
+    weights = None if weights is None else np.concatenate(band_weights)
+    return _Cut(np.concatenate(bands), weights, below_cost, band_cost)
+
+
+def _cost(x, lower, w) -> float:
+    return float((x - lower).sum() if w is None else w @ (x - lower))
+
+
+def _sorted_marginal(points, lower, budget, weights) -> tuple[float, float]:
+    if weights is None:
+        points = np.sort(points)
+        cost = points - lower
+    else:
+        order = np.argsort(points)
+        points = points[order]
+        cost = weights[order] * (points - lower)
+    spent = np.cumsum(cost)
+    # Rounding can leave the budget a hair above all that is left; the last point that costs anything is marginal then.
+    index = min(int(np.searchsorted(spent, budget, side="right")), int(np.searchsorted(spent, spent[-1])))
     marginal = points[index]
     first, last = np.searchsorted(points, marginal, side="left"), np.searchsorted(points, marginal, side="right")
     before = spent[first - 1] if first else 0.0
-    split = (radius - before) / (spent[last - 1] - before)
-    return Selection(float(marginal), float(np.clip(split, 0.0, 1.0)), float(spent[-1]))
+    tied = cost[first:last].sum()
+    return float(marginal), float(np.clip((budget - before) / tied, 0.0, 1.0))
