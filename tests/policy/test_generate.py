@@ -1,0 +1,183 @@
+import logging
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from policy.conversations import PROMPTS, ask
+from sgpo.errors import InputError
+from sgpo.policy.generate import generate_responses
+from sgpo.policy.load import load_policy
+from sgpo.policy.tokens import tokenize_prompt
+from tiny_model import build_tiny_model
+
+
+@pytest.fixture
+def ending_policy(policy_path):
+    """A policy that was published with many tokens that end a response, so that many responses end."""
+    policy = load_policy(policy_path, device="cpu")
+    policy.model.generation_config.eos_token_id = list(range(2, 60))
+    return policy
+
+
+def greedy_by_hand(policy, messages, max_new_tokens):
+    ids = tokenize_prompt(policy.tokenizer, messages)
+    new = []
+    for _ in range(max_new_tokens):
+        with torch.no_grad():
+            logits = policy.model(input_ids=torch.tensor([ids + new])).logits[0, -1]
+        new.append(int(logits.argmax()))
+        if new[-1] == policy.tokenizer.eos_token_id:
+            break
+    return policy.tokenizer.decode(new, skip_special_tokens=True), len(new)
+
+
+def test_temperature_zero_takes_the_most_likely_tokens_whatever_the_batch(policy):
+    found = generate_responses(policy, PROMPTS, n=1, temperature=0, max_new_tokens=12, seed=0, batch_size=4)
+    expected = [greedy_by_hand(policy, messages, 12) for messages in PROMPTS]
+    assert [(row[0].text, row[0].n_tokens) for row in found] == expected
+
+
+def test_one_call_gives_one_text(policy):
+    first, again, other = (
+        generate_responses(policy, PROMPTS, n=3, max_new_tokens=8, seed=seed, batch_size=6) for seed in (5, 5, 6)
+    )
+    assert first == again
+    assert first != other
+
+
+def test_the_batches_of_one_call_draw_different_numbers(policy):
+    found = generate_responses(policy, ask("a", "a", "a", "a"), n=2, max_new_tokens=8, seed=0, batch_size=2)
+    assert len({response.text for row in found for response in row}) == 8
+
+
+def test_generation_leaves_the_model_and_the_random_state_alone(policy_path):
+    policy = load_policy(policy_path, device="cpu")
+    policy.model.train()
+    policy.model.generation_config.top_k = 7
+    before, defaults = torch.random.get_rng_state(), policy.model.generation_config.to_dict()
+    generate_responses(policy, PROMPTS, max_new_tokens=4, seed=0)
+    assert policy.model.training
+    assert policy.model.generation_config.to_dict() == defaults
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert policy.tokenizer.padding_side == load_policy(policy_path, device="cpu").tokenizer.padding_side
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(0.7, 1.0), (1.5, 1.0), (1.0, 0.6)])
+def test_samples_follow_the_tempered_next_token_law(policy_path, temperature, top_p):
+    policy = load_policy(policy_path, device="cpu")
+    # Defaults that a checkpoint brings along must not bend the policy.
+    policy.model.generation_config.top_k = 2
+    policy.model.generation_config.repetition_penalty = 3.0
+    [messages] = ask("Why?")
+    n = 4000
+    [found] = generate_responses(
+        policy, [messages], n=n, temperature=temperature, top_p=top_p, max_new_tokens=1, seed=1, batch_size=n
+    )
+    with torch.no_grad():
+        ids = torch.tensor([tokenize_prompt(policy.tokenizer, messages)])
+        law = torch.softmax(policy.model(input_ids=ids).logits[0, -1].double() / temperature, dim=-1).numpy()
+    order = np.argsort(-law)
+    nucleus = order[: np.searchsorted(np.cumsum(law[order]), top_p) + 1]
+    law = np.where(np.isin(np.arange(len(law)), nucleus), law, 0.0)
+    law /= law.sum()
+    texts = policy.tokenizer.batch_decode([[token] for token in range(len(law))], skip_special_tokens=True)
+    expected, observed = {}, dict.fromkeys(texts, 0)
+    for text, share in zip(texts, law, strict=True):
+        expected[text] = expected.get(text, 0.0) + share
+    for response in found:
+        observed[response.text] += 1
+    assert all(observed[text] == 0 for text, share in expected.items() if share == 0)
+    common = [text for text, share in expected.items() if share * n >= 5]
+    counts = [observed[text] for text in common]
+    counts.append(n - sum(counts))
+    shares = [expected[text] for text in common]
+    shares.append(max(1 - sum(shares), 1e-12))
+    if shares[-1] * n < 5:
+        counts[-2:], shares[-2:] = [sum(counts[-2:])], [sum(shares[-2:])]
+    assert stats.chisquare(counts, np.array(shares) / sum(shares) * n).pvalue > 1e-3
+
+
+def test_the_finish_reason_says_whether_the_policy_ended(ending_policy):
+    found = [row for rows in generate_responses(ending_policy, PROMPTS, n=8, max_new_tokens=6, seed=0) for row in rows]
+    assert {response.finish_reason for response in found} == {"stop", "length"}
+    assert all(response.n_tokens == 6 for response in found if response.finish_reason == "length")
+    assert any(response.n_tokens < 6 for response in found if response.finish_reason == "stop")
+
+
+def test_a_finished_response_ends_at_its_first_closing_token(policy_path):
+    policy = load_policy(policy_path, device="cpu")
+    free = generate_responses(policy, PROMPTS, n=1, temperature=0, max_new_tokens=10, seed=0)
+    [[reference], *_] = free
+    ids = greedy_ids(policy, PROMPTS[0], 10)
+    # The fourth token of the greedy response ends it, unless it came earlier.
+    policy.model.generation_config.eos_token_id = [ids[3]]
+    [[cut], *_] = generate_responses(policy, PROMPTS, n=1, temperature=0, max_new_tokens=10, seed=0)
+    assert reference.finish_reason == "length"
+    assert (cut.finish_reason, cut.n_tokens) == ("stop", ids.index(ids[3]) + 1)
+
+
+def greedy_ids(policy, messages, count):
+    ids = tokenize_prompt(policy.tokenizer, messages)
+    for _ in range(count):
+        with torch.no_grad():
+            ids = [*ids, int(policy.model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())]
+    return ids[-count:]
+
+
+def test_text_holds_no_special_tokens(ending_policy):
+    found = generate_responses(ending_policy, PROMPTS, n=16, temperature=3.0, max_new_tokens=12, seed=0)
+    assert not any("<|" in response.text and "|>" in response.text for row in found for response in row)
+
+
+def test_generation_logs_no_warning(policy):
+    records = []
+
+    class Collector(logging.Handler):
+        def emit(self, record):
+            records.append(record.getMessage())
+
+    collector = Collector(logging.WARNING)
+    logging.getLogger("transformers").addHandler(collector)
+    try:
+        generate_responses(policy, PROMPTS, max_new_tokens=3, seed=0)
+        generate_responses(policy, PROMPTS, n=1, temperature=0, max_new_tokens=3, seed=0)
+    finally:
+        logging.getLogger("transformers").removeHandler(collector)
+    assert records == []
+
+
+def test_progress_adds_up_to_the_prompts(policy):
+    done = []
+    generate_responses(policy, PROMPTS, max_new_tokens=2, seed=0, batch_size=4, progress=done.append)
+    assert done == [2, 2, 2]
+
+
+def test_no_prompts_give_no_responses(policy):
+    assert generate_responses(policy, [], seed=0) == []
+
+
+def test_a_prompt_that_leaves_no_room_in_the_context_is_named(tmp_path):
+    short = load_policy(build_tiny_model(tmp_path / "short", context=64), device="cpu")
+    with pytest.raises(InputError, match=r"row 1: the prompt has \d+ tokens.*max_new_tokens 8.*short.*64"):
+        generate_responses(short, ask("a", "b" * 60), max_new_tokens=8, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n": 0}, "n is 0"),
+        ({"temperature": 0.0}, "n is 2 with temperature 0"),
+        ({"temperature": -1.0}, "temperature is -1.0"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"top_p": 0.0}, "top_p is 0.0"),
+        ({"top_p": 1.1}, "top_p is 1.1"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(policy, arguments, message):
+    with pytest.raises(InputError, match=message):
+        generate_responses(policy, PROMPTS, **{"seed": 0, **arguments})
