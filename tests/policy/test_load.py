@@ -53,6 +53,7 @@ def test_padding_falls_back_to_the_end_token(copy):
 def test_a_missing_directory_is_refused(tmp_path):
     assert "does not exist; allowed: a directory" in refuse(tmp_path / "nothing")
     assert "does not exist; allowed: a directory" in refuse("./nothing")
+    assert "does not exist; allowed: a directory" in refuse("")
 
 
 def test_a_file_is_refused(copy):

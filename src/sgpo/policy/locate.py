@@ -15,9 +15,9 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 def check_exists(path: str | Path, what: str) -> None:
     """Refuses a path that is meant as a directory and is none, before the Hub is asked for it."""
     name = str(path)
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return
-    if Path(name).exists():
+    if name and Path(name).exists():
         raise InputError(f"{what} {name!r} is a file; allowed: a directory or a Hugging Face Hub id.")
     looks_like_id = isinstance(path, str) and not name.startswith((".", "/", "~")) and name.count("/") <= 1
     if not looks_like_id or not name:

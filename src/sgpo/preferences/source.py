@@ -41,14 +41,13 @@ def load_rows(path: str | Path, *, split: str | None = None) -> Dataset:
     Raises:
         InputError: there is nothing at `path`, it is not valid (the file and line are named), or it has no such split.
     """
-    place = Path(path)
-    if place.is_dir():
+    place, name = Path(path), str(path)
+    if name and place.is_dir():
         return _load_folder(place, split)
     if place.is_file():
         if split is not None:
             raise InputError(f"split is {split!r}, but {place} is one file; allowed: no split.")
         return _load_file(place)
-    name = str(path)
     is_id = isinstance(path, str) and not name.startswith((".", "/", "~")) and name.count("/") <= 1
     if not is_id or not name or name.endswith(SUFFIXES):
         raise InputError(f"{name!r} does not exist; allowed: {SOURCES}.")

@@ -1,0 +1,141 @@
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sgpo.errors import InputError
+from sgpo.preferences.annotate import annotate_pairs, implicit_rewards
+from sgpo.preferences.layout import to_pairs
+
+BETA = 0.1
+
+
+@dataclass(frozen=True)
+class Answer:
+    text: str
+    finish_reason: str = "stop"
+
+
+def annotate(responses, rewards, **changes):
+    """Annotates with log-probabilities that make `rewards` the implicit rewards."""
+    prompts = [[{"role": "user", "content": f"{row}?"}] for row in range(len(responses))]
+    rewards = np.asarray(rewards, dtype=float)
+    arguments = {"policy_logps": rewards / BETA - 50, "reference_logps": np.full(len(rewards), -50.0), "beta": BETA}
+    return annotate_pairs(prompts, responses, rewards, **{**arguments, **changes})
+
+
+def test_the_best_response_is_paired_with_the_worst():
+    found = annotate([[Answer("a"), Answer("b"), Answer("c")], [Answer("d"), Answer("e")]], [0.1, 0.9, -0.3, 1.0, 2.0])
+    texts = [(row["chosen"][0]["content"], row["rejected"][0]["content"]) for row in found.pairs]
+    assert texts == [("b", "c"), ("e", "d")]
+    assert found.pairs[1]["prompt"] == [{"role": "user", "content": "1?"}]
+
+
+def test_stored_scores_are_those_of_the_pair_and_make_its_gap():
+    policy, reference = np.array([-10.0, -20.0, -31.0]), np.array([-12.0, -21.0, -30.0])
+    rewards = implicit_rewards(policy, reference, BETA)
+    np.testing.assert_allclose(rewards, [0.2, 0.1, -0.1])
+    found = annotate([[Answer("a"), Answer("b"), Answer("c")]], rewards, policy_logps=policy, reference_logps=reference)
+    row = found.pairs[0]
+    assert (row["chosen_logps"], row["rejected_logps"]) == (-10.0, -31.0)
+    assert (row["ref_chosen_logps"], row["ref_rejected_logps"]) == (-12.0, -30.0)
+    assert row["gap"] == pytest.approx(BETA * ((-10.0 + 12.0) - (-31.0 + 30.0)), abs=1e-12)
+
+
+def test_rewards_order_the_pair_even_against_the_implicit_reward():
+    policy, reference = np.array([-10.0, -20.0]), np.array([-15.0, -15.0])
+    found = annotate([[Answer("a"), Answer("b")]], [0.0, 1.0], policy_logps=policy, reference_logps=reference)
+    assert found.pairs[0]["chosen"][0]["content"] == "b"
+    assert found.pairs[0]["gap"] == pytest.approx(-1.0)
+
+
+DROPS = {
+    "identical": ([Answer("a"), Answer(" a\n")], [0.0, 1.0]),
+    "unfinished": ([Answer("a"), Answer("b", "length")], [0.0, 1.0]),
+    "empty": ([Answer("a"), Answer(" \n")], [0.0, 1.0]),
+    "tied": ([Answer("a"), Answer("b")], [1.0, 1.0]),
+}
+
+
+@pytest.mark.parametrize("reason", DROPS)
+def test_a_prompt_without_a_pair_is_counted_under_its_reason(reason):
+    responses, rewards = DROPS[reason]
+    found = annotate([responses, [Answer("x"), Answer("y")]], [*rewards, 0.0, 1.0])
+    assert found.counts["dropped"] == {name: int(name == reason) for name in DROPS}
+    assert found.counts["pairs"] == len(found.pairs) == 1
+
+
+def test_an_unfinished_response_is_out_before_the_best_is_chosen():
+    found = annotate([[Answer("cut", "length"), Answer("b"), Answer("c")]], [9.0, 1.0, 0.0])
+    assert found.pairs[0]["chosen"][0]["content"] == "b"
+
+
+def test_annotated_pairs_are_pairs_in_the_layout():
+    found = annotate([[Answer("a"), Answer("b")]] * 3, [0.0, 1.0] * 3)
+    again = to_pairs(found.pairs, "pairs")
+    assert again[:] == found.pairs[:]
+
+
+def test_no_pair_at_all_still_has_the_columns_of_one():
+    found = annotate([DROPS["tied"][0]], DROPS["tied"][1])
+    full = annotate([[Answer("a"), Answer("b")]], [0.0, 1.0])
+    assert found.pairs.features == full.pairs.features
+    assert len(found.pairs) == 0
+
+
+answers = st.builds(
+    Answer, st.sampled_from(["a", "a ", "b", "c", "", " "]), st.sampled_from(["stop", "stop", "length"])
+)
+scored = st.lists(st.tuples(answers, st.sampled_from([-1.0, 0.0, 0.5, 2.0])), min_size=2, max_size=5)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(scored, max_size=8))
+def test_every_prompt_is_counted_once_and_every_pair_is_a_preference(rows):
+    responses = [[answer for answer, _ in row] for row in rows]
+    rewards = [reward for row in rows for _, reward in row]
+    found = annotate(responses, rewards)
+    counts = found.counts
+    assert counts["prompts"] == len(rows) == counts["pairs"] + sum(counts["dropped"].values())
+    assert counts["responses"] == len(rewards)
+    assert counts["pairs"] == len(found.pairs)
+    for pair in found.pairs:
+        row = rows[int(pair["prompt"][0]["content"][:-1])]
+        chosen, rejected = pair["chosen"][0]["content"], pair["rejected"][0]["content"]
+        assert chosen.strip() and rejected.strip() and chosen.strip() != rejected.strip()
+        assert (Answer(chosen), pair["chosen_logps"]) in [(answer, reward / BETA - 50) for answer, reward in row]
+        assert (Answer(rejected), pair["rejected_logps"]) in [(answer, reward / BETA - 50) for answer, reward in row]
+        assert pair["gap"] > 0
+
+
+BAD = {
+    "reward": ({"rewards": [0.0, 1.0, float("nan"), 1.0]}, "rewards row 1, response 0: nan; allowed: a finite number"),
+    "log-probability": ({"policy_logps": [0, 0, 0, -np.inf]}, "policy_logps row 1, response 1: -inf"),
+    "reference": ({"reference_logps": [np.nan, 0, 0, 0]}, "reference_logps row 0, response 0: nan"),
+    "length": ({"rewards": [0.0, 1.0]}, r"rewards has the shape \(2,\); allowed: one number per response, 4"),
+    "beta": ({"beta": 0.0}, "beta is 0.0; allowed: a number > 0"),
+    "prompts": ({"prompts": []}, "responses has 2 rows; allowed: one per prompt, 0"),
+    "single": ({"responses": [[Answer("a")], [Answer("b")]]}, "responses row 0 has 1 responses; allowed: at least two"),
+    "reason": (
+        {"responses": [[Answer("a"), Answer("b", "eos")]] * 2},
+        "responses row 0: finish_reason is 'eos'; allowed: 'stop', 'length'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_argument_is_named(name):
+    changes, message = BAD[name]
+    arguments = {
+        "prompts": [[{"role": "user", "content": "?"}]] * 2,
+        "responses": [[Answer("a"), Answer("b")]] * 2,
+        "rewards": np.arange(4.0),
+        "policy_logps": np.arange(4.0),
+        "reference_logps": np.zeros(4),
+        "beta": BETA,
+        **changes,
+    }
+    with pytest.raises(InputError, match=message):
+        annotate_pairs(**arguments)

@@ -1,0 +1,166 @@
+import pytest
+from datasets import Dataset
+from trl.data_utils import extract_prompt
+
+from sgpo.errors import InputError
+from sgpo.preferences.layout import PAIR_FEATURES, to_pairs, to_prompts
+
+
+def user(content):
+    return {"role": "user", "content": content}
+
+
+def assistant(content):
+    return {"role": "assistant", "content": content}
+
+
+PAIR = {"prompt": [user("Why?")], "chosen": [assistant("Because.")], "rejected": [assistant("No.")]}
+
+LAYOUTS = {
+    "UltraFeedback-binarized": {
+        "prompt": "Why?",
+        "chosen": [user("Why?"), assistant("Because.")],
+        "rejected": [user("Why?"), assistant("No.")],
+    },
+    "conversational, explicit prompt": PAIR,
+    "conversational, prompt twice": {
+        "prompt": [user("Why?")],
+        "chosen": [user("Why?"), assistant("Because.")],
+        "rejected": [user("Why?"), assistant("No.")],
+    },
+    "conversational, implicit prompt": {
+        "chosen": [user("Why?"), assistant("Because.")],
+        "rejected": [user("Why?"), assistant("No.")],
+    },
+    "standard, explicit prompt": {"prompt": "Why?", "chosen": "Because.", "rejected": "No."},
+    "string prompt, message responses": {
+        "prompt": "Why?",
+        "chosen": [assistant("Because.")],
+        "rejected": [assistant("No.")],
+    },
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_layout_becomes_the_same_pair(name):
+    pairs = to_pairs(Dataset.from_list([LAYOUTS[name]]), "pairs")
+    assert pairs[0] == PAIR
+    assert pairs.features == PAIR_FEATURES
+
+
+def test_an_implicit_prompt_is_the_one_that_trl_extracts():
+    turns = [{"role": "system", "content": "Be brief."}, user("Who?"), assistant("He."), user("Why?")]
+    row = {"chosen": [*turns, assistant("Because.")], "rejected": [*turns, assistant("No.")]}
+    assert to_pairs(Dataset.from_list([row]), "pairs")[0] == extract_prompt(row)
+
+
+def test_bringing_pairs_to_their_layout_twice_changes_nothing():
+    once = to_pairs(Dataset.from_list([LAYOUTS["UltraFeedback-binarized"]]), "pairs")
+    twice = to_pairs(once, "pairs")
+    assert twice[:] == once[:]
+    assert twice.features == once.features
+
+
+def test_other_columns_are_kept_row_by_row():
+    rows = [{"prompt": f"{i}?", "chosen": "a", "rejected": "b", "score": i / 2, "source": f"s{i}"} for i in range(2500)]
+    shuffled = Dataset.from_list(rows).shuffle(seed=0)
+    pairs = to_pairs(shuffled, "pairs")
+    assert pairs["score"][:] == [float(prompt[0]["content"][:-1]) / 2 for prompt in pairs["prompt"]]
+    assert pairs["source"][:] == shuffled["source"][:]
+
+
+def test_text_is_kept_to_the_byte():
+    text = "  a\n\n<|im_end|> {{ x }} ü\u2028 "
+    pairs = to_pairs(Dataset.from_list([{"prompt": text, "chosen": text, "rejected": "b"}]), "pairs")
+    assert pairs[0]["prompt"][0]["content"] == pairs[0]["chosen"][0]["content"] == text
+
+
+GOOD = LAYOUTS["standard, explicit prompt"]
+TURNS = LAYOUTS["conversational, implicit prompt"]
+BAD_ROWS = {
+    "equal responses": (GOOD, {**GOOD, "rejected": " Because.\n"}, r"chosen and rejected are equal \('Because\.'\)"),
+    "empty response": (GOOD, {**GOOD, "chosen": "  "}, "the response of chosen is empty"),
+    "empty prompt": (GOOD, {**GOOD, "prompt": " "}, "the prompt in prompt is empty"),
+    "missing prompt": (GOOD, {**GOOD, "prompt": None}, "prompt is None; allowed: a string or a list"),
+    "missing response": (PAIR, {**PAIR, "chosen": None}, "chosen is None"),
+    "no messages": (PAIR, {**PAIR, "chosen": []}, r"chosen is \[\]"),
+    "prompt ends in an answer": (
+        PAIR,
+        {**PAIR, "prompt": [user("Why?"), assistant("So.")]},
+        "the prompt in prompt ends in a turn of 'assistant'; allowed: a user turn",
+    ),
+    "response by the user": (PAIR, {**PAIR, "rejected": [user("No.")]}, "rejected ends in a turn of 'user'"),
+    "different prompts": (
+        TURNS,
+        {**TURNS, "rejected": [user("How?"), assistant("No.")]},
+        "the prompts of 'chosen' and 'rejected' differ",
+    ),
+    "another prompt in the column": (
+        {**PAIR, **TURNS},
+        {**TURNS, "prompt": [user("How?")]},
+        "chosen begins with other messages than 'prompt'",
+    ),
+    "no prompt at all": (
+        TURNS,
+        {"chosen": [assistant("a")], "rejected": [assistant("b")]},
+        "chosen holds a response and no prompt",
+    ),
+    "unknown role": (PAIR, {**PAIR, "chosen": [{"role": "tool", "content": "x"}]}, "the roles system, user, assistant"),
+    "content that is no text": (PAIR, {**PAIR, "chosen": [{"role": "assistant", "content": None}]}, "content None"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ROWS)
+def test_a_bad_row_is_named(name):
+    good, bad, message = BAD_ROWS[name]
+    with pytest.raises(InputError, match=rf"^seeds\.jsonl row 1: .*{message}"):
+        to_pairs(Dataset.from_list([good, bad]), "seeds.jsonl")
+
+
+def test_a_number_as_content_is_named():
+    rows = {"prompt": [1, 2], "chosen": ["a", "b"], "rejected": ["b", "a"]}
+    with pytest.raises(InputError, match=r"seeds row 0: prompt is 1; allowed: a string"):
+        to_pairs(Dataset.from_dict(rows), "seeds")
+
+
+@pytest.mark.parametrize("missing", ["chosen", "rejected"])
+def test_a_missing_column_is_named_with_those_that_exist(missing):
+    row = {name: value for name, value in GOOD.items() if name != missing}
+    with pytest.raises(InputError, match=rf"f has the columns \['prompt', .*and no '{missing}'; allowed: 'chosen'"):
+        to_pairs(Dataset.from_list([row]), "f")
+
+
+def test_an_empty_dataset_is_refused():
+    with pytest.raises(InputError, match="f has no rows; allowed: at least one"):
+        to_pairs(Dataset.from_list([GOOD]).select([]), "f")
+
+
+def test_tools_are_refused_because_they_would_change_the_training_text():
+    with pytest.raises(InputError, match="the column 'tools', which is not supported"):
+        to_pairs(Dataset.from_list([{**GOOD, "tools": "[]"}]), "f")
+
+
+POOLS = {
+    "strings": {"prompt": "Why?"},
+    "messages as prompt": {"prompt": [user("Why?")]},
+    "messages with an answer": {"messages": [user("Why?"), assistant("Because.")]},
+    "messages without": {"messages": [user("Why?")]},
+    **LAYOUTS,
+}
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_every_pool_becomes_the_same_prompts(name):
+    prompts = to_prompts(Dataset.from_list([{**POOLS[name], "id": 7}]), "pool")
+    assert prompts[:] == {"prompt": [[user("Why?")]], "id": [7]}
+
+
+def test_a_pool_of_pairs_may_hold_equal_responses_but_no_bad_prompt():
+    to_prompts(Dataset.from_list([{**GOOD, "rejected": "Because."}]), "pool")
+    with pytest.raises(InputError, match="pool row 0: the prompt in prompt is empty"):
+        to_prompts(Dataset.from_list([{**GOOD, "prompt": ""}]), "pool")
+
+
+def test_a_pool_without_prompts_is_refused_with_its_columns():
+    with pytest.raises(InputError, match=r"pool has the columns \['text'\] and no prompt; allowed: 'prompt'"):
+        to_prompts(Dataset.from_list([{"text": "a"}]), "pool")

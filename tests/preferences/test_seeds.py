@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sgpo.errors import InputError
+from sgpo.preferences.layout import to_pairs
+from sgpo.preferences.seeds import hold_out, select_seeds
+
+
+def make_pairs(prompts):
+    rows = [{"prompt": f"{name}?", "chosen": "a", "rejected": "b", "id": i} for i, name in enumerate(prompts)]
+    return to_pairs(Dataset.from_list(rows), "pairs")
+
+
+PAIRS = make_pairs(range(40))
+
+
+def test_seeds_are_distinct_pairs_in_their_order():
+    ids = select_seeds(PAIRS, 15, 3)["id"][:]
+    assert len(ids) == 15
+    assert ids == sorted(set(ids))
+
+
+def test_a_smaller_choice_is_part_of_a_larger_one():
+    assert set(select_seeds(PAIRS, 5, 3)["id"]) < set(select_seeds(PAIRS, 20, 3)["id"])
+
+
+def test_the_seed_decides_the_choice():
+    assert select_seeds(PAIRS, 10, 3)["id"][:] == select_seeds(PAIRS, 10, 3)["id"][:]
+    assert select_seeds(PAIRS, 10, 3)["id"][:] != select_seeds(PAIRS, 10, 4)["id"][:]
+
+
+def test_every_pair_is_chosen_equally_often():
+    counts = np.zeros(40)
+    for seed in range(400):
+        counts[select_seeds(PAIRS, 10, seed)["id"][:]] += 1
+    # Each count is binomial(400, 1/4): mean 100, standard deviation 8.7.
+    assert np.abs(counts - 100).max() < 4 * 8.7
+
+
+@pytest.mark.parametrize("size", [0, 41, -1])
+def test_a_number_of_seeds_out_of_range_is_refused(size):
+    with pytest.raises(InputError, match=f"the number of seed pairs is {size}; allowed: 1 to 40"):
+        select_seeds(PAIRS, size, 0)
+
+
+def test_a_negative_seed_is_refused():
+    with pytest.raises(InputError, match="seed is -1"):
+        select_seeds(PAIRS, 1, -1)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    prompts=st.lists(st.integers(0, 6), min_size=2, max_size=25).filter(lambda names: len(set(names)) > 1),
+    share=st.floats(0.01, 0.99),
+    seed=st.integers(0, 100),
+)
+def test_held_out_pairs_share_no_prompt_with_the_rest_and_none_is_lost(prompts, share, seed):
+    train, held_out = hold_out(make_pairs(prompts), share, seed)
+    train_names, held_names = ({row[0]["content"] for row in part["prompt"]} for part in (train, held_out))
+    assert train_names and held_names
+    assert not train_names & held_names
+    assert sorted([*train["id"], *held_out["id"]]) == list(range(len(prompts)))
+    distinct = len(set(prompts))
+    assert len(held_names) == min(max(round(share * distinct), 1), distinct - 1)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.1, float("nan")])
+def test_a_share_out_of_range_is_refused(share):
+    with pytest.raises(InputError, match=r"the share to hold out is .*; allowed: a number in \(0, 1\)"):
+        hold_out(PAIRS, share, 0)
+
+
+def test_one_prompt_cannot_be_split():
+    with pytest.raises(InputError, match="all pairs share one prompt"):
+        hold_out(make_pairs([1, 1, 1]), 0.5, 0)
