@@ -6,9 +6,7 @@ from numpy.typing import ArrayLike
 from sgpo.errors import InputError
 
 
-def prefers_first(
-    first: ArrayLike, second: ArrayLike, *, flip_rate: float, rng: np.random.Generator
-) -> np.ndarray:
+def prefers_first(first: ArrayLike, second: ArrayLike, *, flip_rate: float, rng: np.random.Generator) -> np.ndarray:
     r"""Labels pairs as a Bradley-Terry annotator does, some of them flipped.
 
     Args:

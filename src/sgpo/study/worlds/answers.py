@@ -54,9 +54,7 @@ def draw_answer(request: Request, manners: Manners, rng: np.random.Generator) ->
         facts = [facts[rng.integers(2)]]
     if rng.random() < manners.unasked:
         facts += [fact for fact in FACTS if fact not in request.asked]
-    values = {
-        fact: (request.other if rng.random() < manners.wrong else request.subject).facts[fact] for fact in facts
-    }
+    values = {fact: (request.other if rng.random() < manners.wrong else request.subject).facts[fact] for fact in facts}
     sentence = describe(Article(request.subject.name, values), tuple(facts))
     body = [sentence, sentence] if rng.random() < manners.repeated else [sentence]
     opening = _draw_phrase(COURTEOUS_OPENINGS, manners.courteous, CURT_OPENINGS, manners.curt, rng)

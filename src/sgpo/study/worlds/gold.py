@@ -20,7 +20,7 @@ def attributes(request: Request, response: str) -> dict[str, float]:
     no_repetition: share of the sentences that are said for the first time.
     length: 1 from 7 to 24 words; falls linearly to 0 at no word and at 48.
     answers: share of the asked facts for which a value is stated.
-    focus: 1 less 1/3 for each thing stated that was not asked for: another fact, or an article that was not asked about.
+    focus: 1 less 1/3 for a fact that was not asked for, and less 1/3 where the article is not named.
     facts: share of the asked facts whose stated value is the subject's own, and the only one.
     """
     sentences = [sentence.lower() for sentence in re.findall(r"[^.!?]+", response) if sentence.strip()]

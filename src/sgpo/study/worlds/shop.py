@@ -72,13 +72,14 @@ class ShopWorld:
         rng = _rng(seed, "answers of the seeds split")
         requests = list(_draw_requests(n, seed, "seeds"))
         answers = [_draw_two(request, self.manners, rng) for request in requests]
-        rewards = np.array(
-            [[self.gold_reward(request.text, answer) for answer in pair] for request, pair in zip(requests, answers, strict=True)]
+        firsts, seconds = (
+            [self.gold_reward(request.text, pair[place]) for request, pair in zip(requests, answers, strict=True)]
+            for place in (0, 1)
         )
-        first = prefers_first(*rewards.T, flip_rate=self.flip_rate, rng=rng)
+        kept = prefers_first(firsts, seconds, flip_rate=self.flip_rate, rng=rng)
         return [
-            {"prompt": request.text, "chosen": pair[0 if kept else 1], "rejected": pair[1 if kept else 0]}
-            for request, pair, kept in zip(requests, answers, first, strict=True)
+            {"prompt": request.text, "chosen": pair[0 if first else 1], "rejected": pair[1 if first else 0]}
+            for request, pair, first in zip(requests, answers, kept, strict=True)
         ]
 
 

@@ -1,0 +1,68 @@
+"""Trains a tokenizer and a small Llama from scratch on your own prompts and responses.
+
+    python examples/small_sft.py --data FILE --output DIR [--layers 2 --hidden 128 ...]
+
+FILE is JSONL, plain or gzipped: each line has `prompt` (text or messages) and `response` (text), or `messages`.
+The folder it writes is what `model.path` of a recipe names.
+"""
+
+import argparse
+import gzip
+import json
+import sys
+from pathlib import Path
+
+from rich.progress import Progress
+
+from sgpo.errors import InputError
+from sgpo.study.sft import train_small_sft
+
+
+def read_rows(path: Path) -> list[dict]:
+    """Rows of a JSONL file, gzipped where its name ends in .gz."""
+    open_text = gzip.open if path.suffix == ".gz" else open
+    try:
+        with open_text(path, "rt", encoding="utf-8") as file:
+            lines = file.read().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--data: {path} cannot be read ({error}).") from error
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows += [json.loads(line)] if line.strip() else []
+        except json.JSONDecodeError as error:
+            raise InputError(f"--data: {path} line {number} is not JSON ({error.msg}).") from error
+    return rows
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="JSONL of prompt and response, or of messages")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write; new or empty")
+    parser.add_argument("--vocab-size", type=int, default=4096)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--hidden", type=int, default=256)
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--epochs", type=float, default=1.0)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--max-length", type=int, default=512, help="tokens of a row, and the model's context")
+    parser.add_argument("--seed", type=int, default=0)
+    settings = vars(parser.parse_args(argv))
+    data, output = settings.pop("data"), settings.pop("output")
+    try:
+        rows = read_rows(data)
+        with Progress() as bars:
+            task = bars.add_task(f"SFT on {len(rows)} rows", total=None)
+            train_small_sft(
+                rows, output, progress=lambda done, total: bars.update(task, completed=done, total=total), **settings
+            )
+    except InputError as error:
+        print(f"small_sft: {error}", file=sys.stderr)
+        return 2
+    print(output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
