@@ -2,9 +2,10 @@
 
 import pytest
 from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from sgpo.leader import SGPOConfig, SGPOTrainer
 from tiny_model import build_tiny_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 ROWS = [
     ("Where is the bridge?", "The bridge is in the north of the town.", "I do not know."),

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 from datasets import IterableDataset
+from trl import DPOConfig, DPOTrainer
+
 from sgpo.errors import InputError
 from sgpo.leader import SGPOConfig, SGPOTrainer
 from sgpo.robust.follower import worst_case
 from sgpo.robust.objective import robust_value
-from trl import DPOConfig, DPOTrainer
 
 MARGIN = {"space": "margin", "tangents": 0, "window": [-20.0, 20.0]}
 
