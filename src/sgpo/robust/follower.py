@@ -9,6 +9,7 @@ from sgpo.robust.arguments import Problem, prepare
 from sgpo.robust.link import Link, is_tensor
 from sgpo.robust.selection import blocks, select
 from sgpo.robust.solution import WorstCase
+from sgpo.robust.two_sided import solve_two_sided
 
 __all__ = ["WorstCase", "worst_case"]
 
@@ -61,6 +62,8 @@ def worst_case(
 
 def solve_exact(problem: Problem) -> WorstCase:
     """The exact follower on a problem that is checked already."""
+    if not problem.link.decreasing:
+        return solve_two_sided(problem)
     points, radius, link, window, weights = problem
     a, b = window
     chosen = select(points, a, radius, weights)

@@ -6,8 +6,8 @@ linear link, a mass s_ik >= 0 and a displacement q_ik:
     max  sum_i w_i sum_k (s_ik * l_k(u_i) - slope_k * q_ik)
     s.t. sum_k s_ik = 1,   sum_i w_i sum_k |q_ik| <= radius,   a * s_ik <= u_i * s_ik - q_ik <= b * s_ik.
 
-The objective is the paper's s_ik * l_k(u_i - q_ik / s_ik), which is linear because the pieces are. q is the difference of a
-downward and an upward part, both >= 0; a non-increasing link needs the downward part alone.
+The objective is the paper's s_ik * l_k(u_i - q_ik / s_ik), which is linear because the pieces are. q is the difference
+of a downward and an upward part, both >= 0; a non-increasing link needs the downward part alone.
 
 Source: arXiv:2502.18099, Theorem 3.3 and Section 4; PAPER.md D1.
 """
@@ -142,29 +142,33 @@ def solve_highs(problem: Problem) -> WorstCase:
 
 
 def solve_slsqp(problem: Problem) -> WorstCase:
-    """The program of Theorem 3.3 by SciPy's SLSQP, as the paper solves it: dense, and slow beyond a hundred points.
+    """The program of Theorem 3.3 by SciPy's SLSQP, as the paper solves it: dense, and slow from a hundred points on.
 
     Raises: RuntimeError where SLSQP gives up; InputError for a link that is not piecewise linear.
     """
     program = _program(problem)
     sums, limits, bounds = program.sums.toarray(), program.limits.toarray(), program.bounds
-    start = np.zeros(sums.shape[1])
-    start[: limits.shape[1] // (2 if problem.link.decreasing else 3)] = 1.0 / (sums[0].sum())
+    count, pieces = len(problem.points), len(link_pieces(problem.link)[0])
+    start = np.concatenate([np.full(count * pieces, 1.0 / pieces), np.zeros(limits.shape[1] - count * pieces)])
+    # 0 <= q <= (u - a) * s already holds s >= 0 where u > a, and SLSQP's time grows with the cube of its constraints.
+    free = np.repeat(problem.points > problem.window[0], pieces)
+    # Objective per group, not per point: SLSQP's first model has unit curvature, beside which 1/N gradients vanish.
+    objective = -count * program.objective
     solved = minimize(
-        lambda x: -(program.objective @ x),
+        lambda x: objective @ x,
         start,
-        jac=lambda x: -program.objective,
+        jac=lambda x: objective,
         method="SLSQP",
-        bounds=[(0, None)] * len(start),
+        bounds=[(None if loose else 0, None) for loose in free] + [(0, None)] * (len(start) - len(free)),
         constraints=[
             {"type": "eq", "fun": lambda x: sums @ x - 1.0, "jac": lambda x: sums},
             {"type": "ineq", "fun": lambda x: bounds - limits @ x, "jac": lambda x: -limits},
         ],
-        options={"maxiter": 1000, "ftol": 1e-12},
+        options={"maxiter": 1000, "ftol": 1e-9},
     )
     if solved.status != 0:
         raise RuntimeError(f"SLSQP did not solve the follower's program: {solved.message}")
-    return _record(problem, solved.x, -solved.fun, solved.multipliers[-1])
+    return _record(problem, solved.x, -solved.fun / count, solved.multipliers[-1] / count)
 
 
 def _record(problem: Problem, x: np.ndarray, value: float, price: float) -> WorstCase:
