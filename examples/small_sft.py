@@ -23,7 +23,7 @@ def read_rows(path: Path) -> list[dict]:
     open_text = gzip.open if path.suffix == ".gz" else open
     try:
         with open_text(path, "rt", encoding="utf-8") as file:
-            lines = file.read().splitlines()
+            lines = file.read().split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--data: {path} cannot be read ({error}).") from error
     rows = []
