@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sgpo.config import RunConfig
+from sgpo.config import Recipe, RunConfig
 from sgpo.errors import InputError
 from sgpo.leader.train import build_arguments
 from sgpo.policy.load import load_tokenizer
@@ -83,16 +83,26 @@ def plan_run(config: RunConfig) -> Plan:
     for number in range(min(config.rounds, 1) + 1):
         build_arguments(leader_settings(config, number, seed=0), config.leader.trainer, output_dir="unused")
     parameters = _count_parameters(config)
-    disk = (config.rounds + 1) * parameters * _BYTES[config.model.dtype]
-    _check_disk(Path(config.output), disk)
+    disk = run_size(config, parameters)
+    check_disk(Path(config.output), disk)
     return Plan(
         output=config.output,
-        stages=tuple(_stages(config, seeds, heldout, pools)),
+        stages=tuple(plan_stages(config, len(seeds), len(heldout or ()), [len(pool) for pool in pools])),
         parameters=parameters,
-        memory=4 * parameters * _BYTES[config.model.dtype],
+        memory=training_memory(config, parameters),
         disk=disk,
         warnings=tuple(_warnings(seeds, heldout)),
     )
+
+
+def training_memory(config: Recipe, parameters: int) -> int:
+    """Bytes of weights, gradients and Adam's two moments, all in the model's dtype."""
+    return 4 * parameters * _BYTES[config.model.dtype]
+
+
+def run_size(config: Recipe, parameters: int) -> int:
+    """Bytes of the policies that a run directory keeps, one per round and one for the seeds."""
+    return (config.rounds + 1) * parameters * _BYTES[config.model.dtype]
 
 
 def _check_prompt_lengths(config: RunConfig, pool: Dataset) -> None:
@@ -124,7 +134,8 @@ def _count_parameters(config: RunConfig) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _check_disk(output: Path, needed: int) -> None:
+def check_disk(output: Path, needed: int) -> None:
+    """Raises InputError where a disk has less room than a run needs, in bytes."""
     existing = next(parent for parent in (output.absolute(), *output.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if needed > free:
@@ -134,27 +145,24 @@ def _check_disk(output: Path, needed: int) -> None:
         )
 
 
-def _stages(config: RunConfig, seeds: Dataset, heldout: Dataset | None, pools: list[Dataset]) -> list[StagePlan]:
-    stages = [StagePlan("seed/pairs", f"{len(seeds)} human pairs, scored by the reference")]
-    if heldout is not None:
-        stages.append(StagePlan("heldout/pairs", f"{len(heldout)} human pairs to judge by, scored by the reference"))
-    stages.append(
-        StagePlan("round-0", f"DPO on the seeds: {_steps(config, len(seeds), config.leader.seed_epochs)} steps")
-    )
+def plan_stages(config: Recipe, seeds: int, heldout: int, pools: list[int]) -> list[StagePlan]:
+    """The stages of a run, from the number of its seed pairs, held-out pairs, and prompts in each round."""
+    stages = [StagePlan("seed/pairs", f"{seeds} human pairs, scored by the reference")]
+    if heldout:
+        stages.append(StagePlan("heldout/pairs", f"{heldout} human pairs to judge by, scored by the reference"))
+    stages.append(StagePlan("round-0", f"DPO on the seeds: {_steps(config, seeds, config.leader.seed_epochs)} steps"))
     for number, pool in enumerate(pools, start=1):
-        responses = len(pool) * config.generation.candidates
-        extra = len(seeds) if config.data.seeds_in_rounds else 0
-        steps = _steps(config, len(pool) + extra, config.leader.epochs)
+        pairs = pool + (seeds if config.data.seeds_in_rounds else 0)
         work = (
-            f"{len(pool)} prompts, {responses} responses, scored by policy and reference; "
-            f"at most {len(pool) + extra} pairs; "
-            f"worst case at radius {config.follower.radius} ({config.follower.space}); at most {steps} steps"
+            f"{pool} prompts, {pool * config.generation.candidates} responses, scored by policy and reference; "
+            f"at most {pairs} pairs; worst case at radius {config.follower.radius} ({config.follower.space}); "
+            f"at most {_steps(config, pairs, config.leader.epochs)} steps"
         )
         stages.append(StagePlan(f"round-{number}", work))
     return stages
 
 
-def _steps(config: RunConfig, pairs: int, epochs: float) -> int:
+def _steps(config: Recipe, pairs: int, epochs: float) -> int:
     return math.ceil(epochs * math.ceil(pairs / config.leader.batch_size))
 
 

@@ -17,7 +17,7 @@ import transformers
 from datasets import Dataset, concatenate_datasets, load_from_disk
 from transformers import set_seed
 
-from sgpo.config import RunConfig
+from sgpo.config import Recipe, RunConfig
 from sgpo.errors import InputError
 from sgpo.evaluate.ranking import ranking_accuracy
 from sgpo.leader.follower import POLICY_COLUMNS, REFERENCE_COLUMNS, stored_gaps
@@ -101,26 +101,36 @@ def run_rounds(
         loop.measure(number, evaluate)
 
 
+def round_sizes(available: int, config: Recipe, source: str) -> list[int]:
+    """How many prompts each round takes of a pool.
+
+    Raises:
+        InputError: the pool, named by `source`, is too small for the rounds.
+    """
+    sizes = config.data.prompts_per_round
+    if sizes is None:
+        sizes = available // max(config.rounds, 1)
+    sizes = sizes if isinstance(sizes, list) else [sizes] * config.rounds
+    if sizes and (min(sizes) == 0 or sum(sizes) > available):
+        raise InputError(
+            f"{source}: holds {available} prompts; allowed: at least {sum(sizes) or config.rounds} for "
+            f"{config.rounds} rounds, or a smaller data.prompts_per_round."
+        )
+    return sizes
+
+
 def round_prompts(prompts: Dataset, config: RunConfig, number: int) -> Dataset:
     """The prompts of one round: a slice of the shuffled pool that shares nothing with other rounds.
 
     Raises:
         InputError: the pool is too small for the rounds.
     """
-    sizes = config.data.prompts_per_round
-    if sizes is None:
-        sizes = len(prompts) // config.rounds
-    sizes = sizes if isinstance(sizes, list) else [sizes] * config.rounds
-    if min(sizes) == 0 or sum(sizes) > len(prompts):
-        raise InputError(
-            f"data.prompts: {config.data.prompts} holds {len(prompts)} prompts; allowed: at least "
-            f"{sum(sizes) or config.rounds} for {config.rounds} rounds, or a smaller data.prompts_per_round."
-        )
+    sizes = round_sizes(len(prompts), config, f"data.prompts: {config.data.prompts}")
     start = sum(sizes[: number - 1])
     return prompts.shuffle(seed=config.seed).select(range(start, start + sizes[number - 1]))
 
 
-def leader_settings(config: RunConfig, number: int, *, seed: int) -> dict[str, Any]:
+def leader_settings(config: Recipe, number: int, *, seed: int) -> dict[str, Any]:
     """SGPOConfig's arguments for one round; round 0 is DPO on the seeds (Algorithm 1, line 1)."""
     leader, follower, seeds_only = config.leader, config.follower, number == 0
     return {

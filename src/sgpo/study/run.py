@@ -1,0 +1,99 @@
+"""`sgpo run` on the embedded world: the world first, then the loop with a judge who knows the gold reward."""
+
+import math
+from contextlib import closing
+from pathlib import Path
+from typing import Self
+
+from pydantic import model_validator
+
+from sgpo.config import Recipe, RunConfig
+from sgpo.errors import InputError
+from sgpo.leader.train import build_arguments
+from sgpo.plan import Plan, StagePlan, check_disk, plan_stages, run_size, training_memory
+from sgpo.progress import Reporter
+from sgpo.rounds import leader_settings, round_sizes, run_rounds
+from sgpo.run_dir import RunDir, check_same_config
+from sgpo.study.demo import GoldJudge, WorldSettings, prepare_world, world_paths
+from sgpo.study.sft import count_parameters
+
+_SUPPLIED = {"model": ("path", "adapter"), "data": ("seeds", "prompts", "heldout", "seed_pairs")}
+
+
+class WorldRecipe(Recipe):
+    """A run whose model, seeds and prompts come from an embedded world."""
+
+    world: WorldSettings
+
+    @model_validator(mode="after")
+    def _the_world_supplies_its_data(self) -> Self:
+        for section, keys in _SUPPLIED.items():
+            for key in keys:
+                if getattr(getattr(self, section), key) is not None:
+                    raise ValueError(f"{section}.{key} is given beside a world, which supplies it; leave it out")
+        return self
+
+
+def plan_world(recipe: WorldRecipe) -> Plan:
+    """Checks what can be known before the run, and says what it would do; writes nothing.
+
+    Raises:
+        InputError: whatever would stop the run later and can be known now.
+    """
+    stored = Path(recipe.output) / "config.yaml"
+    if stored.is_file():
+        check_same_config(stored, recipe.model_dump(mode="json"))
+    world = recipe.world
+    if recipe.generation.max_new_tokens >= world.max_length:
+        raise InputError(
+            f"generation.max_new_tokens is {recipe.generation.max_new_tokens}; allowed: less than world.max_length "
+            f"({world.max_length}), so that a prompt has room."
+        )
+    for number in range(min(recipe.rounds, 1) + 1):
+        build_arguments(leader_settings(recipe, number, seed=0), recipe.leader.trainer, output_dir="unused")
+    parameters = count_parameters(layers=world.layers, hidden=world.hidden, heads=world.heads)
+    check_disk(Path(recipe.output), run_size(recipe, parameters))
+    pools = round_sizes(world.pool_prompts, recipe, "world.pool_prompts")
+    sft_steps = math.ceil(world.sft_examples / world.sft_batch_size)
+    stages = [
+        StagePlan("world", f"SFT of a small Llama: {sft_steps} steps; {world.test_prompts} test prompts"),
+        *plan_stages(recipe, world.seed_pairs, 0, pools),
+    ]
+    return Plan(
+        output=recipe.output,
+        stages=tuple(stages),
+        parameters=parameters,
+        memory=training_memory(recipe, parameters),
+        disk=run_size(recipe, parameters),
+    )
+
+
+def run_world(recipe: WorldRecipe, *, command: list[str], reporter: Reporter) -> None:
+    """Prepares the world of a recipe, then runs its rounds, each judged by the gold reward.
+
+    Raises:
+        InputError: see `plan_world` and `RunDir`.
+    """
+    plan_world(recipe)
+    with closing(RunDir(recipe.output, recipe.model_dump(mode="json"), command)) as run:
+        if not run.has("world"):
+            with reporter.stage("world"), run.writing("world") as path:
+                _prepare(recipe, path, reporter)
+        paths = world_paths(run.path("world"))
+        sections = recipe.model_dump(exclude={"world"})
+        config = RunConfig(
+            **{
+                **sections,
+                "model": {**sections["model"], "path": str(paths.sft)},
+                "data": {**sections["data"], "seeds": str(paths.seeds), "prompts": str(paths.prompts)},
+            }
+        )
+        judge = GoldJudge(recipe.world, run.path("world"), seed=recipe.seed)
+        run_rounds(config, run, evaluate=judge, reporter=reporter)
+
+
+def _prepare(recipe: WorldRecipe, path: Path, reporter: Reporter) -> None:
+    path.mkdir()
+    steps = math.ceil(recipe.world.sft_examples / recipe.world.sft_batch_size)
+    with reporter.bar("SFT steps", steps) as advance:
+        prepare_world(recipe.world, path, seed=recipe.seed, progress=lambda done, total: advance(1))
