@@ -1,6 +1,7 @@
 """The exact follower: the worst distribution of gaps in a Wasserstein ball, for all pairs at once."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,7 +33,8 @@ def worst_case(
 
     Args:
         gaps: (N,) beta-scaled reward differences, in nats; finite. Also in probability space, where their sigmoid is
-            taken here.
+            taken here. A tensor is answered by tensors on its device: float64 for float64, else float32. Off the CPU
+            the gaps stay where they are; the host reads back one flag, to raise what is wrong with them.
         radius: Wasserstein radius, in the unit of the gap space; >= 0.
         space: "margin" (the gap itself) or "probability" (its sigmoid); default: the link's, or "margin".
         window: (a, b), the support, in the unit of the gap space; holds every gap. Required in margin space, [0, 1] by
@@ -125,15 +127,18 @@ def _sum_losses(points, chosen, link, lower, weights) -> tuple[_Sums, np.ndarray
 def _from_tensor(gaps, radius, options) -> WorstCase:
     import torch
 
+    from sgpo.robust.device import check_tensor, solve_on_device
+
+    check_tensor(gaps)
+    if gaps.device.type != "cpu" and (options["link"] is None or getattr(options["link"], "decreasing", True)):
+        return solve_on_device(gaps, radius, **options)
+    # On the CPU a tensor is a NumPy array by another name, and NumPy's selection beats torch.sort.
     dtype = torch.float64 if gaps.dtype == torch.float64 else torch.float32
     solved = worst_case(gaps.detach().double().cpu().numpy(), radius, **options)
-
-    def back(x):
-        return torch.as_tensor(x, dtype=dtype, device=gaps.device)
-
-    names = ("value", "empirical_value", "price", "moved", "moved_share", "marginal", "full_radius", "points")
-    fields = {name: back(getattr(solved, name)) for name in names}
-    weights = None if solved.weights is None else back(solved.weights)
-    return WorstCase(
-        **fields, radius=solved.radius, space=solved.space, window=solved.window, link=solved.link, weights=weights
-    )
+    changes = {}
+    for field in ("value", "empirical_value", "price", "moved_share", "marginal", "full_radius"):
+        changes[field] = torch.tensor(getattr(solved, field), dtype=dtype, device=gaps.device)
+    for field in ("moved", "points", "weights", "raised"):
+        array = getattr(solved, field)
+        changes[field] = None if array is None else torch.from_numpy(array).to(gaps.device, dtype)
+    return replace(solved, **changes)

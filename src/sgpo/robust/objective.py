@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sgpo.errors import InputError
 from sgpo.robust.follower import worst_case
 from sgpo.robust.link import Link
 
@@ -49,8 +50,12 @@ def robust_value(
     points = worst.link.to_space(gaps.to(worst.points.dtype))
     if clip:
         points = points.clamp(a, b)
-    moved = torch.where(worst.points <= a, float(radius > 0), worst.moved)
-    pull = worst.mass * ((1.0 - moved) * worst.link.slope(worst.points) - moved * worst.price)
+    down, up = worst.moved, torch.zeros_like(worst.moved)
+    if worst.link.decreasing:
+        down = torch.where(worst.points <= a, float(radius > 0), down)
+    else:
+        up = worst.raised
+    pull = worst.mass * ((1.0 - down - up) * worst.link.slope(worst.points) + (up - down) * worst.price)
     return worst.value + (pull * (points - points.detach())).sum()
 
 
@@ -66,8 +71,11 @@ def priced_loss(gaps: Tensor, *, price: Any, lower: float, link: Link) -> Priced
         lower: a, the window's lower end, in the unit of the gap space.
         link: the link f.
     Returns: PricedLoss(loss (B,), moved (B,)).
+    Raises: InputError for a link that is not monotone: its mass may go to the window's upper end, too.
     Source: the dual of arXiv:2502.18099, Theorem 3.3; PAPER.md D3.
     """
+    if not link.decreasing:
+        raise InputError(f"link is {link.name}, which is not monotone; allowed: a non-increasing link.")
     points = link.to_space(gaps)
     stay = link.value(points)
     go = link.value(torch.as_tensor(lower, dtype=points.dtype, device=points.device)) - price * (points - lower)

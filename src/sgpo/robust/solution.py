@@ -4,7 +4,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from sgpo.robust.curve import Curve, value_curve
+from sgpo.robust.duality import Certificate, certify
 from sgpo.robust.link import Link, namespace
+from sgpo.robust.transport import Transport, paper_variables
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -78,6 +81,18 @@ class WorstCase:
     def atom_weights(self) -> Any:
         """(M,) mass of Q at each atom; sums to 1."""
         return self._law[1]
+
+    def certificate(self) -> Certificate:
+        """The dual certificate, computed afresh: its gap proves how far the law is from the optimum at most."""
+        return certify(self)
+
+    def curve(self) -> Curve:
+        """Breakpoints of V(radius) for the same data, in NumPy; O(N log N)."""
+        return value_curve(self)
+
+    def transport(self) -> Transport:
+        """The paper's (s, q), (N, K) each, in NumPy."""
+        return paper_variables(self)
 
     def __repr__(self) -> str:
         a, b = self.window

@@ -1,5 +1,7 @@
 """The follower for a convex link that is not monotone: mass may go to either end of the window."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from sgpo.robust.arguments import Problem
@@ -16,26 +18,20 @@ def solve_two_sided(problem: Problem) -> WorstCase:
 
     Returns: WorstCase; `moved` is the share sent to window[0], `raised` the share sent to window[1]; `marginal` is the
     lowest gap that is not moved whole, and `full_radius` the radius beyond which the value stays as it is.
-    Source: PAPER.md D1, extended; the dual is E max(f(u), f(a) - lambda (u - a), f(b) - lambda (b - u)) + lambda radius.
+    Source: PAPER.md D1, extended to two ends; `sgpo.robust.duality.dual_value` is its dual.
     """
     u, radius, link, (a, b), weights = problem
     mass = np.full(len(u), 1.0 / len(u)) if weights is None else weights
-    losses = np.asarray(link.value(u), dtype=np.float64)
-    top_a, top_b = (float(link.value(np.float64(end))) for end in (a, b))
-    near_is_a = u - a <= b - u
-    near = np.where(near_is_a, u - a, b - u)
-    far = np.where(near_is_a, b - u, u - a)
-    near_gain = np.where(near_is_a, top_a, top_b) - losses
-    far_gain = np.where(near_is_a, top_b, top_a) - losses
-    first, second, direct = _segments(near, near_gain, far, far_gain)
-
-    slopes = np.concatenate([first, second])
-    costs = np.concatenate([mass * np.where(direct, far, near), mass * np.where(direct, 0.0, far - near)])
+    sides = _sides(u, link, (a, b))
+    slopes, costs = _stack(sides, mass)
     share, price, full_radius = _fill(slopes, costs, radius)
     first_share, second_share = share[: len(u)], share[len(u) :]
+    direct, near_is_a = sides.direct, sides.near_is_a
     to_far = np.where(direct, first_share, second_share)
     to_near = np.where(direct, 0.0, first_share - second_share)
     lowered, raised = np.where(near_is_a, (to_near, to_far), (to_far, to_near))
+    losses = np.asarray(link.value(u), dtype=np.float64)
+    top_a, top_b = (float(link.value(np.float64(end))) for end in (a, b))
     gain = float(mass @ (lowered * (top_a - losses) + raised * (top_b - losses)))
     empirical = float(mass @ losses)
     stays = u[(lowered + raised < 1.0) & (u > a)]
@@ -57,22 +53,50 @@ def solve_two_sided(problem: Problem) -> WorstCase:
     )
 
 
-def _segments(near, near_gain, far, far_gain) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Slopes of each point's two segments, and whether its first leads straight to the far end."""
+class _Sides(NamedTuple):
+    """Each point's way to its nearer and its farther end, the slopes of its two segments, and whether its first
+    segment leads straight to the far end."""
+
+    near: np.ndarray
+    far: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+    direct: np.ndarray
+    near_is_a: np.ndarray
+
+
+def segments_of(points, mass, link, window) -> tuple[np.ndarray, np.ndarray]:
+    """Slopes (2N,) in nats per unit, and lengths (2N,), of all segments; length 0 where there is nothing to gain."""
+    return _stack(_sides(points, link, window), mass)
+
+
+def _sides(u, link, window) -> _Sides:
+    a, b = window
+    losses = np.asarray(link.value(u), dtype=np.float64)
+    gain_a, gain_b = (float(link.value(np.float64(end))) - losses for end in window)
+    near_is_a = u - a <= b - u
+    near, far = np.where(near_is_a, (u - a, b - u), (b - u, u - a))
+    near_gain, far_gain = np.where(near_is_a, (gain_a, gain_b), (gain_b, gain_a))
     with np.errstate(divide="ignore", invalid="ignore"):
-        to_near = np.where(near > 0, near_gain / near, np.where(near_gain > 0, np.inf, 0.0))
-        to_far = np.where(far > 0, far_gain / far, 0.0)
+        to_near = np.where(near > 0, near_gain / near, 0.0)
+        to_far = far_gain / far
         onward = np.where(far > near, (far_gain - near_gain) / (far - near), 0.0)
     # A point at the near end is there already: nothing to gain on the way.
     direct = (to_far >= to_near) | (near == 0)
     first = np.where(direct, to_far, to_near).clip(0.0)
     second = np.where(direct, 0.0, onward).clip(0.0)
-    return first, second, direct
+    return _Sides(near, far, first, second, direct, near_is_a)
+
+
+def _stack(sides: _Sides, mass) -> tuple[np.ndarray, np.ndarray]:
+    near, far, first, second, direct, _ = sides
+    slopes = np.concatenate([first, second])
+    costs = np.concatenate([mass * np.where(direct, far, near), mass * np.where(direct, 0.0, far - near)])
+    return slopes, np.where(slopes > 0, costs, 0.0)
 
 
 def _fill(slopes: np.ndarray, costs: np.ndarray, radius: float) -> tuple[np.ndarray, float, float]:
     """Shares of the segments within the budget, the price, and the cost of all segments that gain."""
-    costs = np.where(slopes > 0, costs, 0.0)
     order = np.argsort(-slopes, kind="stable")
     spent = np.cumsum(costs[order])
     if radius >= spent[-1]:

@@ -1,0 +1,77 @@
+"""The exact follower in PyTorch operations alone, for gaps that live on an accelerator."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sgpo.errors import InputError
+from sgpo.robust.arguments import check_finite, check_inside, check_radius, check_shape, check_weights, resolve_link
+from sgpo.robust.solution import WorstCase
+
+
+def check_tensor(gaps: Tensor) -> None:
+    """One axis of floats with at least one entry."""
+    if not gaps.is_floating_point():
+        raise InputError(f"gaps has dtype {gaps.dtype}; allowed: a float dtype.")
+    check_shape(tuple(gaps.shape), "gaps")
+
+
+def solve_on_device(gaps: Tensor, radius: float, *, space, window, tangents, knots, link, weights, clip) -> WorstCase:
+    """`worst_case` for a tensor and a non-increasing link, by sorting; nothing but one flag returns to the host.
+
+    Points and losses are computed in the gaps' dtype, at least float32; all sums in float64.
+    """
+    radius = check_radius(radius)
+    gaps = gaps.detach()
+    gaps = gaps if gaps.dtype == torch.float64 else gaps.float()
+    link, (a, b) = resolve_link(link, space, tangents, knots, window, gaps)
+    points = link.to_space(gaps)
+    _check_points(gaps, points, (a, b), clip)
+    if clip:
+        points = points.clamp(a, b)
+    mass = _mass(weights, points)
+    ranked, order = points.sort()
+    cost = mass * (points.double() - a)
+    spent = cost[order].cumsum(0)
+    everything = radius >= spent[-1]
+    place = torch.searchsorted(spent, spent.new_tensor([radius]), right=True).clamp(max=len(points) - 1)
+    marginal = torch.where(everything, torch.as_tensor(b, dtype=points.dtype, device=points.device), ranked[place][0])
+
+    below, tied = points < marginal, points == marginal
+    split = ((radius - (cost * below).sum()) / (cost * tied).sum()).clamp(0.0, 1.0)
+    moved = torch.where(everything, torch.ones_like(cost), below + tied * split.nan_to_num(0.0)) * (points > a)
+    losses = link.value(points).double()
+    top = link.value(torch.as_tensor(a, dtype=torch.float64, device=points.device))
+    empirical = (mass * losses).sum()
+    price = torch.where(everything, 0.0, link.drop(a, marginal.double()) / (marginal.double() - a))
+    return WorstCase(
+        value=(empirical + (mass * moved * (top - losses)).sum().clamp(min=0.0)).to(points.dtype),
+        empirical_value=empirical.to(points.dtype),
+        price=price.to(points.dtype),
+        moved=moved.to(points.dtype),
+        moved_share=(mass * moved).sum().to(points.dtype),
+        marginal=marginal,
+        radius=radius,
+        full_radius=spent[-1].to(points.dtype),
+        space=link.space,
+        window=(a, b),
+        link=link,
+        points=points,
+        weights=None if weights is None else mass.to(points.dtype),
+    )
+
+
+def _mass(weights: Any, points: Tensor) -> Tensor:
+    if weights is None:
+        return torch.full_like(points, 1.0 / len(points), dtype=torch.float64)
+    return torch.as_tensor(check_weights(weights, len(points)), device=points.device)
+
+
+def _check_points(gaps: Tensor, points: Tensor, window: tuple[float, float], clip: bool) -> None:
+    sound = gaps.isfinite().all()
+    if not clip:
+        sound = sound & (points.amin() >= window[0]) & (points.amax() <= window[1])
+    if not sound.item():
+        check_finite(gaps.double().cpu().numpy(), "gaps")
+        check_inside(points.double().cpu().numpy(), window, clip)
