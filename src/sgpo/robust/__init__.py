@@ -4,13 +4,24 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "ConvexLink": "link",
     "Link": "link",
+    "TangentLink": "link",
     "make_link": "link",
+    "tangent_link": "link",
     "WorstCase": "solution",
     "worst_case": "follower",
-    "robust_value": "objective",
-    "priced_loss": "objective",
+    "solve_worst_case": "programs",
     "PricedLoss": "objective",
+    "priced_loss": "objective",
+    "robust_value": "objective",
+    "StreamedCase": "streaming",
+    "solve_stream": "streaming",
+    "PriceTracker": "primal_dual",
+    "price_regret": "primal_dual",
+    "dual_value": "duality",
+    "grouping_gap": "budget",
+    "surrogate_gap": "budget",
 }
 
 __all__ = sorted(_HOMES)

@@ -1,0 +1,243 @@
+"""The follower for gaps that arrive in chunks, or sit on many processes: solved without collecting them."""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sgpo.errors import InputError
+from sgpo.robust.arguments import check_radius, resolve_link
+from sgpo.robust.link import Link, is_tensor
+
+_BINS = 256
+
+
+@dataclass(frozen=True)
+class StreamedCase:
+    r"""The worst case of a stream, up to `upper - value`.
+
+    Attributes:
+        value: E_Q[f] of the law Q that `shares` describes, in nats; Q lies in the ball.
+        upper: a bound from above on the robust value, in nats.
+        empirical_value, price, moved_share, full_radius, radius, space, window, link: as in `WorstCase`.
+        bracket: (low, high) in the gap space: mass below low is moved, mass from high on stays.
+        split: the share of the mass inside the bracket that moves.
+        count: gaps in all chunks of all processes.
+        passes: how often the chunks were read.
+    """
+
+    value: float
+    upper: float
+    empirical_value: float
+    price: float
+    moved_share: float
+    full_radius: float
+    radius: float
+    space: str
+    window: tuple[float, float]
+    link: Link
+    bracket: tuple[float, float]
+    split: float
+    count: int
+    passes: int
+
+    def shares(self, gaps: Any) -> np.ndarray:
+        """(B,) share of each gap of a chunk that moves to window[0]; gaps as the stream held them."""
+        points = np.clip(self.link.to_space(_array(gaps)), *self.window)
+        low, high = self.bracket
+        moved = np.where(points < low, 1.0, np.where(points < high, self.split, 0.0))
+        return np.where(points > self.window[0], moved, 0.0)
+
+
+def solve_stream(
+    chunks: Callable[[], Iterable[Any]] | Sequence[Any],
+    radius: float,
+    *,
+    space: str | None = None,
+    window: Sequence[float] | None = None,
+    tangents: int | None = None,
+    knots: str | None = None,
+    link: Link | str | None = None,
+    clip: bool = False,
+    tolerance: float = 1e-9,
+    group: Any = None,
+) -> StreamedCase:
+    r"""Worst case over chunks of gaps, by bisection on the price of radius.
+
+    A price lambda and the marginal point t with lambda = (f(a) - f(t)) / (t - a) are two names of one thing. Every pass
+    sums cost and gain between 257 values of t, and the next pass looks inside the bin in which the budget runs out:
+    8 bits of the price a pass, with three sums a bin as the only state. Where `torch.distributed` is initialised, the
+    sums are added over the group's processes, each of which holds chunks of its own (possibly none) and gets the same
+    answer.
+
+    Args:
+        chunks: a function that starts the stream again for every pass, or a sequence; of (B,) gaps (nats), or pairs
+            (gaps, weights) with weights >= 0.
+        radius, space, window, tangents, knots, link, clip: as `worst_case`; "quantiles" knots need all gaps at once.
+        tolerance: largest `upper - value`, in nats; the passes end earlier where float64 cannot tell the ends apart.
+        group: a process group; None: the default one.
+    Returns: StreamedCase.
+    Raises: InputError, in every process alike, for what `worst_case` refuses, and for a link that is not monotone.
+    Source: PAPER.md D1; the limit that arXiv:2502.18099 names (N) does not bind here.
+    """
+    radius = check_radius(radius)
+    if not tolerance > 0:
+        raise InputError(f"tolerance is {tolerance!r}; allowed: a number > 0, in nats.")
+    if knots == "quantiles":
+        raise InputError("knots is 'quantiles' for a stream; allowed: 'equispaced' or 'paper'.")
+    link, (a, b) = resolve_link(link, space, tangents, knots, window, None)
+    if not link.decreasing:
+        raise InputError(f"link is {link.name}, which is not monotone; allowed: a non-increasing link.")
+    stream = _Stream(_restartable(chunks), link, (a, b), clip, group)
+    count, mass, empirical, full, bins = stream.first_pass()
+    budget = radius * mass
+    below = np.zeros(3)
+    low, high = a, b
+    passes = 1
+    while True:
+        edges = np.linspace(low, high, _BINS + 1)
+        spent = below[0] + np.cumsum(bins[0])
+        if radius * mass >= full:
+            below, bins, index = below + bins.sum(axis=1), np.zeros((3, _BINS)), _BINS - 1
+            low = high = b
+            break
+        index = min(int(np.searchsorted(spent, budget, side="right")), _BINS - 1)
+        below = below + bins[:, :index].sum(axis=1)
+        low, high = float(edges[index]), float(edges[index + 1])
+        gap = (budget - below[0]) / mass * (_price(link, a, low) - _price(link, a, high))
+        if gap <= tolerance or np.nextafter(low, np.inf) >= high:
+            break
+        bins = stream.later_pass(low, high)
+        passes += 1
+    inside = bins[:, index]
+    return _case(stream, radius, mass, count, empirical, full, below, inside, (low, high), passes)
+
+
+def _case(stream, radius, mass, count, empirical, full, below, inside, bracket, passes) -> StreamedCase:
+    (a, b), link = stream.window, stream.link
+    rest = max(radius * mass - below[0], 0.0)
+    split = min(rest / inside[0], 1.0) if inside[0] > 0 else 0.0
+    value = (empirical + below[1] + split * inside[1]) / mass
+    exhausted = radius * mass >= full
+    upper = value if exhausted else (empirical + below[1] + rest * _price(link, a, bracket[0])) / mass
+    return StreamedCase(
+        value=float(value),
+        upper=float(max(upper, value)),
+        empirical_value=float(empirical / mass),
+        price=0.0 if exhausted else float(inside[1] / inside[0]),
+        moved_share=float((below[2] + split * inside[2]) / mass),
+        full_radius=float(full / mass),
+        radius=radius,
+        space=link.space,
+        window=(a, b),
+        link=link,
+        bracket=(np.inf, np.inf) if exhausted else bracket,
+        split=float(split),
+        count=int(count),
+        passes=passes,
+    )
+
+
+def _price(link: Link, lower: float, point: float) -> float:
+    if point <= lower:
+        return -float(link.slope(np.float64(lower)))
+    return float(link.drop(lower, np.float64(point))) / (point - lower)
+
+
+def _restartable(chunks: Any) -> Callable[[], Iterable[Any]]:
+    if callable(chunks):
+        return chunks
+    if isinstance(chunks, Iterator):
+        raise InputError("chunks is an iterator, which can be read once; allowed: a function that starts it again.")
+    return lambda: chunks
+
+
+def _array(x: Any) -> np.ndarray:
+    return np.asarray(x.detach().double().cpu().numpy() if is_tensor(x) else x, dtype=np.float64)
+
+
+@dataclass
+class _Stream:
+    """Sums over the chunks of all processes."""
+
+    chunks: Callable[[], Iterable[Any]]
+    link: Link
+    window: tuple[float, float]
+    clip: bool
+    group: Any
+
+    def first_pass(self) -> tuple[float, float, float, float, np.ndarray]:
+        """Count, total weight, weighted loss, cost of moving everything, and the bins of the whole window."""
+        totals, bins, fault = np.zeros(4), np.zeros((3, _BINS)), None
+        for gaps, weights in self._read():
+            fault = fault or self._fault(gaps, weights)
+            if fault is None:
+                u = self._points(gaps)
+                totals += (len(u), weights.sum(), weights @ self.link.value(u), weights @ (u - self.window[0]))
+                bins += self._bins(u, weights, *self.window)
+        # A fault must reach every process, or the others would wait for sums that never come.
+        summed = self._reduce(np.concatenate([totals, bins.ravel(), [fault is not None]]))
+        if fault is not None:
+            raise InputError(fault)
+        if summed[-1] > 0:
+            raise InputError(f"chunks: {int(summed[-1])} other processes refused their gaps; see their messages.")
+        count, mass, empirical, full = summed[:4]
+        if mass <= 0:
+            raise InputError(
+                f"chunks hold {int(count)} gaps of total weight {mass}; allowed: at least one gap above 0."
+            )
+        return count, mass, empirical, full, summed[4:-1].reshape(3, _BINS)
+
+    def later_pass(self, low: float, high: float) -> np.ndarray:
+        """The bins of one bracket."""
+        bins = np.zeros((3, _BINS))
+        for gaps, weights in self._read():
+            u = self._points(gaps)
+            inside = (u >= low) & ((u < high) | (high == self.window[1]))
+            bins += self._bins(u[inside], weights[inside], low, high)
+        return self._reduce(bins.ravel()).reshape(3, _BINS)
+
+    def _read(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for chunk in self.chunks():
+            gaps, weights = chunk if isinstance(chunk, tuple) else (chunk, None)
+            gaps = _array(gaps)
+            yield gaps, np.ones(len(gaps)) if weights is None else _array(weights)
+
+    def _points(self, gaps: np.ndarray) -> np.ndarray:
+        return np.clip(self.link.to_space(gaps), *self.window)
+
+    def _fault(self, gaps: np.ndarray, weights: np.ndarray) -> str | None:
+        if gaps.ndim != 1 or weights.shape != gaps.shape:
+            return f"chunks holds gaps of shape {gaps.shape} and weights {weights.shape}; allowed: (B,) and (B,)."
+        for name, array, bad in (
+            ("gaps", gaps, ~np.isfinite(gaps)),
+            ("weights", weights, ~(np.isfinite(weights) & (weights >= 0))),
+        ):
+            if bad.any():
+                return f"chunks holds {name} {array[bad][0]}; allowed: finite{' and >= 0' * (name == 'weights')}."
+        points = self.link.to_space(gaps)
+        outside = (points < self.window[0]) | (points > self.window[1])
+        if outside.any() and not self.clip:
+            return (
+                f"chunks holds the gap {points[outside][0]} in the gap space, outside the window {list(self.window)}; "
+                "allowed: inside it, or clip=True."
+            )
+        return None
+
+    def _bins(self, u: np.ndarray, weights: np.ndarray, low: float, high: float) -> np.ndarray:
+        edges = np.linspace(low, high, _BINS + 1)
+        place = (np.searchsorted(edges, u, side="right") - 1).clip(0, _BINS - 1)
+        a = self.window[0]
+        sums = (weights * (u - a), weights * np.maximum(self.link.drop(a, u), 0.0), weights * (u > a))
+        return np.stack([np.bincount(place, each, minlength=_BINS) for each in sums])
+
+    def _reduce(self, sums: np.ndarray) -> np.ndarray:
+        torch = sys.modules.get("torch")
+        if torch is None or not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return sums
+        on_gpu = torch.distributed.get_backend(self.group) == "nccl"
+        tensor = torch.from_numpy(sums).to("cuda" if on_gpu else "cpu")
+        torch.distributed.all_reduce(tensor, group=self.group)
+        return tensor.cpu().numpy()
