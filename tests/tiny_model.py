@@ -1,5 +1,6 @@
 """A tiny Llama and a small tokenizer, built from scratch and saved: a real checkpoint for tests, in about a second."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,7 +21,9 @@ CORPUS = (
 )
 
 
-def build_tiny_tokenizer(*, vocab: int = 384, chat_template: bool = True) -> PreTrainedTokenizerFast:
+def build_tiny_tokenizer(
+    *, vocab: int = 384, chat_template: bool = True, corpus: Sequence[str] = CORPUS
+) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer that encodes any text; turns are closed by its end-of-sequence token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -31,7 +34,7 @@ def build_tiny_tokenizer(*, vocab: int = 384, chat_template: bool = True) -> Pre
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.train_from_iterator(corpus, trainer)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<|pad|>",

@@ -111,11 +111,12 @@ def test_a_finished_response_ends_at_its_first_closing_token(policy_path):
     free = generate_responses(policy, PROMPTS, n=1, temperature=0, max_new_tokens=10, seed=0)
     [[reference], *_] = free
     ids = greedy_ids(policy, PROMPTS[0], 10)
-    # The fourth token of the greedy response ends it, unless it came earlier.
     policy.model.generation_config.eos_token_id = [ids[3]]
     [[cut], *_] = generate_responses(policy, PROMPTS, n=1, temperature=0, max_new_tokens=10, seed=0)
     assert reference.finish_reason == "length"
-    assert (cut.finish_reason, cut.n_tokens) == ("stop", ids.index(ids[3]) + 1)
+    stop = ids.index(ids[3])
+    assert (cut.finish_reason, cut.n_tokens) == ("stop", stop + 1)
+    assert cut.text == policy.tokenizer.decode(ids[:stop], skip_special_tokens=True)
 
 
 def greedy_ids(policy, messages, count):

@@ -18,7 +18,7 @@ from sgpo.errors import InputError
 from sgpo.policy import score
 from sgpo.policy.load import Policy, load_policy
 from sgpo.policy.score import score_responses
-from sgpo.policy.tokens import tokenize_response
+from sgpo.policy.tokens import tokenize_prompt, tokenize_response
 from tiny_model import build_tiny_model, build_tiny_tokenizer
 
 REJECTED = [f"No. {response}" for response in RESPONSES]
@@ -134,8 +134,11 @@ def test_no_rows_give_no_scores(policy):
 
 
 def test_a_prompt_that_fills_max_length_is_named(policy):
-    with pytest.raises(InputError, match=r"row 1: the prompt has \d+ tokens and max_length is 30"):
-        score_responses(policy, ask("a", "b" * 100), ["x", "y"], max_length=30)
+    prompts = ask("a", "b" * 100)
+    length = len(tokenize_prompt(policy.tokenizer, prompts[1]))
+    with pytest.raises(InputError, match=rf"row 1: the prompt has {length} tokens and max_length is {length};"):
+        score_responses(policy, prompts, ["x", "y"], max_length=length)
+    assert score_responses(policy, prompts, ["x", "y"], max_length=length + 1).n_tokens[1] == 1
 
 
 def test_a_row_longer_than_the_context_is_named(tmp_path):

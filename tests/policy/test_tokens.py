@@ -69,3 +69,15 @@ def test_a_template_that_refuses_a_prompt_is_reported_with_its_row():
     prompts = [*ask("a", "b"), [{"role": "system", "content": "s"}, {"role": "user", "content": "c"}]]
     with pytest.raises(InputError, match=r"row 2 .*no system turn"):
         tokenize_responses(tokenizer, prompts, ["x", "y", "z"])
+
+
+def test_where_tokens_merge_across_the_boundary_trl_cuts_a_pair_at_the_earlier_split(tmp_path):
+    tokenizer = build_tiny_tokenizer(corpus=["a\n\n\nb"] * 50, vocab=262)
+    prompts, merged, plain = PROMPTS[:1], ["\n\nIt is."], ["It is."]
+    alone = tokenize_response(tokenizer, prompts[0], merged[0])
+    assert alone.prompt_ids == tokenize_prompt(tokenizer, prompts[0])[:-1]
+    row = prepare_with_trl(tokenizer, prompts, merged, plain, tmp_path)[0]
+    assert (row["prompt_ids"], row["chosen_ids"]) == alone
+    beside = tokenize_response(tokenizer, prompts[0], plain[0])
+    assert row["prompt_ids"] + row["rejected_ids"] == beside.prompt_ids + beside.response_ids
+    assert len(row["rejected_ids"]) == len(beside.response_ids) + 1

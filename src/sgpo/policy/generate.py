@@ -151,15 +151,16 @@ def _generate(policy: Policy, prompts: list[list[int]], config: GenerationConfig
     output = policy.model.generate(input_ids=input_ids, attention_mask=mask, generation_config=config)
     generated = output[:, length:].tolist()
     ends = set(config.eos_token_id)
-    counts = [next((place + 1 for place, token in enumerate(ids) if token in ends), None) for ids in generated]
+    # The place of the first end token; a row goes on with padding after it.
+    stops = [next((place for place, token in enumerate(ids) if token in ends), None) for ids in generated]
     texts = policy.tokenizer.batch_decode(
-        [ids[:count] for ids, count in zip(generated, counts, strict=True)],
+        [ids[:stop] for ids, stop in zip(generated, stops, strict=True)],
         skip_special_tokens=True,
         clean_up_tokenization_spaces=False,
     )
     responses = [
-        Response(text, "length", len(ids)) if count is None else Response(text, "stop", count)
-        for text, ids, count in zip(texts, generated, counts, strict=True)
+        Response(text, "length", len(ids)) if stop is None else Response(text, "stop", stop + 1)
+        for text, ids, stop in zip(texts, generated, stops, strict=True)
     ]
     n = config.num_return_sequences
     return [responses[first : first + n] for first in range(0, len(responses), n)]
