@@ -3,6 +3,7 @@ import pytest
 from policy.conversations import PROMPTS, RESPONSES, ask
 from policy.trl_peer import prepare_with_trl
 from sgpo.errors import InputError
+from sgpo.policy import tokens
 from sgpo.policy.tokens import tokenize_prompt, tokenize_response, tokenize_responses
 from tiny_model import CHAT_TEMPLATE, build_tiny_tokenizer
 
@@ -46,7 +47,8 @@ def test_tokens_are_those_that_trl_trains_on(name, tmp_path):
         assert [row.response_ids for row in mine] == rows[side][:]
 
 
-def test_one_response_is_tokenized_as_in_a_batch():
+def test_one_response_is_tokenized_as_in_a_batch(monkeypatch):
+    monkeypatch.setattr(tokens, "_CHUNK", 4)
     tokenizer = build_tiny_tokenizer()
     batch = tokenize_responses(tokenizer, PROMPTS, RESPONSES)
     alone = [tokenize_response(tokenizer, *row) for row in zip(PROMPTS, RESPONSES, strict=True)]
@@ -60,7 +62,9 @@ def test_a_response_follows_its_prompt_where_the_template_keeps_prefixes():
     assert tokenizer.decode(response_ids) == "The river.<|im_end|>\n"
 
 
-def test_a_template_that_refuses_a_prompt_is_reported_with_its_row():
+@pytest.mark.parametrize("chunk", [1, 2, 1000])
+def test_a_template_that_refuses_a_prompt_is_reported_with_its_row(chunk, monkeypatch):
+    monkeypatch.setattr(tokens, "_CHUNK", chunk)
     tokenizer = build_tiny_tokenizer()
     tokenizer.chat_template = (
         "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"

@@ -8,6 +8,9 @@ from transformers import PreTrainedTokenizerBase
 
 from sgpo.errors import InputError
 
+# Conversations tokenized at once: a tokenizer keeps offsets and strings beside the ids, a hundred bytes a token.
+_CHUNK = 1000
+
 Messages = Sequence[dict[str, str]]
 
 
@@ -71,25 +74,25 @@ def tokenize_responses(
 def _render(
     tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Messages], *, add_generation_prompt: bool = False
 ) -> list[list[int]]:
-    if not conversations:
-        return []
-
     def render(batch: list[list[dict[str, str]]]) -> list[list[int]]:
         return tokenizer.apply_chat_template(
             batch, tokenize=True, return_dict=True, add_generation_prompt=add_generation_prompt
         )["input_ids"]
 
-    batch = [list(messages) for messages in conversations]
-    try:
-        return render(batch)
-    except TemplateError:
-        for row, messages in enumerate(batch):
-            try:
-                render([messages])
-            except TemplateError as error:
-                roles = [message["role"] for message in messages]
-                raise InputError(f"the chat template refuses row {row} (roles {roles}): {error}") from error
-        raise
+    ids: list[list[int]] = []
+    for first in range(0, len(conversations), _CHUNK):
+        chunk = [list(messages) for messages in conversations[first : first + _CHUNK]]
+        try:
+            ids.extend(render(chunk))
+        except TemplateError:
+            for row, messages in enumerate(chunk, start=first):
+                try:
+                    render([messages])
+                except TemplateError as error:
+                    roles = [message["role"] for message in messages]
+                    raise InputError(f"the chat template refuses row {row} (roles {roles}): {error}") from error
+            raise
+    return ids
 
 
 def _common_prefix_length(ids: list[int], other: list[int]) -> int:
