@@ -12,43 +12,12 @@ from sgpo.policy.generate import Response, generate_responses
 from sgpo.policy.load import Policy, load_policy
 from sgpo.policy.score import score_responses
 from sgpo.rounds import Evaluation, RoundResult
+from sgpo.study.settings import WorldSettings
 from sgpo.study.sft import train_small_sft
 from sgpo.study.worlds.shop import ShopWorld
 
 MAX_NEW_TOKENS = 64
 SAMPLES = 8
-
-
-@dataclass(frozen=True)
-class WorldSettings:
-    """The embedded world and its SFT model.
-
-    Attributes:
-        facts: in [0, 1], how much of the gold reward is facts of the request; see `ShopWorld`.
-        flip_rate: share of the annotator's labels that are turned round, in [0, 1].
-        seed_pairs: labelled pairs.
-        pool_prompts: prompts without labels, for all rounds together.
-        test_prompts: prompts that the policy is judged on.
-        test_responses: responses to each of them, of the policy and of the SFT model.
-        sft_examples: rows of the SFT corpus.
-        sft_learning_rate, sft_batch_size: of the SFT training, one pass over the corpus.
-        layers, hidden, heads: size of the Llama.
-        max_length: its context, in tokens.
-    """
-
-    facts: float = 0.0
-    flip_rate: float = 0.1
-    seed_pairs: int = 300
-    pool_prompts: int = 1200
-    test_prompts: int = 400
-    test_responses: int = 2
-    sft_examples: int = 9600
-    sft_learning_rate: float = 5e-3
-    sft_batch_size: int = 16
-    layers: int = 2
-    hidden: int = 128
-    heads: int = 4
-    max_length: int = 160
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from sgpo.plan import Plan, StagePlan, check_disk, plan_stages, run_size, traini
 from sgpo.progress import Reporter
 from sgpo.rounds import leader_settings, round_sizes, run_rounds
 from sgpo.run_dir import RunDir, check_same_config
-from sgpo.study.demo import GoldJudge, WorldSettings, prepare_world, world_paths
+from sgpo.study.demo import GoldJudge, prepare_world, world_paths
+from sgpo.study.settings import WorldSettings
 from sgpo.study.sft import count_parameters
 
 _SUPPLIED = {"model": ("path", "adapter"), "data": ("seeds", "prompts", "heldout", "seed_pairs")}
