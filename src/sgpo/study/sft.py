@@ -86,7 +86,17 @@ def train_small_sft(
         raise InputError("rows is empty; allowed: at least one row.")
     set_seed(seed)
     tokenizer = _train_tokenizer((message["content"] for turns in conversations for message in turns), vocab_size)
-    model = LlamaForCausalLM(_model_config(tokenizer, layers, hidden, heads, max_length))
+    model = LlamaForCausalLM(
+        _model_config(
+            len(tokenizer),
+            layers,
+            hidden,
+            heads,
+            max_position_embeddings=max_length,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}-", dir=output_dir.parent))
     try:
@@ -119,10 +129,11 @@ def train_small_sft(
     return output_dir
 
 
-def count_parameters(*, layers: int = 2, hidden: int = 128, heads: int = 4, vocab_size: int = 1024) -> int:
-    """Number of weights of the Llama that `train_small_sft` builds, at most: the vocabulary may end up smaller."""
-    per_layer = 4 * hidden * hidden + 3 * hidden * 2 * hidden + 2 * hidden
-    return vocab_size * hidden + layers * per_layer + hidden
+def count_parameters(*, vocab_size: int = 1024, layers: int, hidden: int, heads: int) -> int:
+    """Weights of the Llama that `train_small_sft` builds, when its vocabulary is full."""
+    with torch.device("meta"):
+        model = LlamaForCausalLM(_model_config(vocab_size, layers, hidden, heads))
+    return sum(weight.numel() for weight in model.parameters())
 
 
 def _check_arguments(output_dir: Path, vocab_size: int, layers: int, hidden: int, heads: int, max_length: int) -> None:
@@ -181,30 +192,19 @@ def _train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokeniz
     return fast
 
 
-def count_parameters(*, vocab_size: int = 1024, layers: int, hidden: int, heads: int) -> int:
-    """Weights of the Llama that `train_small_sft` builds, when its vocabulary is full."""
-    with torch.device("meta"):
-        model = LlamaForCausalLM(_model_config(vocab_size, layers, hidden, heads))
-    return sum(weight.numel() for weight in model.parameters())
-
-
-def _model_config(
-    tokenizer: PreTrainedTokenizerFast, layers: int, hidden: int, heads: int, context: int
-) -> LlamaConfig:
+def _model_config(vocab_size: int, layers: int, hidden: int, heads: int, **more: Any) -> LlamaConfig:
     return LlamaConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=vocab_size,
         hidden_size=hidden,
         intermediate_size=2 * hidden,
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=heads,
-        max_position_embeddings=context,
         tie_word_embeddings=True,
         # With the usual 0.02 a small model needs three times the steps before it copies words from its prompt.
         initializer_range=0.05,
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        **more,
     )
 
 
