@@ -2,10 +2,23 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from trl import DPOConfig
 
+from sgpo.leader.checks import (
+    check_choice,
+    check_explicit_window,
+    check_follower_options,
+    check_loss,
+    check_radius,
+    check_window_rule,
+)
+
 SPACES = ("margin", "probability")
+STEPS = ("envelope", "transport", "mixture")
+SCHEDULES = ("round", "epoch", "step")
+WINDOW_RULES = ("explicit", "min_max", "quantiles")
 
 
 @dataclass
@@ -20,10 +33,31 @@ class SGPOConfig(DPOConfig):
             probability space the exact link is infinite at 0, so 0 then needs a `window` that starts above 0.
         window: `[a, b]`, the support of the worst case in the unit of the gap space. Probability space defaults to
             `[0, 1]`; margin space has no default (PAPER.md D2: without a window the game is DPO).
+        window_rule: where the window comes from each time the follower answers: `"explicit"` (`window`), `"min_max"`
+            (the smallest and the largest gap) or `"quantiles"` of the gaps; both widened by `window_margin`.
+        window_margin: tau >= 0, in the unit of the gap space, for the rules `"min_max"` and `"quantiles"`.
+        window_quantiles: two levels in [0, 1] for the rule `"quantiles"`; default `[0.01, 0.99]`.
+        step: how the leader meets the worst case: `"envelope"` (the exact gradient of the robust value),
+            `"transport"` (displacements held still) or `"mixture"` (the active pieces); PAPER.md D3.
+        proximal: weight >= 0 of the pull towards the displaced gaps, with `step="mixture"`.
+        schedule: when the follower answers: `"round"` (once, before the first step), `"epoch"` (at each epoch's start,
+            to the gaps that training saw in the epoch before) or `"step"` (after every optimiser step, to the
+            `recent_pairs` latest gaps).
+        recent_pairs: pairs in the running window of `schedule="step"`, per source; default 1024, and never more than
+            the dataset holds.
+        source_radius: radius by the name in the dataset's `source` column, in place of `radius`; each source has a
+            ball and a price of its own. JSON on the command line.
+        reference_fingerprint: which reference policy the dataset's stored reference log-probabilities must come from,
+            see `sgpo.leader.scores.fingerprint_policy`. None believes them.
+        guards: watch training: warn, once each, of a collapse of the chosen log-probability and of a follower that
+            moves (nearly) nothing or everything; stop at a loss or gradient that is not finite, before it is applied.
 
     Raises:
-        ValueError: an argument out of range, or one that the robust loss does not combine with.
+        ValueError: an argument out of range, one that would be ignored, or one that the robust loss does not combine
+            with.
     """
+
+    _VALID_DICT_FIELDS = DPOConfig._VALID_DICT_FIELDS + ["source_radius"]  # noqa: RUF005 -- as TRL extends it
 
     radius: float = field(
         default=0.01,
@@ -41,63 +75,67 @@ class SGPOConfig(DPOConfig):
         default=None,
         metadata={"help": "Support [a, b] of the worst case; required in margin space, [0, 1] in probability space."},
     )
+    window_rule: str = field(
+        default="explicit",
+        metadata={"help": "Where the window comes from: 'explicit', 'min_max' or 'quantiles' of the gaps."},
+    )
+    window_margin: float = field(
+        default=0.0,
+        metadata={"help": "How far the rules 'min_max' and 'quantiles' widen the window, in the gap space's unit."},
+    )
+    window_quantiles: list[float] | None = field(
+        default=None,
+        metadata={"help": "Two levels in [0, 1] for window_rule 'quantiles'; default 0.01 0.99."},
+    )
+    step: str = field(
+        default="envelope",
+        metadata={"help": "How the leader meets the worst case: 'envelope', 'transport' or 'mixture'."},
+    )
+    proximal: float = field(
+        default=0.0,
+        metadata={"help": "Weight of the pull towards the displaced gaps, with step 'mixture'."},
+    )
+    schedule: str = field(
+        default="round",
+        metadata={"help": "When the follower answers: once ('round'), every 'epoch' or every 'step'."},
+    )
+    recent_pairs: int | None = field(
+        default=None,
+        metadata={"help": "Pairs in the running window of schedule 'step', per source; default 1024."},
+    )
+    source_radius: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "Radius by the name in the dataset's source column, in place of radius; JSON."},
+    )
+    reference_fingerprint: str | None = field(
+        default=None,
+        metadata={"help": "Reference policy that stored reference log-probabilities must come from."},
+    )
+    guards: bool = field(
+        default=True,
+        metadata={"help": "Warn of collapse and of an idle or saturated follower; stop at a loss that is not finite."},
+    )
+
+    @property
+    def is_robust(self) -> bool:
+        """Whether any pair may meet a follower: a radius above 0."""
+        if self.source_radius is not None:
+            return any(radius > 0 for radius in self.source_radius.values())
+        return self.radius > 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (math.isfinite(self.radius) and self.radius >= 0):
             raise ValueError(f"radius is {self.radius}; allowed: a finite number >= 0.")
-        if self.space not in SPACES:
-            raise ValueError(f"space is {self.space!r}; allowed: {', '.join(map(repr, SPACES))}.")
+        check_radius(self)
+        check_choice("space", self.space, SPACES)
+        check_choice("step", self.step, STEPS)
+        check_choice("schedule", self.schedule, SCHEDULES)
+        check_choice("window_rule", self.window_rule, WINDOW_RULES)
         if self.tangents < 0:
             raise ValueError(f"tangents is {self.tangents}; allowed: 0 (the exact link) or a positive number.")
-        if self.radius > 0:
-            self._check_window()
-        self._check_loss()
-
-    def _check_window(self) -> None:
-        if self.window is None:
-            if self.space == "margin":
-                raise ValueError(
-                    "window is None with space='margin'; allowed: [a, b] in nats, a below every gap. "
-                    "Without a window the worst case is DPO's loss plus a constant (PAPER.md D2)."
-                )
-            self.window = [0.0, 1.0]
-        if len(self.window) != 2 or not self.window[0] < self.window[1]:
-            raise ValueError(f"window is {self.window}; allowed: two numbers [a, b] with a < b.")
-        if self.space == "probability" and not (self.window[0] >= 0 and self.window[1] <= 1):
-            raise ValueError(f"window is {self.window} with space='probability'; allowed: within [0, 1].")
-        if self.space == "probability" and self.tangents == 0 and self.window[0] == 0:
-            raise ValueError(
-                "tangents is 0 with a window that starts at 0 in probability space, where -log p is infinite; "
-                "allowed: tangents >= 1, or a window that starts above 0."
-            )
-
-    def _check_loss(self) -> None:
-        """Refuses what would be ignored: TRL drops `label_smoothing` for the sigmoid loss without a word."""
-        if self.label_smoothing != 0 and "sigmoid" in self.loss_type:
-            raise ValueError(
-                f"label_smoothing is {self.label_smoothing} with loss_type {self.loss_type}; allowed: 0, because the "
-                "sigmoid loss ignores it."
-            )
-        if self.radius == 0:
-            return
-        if self.loss_type.count("sigmoid") != 1:
-            raise ValueError(
-                f"loss_type is {self.loss_type} with radius {self.radius}; allowed: a list that holds 'sigmoid' once "
-                "(the part that becomes robust), or radius=0."
-            )
-        if self.f_divergence_type != "reverse_kl":
-            raise ValueError(
-                f"f_divergence_type is {self.f_divergence_type!r} with radius {self.radius}; allowed: 'reverse_kl', "
-                "for which the gap is the implicit reward difference, or radius=0."
-            )
-        if self.use_weighting:
-            raise ValueError(
-                f"use_weighting is True with radius {self.radius}; allowed: False, or radius=0: the follower solves "
-                "for pairs of equal weight."
-            )
-        if self.sync_ref_model:
-            raise ValueError(
-                f"sync_ref_model is True with radius {self.radius}; allowed: False, or radius=0: a reference that "
-                "moves during training changes the gaps that the worst case was solved for."
-            )
+        check_window_rule(self)
+        if self.is_robust and self.window_rule == "explicit":
+            check_explicit_window(self)
+        check_follower_options(self)
+        check_loss(self)

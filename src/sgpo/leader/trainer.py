@@ -1,22 +1,26 @@
 """SGPOTrainer: TRL's DPOTrainer against the worst case."""
 
+import os
 import textwrap
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
 from torch.nn.functional import logsigmoid
 from torch.utils.data import DataLoader
-from trl import DPOTrainer
+from transformers.trainer_utils import get_last_checkpoint
 from trl.trainer.utils import get_config_model_id
 
 from sgpo.errors import InputError
 from sgpo.leader.config import SGPOConfig
-from sgpo.leader.follower import POLICY_COLUMNS, REFERENCE_COLUMNS, answer, has_columns, stored_gaps
+from sgpo.leader.follower import Follower, Pairs, RobustLoss, radii
+from sgpo.leader.guards import Guards, refuse_bad_gradient, refuse_bad_loss
 from sgpo.leader.margins import PairLogps, pair_margins, sum_pair_logps
+from sgpo.leader.pairs import ROW, SOURCE, WEIGHT, PairTags, pop_tags
+from sgpo.leader.schedule import Schedule, read_state
+from sgpo.leader.scored import ScoredDPOTrainer
+from sgpo.leader.scores import POLICY_COLUMNS, REFERENCE_COLUMNS, has_columns, stored_gaps
 from sgpo.robust.follower import WorstCase
-from sgpo.robust.objective import priced_loss
 
 
 class _Recorder:
@@ -33,32 +37,38 @@ class _Recorder:
         return outputs
 
 
-class SGPOTrainer(DPOTrainer):
+class SGPOTrainer(ScoredDPOTrainer):
     r"""Trains a policy against the worst distribution of preference gaps in a Wasserstein ball.
 
     Takes the place of TRL's `DPOTrainer`, with the same arguments, models and datasets. With `radius=0` it is DPO.
 
-    The follower answers once, on the gaps that the policy has before the first step: from the columns
-    `chosen_logps` and `rejected_logps` where the dataset stores them, and as zeros where the reference is the initial
-    policy; otherwise one pass over the data measures them. The leader then minimises, at the follower's price of
-    radius lambda and lower end a,
+    The follower answers on schedule (`schedule`), first to the gaps that the policy has before the first step: from
+    the columns `chosen_logps` and `rejected_logps` where the dataset stores them, and as zeros where the reference is
+    the initial policy; otherwise one pass over the data measures them. The leader's step `"envelope"` then minimises,
+    at the follower's price of radius lambda and lower end a,
 
-        mean_i max(f(u_i), f(a) - lambda * (u_i - a)) + lambda * radius,
+        mean_i w_i * (max(f(u_i), f(a) - lambda * (u_i - a)) + lambda * radius),
 
     the follower's dual. It equals the robust value at the gaps that the price was solved for, its gradient there is
     the envelope gradient, it bounds the robust value from above at every other gap, and it is a sum over pairs, so
-    it does not depend on how a batch is cut (PAPER.md D3).
+    it does not depend on how a batch is cut (PAPER.md D3). `"transport"` and `"mixture"` are described in
+    `sgpo.robust.steps`.
 
-    Columns `ref_chosen_logps` and `ref_rejected_logps` of the training set are taken as the reference's
-    log-probabilities instead of a reference model.
+    Further columns of the training and evaluation sets:
+        ref_chosen_logps, ref_rejected_logps: the reference's log-probabilities, instead of a reference model;
+            `ref_fingerprint` says whose they are (`sgpo.leader.scores`).
+        weight: w_i >= 0, scaled to mean 1 over the dataset; also with `radius=0`, where this is weighted DPO.
+        source: with `source_radius`, which ball a pair belongs to.
 
-    Beside TRL's metrics it logs `robust/value` (nats), `robust/price` and `robust/moved_share`.
+    Beside TRL's metrics it logs `robust/value` (nats), `robust/moved_share` and `robust/outside` (share of gaps that
+    left the window), and for each source `robust/price`, `robust/window_low` and `robust/window_high`.
 
     Source: arXiv:2502.18099, Section 3.3 and Theorem 3.3.
 
     Raises:
-        ValueError: what the robust loss does not combine with, see `SGPOConfig`; a streaming dataset with radius > 0.
-        InputError: stored scores that are incomplete or not finite.
+        ValueError: what the robust loss does not combine with, see `SGPOConfig`; a stream or images with a radius > 0.
+        InputError: scores, weights or sources that are incomplete or out of range; while training, a loss or gradient
+            that is not finite (unless `guards=False`).
     """
 
     _tag_names = ["trl", "dpo", "sgpo"]  # noqa: RUF012 -- TRL's own class attribute
@@ -81,17 +91,6 @@ class SGPOTrainer(DPOTrainer):
             args = SGPOConfig(f"{name.split('/')[-1]}-SGPO")
         if not isinstance(args, SGPOConfig):
             raise TypeError(f"args is a {type(args).__name__}; allowed: SGPOConfig, or None for the defaults.")
-        if args.radius > 0 and not isinstance(train_dataset, Dataset):
-            raise ValueError(
-                f"train_dataset is a {type(train_dataset).__name__} with radius {args.radius}; allowed: a "
-                "datasets.Dataset, because the follower needs the gaps of every pair, or radius=0."
-            )
-        self._refers_to_itself = ref_model is None
-        if isinstance(train_dataset, Dataset) and has_columns(train_dataset, REFERENCE_COLUMNS, "train_dataset"):
-            self._refers_to_itself = False
-            args.precompute_ref_log_probs = True
-            self._check_evaluation_scores(eval_dataset, ref_model)
-        self.worst_case: WorstCase | None = None
         super().__init__(
             model=model,
             ref_model=ref_model,
@@ -100,56 +99,77 @@ class SGPOTrainer(DPOTrainer):
             eval_dataset=eval_dataset,
             **kwargs,
         )
+        self._step_rows: list[torch.Tensor] = []
+        self._schedule = Schedule(self.accelerator, args.schedule)
+        self.add_callback(self._schedule)
+        if args.guards:
+            self.add_callback(Guards(self._moved_shares))
 
-    @staticmethod
-    def _check_evaluation_scores(eval_dataset: Any, ref_model: Any) -> None:
-        if eval_dataset is None or ref_model is not None:
+    # -- the follower ------------------------------------------------------------------------------------------
+
+    @property
+    def worst_cases(self) -> dict[str, WorstCase]:
+        """The follower's latest answer by source (or under "all"); empty before the first one."""
+        return {} if self._schedule.follower is None else self._schedule.follower.worst_cases
+
+    @property
+    def worst_case(self) -> WorstCase:
+        """The follower's latest answer, where one ball holds all pairs; InputError otherwise."""
+        if len(self.worst_cases) != 1:
+            raise InputError(f"worst_case of {list(self.worst_cases)}; allowed: one answer, see worst_cases.")
+        return next(iter(self.worst_cases.values()))
+
+    def _moved_shares(self) -> dict[str, float]:
+        return {source: float(worst.moved_share) for source, worst in self.worst_cases.items()}
+
+    def train(self, resume_from_checkpoint=None, *args: Any, **kwargs: Any) -> Any:
+        """Has the follower answer to the initial gaps, or as the checkpoint says; then trains as `DPOTrainer` does."""
+        checkpoint = resume_from_checkpoint
+        if checkpoint is True:
+            checkpoint = get_last_checkpoint(self.args.output_dir) if os.path.isdir(self.args.output_dir) else None
+        self._meet_follower(read_state(checkpoint) if checkpoint else None)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _meet_follower(self, state: dict[str, np.ndarray] | None = None) -> None:
+        if not self.args.is_robust or (self._schedule.follower is not None and state is None):
             return
-        datasets = eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset]
-        for dataset in datasets:
-            if not has_columns(dataset, REFERENCE_COLUMNS, "eval_dataset"):
-                raise InputError(
-                    "train_dataset stores reference log-probabilities and eval_dataset does not; allowed: the columns "
-                    f"{' and '.join(REFERENCE_COLUMNS)} in both, or a ref_model to compute the missing ones."
-                )
-
-    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        if has_columns(dataset, REFERENCE_COLUMNS, f"{name} dataset"):
-            return dataset
-        return super()._precompute_ref_logps(dataset, name, batch_size)
-
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Solves the follower on the initial gaps, then trains as `DPOTrainer` does."""
+        columns = self.train_dataset.column_names
+        rows, weights, sources = (
+            np.asarray(self.train_dataset[column][:]) if column in columns else None for column in (ROW, WEIGHT, SOURCE)
+        )
+        pairs = Pairs(rows, weights, sources)
         # Before TRL loads a checkpoint: a resumed run must answer to the gaps that the first start saw.
-        self._solve_once()
-        return super().train(*args, **kwargs)
+        follower = Follower(self.args, pairs, self._initial_gaps(pairs) if state is None else state["gaps"])
+        follower.answer() if state is None else follower.load(state)
+        self._schedule.follower = follower
 
-    def _solve_once(self) -> None:
-        if self.args.radius > 0 and self.worst_case is None:
-            self.worst_case = answer(self._initial_gaps(), self.args)
-
-    def _initial_gaps(self) -> np.ndarray:
-        if has_columns(self.train_dataset, POLICY_COLUMNS, "train_dataset") and has_columns(
-            self.train_dataset, REFERENCE_COLUMNS, "train_dataset"
-        ):
-            return stored_gaps(self.train_dataset, self.beta)
-        if self._refers_to_itself:
-            return np.zeros(len(self.train_dataset))
+    def _initial_gaps(self, pairs: Pairs) -> np.ndarray:
+        radius = np.array(list(radii(self.args).values()))
+        if not radius[0 if pairs.sources is None else pairs.sources].any():
+            return np.zeros(len(pairs.rows))
+        if self._has_reference_scores and not self._doubts_scores:
+            if has_columns(self.train_dataset, POLICY_COLUMNS, "train_dataset"):
+                return stored_gaps(self.train_dataset, self.beta)
+        elif not self._has_reference_model:
+            return np.zeros(len(pairs.rows))
         return self._measure_gaps()
 
     def _measure_gaps(self) -> np.ndarray:
-        loader = self.accelerator.prepare(
-            DataLoader(
-                self.train_dataset,
-                batch_size=self.args.per_device_train_batch_size,
-                collate_fn=self.data_collator,
-                shuffle=False,
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise InputError(
+                "train_dataset stores no policy log-probabilities, and a model that is about to be sharded cannot be "
+                f"asked for them; allowed: the columns {' and '.join(POLICY_COLUMNS + REFERENCE_COLUMNS)}."
             )
+        loader = DataLoader(
+            self.train_dataset,
+            batch_size=self.args.per_device_train_batch_size,
+            collate_fn=self.data_collator,
+            shuffle=False,
         )
         gaps = []
         was_training = self.model.training
         self.model.eval()
-        for inputs in loader:
+        for inputs in self.accelerator.prepare(loader):
             labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
             with torch.no_grad(), self.accelerator.autocast():
                 log_probs = self.model(
@@ -164,6 +184,8 @@ class SGPOTrainer(DPOTrainer):
         self.model.train(was_training)
         return torch.cat(gaps).double().numpy()
 
+    # -- the loss ----------------------------------------------------------------------------------------------
+
     def _with_reference(self, inputs: dict[str, Any]) -> dict[str, Any]:
         if self.precompute_ref_logps:
             return inputs
@@ -177,35 +199,69 @@ class SGPOTrainer(DPOTrainer):
         return pair_margins(policy, reference, self.beta)
 
     def _compute_loss(self, model, inputs, return_outputs):
-        if self.args.radius == 0:
-            return super()._compute_loss(model, inputs, return_outputs)
-        self._solve_once()
+        inputs, tags = pop_tags(inputs)
+        if self.args.is_robust or tags.weight is not None:
+            result = self._compute_pair_loss(model, inputs, tags, return_outputs)
+        else:
+            result = super()._compute_loss(model, inputs, return_outputs)
+        if self.args.guards and self.model.training:
+            loss = result[0] if return_outputs else result
+            refuse_bad_loss(loss, tags.row, self.accelerator, self.state.global_step, self.args.output_dir)
+            if tags.row is not None:
+                self._step_rows.append(tags.row)
+        return result
+
+    def _compute_pair_loss(self, model, inputs, tags: PairTags, return_outputs):
+        """TRL's loss with its sigmoid part replaced, pair by pair."""
+        self._meet_follower()
         inputs = self._with_reference(inputs)
         recorder = _Recorder(model)
+        place = self.loss_types.index("sigmoid")
+        weights, precomputed = self.loss_weights, self.precompute_ref_logps
+        self.loss_weights = [0.0 if index == place else weight for index, weight in enumerate(weights)]
         # TRL reads the reference's scores from the batch under this flag; they are in it now, whoever computed them.
-        precomputed, self.precompute_ref_logps = self.precompute_ref_logps, True
+        self.precompute_ref_logps = True
         try:
             result = super()._compute_loss(recorder, inputs, return_outputs)
         finally:
-            self.precompute_ref_logps = precomputed
-        correction = self._robust_correction(self._margins(recorder.log_probs, inputs))
-        if return_outputs:
-            return result[0] + correction, result[1]
-        return result + correction
+            self.loss_weights, self.precompute_ref_logps = weights, precomputed
+        loss = weights[place] * self._pair_loss(self._margins(recorder.log_probs, inputs), tags)
+        return (result[0] + loss, result[1]) if return_outputs else result + loss
 
-    def _robust_correction(self, margins: torch.Tensor) -> torch.Tensor:
-        """What turns TRL's sigmoid loss into the robust one, and leaves its other parts alone."""
-        worst = self.worst_case
-        priced = priced_loss(margins, price=worst.price, lower=worst.window[0], link=worst.link)
-        robust = priced.loss.mean() + worst.price * worst.radius
-        self._log_robust(robust.detach(), priced.moved, worst)
-        weight = self.loss_weights[self.loss_types.index("sigmoid")]
-        return weight * (robust + logsigmoid(margins).mean())
+    def _pair_loss(self, margins: torch.Tensor, tags: PairTags) -> torch.Tensor:
+        weight = torch.ones_like(margins) if tags.weight is None else tags.weight
+        follower, training = self._schedule.follower, self.model.training
+        if follower is None:
+            return (weight * -logsigmoid(margins)).mean()
+        pairs = follower.loss(margins, tags, training=training)
+        if training:
+            self._schedule.see(tags.row, margins)
+        value = (weight * pairs.loss).mean()
+        self._log_robust(value.detach(), pairs)
+        return value
 
-    def _log_robust(self, robust: torch.Tensor, moved: torch.Tensor, worst: WorstCase) -> None:
+    def _log_robust(self, value: torch.Tensor, pairs: RobustLoss) -> None:
         metrics = self._metrics["train" if self.model.training else "eval"]
-        local = torch.stack([robust, moved.float().mean()]).unsqueeze(0)
-        value, moved_share = self.accelerator.gather_for_metrics(local).mean(dim=0).tolist()
-        metrics["robust/value"].append(value)
-        metrics["robust/price"].append(float(worst.price))
-        metrics["robust/moved_share"].append(moved_share)
+        local = torch.stack([value, pairs.moved.mean(), pairs.outside.mean()]).unsqueeze(0)
+        means = self.accelerator.gather_for_metrics(local).mean(dim=0).tolist()
+        for name, mean in zip(("value", "moved_share", "outside"), means, strict=True):
+            metrics[f"robust/{name}"].append(mean)
+        for source, worst in self.worst_cases.items():
+            of = "" if source == "all" else f"/{source}"
+            metrics[f"robust/price{of}"].append(float(worst.price))
+            metrics[f"robust/window_low{of}"].append(float(worst.window[0]))
+            metrics[f"robust/window_high{of}"].append(float(worst.window[1]))
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        norm = super()._get_grad_norm(model, grad_norm)
+        rows, self._step_rows = self._step_rows, []
+        # In float16 the loss scaler expects gradients that overflow, and skips their step.
+        if self.args.guards and not self.args.fp16 and norm is not None:
+            named = torch.cat(rows).tolist() if rows else []
+            refuse_bad_gradient(float(norm), self.state.global_step, named, self.args.output_dir)
+        return norm
+
+    def _save_checkpoint(self, model, trial):
+        folder = os.path.join(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
+        self._schedule.save(folder)
+        super()._save_checkpoint(model, trial)

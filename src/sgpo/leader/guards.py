@@ -1,0 +1,123 @@
+"""Guards of a leader's training: alerts, once each, and a stop before a bad number reaches the weights."""
+
+import math
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from sgpo.errors import InputError
+
+# The report of a run judges by the same numbers.
+COLLAPSE_RATIO = 1.5
+COLLAPSE_NATS = 5.0
+IDLE_SHARE = 0.001
+SATURATED_SHARE = 0.95
+
+
+class LeaderAlert(UserWarning):
+    """Training goes on, but its numbers say that it should be looked at."""
+
+
+class Guards(TrainerCallback):
+    """Watches the log: collapse of the chosen log-probability, a follower that moves nothing or everything."""
+
+    def __init__(self, moved_shares: Callable[[], dict[str, float]]) -> None:
+        """Takes a function that returns the share of moved mass by source, from the follower's latest answer."""
+        self._moved_shares = moved_shares
+        self._first_chosen: float | None = None
+        self._said: set[str] = set()
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._first_chosen = None
+        self._said.clear()
+
+    def on_log(self, args, state, control, logs: dict[str, Any] | None = None, **kwargs):
+        if not state.is_world_process_zero or not logs or "logps/chosen" not in logs:
+            return
+        self._watch_chosen(logs["logps/chosen"], state.global_step)
+        for source, share in self._moved_shares().items():
+            self._watch_share(source, share, state.global_step)
+
+    def _watch_chosen(self, chosen: float, step: int) -> None:
+        if self._first_chosen is None:
+            self._first_chosen = chosen
+        start = self._first_chosen
+        if chosen < COLLAPSE_RATIO * start and start - chosen > COLLAPSE_NATS:
+            self._say(
+                "collapse",
+                f"step {step}: the mean log-probability of the chosen responses fell from {start:.1f} to {chosen:.1f} "
+                "nats. The policy moves away from the very responses that it is told to prefer; a larger beta or a "
+                "smaller learning rate holds it back.",
+            )
+
+    def _watch_share(self, source: str, share: float, step: int) -> None:
+        of = "" if source == "all" else f" of source {source!r}"
+        if share < IDLE_SHARE:
+            self._say(
+                f"idle {source}",
+                f"step {step}: the follower moves a share of {share:.4f} of the pairs{of}, so this is nearly plain "
+                "DPO; a larger radius gives it a say.",
+            )
+        elif share > SATURATED_SHARE:
+            self._say(
+                f"saturated {source}",
+                f"step {step}: the follower moves a share of {share:.3f} of the pairs{of}, so little of the data is "
+                "left to learn from; a smaller radius leaves more.",
+            )
+
+    def _say(self, kind: str, message: str) -> None:
+        if kind not in self._said:
+            self._said.add(kind)
+            warnings.warn(message, LeaderAlert, stacklevel=2)
+
+
+def refuse_bad_loss(loss: Tensor, rows: Tensor | None, accelerator: Accelerator, step: int, output_dir: str) -> None:
+    """Stops training at a loss that is not finite, on every rank, before its gradient exists.
+
+    Args:
+        loss: of one microbatch of this rank.
+        rows: (B,) its pairs' rows in the training set; None for a stream.
+        accelerator: of the trainer.
+        step: optimiser steps done.
+        output_dir: where checkpoints are.
+
+    Raises:
+        InputError: with the step, the rows of the rank whose loss it was, and the last checkpoint.
+    """
+    local = loss.detach().float()
+    # One number per rank: all ranks must leave together, or the others wait for ever in the next collective call.
+    everywhere = accelerator.gather(local.reshape(1)) if accelerator.num_processes > 1 else local.reshape(1)
+    if math.isfinite(everywhere.sum().item()) or bool(torch.isfinite(everywhere).all()):
+        return
+    if accelerator.num_processes > 1 and rows is not None:
+        rows = accelerator.gather(accelerator.pad_across_processes(rows, pad_index=-1)).reshape(len(everywhere), -1)
+        rows = rows[~torch.isfinite(everywhere)]
+    where = "a stream" if rows is None else f"rows {sorted(set(rows.flatten().tolist()) - {-1})} of train_dataset"
+    bad = everywhere[~torch.isfinite(everywhere)][0].item()
+    raise InputError(f"step {step + 1}: the loss is {bad} on {where}; {_advice(output_dir)}")
+
+
+def refuse_bad_gradient(norm: float, step: int, rows: list[int], output_dir: str) -> None:
+    """Stops training at a gradient that is not finite, before the optimiser takes it.
+
+    Raises:
+        InputError: with the step, the rows of this rank's pairs in it, and the last checkpoint.
+    """
+    if not math.isfinite(norm):
+        raise InputError(
+            f"step {step + 1}: the gradient's norm is {norm} on rows {sorted(rows)} of train_dataset; "
+            f"{_advice(output_dir)}"
+        )
+
+
+def _advice(output_dir: str) -> str:
+    last = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
+    kept = f"the last good checkpoint is {last}" if last else "no checkpoint was saved before it"
+    return f"training stops with the weights of the step before, and {kept}. Look at these pairs' texts and scores."

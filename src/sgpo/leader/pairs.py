@@ -1,0 +1,135 @@
+"""What a pair carries from the dataset to the loss: its row, its weight and its source.
+
+They travel as columns of the dataset and keys of the batch, because TRL drops rows whose prompt fills `max_length` and
+an array kept beside the dataset would then belong to other pairs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from sgpo.errors import InputError
+from sgpo.leader.config import SGPOConfig
+
+ROW, WEIGHT, SOURCE = "sgpo_row", "sgpo_weight", "sgpo_source"
+TAGS = {ROW: torch.int64, WEIGHT: torch.float32, SOURCE: torch.int64}
+
+
+class PairTags(NamedTuple):
+    """(B,) row of each pair in the dataset as it was handed over, weight (mean 1), index of its source; or None."""
+
+    row: Tensor | None = None
+    weight: Tensor | None = None
+    source: Tensor | None = None
+
+
+def check_combinations(dataset: Any, args: SGPOConfig) -> None:
+    """Refuses, before any model is loaded, what a training set and the arguments do not mean together.
+
+    Raises:
+        ValueError: a stream or images where every pair's gap is needed; weights with a loss that has no place for them.
+    """
+    sample = next(iter(dataset), {})
+    weighted = "weight" in sample
+    if not (weighted or args.is_robust):
+        return
+    what = "a 'weight' column" if weighted else f"radius {args.radius}"
+    if weighted and args.loss_type != ["sigmoid"]:
+        raise ValueError(
+            f"loss_type is {args.loss_type} with {what}; allowed: ['sigmoid'], the loss that the weights belong to, or "
+            "a dataset without the column."
+        )
+    if weighted and args.f_divergence_type != "reverse_kl":
+        raise ValueError(
+            f"f_divergence_type is {args.f_divergence_type!r} with {what}; allowed: 'reverse_kl', or a dataset without "
+            "the column."
+        )
+    if weighted and args.use_weighting:
+        raise ValueError(f"use_weighting is True with {what}; allowed: False, or a dataset without the column.")
+    if not isinstance(dataset, Dataset):
+        raise ValueError(
+            f"train_dataset is a {type(dataset).__name__} with {what}; allowed: a datasets.Dataset, because the "
+            "follower needs the gaps of every pair and weights their mean, or radius=0 without weights."
+        )
+    if "image" in sample or "images" in sample:
+        raise ValueError(f"train_dataset holds images with {what}; allowed: text, or radius=0 without weights.")
+
+
+def number_rows(dataset: Any) -> Any:
+    """Adds the row numbers, before TRL drops rows; a stream stays as it is."""
+    if not isinstance(dataset, Dataset) or ROW in dataset.column_names:
+        return dataset
+    return dataset.add_column(ROW, np.arange(len(dataset)))
+
+
+def tag_pairs(dataset: Any, args: SGPOConfig, name: str) -> Any:
+    """Adds weights and source indices to a dataset that TRL has prepared.
+
+    Args:
+        dataset: with `number_rows`' column; a stream stays as it is.
+        args: the leader's arguments.
+        name: of the dataset, for messages.
+
+    Raises:
+        InputError: a weight that is negative or not finite, weights that sum to 0, a source without a radius.
+    """
+    if not isinstance(dataset, Dataset) or len(dataset) == 0:
+        return dataset
+    if "weight" in dataset.column_names and WEIGHT not in dataset.column_names:
+        dataset = dataset.add_column(WEIGHT, _normalised_weights(dataset, name))
+    if args.source_radius is not None and SOURCE not in dataset.column_names:
+        dataset = dataset.add_column(SOURCE, _source_indices(dataset, args.source_radius, name))
+    return dataset
+
+
+def _normalised_weights(dataset: Dataset, name: str) -> np.ndarray:
+    weights = np.asarray(dataset["weight"][:], dtype=np.float64)
+    bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if bad.size:
+        row = dataset[ROW][int(bad[0])]
+        raise InputError(f"{name} dataset row {row}: weight is {weights[bad[0]]}; allowed: a finite number >= 0.")
+    if not weights.any():
+        raise InputError(f"{name} dataset: all weights are 0; allowed: at least one above 0.")
+    # Mean 1 over the dataset, once: the mean over any microbatch is then an unbiased share of the same loss.
+    return weights / weights.mean()
+
+
+def _source_indices(dataset: Dataset, source_radius: dict[str, float], name: str) -> np.ndarray:
+    allowed = ", ".join(map(repr, source_radius))
+    if "source" not in dataset.column_names:
+        raise InputError(f"{name} dataset has no column 'source'; source_radius needs it, with the names {allowed}.")
+    index = {source: place for place, source in enumerate(source_radius)}
+    sources = dataset["source"][:]
+    for row, source in enumerate(sources):
+        if source not in index:
+            raise InputError(
+                f"{name} dataset row {dataset[ROW][row]}: source is {source!r}; allowed: {allowed} (the keys of "
+                "source_radius)."
+            )
+    return np.array([index[source] for source in sources])
+
+
+@dataclass
+class TaggedCollator:
+    """TRL's collator, and the tags of each pair."""
+
+    base: Callable[[list[dict[str, Any]]], dict[str, Any]]
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        tags = {
+            key: torch.tensor([example[key] for example in examples], dtype=dtype)
+            for key, dtype in TAGS.items()
+            if key in examples[0]
+        }
+        return {**self.base(examples), **tags}
+
+
+def pop_tags(inputs: dict[str, Any]) -> tuple[dict[str, Any], PairTags]:
+    """A batch without its tags, as the model takes it, and the tags."""
+    rest = {key: value for key, value in inputs.items() if key not in TAGS}
+    return rest, PairTags(*(inputs.get(key) for key in TAGS))
