@@ -47,7 +47,7 @@ def check_gaps(gaps: Any) -> np.ndarray:
         array = np.asarray(gaps)
         array = array.astype(np.float64, copy=False)
     except (TypeError, ValueError):
-        raise InputError(f"gaps is a {type(gaps).__name__} ; allowed: (N,) finite numbers.") from None
+        raise InputError(f"gaps is a {type(gaps).__name__}; allowed: (N,) finite numbers.") from None
     check_shape(array.shape, "gaps")
     return array
 

@@ -12,6 +12,8 @@ from sgpo.robust.selection import blocks, select
 from sgpo.robust.solution import WorstCase
 from sgpo.robust.two_sided import solve_two_sided
 
+_LARGEST_SUM = 1e307
+
 __all__ = ["WorstCase", "worst_case"]
 
 
@@ -68,13 +70,17 @@ def solve_exact(problem: Problem) -> WorstCase:
         return solve_two_sided(problem)
     points, radius, link, window, weights = problem
     a, b = window
-    chosen = select(points, a, radius, weights)
+    shares = weights
+    if weights is None and len(points) * max(b - a, abs(a), abs(b), float(link.value(np.float64(a)))) > _LARGEST_SUM:
+        # A plain sum could leave the range of float64; in shares of 1/N it cannot.
+        shares = np.full(len(points), 1.0 / len(points))
+    chosen = select(points, a, radius, shares)
     if chosen.marginal is None:
         marginal, price = b, 0.0
     else:
         marginal = chosen.marginal
         price = float(link.drop(a, np.float64(marginal))) / (marginal - a)
-    sums, moved = _sum_losses(points, chosen, link, a, weights)
+    sums, moved = _sum_losses(points, chosen, link, a, shares)
     return WorstCase(
         value=sums.empirical + sums.gain,
         empirical_value=sums.empirical,

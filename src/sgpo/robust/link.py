@@ -77,8 +77,15 @@ class Link:
         raise NotImplementedError
 
     def drop(self, lower: float, u: Any) -> Any:
-        """f(lower) - f(u), elementwise, computed without cancellation where the link knows how."""
-        return self.value(_like(lower, u)) - self.value(u)
+        """f(lower) - f(u) for u >= lower, elementwise, kept from cancelling where u is close to lower."""
+        u = as_float(u)
+        return self._between_slopes(lower, u, self.value(_like(lower, u)) - self.value(u))
+
+    def _between_slopes(self, lower: float, u: Any, difference: Any) -> Any:
+        """A difference held to what convexity allows, between the slopes at its two ends."""
+        xp, distance = namespace(u), u - lower
+        steepest = -self.slope(_like(lower, u)) * distance
+        return xp.minimum(xp.maximum(difference, -self.slope(u) * distance), steepest)
 
     def __repr__(self) -> str:
         return f"Link({self.name}, space={self.space!r})"
@@ -120,14 +127,14 @@ class _NegLog(Link):
             return -np.log(as_float(u))
 
     def slope(self, u):
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", over="ignore"):
             return -1.0 / as_float(u)
 
     def drop(self, lower, u):
-        if lower <= 0:
-            return super().drop(lower, u)
         xp, u = namespace(u), as_float(u)
-        # log1p near the window's end; far from it (lower may be denormal) the quotient would overflow.
+        if lower < 1e-300:
+            return self.value(_like(lower, u)) - self.value(u)
+        # log1p near the window's end; elsewhere the difference has all its digits.
         near = xp.log1p((xp.clip(u, 0.5 * lower, 2.0 * lower) - lower) / lower)
         return xp.where(u <= 2.0 * lower, near, self.value(_like(lower, u)) - self.value(u))
 

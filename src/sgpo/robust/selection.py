@@ -58,15 +58,9 @@ def select(points: np.ndarray, lower: float, radius: float, weights: np.ndarray 
         radius: budget per unit of mass, >= 0.
         weights: (N,) sample weights that sum to 1; None: all 1/N.
     """
-    total = transport_cost(points, lower, weights)
+    full_radius, budget = transport_cost(points, lower, weights), radius
     if weights is None:
-        if not np.isfinite(total) or not np.isfinite(radius * len(points)):
-            # The sum left the range of float64; in shares of 1/N it cannot.
-            return select(points, lower, radius, np.full(len(points), 1.0 / len(points)))
-        count = float(len(points))
-        full_radius, budget = total / count, radius * count
-    else:
-        full_radius, budget = total, radius
+        full_radius, budget = full_radius / len(points), radius * len(points)
     if radius >= full_radius:
         return Selection(None, 0.0, full_radius)
     marginal, split = _marginal(points, lower, budget, weights)

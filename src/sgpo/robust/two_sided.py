@@ -72,8 +72,11 @@ def segments_of(points, mass, link, window) -> tuple[np.ndarray, np.ndarray]:
 
 def _sides(u, link, window) -> _Sides:
     a, b = window
-    losses = np.asarray(link.value(u), dtype=np.float64)
-    gain_a, gain_b = (float(link.value(np.float64(end))) - losses for end in window)
+    losses, slope = (np.asarray(of(u), dtype=np.float64) for of in (link.value, link.slope))
+    (top_a, top_b), (steep_a, steep_b) = (np.asarray(of(np.array(window))).tolist() for of in (link.value, link.slope))
+    # Convexity holds each chord between the slopes at its two ends; rounding, close to an end, does not.
+    gain_a = np.clip(top_a - losses, -slope * (u - a), np.maximum(-steep_a, -slope) * (u - a))
+    gain_b = np.clip(top_b - losses, slope * (b - u), np.maximum(steep_b, slope) * (b - u))
     near_is_a = u - a <= b - u
     near, far = np.where(near_is_a, (u - a, b - u), (b - u, u - a))
     near_gain, far_gain = np.where(near_is_a, (gain_a, gain_b), (gain_b, gain_a))
@@ -84,7 +87,7 @@ def _sides(u, link, window) -> _Sides:
     # A point at the near end is there already: nothing to gain on the way.
     direct = (to_far >= to_near) | (near == 0)
     first = np.where(direct, to_far, to_near).clip(0.0)
-    second = np.where(direct, 0.0, onward).clip(0.0)
+    second = np.where(direct, 0.0, onward).clip(0.0, first)
     return _Sides(near, far, first, second, direct, near_is_a)
 
 
