@@ -6,47 +6,11 @@ import torch
 from datasets import IterableDataset
 from trl import DPOConfig, DPOTrainer
 
+from leader.batches import MARGIN, assert_same_gradients, batch_margins, loss_and_gradients, with_stored_scores
 from sgpo.errors import InputError
 from sgpo.leader import SGPOConfig, SGPOTrainer
 from sgpo.robust.follower import worst_case
 from sgpo.robust.objective import robust_value
-
-MARGIN = {"space": "margin", "tangents": 0, "window": [-20.0, 20.0]}
-
-
-def whole_batch(trainer):
-    return trainer.data_collator([trainer.train_dataset[index] for index in range(len(trainer.train_dataset))])
-
-
-def loss_and_gradients(trainer, inputs=None):
-    trainer.model.train()
-    trainer.model.zero_grad()
-    loss = trainer.compute_loss(trainer.model, inputs or whole_batch(trainer))
-    loss.backward()
-    gradients = {name: value.grad.clone() for name, value in trainer.model.named_parameters() if value.grad is not None}
-    return loss.item(), gradients
-
-
-def assert_same_gradients(first, second, tolerance):
-    assert first.keys() == second.keys()
-    for name, gradient in first.items():
-        torch.testing.assert_close(gradient, second[name], rtol=tolerance, atol=tolerance)
-
-
-def batch_margins(trainer):
-    """Gaps of the whole batch with their graph, from per-token log-probabilities that nobody else computed."""
-    inputs = whole_batch(trainer)
-
-    def logps(model):
-        logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits[:, :-1]
-        chosen = torch.log_softmax(logits, -1).gather(-1, inputs["input_ids"][:, 1:, None]).squeeze(-1)
-        return (chosen * inputs["completion_mask"][:, 1:]).sum(1)
-
-    with torch.no_grad():
-        reference = logps(trainer.ref_model)
-    policy = logps(trainer.model)
-    chosen, rejected = (policy - reference).chunk(2)
-    return trainer.beta * (chosen - rejected)
 
 
 @pytest.mark.parametrize(
@@ -137,19 +101,6 @@ def test_without_a_reference_every_first_gap_is_zero(make_trainer):
     trainer.train()
     assert trainer.worst_case.empirical_value == pytest.approx(np.log(2), abs=1e-12)
     assert trainer.worst_case.moved_share == pytest.approx(0.05 / 0.5, abs=1e-12)
-
-
-def with_stored_scores(trainer, dataset, *, policy=True):
-    """The dataset with the columns that annotation would have stored."""
-    inputs = whole_batch(trainer)
-    reference = trainer.compute_ref_log_probs(trainer.ref_model, inputs)
-    own = trainer.compute_ref_log_probs(trainer.model, inputs)
-    for column, values in zip(("ref_chosen_logps", "ref_rejected_logps"), reference, strict=True):
-        dataset = dataset.add_column(column, values.tolist())
-    if policy:
-        for column, values in zip(("chosen_logps", "rejected_logps"), own, strict=True):
-            dataset = dataset.add_column(column, values.tolist())
-    return dataset
 
 
 def test_stored_scores_take_the_place_of_the_reference_model(make_trainer, pairs):
