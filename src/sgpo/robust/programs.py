@@ -152,8 +152,9 @@ def solve_slsqp(problem: Problem) -> WorstCase:
     start = np.concatenate([np.full(count * pieces, 1.0 / pieces), np.zeros(limits.shape[1] - count * pieces)])
     # 0 <= q <= (u - a) * s already holds s >= 0 where u > a, and SLSQP's time grows with the cube of its constraints.
     free = np.repeat(problem.points > problem.window[0], pieces)
-    # Objective per group, not per point: SLSQP's first model has unit curvature, beside which 1/N gradients vanish.
-    objective = -count * program.objective
+    # SLSQP's first model has unit curvature: gradients of 1/N would vanish beside it, and steep ones leap.
+    scale = count / max(1.0, abs(link_pieces(problem.link)[0]).max() / 10.0)
+    objective = -scale * program.objective
     solved = minimize(
         lambda x: objective @ x,
         start,
@@ -168,7 +169,7 @@ def solve_slsqp(problem: Problem) -> WorstCase:
     )
     if solved.status != 0:
         raise RuntimeError(f"SLSQP did not solve the follower's program: {solved.message}")
-    return _record(problem, solved.x, -solved.fun / count, solved.multipliers[-1] / count)
+    return _record(problem, solved.x, -solved.fun / scale, solved.multipliers[-1] / scale)
 
 
 def _record(problem: Problem, x: np.ndarray, value: float, price: float) -> WorstCase:
