@@ -153,7 +153,7 @@ def solve_slsqp(problem: Problem) -> WorstCase:
     # 0 <= q <= (u - a) * s already holds s >= 0 where u > a, and SLSQP's time grows with the cube of its constraints.
     free = np.repeat(problem.points > problem.window[0], pieces)
     # SLSQP's first model has unit curvature: gradients of 1/N would vanish beside it, and steep ones leap.
-    scale = count / max(1.0, abs(link_pieces(problem.link)[0]).max() / 10.0)
+    scale = count / max(1.0, abs(link_pieces(problem.link)[0]).max())
     objective = -scale * program.objective
     solved = minimize(
         lambda x: objective @ x,
