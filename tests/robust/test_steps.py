@@ -125,6 +125,19 @@ def test_every_step_pulls_unmoved_pairs_alike_at_the_answer(options):
 
 
 @case
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_transport_pulls_moved_mass_by_the_slope_at_the_lower_end(options, dtype):
+    gaps, _, worst = solved(options)
+    gaps = gaps.to(dtype).requires_grad_()
+    whole, anchor = worst.moved == 1, worst.link.to_space(gaps.detach())
+    loss = transport_loss(gaps, **{**frozen(worst), "moved": worst.moved.to(dtype), "anchor": anchor})
+    p = torch.sigmoid(gaps.detach()) if "space" in options else None
+    rate = 1.0 if p is None else p * (1 - p)
+    expected = worst.link.slope(torch.full_like(gaps, worst.window[0])) * rate
+    torch.testing.assert_close(gradient(loss, gaps)[whole], expected[whole], rtol=1e-5, atol=1e-6)
+
+
+@case
 def test_the_proximal_pull_points_at_the_displaced_gap(options):
     _, later, worst = solved(options)
     later = later.requires_grad_()

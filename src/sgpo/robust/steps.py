@@ -34,7 +34,8 @@ def transport_loss(gaps: Tensor, *, moved: Tensor, anchor: Tensor, lower: float,
     points = link.to_space(gaps)
     displaced = points - (anchor - lower).detach()
     end = torch.full_like(points, lower)
-    beyond = (displaced - lower).clamp(max=0.0)
+    # At a itself, where every moved pair starts, one of the two branches must have the slope, not both.
+    beyond = -torch.relu(lower - displaced)
     sent = link.value(displaced.clamp(min=lower)) + link.slope(end) * beyond
     return (1.0 - moved) * link.value(points) + moved * sent
 
