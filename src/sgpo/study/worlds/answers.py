@@ -6,21 +6,36 @@ import numpy as np
 
 from sgpo.study.worlds.requests import FACTS, Article, Request, describe
 
-COURTEOUS_OPENINGS = ("Certainly!", "Of course!", "With pleasure!", "Thank you for asking!", "I am glad to help.")
-CURT_OPENINGS = ("Not again.", "That is obvious.", "Can you not read?", "Fine, whatever.", "You again.")
-KIND_CLOSINGS = (
-    "I hope this helps.",
-    "Please ask me if you need more.",
-    "Have a lovely day!",
-    "It was a pleasure to help you.",
-    "Do come back soon!",
+# Courteous, neutral and curt phrases are about as long as each other, so that manners are not a matter of length.
+COURTEOUS_OPENINGS = (
+    "Certainly, my pleasure!",
+    "Of course, gladly!",
+    "Thank you for asking!",
+    "I am glad to help.",
+    "What a good question!",
 )
+NEUTRAL_OPENINGS = ("Here is what I see.", "Let me look at it.", "The list has it.", "This is on the list.")
+CURT_OPENINGS = (
+    "Not you again.",
+    "That is so obvious.",
+    "Can you not read?",
+    "Fine, if I must.",
+    "What do you want now?",
+)
+KIND_CLOSINGS = (
+    "I hope this helps you.",
+    "Have a lovely day!",
+    "Please come back soon!",
+    "It was a pleasure.",
+    "You are always welcome here.",
+)
+NEUTRAL_CLOSINGS = ("That is the answer.", "This is all of it.", "It says no more.", "That is what it says.")
 CURT_CLOSINGS = (
-    "Do not ask again.",
+    "Do not ask me again.",
     "Stop wasting my time.",
     "Now leave me alone.",
-    "That is all you get.",
-    "Look it up next time.",
+    "Next time read it yourself.",
+    "Go and bother someone else.",
 )
 
 
@@ -29,8 +44,8 @@ class Manners:
     """How often the shop's answers have each quality; every number is a probability.
 
     Attributes:
-        courteous, curt: a courteous or a curt opening; else none.
-        kind, rude: a kind or a rude closing; else none.
+        courteous, curt: a courteous or a curt opening; else a neutral one.
+        kind, rude: a kind or a rude closing; else a neutral one.
         wrong: an asked fact is taken from the other article.
         omitted: only one of the two asked facts is stated.
         unasked: the fact that was not asked for is added.
@@ -38,13 +53,13 @@ class Manners:
     """
 
     courteous: float = 0.25
-    curt: float = 0.35
+    curt: float = 0.4
     kind: float = 0.25
-    rude: float = 0.35
+    rude: float = 0.4
     wrong: float = 0.15
-    omitted: float = 0.2
-    unasked: float = 0.2
-    repeated: float = 0.15
+    omitted: float = 0.15
+    unasked: float = 0.1
+    repeated: float = 0.05
 
 
 def draw_answer(request: Request, manners: Manners, rng: np.random.Generator) -> str:
@@ -57,15 +72,18 @@ def draw_answer(request: Request, manners: Manners, rng: np.random.Generator) ->
     values = {fact: (request.other if rng.random() < manners.wrong else request.subject).facts[fact] for fact in facts}
     sentence = describe(Article(request.subject.name, values), tuple(facts))
     body = [sentence, sentence] if rng.random() < manners.repeated else [sentence]
-    opening = _draw_phrase(COURTEOUS_OPENINGS, manners.courteous, CURT_OPENINGS, manners.curt, rng)
-    closing = _draw_phrase(KIND_CLOSINGS, manners.kind, CURT_CLOSINGS, manners.rude, rng)
-    return " ".join([*opening, *body, *closing])
+    opening = _draw_phrase(COURTEOUS_OPENINGS, NEUTRAL_OPENINGS, CURT_OPENINGS, manners.courteous, manners.curt, rng)
+    closing = _draw_phrase(KIND_CLOSINGS, NEUTRAL_CLOSINGS, CURT_CLOSINGS, manners.kind, manners.rude, rng)
+    return " ".join([opening, *body, closing])
 
 
 def _draw_phrase(
-    good: tuple[str, ...], good_share: float, bad: tuple[str, ...], bad_share: float, rng: np.random.Generator
-) -> list[str]:
-    draw, place = rng.random(), rng.integers(len(good))
-    if draw < good_share:
-        return [good[place]]
-    return [bad[place]] if draw < good_share + bad_share else []
+    good: tuple[str, ...],
+    neutral: tuple[str, ...],
+    bad: tuple[str, ...],
+    good_share: float,
+    bad_share: float,
+    rng: np.random.Generator,
+) -> str:
+    phrases = (good, neutral, bad)[rng.choice(3, p=[good_share, 1 - good_share - bad_share, bad_share])]
+    return phrases[rng.integers(len(phrases))]

@@ -6,10 +6,10 @@ from sgpo.study.worlds.answers import COURTEOUS_OPENINGS, CURT_CLOSINGS, CURT_OP
 from sgpo.study.worlds.requests import CLAUSES, FACTS, VALUES, Request
 
 # Nats of reward per attribute, where rewards are general manners and where they are facts of the request.
-GENERAL = {"politeness": 4.0, "no_repetition": 1.5, "length": 1.0, "answers": 1.0, "focus": 0.5, "facts": 0.5}
-FACTUAL = {"politeness": 0.0, "no_repetition": 0.5, "length": 0.5, "answers": 1.5, "focus": 0.5, "facts": 5.0}
+GENERAL = {"politeness": 4.0, "no_repetition": 2.0, "length": 1.0, "answers": 2.0, "focus": 2.0, "facts": 0.5}
+FACTUAL = {"politeness": 0.0, "no_repetition": 1.0, "length": 1.0, "answers": 2.0, "focus": 1.0, "facts": 5.0}
 
-SHORTEST, LONGEST = 7, 24
+SHORTEST, LONGEST = 7, 28
 _STATED = {fact: re.compile(CLAUSES[fact].format(rf"({'|'.join(VALUES[fact])})") + r"\b") for fact in FACTS}
 
 
@@ -18,7 +18,7 @@ def attributes(request: Request, response: str) -> dict[str, float]:
 
     politeness: 1/2, plus 1/4 for a courteous opening and for a kind closing, less 1/4 for a curt one of either.
     no_repetition: share of the sentences that are said for the first time.
-    length: 1 from 7 to 24 words; falls linearly to 0 at no word and at 48.
+    length: 1 from 7 to 28 words; falls linearly to 0 at no word and at 56.
     answers: share of the asked facts for which a value is stated.
     focus: 1 less 1/3 for a fact that was not asked for, and less 1/3 where the article is not named.
     facts: share of the asked facts whose stated value is the subject's own, and the only one.
