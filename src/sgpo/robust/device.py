@@ -18,7 +18,9 @@ def check_tensor(gaps: Tensor) -> None:
 
 
 def solve_on_device(gaps: Tensor, radius: float, *, space, window, tangents, knots, link, weights, clip) -> WorstCase:
-    """`worst_case` for a tensor and a non-increasing link, by sorting; nothing but one flag returns to the host.
+    """`worst_case` for a tensor and a non-increasing link, by sorting; of the gaps only one flag returns to the host.
+
+    Sample weights are checked on the host, and "quantiles" knots are placed there.
 
     Points and losses are computed in the gaps' dtype, at least float32; all sums in float64.
     """

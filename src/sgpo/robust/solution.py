@@ -28,7 +28,8 @@ class WorstCase:
         radius: the radius, in the unit of the gap space.
         full_radius: the radius from which on everything has moved and the value stays as it is.
         space, window, link: the gap space, [a, b] in its unit, and the link f.
-        points: (N,) the gaps as points of the gap space (clipped, if asked for).
+        points: (N,) the gaps as points of the gap space (clipped, if asked for); float64 gaps in margin space are not
+            copied.
         weights: (N,) sample weights that sum to 1, or None where all are equal.
         raised: (N,) the share sent to window[1]; None for a non-increasing link, where nothing is.
 

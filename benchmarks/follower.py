@@ -1,0 +1,185 @@
+"""The exact follower beside what a user would pick instead: one table from one run.
+
+    python benchmarks/follower.py                    # N = 100 to 10 million; a few minutes, most of them SLSQP's
+    python benchmarks/follower.py --slsqp-groups 0   # without SLSQP
+    python benchmarks/follower.py --device cuda --sizes 60000 1000000 100000000
+
+Times are medians in milliseconds, ratios medians of ratios taken side by side. The floor is one pass of
+numpy.logaddexp over the same array: every gap's loss must be read once. `worst_case` is timed whole: checks, value,
+price and the moved share of every gap.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+
+from sgpo.robust import PriceTracker, price_regret, solve_worst_case, worst_case
+
+MARGIN = {"window": (-8.0, 8.0)}
+PAPER = {"space": "probability", "tangents": 6}
+RADIUS = 0.01
+
+
+def measure(call: Callable[[], object], budget: float = 1.5) -> float:
+    """Median seconds of a call, repeated 3 to 15 times within a budget of seconds."""
+    return compare([call], budget)[0][0]
+
+
+def compare(calls: list[Callable[[], object]], budget: float = 5.0) -> list[tuple[float, float]]:
+    """Median seconds of each call, and its median ratio to the first: all in turn, so that a busy moment hits all."""
+    rounds: list[list[float]] = []
+    start = time.perf_counter()
+    while len(rounds) < 3 or (len(rounds) < 15 and time.perf_counter() - start < budget):
+        rounds.append([once(call) for call in calls])
+    return [
+        (statistics.median(times), statistics.median(t / r[0] for t, r in zip(times, rounds, strict=True)))
+        for times in zip(*rounds, strict=True)
+    ]
+
+
+def once(call: Callable[[], object]) -> float:
+    """Seconds of one call."""
+    begin = time.perf_counter()
+    call()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin
+
+
+def draw(count: int) -> np.ndarray:
+    """Standard normal gaps inside the margin window."""
+    return np.random.default_rng(0).normal(size=count).clip(*MARGIN["window"])
+
+
+def time_exact(sizes: list[int], device: str) -> None:
+    """The exact follower, as a multiple of the pass over the losses."""
+    settings = [
+        ("margin, radius 0.01", MARGIN, 0.01),
+        ("margin, half the mass moves", MARGIN, 3.6),
+        ("paper (K = 6), radius 0.01", PAPER, 0.01),
+        ("paper (K = 6), radius 0.1", PAPER, 0.1),
+    ]
+    name = "torch " + device
+    print(f"\n| N | setting | logaddexp, ms | NumPy, ms | NumPy | {name} f64 | {name} f32 | numpy.sort |")
+    print("|---|---|---|---|---|---|---|---|")
+    for count in sizes:
+        gaps = draw(count)
+        double = torch.from_numpy(gaps).to(device)
+        single = double.float()
+        inputs = (gaps, double, single)
+        for label, options, radius in settings:
+            calls = [lambda x=x, o=options, r=radius: worst_case(x, r, **o) for x in inputs]
+            floor, sort, *ours = compare(
+                [lambda g=gaps: np.logaddexp(0.0, -g), lambda g=gaps: np.sort(g), *calls],
+            )
+            ratios = " | ".join(f"{ratio:.2f}" for _, ratio in ours)
+            print(
+                f"| {count:,} | {label} | {floor[0] * 1e3:.3f} | {ours[0][0] * 1e3:.3f} | {ratios} | {sort[1]:.2f} |",
+                flush=True,
+            )
+
+
+def time_references(count: int, slsqp_groups: int) -> None:
+    """General solvers on the paper's setting, as multiples of the exact follower."""
+    gaps = draw(count)
+    exact = measure(lambda: worst_case(gaps, RADIUS, **PAPER))
+    print(f"\n| solver, N = {count:,}, paper's setting | seconds | times the exact follower | value - exact value |")
+    print("|---|---|---|---|")
+    value = worst_case(gaps, RADIUS, **PAPER).value
+    print(f"| exact | {exact:.6f} | 1 | 0 |")
+    solved = []
+    highs = once(lambda: solved.append(solve_worst_case(gaps, RADIUS, solver="highs", **PAPER)))
+    print(f"| HiGHS, all gaps | {highs:.3f} | {highs / exact:,.0f} | {solved[0].value - value:.1e} |", flush=True)
+    try:
+        clarabel, reached = time_clarabel(gaps)
+        print(f"| cvxpy + Clarabel, all gaps | {clarabel:.3f} | {clarabel / exact:,.0f} | {reached - value:.1e} |")
+    except ImportError:
+        print("| cvxpy + Clarabel | not installed | | |")
+    groups = count // 100
+    grouped = measure(lambda: solve_worst_case(gaps, RADIUS, group_size=100, **PAPER))
+    difference = solve_worst_case(gaps, RADIUS, group_size=100, **PAPER).value - value
+    print(f"| exact in groups of 100 | {grouped:.4f} | {grouped / exact:,.0f} | {difference:.1e} |", flush=True)
+    if slsqp_groups:
+        part = gaps[: 100 * slsqp_groups]
+        slow = []
+        seconds = once(lambda: slow.append(solve_worst_case(part, RADIUS, solver="slsqp", group_size=100, **PAPER)))
+        same = solve_worst_case(part, RADIUS, group_size=100, **PAPER).value
+        print(
+            f"| SLSQP in groups of 100: {seconds:.1f} s for {slsqp_groups}, extrapolated to {groups} "
+            f"| {seconds / slsqp_groups * groups:,.0f} | {seconds / slsqp_groups * groups / exact:,.0f} "
+            f"| {slow[0].value - same:.1e} to the same groups |",
+            flush=True,
+        )
+
+
+def time_clarabel(gaps: np.ndarray) -> tuple[float, float]:
+    """Theorem 3.3's program as a user of cvxpy would write it: seconds, and the value reached."""
+    import cvxpy as cp
+
+    link = worst_case(gaps, RADIUS, **PAPER).link
+    u = link.to_space(gaps)[:, None]
+    mass = cp.Variable((len(gaps), len(link.slopes)), nonneg=True)
+    down = cp.Variable(mass.shape, nonneg=True)
+    gain = cp.multiply(u * link.slopes + link.intercepts, mass) - cp.multiply(down, np.ones_like(u) * link.slopes)
+    limits = [cp.sum(mass, axis=1) == 1, cp.sum(down) / len(gaps) <= RADIUS, down <= cp.multiply(u, mass)]
+    problem = cp.Problem(cp.Maximize(cp.sum(gain) / len(gaps)), limits)
+    seconds = once(lambda: problem.solve(solver=cp.CLARABEL))
+    return seconds, float(problem.value)
+
+
+def measure_memory(count: int) -> None:
+    """Peak of what one call allocates, in arrays of N float64, the input not counted."""
+    gaps = draw(count)
+    print(f"\n| peak memory, N = {count:,} | arrays of N |\n|---|---|")
+    for label, options, radius in (("margin", MARGIN, 3.6), ("paper's setting", PAPER, 0.1)):
+        tracemalloc.start()
+        worst_case(gaps, radius, **options)
+        print(f"| {label} | {tracemalloc.get_traced_memory()[1] / gaps.nbytes:.2f} |")
+        tracemalloc.stop()
+
+
+def measure_regret(count: int) -> None:
+    """Regret of the tracked price to the exact value, beside what the radius is worth."""
+    gaps = draw(count)
+    worst = worst_case(gaps, RADIUS, **PAPER)
+    rng = np.random.default_rng(1)
+    tracker = PriceTracker(RADIUS, **PAPER)
+    print(
+        f"\nPrice tracked from minibatches of 32 (paper's setting, V - E = {worst.value - worst.empirical_value:.4f}):"
+    )
+    print("\n| minibatches | regret of the average price, nats |\n|---|---|")
+    for stop in (10, 100, 1000, 10_000):
+        while tracker.batches < stop:
+            tracker.update(rng.choice(gaps, 32))
+        print(f"| {stop:,} | {price_regret(tracker.average_price, gaps, RADIUS, **PAPER):.2e} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000, 10_000, 60_000, 1_000_000, 10_000_000])
+    parser.add_argument("--references", type=int, default=10_000, help="N for the general solvers; 0 leaves them out")
+    parser.add_argument("--slsqp-groups", type=int, default=1, help="groups of 100 that SLSQP solves; 0 leaves it out")
+    parser.add_argument("--device", default="cpu", help="where the PyTorch columns run")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    versions = f"Python {platform.python_version()}, NumPy {np.__version__}, PyTorch {torch.__version__}"
+    print(f"`{' '.join(['python', *sys.argv])}`: {versions}, {os.cpu_count()} cores, one thread.")
+    time_exact(arguments.sizes, arguments.device)
+    measure_memory(max(min(max(arguments.sizes), 1_000_000), 1000))
+    measure_regret(10_000)
+    if arguments.references:
+        time_references(arguments.references, arguments.slsqp_groups)
+
+
+if __name__ == "__main__":
+    main()
