@@ -1,0 +1,43 @@
+"""One training run for `accelerate launch`: what each optimiser step lost and where the weights ended, to a file."""
+
+import json
+import sys
+import warnings
+
+import torch
+from datasets import load_from_disk
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sgpo.leader import SGPOConfig, SGPOTrainer
+
+
+def main(arguments):
+    settings = json.loads(arguments)
+    folder, policy, reference = (settings.pop(key) for key in ("folder", "policy", "reference"))
+    warnings.filterwarnings("ignore")
+    ends = {}
+    for name, options in settings["runs"].items():
+        trainer = SGPOTrainer(
+            model=AutoModelForCausalLM.from_pretrained(policy),
+            ref_model=AutoModelForCausalLM.from_pretrained(reference),
+            args=SGPOConfig(
+                output_dir=f"{folder}/{name}", use_cpu=True, bf16=False, activation_checkpointing=False,
+                report_to="none", save_strategy="no", disable_tqdm=True, logging_steps=1, optim="sgd",
+                dataloader_pin_memory=False, **options,
+            ),
+            train_dataset=load_from_disk(f"{folder}/pairs"),
+            processing_class=AutoTokenizer.from_pretrained(policy),
+        )  # fmt: skip
+        trainer.train()
+        ends[name] = {
+            "losses": [record["loss"] for record in trainer.state.log_history if "loss" in record],
+            "prices": [record["robust/price/self"] for record in trainer.state.log_history if "loss" in record],
+            "weights": torch.cat([p.detach().flatten() for p in trainer.model.parameters()]).tolist(),
+        }
+    if trainer.accelerator.is_main_process:
+        with open(f"{folder}/{settings['name']}.json", "w", encoding="utf-8") as file:
+            json.dump({"ranks": trainer.accelerator.num_processes, "ends": ends}, file)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

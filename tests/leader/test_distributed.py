@@ -1,0 +1,77 @@
+"""Two processes of four pairs train as one of eight, and as eight microbatches of one."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from leader.batches import ROWS, make_pairs
+
+STEPS = ("envelope", "transport", "mixture")
+SCHEDULES = ("round", "epoch", "step")
+CUTS = {
+    "1x8": (1, {"per_device_train_batch_size": 8}),
+    "8x1": (1, {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 8}),
+    "2x4": (2, {"per_device_train_batch_size": 4}),
+}
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory, policy_path, reference_path):
+    """Losses, prices and final weights of every step and schedule, by how the batch is cut."""
+    folder = tmp_path_factory.mktemp("ranks")
+    pairs = make_pairs([*ROWS, *[(f"{prompt} Please.", rejected, chosen) for prompt, chosen, rejected in ROWS]])
+    pairs = pairs.add_column("weight", [1.0, 2.0, 0.5, 3.0] * 4).add_column(
+        "source", ["self", "self", "human"] * 5 + ["self"]
+    )
+    pairs.save_to_disk(folder / "pairs")
+    results = {}
+    for cut, (ranks, batch) in CUTS.items():
+        runs = {
+            f"{step} {schedule}": {
+                "step": step, "schedule": schedule, "source_radius": {"human": 0, "self": 2.0}, "space": "margin",
+                "tangents": 0, "window": [-20.0, 20.0], "max_steps": 6, "learning_rate": 0.02, **batch,
+            }
+            for step, schedule in itertools.product(STEPS, SCHEDULES)
+        }  # fmt: skip
+        settings = {
+            "folder": str(folder),
+            "policy": policy_path,
+            "reference": reference_path,
+            "name": cut,
+            "runs": runs,
+        }
+        launch(ranks, json.dumps(settings))
+        results[cut] = json.loads((folder / f"{cut}.json").read_text())
+        assert results[cut]["ranks"] == ranks
+    return {cut: result["ends"] for cut, result in results.items()}
+
+
+def launch(ranks, settings):
+    script = Path(__file__).parent / "run_ranks.py"
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(ranks)]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    # With --cpu accelerate starts a second process through MPI alone; its launcher for many GPUs starts them by torch,
+    # and the trainer's use_cpu puts them on gloo.
+    command += ["--multi_gpu", "--main_process_port", "0"] if ranks > 1 else ["--cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[1])}
+    done = subprocess.run([*command, str(script), settings], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("step", STEPS)
+def test_losses_prices_and_weights_do_not_depend_on_how_a_batch_is_cut(ends, step, schedule):
+    whole = ends["1x8"][f"{step} {schedule}"]
+    assert len(whole["losses"]) == 6
+    assert schedule == "round" or len(set(whole["prices"])) > 1
+    for cut in ("8x1", "2x4"):
+        other = ends[cut][f"{step} {schedule}"]
+        for part in ("losses", "prices", "weights"):
+            np.testing.assert_allclose(other[part], whole[part], atol=1e-5, err_msg=f"{cut} {part}")
