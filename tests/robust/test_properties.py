@@ -12,7 +12,7 @@ from sgpo.robust import worst_case
 every = pytest.mark.parametrize("options", EVERY.values(), ids=EVERY)
 monotone = pytest.mark.parametrize("options", MONOTONE.values(), ids=MONOTONE)
 # The same cases in every run; raise max_examples and drop derandomize to hunt for others.
-quick = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+quick = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 
 # Ties, the ends of the window, zeros of both signs and denormals come up often, not once in a lifetime.
 special = st.sampled_from([-6.0, 6.0, 0.0, -0.0, 1.0, -1.0, 5e-324, -5e-324, 1e-300, -1e-300, 2.5])
