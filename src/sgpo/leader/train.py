@@ -69,6 +69,7 @@ def train_leader(
     *,
     settings: Settings,
     extra: Settings,
+    peft_config: Settings | None = None,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> list[dict[str, Any]]:
     """Trains a policy on scored pairs and saves it with its tokenizer.
@@ -80,12 +81,14 @@ def train_leader(
         output: folder to write model and tokenizer to.
         settings: arguments of SGPOConfig that the loop decides.
         extra: the user's further arguments.
+        peft_config: arguments of PEFT's LoraConfig; trains a fresh LoRA adapter instead of all weights, and saves the
+            policy with the adapter merged, so that the next round starts from a model like any other. None trains all.
         advance: called with 1 after each optimiser step.
 
     Returns: the trainer's log, one record per logging step, and a last one with the totals.
 
     Raises:
-        InputError: see `build_arguments`; no pair left that fits `max_length`.
+        InputError: see `build_arguments` and `build_lora`; no pair left that fits `max_length`.
     """
     scratch = tempfile.mkdtemp(prefix="sgpo-leader-")
     try:
@@ -93,26 +96,58 @@ def train_leader(
             # TRL 1.16 calls transformers 5.23 by names that it has just deprecated; users can do nothing about it.
             warnings.filterwarnings("ignore", ".*gradient_checkpointing.* is deprecated", FutureWarning)
             arguments = build_arguments(settings, extra, scratch)
-            return _train(policy, pairs, output, arguments, advance)
+            return _train(policy, pairs, output, arguments, peft_config, advance)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def build_lora(settings: Settings) -> Any:
+    """PEFT's LoraConfig for a causal language model.
+
+    Args:
+        settings: its arguments, such as r, lora_alpha, lora_dropout, target_modules.
+
+    Raises:
+        InputError: PEFT is not installed, or it refuses an argument.
+    """
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise InputError("leader.lora needs PEFT, which is not installed: pip install 'sgpo[peft]'.") from error
+    try:
+        return LoraConfig(**{"task_type": "CAUSAL_LM", **settings})
+    except (ValueError, TypeError) as error:
+        raise InputError(f"leader.lora: {error}; allowed: arguments of peft.LoraConfig.") from error
+
+
 def _train(
-    policy: Policy, pairs: Dataset, output: Path, arguments: SGPOConfig, advance: Callable[[int], None]
+    policy: Policy,
+    pairs: Dataset,
+    output: Path,
+    arguments: SGPOConfig,
+    peft_config: Settings | None,
+    advance: Callable[[int], None],
 ) -> list[dict[str, Any]]:
-    trainer = SGPOTrainer(
-        model=policy.model,
-        args=arguments,
-        train_dataset=pairs,
-        processing_class=policy.tokenizer,
-        callbacks=[_Steps(advance)],
-    )
+    try:
+        trainer = SGPOTrainer(
+            model=policy.model,
+            args=arguments,
+            train_dataset=pairs,
+            processing_class=policy.tokenizer,
+            callbacks=[_Steps(advance)],
+            peft_config=None if peft_config is None else build_lora(peft_config),
+        )
+    except (ValueError, TypeError) as error:
+        raise InputError(f"leader: {error}") from error
     trainer.remove_callback(PrinterCallback)
     if len(trainer.train_dataset) == 0:
         raise InputError(f"no pair has a prompt shorter than leader.max_length ({arguments.max_length} tokens).")
     trainer.train()
-    trainer.save_model(str(output))
-    # Trainer pickles its arguments beside the weights; nobody reads them, and they name a scratch folder.
-    (output / "training_args.bin").unlink(missing_ok=True)
+    if peft_config is None:
+        trainer.save_model(str(output))
+        # Trainer pickles its arguments beside the weights; nobody reads them, and they name a scratch folder.
+        (output / "training_args.bin").unlink(missing_ok=True)
+    elif trainer.accelerator.is_main_process:
+        trainer.accelerator.unwrap_model(trainer.model).merge_and_unload().save_pretrained(output)
+        policy.tokenizer.save_pretrained(output)
     return trainer.state.log_history
