@@ -55,35 +55,34 @@ class GenerationConfig(Section):
 
 
 class FollowerConfig(Section):
-    """The adversary: worst case of the gaps in a Wasserstein ball."""
+    """The adversary: worst case of the gaps in a Wasserstein ball. What goes together is checked by SGPOConfig."""
 
-    radius: NotNegative = 0.01
-    space: Literal["margin", "probability"] = "probability"
-    tangents: Count | None = 6
-    window: tuple[float, float] | None = None
-
-    @model_validator(mode="after")
-    def _window_fits_the_space(self) -> "FollowerConfig":
-        if self.window is not None and not self.window[0] < self.window[1]:
-            raise ValueError(f"window is {list(self.window)}; allowed: [a, b] with a < b")
-        if self.radius == 0:
-            return self
-        if self.space == "margin" and self.window is None:
-            raise ValueError("window is null in margin space; allowed: [a, b] in nats, with every gap inside")
-        if self.space == "probability" and self.tangents is None and (self.window is None or self.window[0] <= 0):
-            raise ValueError(
-                "tangents is null in probability space, where -log p is infinite at 0; allowed: tangents >= 1, or a "
-                "window that starts above 0"
-            )
-        return self
+    radius: NotNegative = Field(0.01, description="Wasserstein radius, in the unit of the gap space; 0 is DPO.")
+    source_radius: dict[Literal["human", "self"], NotNegative] | None = Field(
+        None, description="Radius of human seeds and of self-annotated pairs, in place of `radius`."
+    )
+    space: Literal["margin", "probability"] = Field("probability", description="The gap (nats), or its sigmoid.")
+    tangents: Count | None = Field(6, description="The paper's K; null: the exact link.")
+    window: tuple[float, float] | None = Field(
+        None, description="Support [a, b]; null: [0, 1] in probability space, required in margin space."
+    )
+    window_rule: Literal["explicit", "min_max", "quantiles"] = Field(
+        "explicit", description="`window` as it stands, or found from the gaps."
+    )
+    window_margin: NotNegative = Field(0.0, description="How far the rules widen the window.")
+    window_quantiles: tuple[float, float] | None = Field(None, description="Levels for `quantiles`; null: 0.01, 0.99.")
+    schedule: Literal["round", "epoch", "step"] = Field("round", description="When the follower answers.")
+    recent_pairs: Count | None = Field(None, description="Running window of schedule `step`; null: 1024.")
+    solver: Literal["exact", "highs", "slsqp"] = Field("exact", description="The paper used `slsqp`.")
+    group_size: Count | None = Field(None, description="The paper's G, 100; null: all pairs at once.")
 
 
 class LeaderConfig(Section):
     """The policy's training in a round."""
 
-    beta: Positive = 0.1
+    beta: Positive = Field(0.1, description="Scale of the implicit reward.")
     learning_rate: Positive = 5e-7
-    epochs: Positive = 1.0
+    epochs: Positive = Field(1.0, description="Epochs of every round but round 0.")
     seed_epochs: Positive = Field(3.0, description="Epochs of DPO on the seed pairs (round 0).")
     seed_learning_rate: Positive | None = Field(None, description="Learning rate of round 0; null: learning_rate.")
     batch_size: Count = Field(32, description="Pairs per optimiser step, over all processes.")
@@ -91,6 +90,13 @@ class LeaderConfig(Section):
     max_length: Count = Field(1024, description="Tokens of prompt and response together.")
     lr_scheduler: str = "cosine"
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="Share of the steps.")
+    step: Literal["envelope", "transport", "mixture"] = Field(
+        "envelope", description="How the leader meets the worst case; PAPER.md D3."
+    )
+    proximal: NotNegative = Field(0.0, description="Pull towards the displaced gaps, with step `mixture`.")
+    lora: dict[str, Any] | None = Field(
+        None, description="Arguments of PEFT's LoraConfig; null trains all weights. Rounds merge the adapter."
+    )
     trainer: dict[str, Any] = Field(
         default_factory=dict, description="Any other argument of SGPOConfig, by its own name."
     )
@@ -110,6 +116,9 @@ class Recipe(Section):
     output: str = Field(description="The run directory.")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     rounds: Annotated[int, Field(ge=0)] = 3
+    reference: Literal["sft", "previous"] = Field(
+        "sft", description="What the leader refers to: the SFT model, or the policy that the round starts from."
+    )
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     generation: GenerationConfig = GenerationConfig()

@@ -133,7 +133,7 @@ def round_prompts(prompts: Dataset, config: RunConfig, number: int) -> Dataset:
 def leader_settings(config: Recipe, number: int, *, seed: int) -> dict[str, Any]:
     """SGPOConfig's arguments for one round; round 0 is DPO on the seeds (Algorithm 1, line 1)."""
     leader, follower, seeds_only = config.leader, config.follower, number == 0
-    return {
+    settings = {
         "beta": leader.beta,
         "learning_rate": (seeds_only and leader.seed_learning_rate) or leader.learning_rate,
         "num_train_epochs": leader.seed_epochs if seeds_only else leader.epochs,
@@ -145,10 +145,15 @@ def leader_settings(config: Recipe, number: int, *, seed: int) -> dict[str, Any]
         "bf16": config.model.dtype == "bfloat16",
         "fp16": config.model.dtype == "float16",
         "seed": seed,
-        "radius": 0.0 if seeds_only else follower.radius,
-        "space": follower.space,
+    }
+    if seeds_only:
+        return {**settings, "radius": 0.0}
+    return {
+        **settings,
+        **follower.model_dump(mode="json"),
         "tangents": follower.tangents or 0,
-        "window": list(follower.window) if follower.window else None,
+        "step": leader.step,
+        "proximal": leader.proximal,
     }
 
 

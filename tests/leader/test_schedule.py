@@ -97,7 +97,8 @@ def test_one_price_holds_within_an_optimiser_step(make_trainer):
 
 def test_a_gap_outside_the_window_is_taken_at_its_end_when_answered_again():
     args = type("Args", (), {"source_radius": None, "radius": 0.5, "space": "margin", "tangents": 0, "schedule": "step",
-                             "recent_pairs": None, "window_rule": "explicit", "window": [-1.0, 1.0]})  # fmt: skip
+                             "recent_pairs": None, "window_rule": "explicit", "window": [-1.0, 1.0],
+                             "solver": "exact", "group_size": None, "seed": 0})  # fmt: skip
     follower = Follower(args, Pairs(np.arange(3)), np.array([0.0, 0.5, 0.9]))
     follower.answer()
     follower.see_step(np.array([-3.0, 0.5, 4.0]), np.arange(3))

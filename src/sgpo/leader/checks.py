@@ -89,6 +89,13 @@ def check_follower_options(args: "SGPOConfig") -> None:
                 f"recent_pairs is {args.recent_pairs} with schedule={args.schedule!r}; allowed: None, or schedule "
                 "'step'."
             )
+    if args.solver != "exact" and args.tangents == 0:
+        raise ValueError(
+            f"tangents is 0 with solver={args.solver!r}, which needs a piecewise linear link; allowed: tangents >= 1, "
+            "or solver 'exact'."
+        )
+    if args.group_size is not None and args.group_size < 1:
+        raise ValueError(f"group_size is {args.group_size}; allowed: a number >= 1, or None.")
     if args.padding_free:
         raise ValueError(
             "padding_free is True; allowed: False. TRL 1.16 has switched it off and would pad without saying more "

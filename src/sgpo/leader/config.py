@@ -18,6 +18,7 @@ from sgpo.leader.checks import (
 SPACES = ("margin", "probability")
 STEPS = ("envelope", "transport", "mixture")
 SCHEDULES = ("round", "epoch", "step")
+SOLVERS = ("exact", "highs", "slsqp")
 WINDOW_RULES = ("explicit", "min_max", "quantiles")
 
 
@@ -45,6 +46,8 @@ class SGPOConfig(DPOConfig):
             `recent_pairs` latest gaps).
         recent_pairs: pairs in the running window of `schedule="step"`, per source; default 1024, and never more than
             the dataset holds.
+        solver: `"exact"`, or the paper's way, `"highs"` or `"slsqp"`, which take links with tangents only.
+        group_size: G, random groups of pairs that are each solved by themselves (the paper: 100); None: all at once.
         source_radius: radius by the name in the dataset's `source` column, in place of `radius`; each source has a
             ball and a price of its own. JSON on the command line.
         reference_fingerprint: which reference policy the dataset's stored reference log-probabilities must come from,
@@ -103,6 +106,14 @@ class SGPOConfig(DPOConfig):
         default=None,
         metadata={"help": "Pairs in the running window of schedule 'step', per source; default 1024."},
     )
+    solver: str = field(
+        default="exact",
+        metadata={"help": "Solver of the follower: 'exact', or for comparison 'highs' or 'slsqp'."},
+    )
+    group_size: int | None = field(
+        default=None,
+        metadata={"help": "Pairs in a random group that the follower solves by itself; default: all at once."},
+    )
     source_radius: dict[str, Any] | str | None = field(
         default=None,
         metadata={"help": "Radius by the name in the dataset's source column, in place of radius; JSON."},
@@ -131,6 +142,7 @@ class SGPOConfig(DPOConfig):
         check_choice("space", self.space, SPACES)
         check_choice("step", self.step, STEPS)
         check_choice("schedule", self.schedule, SCHEDULES)
+        check_choice("solver", self.solver, SOLVERS)
         check_choice("window_rule", self.window_rule, WINDOW_RULES)
         if self.tangents < 0:
             raise ValueError(f"tangents is {self.tangents}; allowed: 0 (the exact link) or a positive number.")

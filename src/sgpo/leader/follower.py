@@ -14,8 +14,9 @@ from sgpo.leader.pairs import PairTags
 from sgpo.leader.recent import RecentGaps
 from sgpo.leader.scores import POLICY_COLUMNS, REFERENCE_COLUMNS, stored_gaps
 from sgpo.leader.window import choose_window
-from sgpo.robust.follower import WorstCase, worst_case
 from sgpo.robust.objective import priced_loss
+from sgpo.robust.programs import solve_worst_case
+from sgpo.robust.solution import WorstCase
 from sgpo.robust.steps import mixture_loss, transport_loss
 
 __all__ = ["POLICY_COLUMNS", "REFERENCE_COLUMNS", "Follower", "Pairs", "RobustLoss", "stored_gaps"]
@@ -231,15 +232,21 @@ class Follower:
         weights = None if self._pairs.weights is None else self._pairs.weights[places]
         # A policy in training carries gaps out of a window that held them at the start. They are then taken at its
         # nearest end; the leader's loss goes on beyond it.
-        return worst_case(
-            gaps,
-            ball.radius,
-            space=args.space,
-            window=choose_window(args, gaps, weights),
-            tangents=args.tangents or None,
-            weights=weights,
-            clip=self.answers > 0 or args.window_rule == "quantiles",
-        )
+        try:
+            return solve_worst_case(
+                gaps,
+                ball.radius,
+                solver=args.solver,
+                group_size=args.group_size,
+                seed=args.seed + self.answers,
+                space=args.space,
+                window=choose_window(args, gaps, weights),
+                tangents=args.tangents or None,
+                weights=weights,
+                clip=self.answers > 0 or args.window_rule == "quantiles",
+            )
+        except RuntimeError as error:
+            raise InputError(f"solver {args.solver!r} gave up ({error}); allowed: solver 'exact'.") from error
 
 
 def radii(args: SGPOConfig) -> dict[str, float]:

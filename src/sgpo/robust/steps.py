@@ -18,8 +18,8 @@ from sgpo.robust.link import Link
 def transport_loss(gaps: Tensor, *, moved: Tensor, anchor: Tensor, lower: float, link: Link) -> Tensor:
     r"""The loss under the worst case with its displacement frozen, in nats: (1 - m) f(u) + m f(u - (anchor - a)).
 
-    Where the follower answered (u = anchor) its mean is the robust value, but the moved mass is pulled by the slope of f
-    at a instead of the price of radius. Below a the link goes on along its tangent at a: the worst case has no mass
+    Where the follower answered (u = anchor) its mean is the robust value, but the moved mass is pulled by the slope of
+    f at a instead of the price of radius. Below a the link goes on along its tangent at a: the worst case has no mass
     there, and a probability may not be negative.
 
     Args:
