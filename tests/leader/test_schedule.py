@@ -164,11 +164,9 @@ def test_the_trainers_loss_is_the_steps_own(make_trainer, step, schedule, option
         window=options.get("window"),
         tangents=options["tangents"] or None,
     )
-    # With schedule step every pair is wholly moved or not at all, by its gap as it is now.
-    moved = (worst.points < worst.marginal).double() if schedule == "step" else worst.moved
     loss_of = {"transport": transport_loss, "mixture": mixture_loss}[step]
     expected = loss_of(
-        margins.double(), moved=moved, anchor=worst.points, lower=worst.window[0], link=worst.link, **proximal
+        margins.double(), moved=worst.moved, anchor=worst.points, lower=worst.window[0], link=worst.link, **proximal
     ).mean()
     expected.backward()
     assert loss == pytest.approx(expected.item(), abs=1e-5)
@@ -190,9 +188,9 @@ def test_evaluation_pairs_meet_the_displacement_of_the_marginal_gap(make_trainer
     loss = trainer.evaluate()["eval_loss"]
     worst = trainer.worst_case
     points = batch_margins(make_trainer(**TRAINING)).detach()[:5]
-    # Whoever is below the marginal gap is sent to a: there the link is f(a).
-    sent = worst.link.value(torch.tensor(-20.0))
-    expected = torch.where(points < worst.marginal, sent, worst.link.value(points)).mean()
+    # Whoever is below the marginal gap is sent to a, where the link is f(a); the marginal pair in part.
+    moved = torch.as_tensor(worst.moved[:5])
+    expected = (moved * worst.link.value(torch.tensor(-20.0)) + (1 - moved) * worst.link.value(points)).mean()
     assert loss == pytest.approx(expected.item(), abs=1e-4)
 
 

@@ -49,24 +49,27 @@ def test_loss_and_gradients_are_those_of_the_robust_value(make_trainer, follower
     (pull,) = torch.autograd.grad(value, margins, retain_graph=True)
     assert loss == pytest.approx(value.item(), abs=1e-5)
 
-    # Envelope (Danskin): the pull of each pair is that of the robust value. The one pair at the margin is split there;
-    # in the dual, which has a kink at it, it pulls as if wholly moved or wholly unmoved.
+    # Envelope (Danskin): the pull of each pair, the split one at the margin included, is that of the robust value.
+    assert 0.05 < trainer.worst_case.moved_share < 0.95
+    assert ((trainer.worst_case.moved > 0) & (trainer.worst_case.moved < 1)).sum() == 1
+    margins.backward(pull)
+    expected = {name: p.grad for name, p in reference.model.named_parameters() if p.grad is not None}
+    assert_same_gradients(gradients, expected, 1e-4)
+
+
+@pytest.mark.parametrize("space", [MARGIN, {"space": "probability", "tangents": 6}], ids=["margin", "probability"])
+def test_gaps_that_all_start_at_zero_share_the_split(make_trainer, space):
+    """Without a reference model every pair is marginal; its pull is (1 - m) f' - m price, whatever rounding says."""
+    radius = {"margin": 4.0, "probability": 0.1}[space["space"]]
+    trainer = make_trainer(ref_model=None, radius=radius, **space)
+    _, gradients = loss_and_gradients(trainer)
     worst = trainer.worst_case
-    points = worst.link.to_space(margins.detach())
-    rate = points * (1 - points) if follower["space"] == "probability" else torch.ones_like(points)
-    marginal = int((points - worst.marginal).abs().argmin())
-    assert 0.05 < worst.moved_share < 0.95
-    candidates = []
-    for slope in (-torch.tensor(worst.price), worst.link.slope(points)[marginal]):
-        expected = pull.clone()
-        expected[marginal] = slope * rate[marginal] / len(points)
-        reference.model.zero_grad()
-        margins.backward(expected, retain_graph=True)
-        candidates.append(
-            {name: p.grad.clone() for name, p in reference.model.named_parameters() if p.grad is not None}
-        )
-    distances = [max((gradients[name] - g).abs().max().item() for name, g in c.items()) for c in candidates]
-    assert min(distances) < 1e-4
+    dpo = loss_and_gradients(make_trainer(ref_model=None, radius=0.0))[1]
+    rate = 0.25 if space["space"] == "probability" else 1.0
+    slope = float(worst.link.slope(np.float64(worst.marginal)))
+    pull = rate * ((1 - worst.moved_share) * slope - worst.moved_share * worst.price)
+    assert 0 < worst.moved_share < 1
+    assert_same_gradients(gradients, {name: gradient * pull / -0.5 for name, gradient in dpo.items()}, 1e-4)
 
 
 def test_robust_loss_keeps_the_other_parts_of_a_mixed_loss(make_trainer):

@@ -23,6 +23,8 @@ __all__ = ["POLICY_COLUMNS", "REFERENCE_COLUMNS", "Follower", "Pairs", "RobustLo
 
 ALL = "all"
 RECENT_PAIRS = 1024
+# Gaps this near to the marginal one, in the gap space's unit, are the marginal one: float32 gives no more.
+TIE = 1e-5
 
 
 class Pairs(NamedTuple):
@@ -50,6 +52,19 @@ class _Ball:
     members: np.ndarray
     recent: RecentGaps | None = None
     worst: WorstCase | None = None
+    split: float = 1.0
+
+    def take(self, worst: WorstCase) -> None:
+        """Keeps an answer, and which share of the marginal gap it moves."""
+        self.worst = worst
+        self.split = float(worst.moved[np.abs(worst.points - worst.marginal).argmin()]) if worst.price > 0 else 1.0
+
+    def moved_now(self, points: Tensor) -> Tensor:
+        """(B,) share of each point that the follower's price has moved: 1 below the marginal gap, its split at it."""
+        low, marginal = self.worst.window[0], self.worst.marginal
+        moved = ((points > low) & (points < marginal)).to(points.dtype)
+        tied = (points - marginal).abs() <= TIE * max(1.0, abs(marginal))
+        return torch.where(tied, self.split, moved)
 
 
 class Follower:
@@ -104,12 +119,12 @@ class Follower:
         points = worst.link.to_space(margins.detach())
         outside = ((points < low) | (points > high)).to(margins.dtype)
         if self._args.step == "envelope":
-            priced = priced_loss(margins, price=worst.price, lower=low, link=worst.link)
-            return RobustLoss(priced.loss + worst.price * ball.radius, priced.moved.to(margins.dtype), outside)
+            moved = ball.moved_now(points)
+            return RobustLoss(_envelope_loss(ball, margins, moved), moved, outside)
         if training and self._args.schedule != "step":
             moved, anchor = (table[row] for table in self._frozen(margins))
         else:
-            moved, anchor = ((points > low) & (points < worst.marginal)).to(margins.dtype), points.clamp(low, high)
+            moved, anchor = ball.moved_now(points), points.clamp(low, high)
         frozen = {"moved": moved, "anchor": anchor, "lower": low, "link": worst.link}
         if self._args.step == "transport":
             return RobustLoss(transport_loss(margins, **frozen), moved, outside)
@@ -223,7 +238,7 @@ class Follower:
                 gaps, rows = ball.recent.read()
                 places = np.searchsorted(self._pairs.rows, rows)
             if ball.radius > 0 and len(gaps):
-                ball.worst = self._solve(ball, gaps, places)
+                ball.take(self._solve(ball, gaps, places))
         self.answers += 1
         self._tables.clear()
 
@@ -247,6 +262,20 @@ class Follower:
             )
         except RuntimeError as error:
             raise InputError(f"solver {args.solver!r} gave up ({error}); allowed: solver 'exact'.") from error
+
+
+def _envelope_loss(ball: _Ball, margins: Tensor, moved: Tensor) -> Tensor:
+    """The dual at the ball's price; at its kink, the marginal gap, with the subgradient of the robust value.
+
+    Where the reference is the policy itself every gap starts at 0, and all of them are marginal: whether rounding finds
+    them just above or just below must not decide whether the follower moves everything or nothing.
+    """
+    worst, low = ball.worst, ball.worst.window[0]
+    priced = priced_loss(margins, price=worst.price, lower=low, link=worst.link).loss
+    points = worst.link.to_space(margins)
+    stay, go = worst.link.value(points), worst.link.value(torch.full_like(points, low)) - worst.price * (points - low)
+    split = (moved > 0) & (moved < 1)
+    return torch.where(split, (1 - moved) * stay + moved * go, priced) + worst.price * ball.radius
 
 
 def radii(args: SGPOConfig) -> dict[str, float]:
