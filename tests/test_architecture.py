@@ -21,7 +21,12 @@ ALLOWED = {
     "progress": set(),
     "config": set(),
     "gaps_file": {"robust"},
-    "rounds": {"robust", "policy", "preferences", "leader", "evaluate", "run_dir", "progress", "config"},
+    "round_follower": {"robust", "leader"},
+    "round_metrics": {"round_follower"},
+    "rounds": {
+        "policy", "preferences", "leader", "evaluate", "round_follower", "round_metrics", "run_dir", "progress",
+        "config",
+    },
     "plan": {"policy", "preferences", "leader", "rounds", "run_dir", "config"},
     "study": {
         "robust", "policy", "preferences", "leader", "evaluate", "rounds", "plan", "run_dir", "progress", "config",

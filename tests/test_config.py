@@ -24,14 +24,16 @@ def test_the_defaults_are_the_papers_settings():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"follower": {"radus": 1}}, "r.yaml: unknown key follower.radus; allowed: radius, space, tangents, window."),
+        (
+            {"follower": {"radus": 1}},
+            "r.yaml: unknown key follower.radus; allowed: radius, source_radius, space, tangents, window,",
+        ),
         ({"foo": 1}, "unknown key foo; allowed: output, seed,"),
         ({"follower": {"radius": -1}}, "follower.radius is -1; allowed: greater than or equal to 0."),
         ({"follower": {"radius": float("nan")}}, "follower.radius is nan; allowed: a finite number."),
         ({"follower": {"space": "x"}}, "follower.space is 'x'; allowed: 'margin' or 'probability'."),
-        ({"follower": {"space": "margin"}}, "window is null in margin space"),
-        ({"follower": {"tangents": None}}, "tangents is null in probability space"),
-        ({"follower": {"window": [1, 0], "space": "margin"}}, "window is [1.0, 0.0]; allowed: [a, b] with a < b"),
+        ({"follower": {"source_radius": {"other": 1}}}, "follower.source_radius"),
+        ({"reference": "last"}, "reference is 'last'; allowed: 'sft' or 'previous'."),
         ({"generation": {"candidates": 1}}, "generation.candidates is 1; allowed: greater than or equal to 2."),
         ({"leader": {"batch_size": 6}}, "batch_size is 6; allowed: a multiple of micro_batch_size (4)"),
         ({"rounds": 2, "data": {"seeds": "s", "prompts": "p", "prompts_per_round": [3]}}, "one per round (2)"),

@@ -126,6 +126,17 @@ class Recipe(Section):
     leader: LeaderConfig = LeaderConfig()
 
     @model_validator(mode="after")
+    def _every_source_has_a_radius(self) -> "Recipe":
+        radii = self.follower.source_radius
+        sources = ["human", "self"] if self.data.seeds_in_rounds else ["self"]
+        if radii is not None and sorted(radii) != sources:
+            raise ValueError(
+                f"follower.source_radius names {', '.join(sorted(radii)) or 'no source'}; allowed: "
+                f"{' and '.join(sources)}, the sources of a round's pairs (data.seeds_in_rounds adds human)"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _prompts_cover_the_rounds(self) -> "Recipe":
         per_round = self.data.prompts_per_round
         if isinstance(per_round, list) and len(per_round) != self.rounds:

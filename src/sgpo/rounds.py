@@ -10,29 +10,43 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import transformers
 from datasets import Dataset, concatenate_datasets, load_from_disk
-from transformers import set_seed
+from transformers import PreTrainedTokenizerBase, set_seed
 
 from sgpo.config import Recipe, RunConfig
 from sgpo.errors import InputError
 from sgpo.evaluate.ranking import ranking_accuracy
-from sgpo.leader.follower import POLICY_COLUMNS, REFERENCE_COLUMNS, stored_gaps
-from sgpo.leader.train import train_leader
+from sgpo.leader.scores import (
+    FINGERPRINT_COLUMN,
+    POLICY_COLUMNS,
+    REFERENCE_COLUMNS,
+    fingerprint_pairs,
+    fingerprint_policy,
+    stored_gaps,
+)
+from sgpo.leader.train import build_arguments, train_leader
 from sgpo.policy.generate import Response, generate_responses
-from sgpo.policy.load import Policy, load_policy
+from sgpo.policy.load import Policy, load_policy, load_tokenizer
 from sgpo.policy.score import score_responses
 from sgpo.preferences.annotate import annotate_pairs, implicit_rewards
 from sgpo.preferences.seeds import select_seeds
 from sgpo.preferences.source import load_pairs, load_prompts
 from sgpo.progress import Reporter
-from sgpo.robust.follower import worst_case
+from sgpo.round_follower import write_worst_case
+from sgpo.round_metrics import stage_metrics
 from sgpo.run_dir import RunDir, write_atomically
 
-PAIR_COLUMNS = ["prompt", "chosen", "rejected", "source", *POLICY_COLUMNS, *REFERENCE_COLUMNS, "gap"]
+PAIR_COLUMNS = [
+    "prompt",
+    "chosen",
+    "rejected",
+    "source",
+    *POLICY_COLUMNS,
+    *REFERENCE_COLUMNS,
+    FINGERPRINT_COLUMN,
+    "gap",
+]
 
 
 @dataclass(frozen=True)
@@ -86,10 +100,7 @@ def run_rounds(
     Raises:
         InputError: data or model that the recipe names and that cannot be used.
     """
-    # Stages are the only cache, and the reporter the only bar.
-    datasets.disable_caching()
-    datasets.disable_progress_bars()
-    transformers.logging.disable_progress_bar()
+    quiet_libraries()
     loop = _Loop(config, run, reporter or Reporter())
     loop.prepare_seeds()
     for number in range(config.rounds + 1):
@@ -99,6 +110,13 @@ def run_rounds(
             loop.solve_follower(number)
         loop.train(number)
         loop.measure(number, evaluate)
+
+
+def quiet_libraries() -> None:
+    """Makes the stages the only cache, and the reporter the only one to draw bars."""
+    datasets.disable_caching()
+    datasets.disable_progress_bars()
+    transformers.logging.disable_progress_bar()
 
 
 def round_sizes(available: int, config: Recipe, source: str) -> list[int]:
@@ -209,8 +227,11 @@ class _Loop:
 
     # -- work ---------------------------------------------------------------------------------------------------
 
+    def _policy_path(self, number: int) -> Path:
+        return self.run.path(f"round-{number}/policy")
+
     def _policy(self, number: int) -> Policy:
-        return self._load(str(self.run.path(f"round-{number}/policy")), adapter=None)
+        return self._load(str(self._policy_path(number)), adapter=None)
 
     def _reference(self) -> Policy:
         return self._load(self.config.model.path, adapter=self.config.model.adapter)
@@ -239,8 +260,19 @@ class _Loop:
         if size is not None:
             pairs = select_seeds(pairs, size, self.config.seed)
         pairs = pairs.select_columns(["prompt", "chosen", "rejected"]).add_column("source", ["human"] * len(pairs))
-        pairs = self._score_pairs(self._reference(), pairs, "reference", REFERENCE_COLUMNS)
-        pairs.save_to_disk(path)
+        reference = self._reference()
+        pairs = self._score_pairs(reference, pairs, "reference", REFERENCE_COLUMNS)
+        self._add_fingerprints(pairs, reference.tokenizer, self._reference_name()).save_to_disk(path)
+
+    def _reference_name(self) -> str:
+        """The reference's fingerprint; its weights are read for it once in a run."""
+        if self.run.has("seed/pairs"):
+            return load_from_disk(self.run.path("seed/pairs"))[0][FINGERPRINT_COLUMN].partition(":")[0]
+        return fingerprint_policy(self.config.model.path, adapter=self.config.model.adapter)
+
+    def _add_fingerprints(self, pairs: Dataset, tokenizer: PreTrainedTokenizerBase, policy: str) -> Dataset:
+        max_length = self.config.leader.max_length
+        return pairs.add_column(FINGERPRINT_COLUMN, fingerprint_pairs(pairs, tokenizer, policy, max_length=max_length))
 
     def _generate(self, number: int, path: Path) -> None:
         settings = self.config.generation
@@ -275,7 +307,8 @@ class _Loop:
         flat_prompts = [prompt for prompt, row in zip(prompts, texts, strict=True) for _ in row]
         flat_texts = [text for row in texts for text in row]
         policy_logps = self._score(self._policy(number - 1), flat_prompts, flat_texts, "policy")
-        reference_logps = self._score(self._reference(), flat_prompts, flat_texts, "reference")
+        reference = self._reference()
+        reference_logps = self._score(reference, flat_prompts, flat_texts, "reference")
         beta = self.config.leader.beta
         annotation = annotate_pairs(
             prompts,
@@ -290,7 +323,8 @@ class _Loop:
                 f"round {number}: no pair left of {len(prompts)} prompts ({annotation.counts['dropped']}); allowed: at "
                 "least one. Raise generation.temperature, generation.candidates or generation.max_new_tokens."
             )
-        pairs = annotation.pairs.add_column("source", ["self"] * len(annotation.pairs)).select_columns(PAIR_COLUMNS)
+        pairs = annotation.pairs.add_column("source", ["self"] * len(annotation.pairs))
+        pairs = self._add_fingerprints(pairs, reference.tokenizer, self._reference_name()).select_columns(PAIR_COLUMNS)
         if self.config.data.seeds_in_rounds:
             pairs = concatenate_datasets([pairs, self._rescored_seeds(number).cast(pairs.features)])
         pairs.save_to_disk(path)
@@ -303,76 +337,59 @@ class _Loop:
             PAIR_COLUMNS
         )
 
+    def _arguments(self, number: int) -> dict[str, Any]:
+        settings = leader_settings(self.config, number, seed=self._seed(f"round-{number}/policy"))
+        if number and self.config.reference == "previous":
+            return {**settings, "reference_fingerprint": fingerprint_policy(self._policy_path(number - 1))}
+        return {**settings, "reference_fingerprint": self._reference_name()}
+
+    def _training_pairs(self, number: int) -> Dataset:
+        """The pairs of a round with the scores of the reference that the leader is to refer to."""
+        pairs = load_from_disk(self.run.path(f"round-{number}/pairs" if number else "seed/pairs"))
+        if not number or self.config.reference == "sft":
+            return pairs
+        # The reference is the policy that the round starts from, and that has scored these pairs.
+        pairs = pairs.remove_columns([*REFERENCE_COLUMNS, FINGERPRINT_COLUMN])
+        for own, reference in zip(POLICY_COLUMNS, REFERENCE_COLUMNS, strict=True):
+            pairs = pairs.add_column(reference, pairs[own][:])
+        previous = self._policy_path(number - 1)
+        return self._add_fingerprints(pairs, load_tokenizer(previous), fingerprint_policy(previous))
+
     def _solve_follower(self, number: int, path: Path) -> None:
-        follower = self.config.follower
-        gaps = np.asarray(load_from_disk(self.run.path(f"round-{number}/pairs"))["gap"][:])
-        worst = worst_case(
-            gaps, follower.radius, space=follower.space, window=follower.window, tangents=follower.tangents
-        )
-        summary = {
-            **follower.model_dump(exclude={"window"}),
-            "window": list(worst.window),
-            "value": worst.value,
-            "empirical_value": worst.empirical_value,
-            "price": worst.price,
-            "moved_share": worst.moved_share,
-            "marginal": worst.marginal,
-        }
-        table = pa.table({"gap": gaps, "point": worst.link.to_space(gaps), "moved": worst.moved})
-        pq.write_table(table.replace_schema_metadata({"sgpo": json.dumps(summary)}), path)
+        arguments = build_arguments(self._arguments(number), self.config.leader.trainer, output_dir="unused")
+        write_worst_case(self._training_pairs(number), arguments, path)
 
     def _train(self, number: int, path: Path) -> None:
-        if number == 0:
-            pairs, policy = load_from_disk(self.run.path("seed/pairs")), self._reference()
-        else:
-            pairs, policy = load_from_disk(self.run.path(f"round-{number}/pairs")), self._policy(number - 1)
-        settings = leader_settings(self.config, number, seed=self._seed(f"round-{number}/policy"))
-        steps = math.ceil(settings["num_train_epochs"] * math.ceil(len(pairs) / self.config.leader.batch_size))
+        leader, pairs = self.config.leader, self._training_pairs(number)
+        policy = self._policy(number - 1) if number else self._reference()
+        settings = self._arguments(number)
+        steps = math.ceil(settings["num_train_epochs"] * math.ceil(len(pairs) / leader.batch_size))
         with self.reporter.bar("leader steps", steps) as advance:
             log = train_leader(
-                policy, pairs, path, settings=settings, extra=self.config.leader.trainer, advance=advance
+                policy,
+                pairs,
+                path,
+                settings=settings,
+                extra=leader.trainer,
+                peft_config=leader.lora,
+                advance=advance,
             )
         (path / "training_log.json").write_text(json.dumps(log, indent=1), encoding="utf-8")
 
     def _measure(self, number: int, evaluate: Evaluator | None, path: Path) -> None:
         name = f"round {number}" if number else "DPO on seeds"
-        metrics: dict[str, Any] = {"round": number, "name": name, "seconds": self.run.seconds(f"round-{number}/")}
-        pairs = load_from_disk(self.run.path(f"round-{number}/pairs" if number else "seed/pairs"))
-        if number:
-            metrics["annotation"] = self._annotation_metrics(number, pairs)
-            schema = pq.read_schema(self.run.path(f"round-{number}/worst_case.parquet"))
-            metrics["follower"] = json.loads(schema.metadata[b"sgpo"])
-        policy_path = self.run.path(f"round-{number}/policy")
-        metrics["leader"] = _leader_metrics(json.loads((policy_path / "training_log.json").read_text(encoding="utf-8")))
+        folder = self.run.path(f"round-{number}")
+        pairs = load_from_disk(folder / "pairs" if number else self.run.path("seed/pairs"))
+        metrics = {"round": number, "name": name, "seconds": self.run.seconds(f"round-{number}/")}
+        metrics.update(stage_metrics(folder, pairs))
         policy = self._policy(number)
         if self.config.data.heldout:
-            metrics["heldout"] = self._heldout_metrics(policy)
+            heldout = load_from_disk(self.run.path("heldout/pairs"))
+            heldout = self._score_pairs(policy, heldout, "policy", POLICY_COLUMNS)
+            metrics["heldout"] = ranking_accuracy(stored_gaps(heldout, self.config.leader.beta))._asdict()
         if evaluate:
             evaluation = evaluate(RoundResult(number, policy, pairs))
             metrics.update(evaluation.metrics)
             lines = [json.dumps(sample, ensure_ascii=False) for sample in evaluation.samples]
-            write_atomically(self.run.path(f"round-{number}/samples.jsonl"), "".join(f"{line}\n" for line in lines))
+            write_atomically(folder / "samples.jsonl", "".join(f"{line}\n" for line in lines))
         path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-
-    def _annotation_metrics(self, number: int, pairs: Dataset) -> dict[str, Any]:
-        counts = json.loads((self.run.path(f"round-{number}/pairs") / "annotation.json").read_text(encoding="utf-8"))
-        tokens = load_from_disk(self.run.path(f"round-{number}/responses"))["n_tokens"][:]
-        gaps = [gap for gap, source in zip(pairs["gap"], pairs["source"], strict=True) if source == "self"]
-        return {**counts, "response_tokens": float(np.mean(tokens)), "gap_mean": float(np.mean(gaps))}
-
-    def _heldout_metrics(self, policy: Policy) -> dict[str, Any]:
-        pairs = load_from_disk(self.run.path("heldout/pairs"))
-        pairs = self._score_pairs(policy, pairs, "policy", POLICY_COLUMNS)
-        return ranking_accuracy(stored_gaps(pairs, self.config.leader.beta))._asdict()
-
-
-def _leader_metrics(log: list[dict[str, Any]]) -> dict[str, Any]:
-    steps = [record for record in log if "loss" in record]
-    return {
-        "steps": log[-1]["step"],
-        "loss_first": steps[0]["loss"],
-        "loss_last": steps[-1]["loss"],
-        "chosen_logps": steps[-1]["logps/chosen"],
-        "rejected_logps": steps[-1]["logps/rejected"],
-        "reward_accuracy": steps[-1]["rewards/accuracies"],
-    }

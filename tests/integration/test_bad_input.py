@@ -55,6 +55,21 @@ def test_value_out_of_range(capsys, recipe):
     assert "follower.radius is -1; allowed: greater than or equal to 0" in message
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["follower.space=margin"], "window is None with space='margin'"),
+        (["follower.tangents=null"], "-log p is infinite"),
+        (["follower.window=[1, 0]"], "window is [1.0, 0.0]; allowed: two numbers [a, b] with a < b"),
+        (["follower.solver=slsqp", "follower.tangents=null", "follower.window=[0.1, 1]"], "tangents is 0 with solver"),
+        (["leader.proximal=1"], "proximal is 1.0 with step='envelope'"),
+        (["follower.source_radius={self: 0.1}"], "source_radius names self; allowed: human and self"),
+    ],
+)
+def test_options_that_do_not_go_together(capsys, recipe, overrides, said):
+    assert said in run_refusal(capsys, recipe, *overrides)
+
+
 def test_missing_column(capsys, recipe):
     write_rows(recipe, "seeds.jsonl", [{"prompt": "Who?", "chosen": "The cat."}])
     message = run_refusal(capsys, recipe)

@@ -140,3 +140,49 @@ def test_train_moves_a_policy_as_its_yaml_says(recipe, micro_model):
     before = AutoModelForCausalLM.from_pretrained(micro_model).state_dict()
     after = AutoModelForCausalLM.from_pretrained(output).state_dict()
     assert any(not before[name].equal(after[name]) for name in before)
+
+
+def numbers(recipe, *overrides):
+    """Runs a recipe with overrides into a directory of its own and returns round 1's metrics and that directory."""
+    output = recipe.parent / f"run-{len(list(recipe.parent.glob('run-*')))}"
+    assert main(["run", "--config", str(recipe), "--quiet", f"output={output}", "rounds=1", *overrides]) == 0
+    return json.loads((output / "round-1/metrics.json").read_text()), output
+
+
+def test_every_solver_gives_the_loop_the_same_worst_case(recipe):
+    exact, _ = numbers(recipe, "follower.solver=exact")
+    highs, _ = numbers(recipe, "follower.solver=highs")
+    assert highs["follower"]["value"] == pytest.approx(exact["follower"]["value"], abs=1e-6)
+
+
+def test_groups_weaken_the_follower(recipe):
+    whole, _ = numbers(recipe, "follower.solver=exact")
+    groups, _ = numbers(recipe, "follower.group_size=4")
+    assert groups["follower"]["value"] <= whole["follower"]["value"] + 1e-12
+
+
+def test_seeds_can_stay_at_radius_zero(recipe):
+    metrics, output = numbers(recipe, "follower.source_radius={human: 0, self: 0.05}")
+    table = pq.read_table(output / "round-1/worst_case.parquet").to_pydict()
+    sources = np.array(load_from_disk(output / "round-1/pairs")["source"])
+    moved = np.array(table["moved"])
+    assert moved[sources == "human"].max() == 0
+    assert moved[sources == "self"].mean() == pytest.approx(metrics["follower"]["by_source"]["self"]["moved_share"])
+    assert metrics["follower"]["moved_share"] == pytest.approx(moved.mean())
+
+
+def test_the_previous_policy_as_reference_makes_every_first_gap_zero(recipe):
+    _, output = numbers(recipe, "reference=previous")
+    assert set(pq.read_table(output / "round-1/worst_case.parquet")["gap"].to_pylist()) == {0.0}
+    log = json.loads((output / "round-1/policy/training_log.json").read_text())
+    assert log[0]["rewards/margins"] == pytest.approx(0, abs=1e-4)
+
+
+def test_lora_rounds_leave_policies_like_any_other(recipe, micro_model):
+    _, output = numbers(recipe, "leader.lora={r: 4, target_modules: [q_proj, v_proj]}", "leader.learning_rate=0.01")
+    base, trained = load_policy(micro_model), load_policy(output / "round-1/policy")
+    changed = {
+        name for name, weight in trained.model.state_dict().items() if not weight.equal(base.model.state_dict()[name])
+    }
+    assert changed
+    assert all("q_proj" in name or "v_proj" in name for name in changed)

@@ -12,7 +12,7 @@ from sgpo.errors import InputError
 from sgpo.leader.train import build_arguments
 from sgpo.plan import Plan, StagePlan, check_disk, plan_stages, run_size, training_memory
 from sgpo.progress import Reporter
-from sgpo.rounds import leader_settings, round_sizes, run_rounds
+from sgpo.rounds import leader_settings, quiet_libraries, round_sizes, run_rounds
 from sgpo.run_dir import RunDir, check_same_config
 from sgpo.study.demo import GoldJudge, prepare_world, world_paths
 from sgpo.study.settings import WorldSettings
@@ -76,6 +76,7 @@ def run_world(recipe: WorldRecipe, *, command: list[str], reporter: Reporter) ->
         InputError: see `plan_world` and `RunDir`.
     """
     plan_world(recipe)
+    quiet_libraries()
     with closing(RunDir(recipe.output, recipe.model_dump(mode="json"), command)) as run:
         if not run.has("world"):
             with reporter.stage("world"), run.writing("world") as path:

@@ -1,0 +1,44 @@
+"""The numbers of a finished round, from what its stages left on disk."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, load_from_disk
+
+from sgpo.round_follower import read_summary
+
+
+def stage_metrics(folder: Path, pairs: Dataset) -> dict[str, Any]:
+    """Metrics of annotation, follower and leader of one round.
+
+    Args:
+        folder: the round's folder; round 0 has neither responses nor a worst case.
+        pairs: the pairs that the round trained on.
+    """
+    metrics: dict[str, Any] = {}
+    if (folder / "responses").exists():
+        metrics["annotation"] = _annotation_metrics(folder, pairs)
+        metrics["follower"] = read_summary(folder / "worst_case.parquet")
+    log = json.loads((folder / "policy" / "training_log.json").read_text(encoding="utf-8"))
+    return {**metrics, "leader": _leader_metrics(log)}
+
+
+def _annotation_metrics(folder: Path, pairs: Dataset) -> dict[str, Any]:
+    counts = json.loads((folder / "pairs" / "annotation.json").read_text(encoding="utf-8"))
+    tokens = load_from_disk(folder / "responses")["n_tokens"][:]
+    gaps = [gap for gap, source in zip(pairs["gap"], pairs["source"], strict=True) if source == "self"]
+    return {**counts, "response_tokens": float(np.mean(tokens)), "gap_mean": float(np.mean(gaps))}
+
+
+def _leader_metrics(log: list[dict[str, Any]]) -> dict[str, Any]:
+    steps = [record for record in log if "loss" in record]
+    return {
+        "steps": log[-1]["step"],
+        "loss_first": steps[0]["loss"],
+        "loss_last": steps[-1]["loss"],
+        "chosen_logps": steps[-1]["logps/chosen"],
+        "rejected_logps": steps[-1]["logps/rejected"],
+        "reward_accuracy": steps[-1]["rewards/accuracies"],
+    }
