@@ -81,7 +81,7 @@ def train_small_sft(
     """
     output_dir = Path(output_dir)
     _check_arguments(output_dir, vocab_size, layers, hidden, heads, max_length)
-    conversations = [list(_messages(row, place)) for place, row in enumerate(rows)]
+    conversations = [_messages(row, place) for place, row in enumerate(rows)]
     if not conversations:
         raise InputError("rows is empty; allowed: at least one row.")
     set_seed(seed)
@@ -151,22 +151,21 @@ def _check_arguments(output_dir: Path, vocab_size: int, layers: int, hidden: int
         raise InputError(f"hidden is {hidden} and heads is {heads}; allowed: hidden a multiple of 2 * heads.")
 
 
-def _messages(row: dict[str, Any], place: int) -> Iterator[dict[str, str]]:
+def _messages(row: dict[str, Any], place: int) -> list[dict[str, str]]:
     """The turns of a row, checked."""
     if "messages" in row:
         turns = row["messages"]
     elif "prompt" in row and "response" in row:
-        prompt = row["prompt"]
-        turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-        turns = [*turns, {"role": "assistant", "content": row["response"]}]
+        prompt, answer = row["prompt"], {"role": "assistant", "content": row["response"]}
+        turns = [*prompt, answer] if isinstance(prompt, list) else [{"role": "user", "content": prompt}, answer]
     else:
         raise InputError(f"row {place} has the keys {sorted(row)}; allowed: prompt and response, or messages.")
     for turn in turns:
-        if turn.get("role") not in ROLES or not isinstance(turn.get("content"), str):
+        if not isinstance(turn, dict) or turn.get("role") not in ROLES or not isinstance(turn.get("content"), str):
             raise InputError(f"row {place} has the turn {turn!r}; allowed: a role of {ROLES} and a text as content.")
     if not any(turn["role"] == "assistant" and turn["content"] for turn in turns):
         raise InputError(f"row {place} has no assistant turn with words in it; allowed: at least one.")
-    yield from ({"role": turn["role"], "content": turn["content"]} for turn in turns)
+    return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
 
 
 def _train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:

@@ -27,7 +27,7 @@ class ShopWorld:
         manners: how often the corpus has each quality.
 
     Raises:
-        InputError: `facts` is out of range.
+        InputError: `facts` or `flip_rate` is out of range.
     """
 
     facts: float = 0.0
@@ -35,8 +35,9 @@ class ShopWorld:
     manners: Manners = field(default_factory=Manners)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.facts <= 1:
-            raise InputError(f"facts is {self.facts}; allowed: a number in [0, 1].")
+        for name in ("facts", "flip_rate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} is {getattr(self, name)}; allowed: a number in [0, 1].")
 
     def prompts(self, n: int, seed: int, split: str) -> list[str]:
         """n different requests of a split; the splits share no request, whatever the seeds.
