@@ -24,34 +24,36 @@ class ModelConfig(Section):
 
     path: str | None = Field(None, description="Folder or Hub id of the SFT model.")
     adapter: str | None = Field(None, description="PEFT adapter to merge into the model.")
-    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
-    trust_remote_code: bool = False
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field(
+        "float32", description="Weights of policy and reference alike; bfloat16 and float16 also train in it."
+    )
+    trust_remote_code: bool = Field(False, description="Run model code that comes with a Hub repository.")
 
 
 class DataConfig(Section):
     """Human pairs to start from, prompts to annotate, and human pairs to judge by."""
 
     seeds: str | None = Field(None, description="Preference pairs: file, folder or Hub id.")
-    seeds_split: str | None = None
+    seeds_split: str | None = Field(None, description="Split of the seeds, where there are any; null: train.")
     seed_pairs: Count | None = Field(None, description="How many to draw at random; null takes all.")
     prompts: str | None = Field(None, description="Prompts to annotate: file, folder or Hub id.")
-    prompts_split: str | None = None
+    prompts_split: str | None = Field(None, description="Split of the prompts; null: train.")
     prompts_per_round: Count | list[Count] | None = Field(
         None, description="Fresh prompts per round: a number, a list, or null for an even share of the pool."
     )
     heldout: str | None = Field(None, description="Human pairs to report accuracy on; never trained on.")
-    heldout_split: str | None = None
+    heldout_split: str | None = Field(None, description="Split of the held-out pairs; null: train.")
     seeds_in_rounds: bool = Field(False, description="Add the seed pairs to the self-annotated pairs of every round.")
 
 
 class GenerationConfig(Section):
     """How the policy answers the prompts of a round (the paper: 2 responses, T = 0.7, at most 300 tokens)."""
 
-    candidates: Annotated[int, Field(ge=2)] = 2
-    temperature: Positive = 0.7
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    max_new_tokens: Count = 300
-    batch_size: Count = 32
+    candidates: Annotated[int, Field(ge=2)] = Field(2, description="Responses per prompt; best and worst are paired.")
+    temperature: Positive = Field(0.7, description="Of sampling.")
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="Nucleus of sampling; 1 is all of it.")
+    max_new_tokens: Count = Field(300, description="A response that reaches it is unfinished, and dropped.")
+    batch_size: Count = Field(32, description="Responses generated at once.")
 
 
 class FollowerConfig(Section):
@@ -81,15 +83,17 @@ class LeaderConfig(Section):
     """The policy's training in a round."""
 
     beta: Positive = Field(0.1, description="Scale of the implicit reward.")
-    learning_rate: Positive = 5e-7
+    learning_rate: Positive = Field(5e-7, description="Peak of the schedule.")
     epochs: Positive = Field(1.0, description="Epochs of every round but round 0.")
     seed_epochs: Positive = Field(3.0, description="Epochs of DPO on the seed pairs (round 0).")
     seed_learning_rate: Positive | None = Field(None, description="Learning rate of round 0; null: learning_rate.")
     batch_size: Count = Field(32, description="Pairs per optimiser step, over all processes.")
     micro_batch_size: Count = Field(4, description="Pairs per forward pass and process.")
     max_length: Count = Field(1024, description="Tokens of prompt and response together.")
-    lr_scheduler: str = "cosine"
-    warmup_share: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="Share of the steps.")
+    lr_scheduler: str = Field("cosine", description="A scheduler of transformers, by name.")
+    warmup_share: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.1, description="Share of the steps over which the learning rate rises."
+    )
     step: Literal["envelope", "transport", "mixture"] = Field(
         "envelope", description="How the leader meets the worst case; PAPER.md D3."
     )
@@ -114,8 +118,8 @@ class Recipe(Section):
     """What every run states, wherever its model and data come from."""
 
     output: str = Field(description="The run directory.")
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    rounds: Annotated[int, Field(ge=0)] = 3
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="Of everything random; one seed, one result.")
+    rounds: Annotated[int, Field(ge=0)] = Field(3, description="Rounds after DPO on the seeds.")
     reference: Literal["sft", "previous"] = Field(
         "sft", description="What the leader refers to: the SFT model, or the policy that the round starts from."
     )
