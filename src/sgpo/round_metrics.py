@@ -10,19 +10,20 @@ from datasets import Dataset, load_from_disk
 from sgpo.round_follower import read_summary
 
 
-def stage_metrics(folder: Path, pairs: Dataset) -> dict[str, Any]:
+def stage_metrics(folder: Path, pairs: Dataset, beta: float) -> dict[str, Any]:
     """Metrics of annotation, follower and leader of one round.
 
     Args:
         folder: the round's folder; round 0 has neither responses nor a worst case.
         pairs: the pairs that the round trained on.
+        beta: scale of the implicit rewards in the leader's log.
     """
     metrics: dict[str, Any] = {}
     if (folder / "responses").exists():
         metrics["annotation"] = _annotation_metrics(folder, pairs)
         metrics["follower"] = read_summary(folder / "worst_case.parquet")
     log = json.loads((folder / "policy" / "training_log.json").read_text(encoding="utf-8"))
-    return {**metrics, "leader": _leader_metrics(log)}
+    return {**metrics, "leader": _leader_metrics(log, beta)}
 
 
 def _annotation_metrics(folder: Path, pairs: Dataset) -> dict[str, Any]:
@@ -32,13 +33,15 @@ def _annotation_metrics(folder: Path, pairs: Dataset) -> dict[str, Any]:
     return {**counts, "response_tokens": float(np.mean(tokens)), "gap_mean": float(np.mean(gaps))}
 
 
-def _leader_metrics(log: list[dict[str, Any]]) -> dict[str, Any]:
+def _leader_metrics(log: list[dict[str, Any]], beta: float) -> dict[str, Any]:
     steps = [record for record in log if "loss" in record]
+    last = steps[-1]
     return {
         "steps": log[-1]["step"],
         "loss_first": steps[0]["loss"],
-        "loss_last": steps[-1]["loss"],
-        "chosen_logps": steps[-1]["logps/chosen"],
-        "rejected_logps": steps[-1]["logps/rejected"],
-        "reward_accuracy": steps[-1]["rewards/accuracies"],
+        "loss_last": last["loss"],
+        "chosen_logps": last["logps/chosen"],
+        "rejected_logps": last["logps/rejected"],
+        "reference_chosen_logps": last["logps/chosen"] - last["rewards/chosen"] / beta,
+        "reward_accuracy": last["rewards/accuracies"],
     }

@@ -381,7 +381,7 @@ class _Loop:
         folder = self.run.path(f"round-{number}")
         pairs = load_from_disk(folder / "pairs" if number else self.run.path("seed/pairs"))
         metrics = {"round": number, "name": name, "seconds": self.run.seconds(f"round-{number}/")}
-        metrics.update(stage_metrics(folder, pairs))
+        metrics.update(stage_metrics(folder, pairs, self.config.leader.beta))
         policy = self._policy(number)
         if self.config.data.heldout:
             heldout = load_from_disk(self.run.path("heldout/pairs"))

@@ -13,7 +13,7 @@ from sgpo.leader.guards import Guards, LeaderAlert
 TRAINING = {"radius": 2.0, "max_steps": 4, "per_device_train_batch_size": 4, **MARGIN}
 
 
-def alerts(shares, chosen):
+def alerts(shares, chosen, reference=-20.0):
     """The messages of a guard that sees a log of chosen log-probabilities and the follower's moved shares."""
     guards, state = Guards(lambda: shares), SimpleNamespace(is_world_process_zero=True, global_step=0)
     guards.on_train_begin(None, state, None)
@@ -21,7 +21,8 @@ def alerts(shares, chosen):
         warnings.simplefilter("always")
         for step, value in enumerate(chosen):
             state.global_step = step
-            guards.on_log(None, state, None, logs={"logps/chosen": value})
+            logs = {"logps/chosen": value, "rewards/chosen": 0.1 * (value - reference)}
+            guards.on_log(SimpleNamespace(beta=0.1), state, None, logs=logs)
     assert all(warning.category is LeaderAlert for warning in said)
     return [str(warning.message) for warning in said]
 
@@ -29,12 +30,16 @@ def alerts(shares, chosen):
 def test_a_collapse_of_the_chosen_log_probability_is_said_once():
     said = alerts({"all": 0.1}, [-20.0, -25.0, -31.0, -40.0, -80.0])
     assert len(said) == 1
-    assert said[0].startswith("step 2: the mean log-probability of the chosen responses fell from -20.0 to -31.0")
+    assert said[0].startswith("step 2: the mean log-probability of the chosen responses fell to -31.0 nats, from -20.0")
 
 
-@pytest.mark.parametrize("chosen", [[-20.0, -29.0], [-4.0, -7.0], [-30.0, -20.0]])
-def test_small_falls_and_rises_are_no_collapse(chosen):
-    assert alerts({"all": 0.1}, chosen) == []
+@pytest.mark.parametrize(("chosen", "reference"), [(-29.0, -20.0), (-7.0, -4.0), (-20.0, -30.0)])
+def test_small_falls_and_rises_are_no_collapse(chosen, reference):
+    assert alerts({"all": 0.1}, [chosen], reference) == []
+
+
+def test_a_batch_of_long_responses_is_no_collapse():
+    assert alerts({"all": 0.1}, [-20.0]) == alerts({"all": 0.1}, [-400.0], reference=-390.0) == []
 
 
 @pytest.mark.parametrize(("share", "word"), [(0.0, "nearly plain DPO"), (1.0, "little of the data is left")])

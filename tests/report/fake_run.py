@@ -45,6 +45,8 @@ SAMPLES = [
     },
 ]
 
+LOGPS = {"chosen_logps": -31.0, "reference_chosen_logps": -30.0}
+
 
 def fake_metrics(t: int) -> dict[str, Any]:
     """The metrics of round t: gold and held-out blocks in every round, annotation and follower from round 1."""
@@ -53,7 +55,7 @@ def fake_metrics(t: int) -> dict[str, Any]:
         "round": t,
         "name": f"round {t}" if t else "DPO on seeds",
         "seconds": 40.0 + t,
-        "leader": {"steps": 44, "loss_first": 0.69, "loss_last": 0.55, "chosen_logps": -31.0, "rejected_logps": -35.0},
+        "leader": {"steps": 44, "loss_first": 0.69, "loss_last": 0.55, **LOGPS},
         "heldout": {"pairs": 300, "accuracy": accuracy, "low": accuracy - 0.055, "high": accuracy + 0.054},
         "gold": {
             **{name: values[t] for name, values in GOLD.items() if values[t] is not None},
@@ -85,13 +87,12 @@ class FakeRun:
         self.config: dict[str, Any] = copy.deepcopy(CONFIG)
         self.metrics = [fake_metrics(t) for t in range(4)]
         self.samples: list[dict[str, Any]] | None = copy.deepcopy(SAMPLES)
-        self.start_logps = -30.0
 
     def write(self) -> Path:
         self.root.mkdir(parents=True, exist_ok=True)
         (self.root / "config.yaml").write_text(yaml.safe_dump(self.config, sort_keys=False))
         (self.root / "manifest.json").write_text(json.dumps(self._manifest(), indent=2))
-        _write_pairs(self.root / "seed" / "pairs", {"ref_chosen_logps": [self.start_logps] * 120})
+        _write_pairs(self.root / "seed" / "pairs", {"source": ["human"] * 120})
         for metrics in self.metrics:
             self._write_round(metrics)
         lines = "".join(json.dumps(metrics) + "\n" for metrics in self.metrics)
@@ -121,7 +122,7 @@ class FakeRun:
         folder.mkdir(exist_ok=True)
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=2))
         if "follower" in metrics:
-            _write_pairs(folder / "pairs", {"chosen_logps": [self.start_logps] * 352})
+            _write_pairs(folder / "pairs", {"source": ["self"] * 352})
             _write_gaps(folder / "worst_case.parquet", metrics["round"], self.config["follower"]["space"])
         if self.samples is not None:
             (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in self.samples))

@@ -13,9 +13,8 @@ def collapse(run, end):
 
 
 def faint_collapse(run, start, end):
-    run.start_logps = start
     for metrics in run.metrics:
-        metrics["leader"]["chosen_logps"] = end
+        metrics["leader"].update(chosen_logps=end, reference_chosen_logps=start)
 
 
 def agree(run, share):

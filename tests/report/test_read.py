@@ -16,22 +16,17 @@ def test_a_finished_run_comes_back_as_it_was_written(run):
     assert record.config == run.config
     assert record.seed_pairs == 120
     assert record.missing_rounds == []
-    assert record.chosen_logps == {0: -30.0, 1: -30.0, 2: -30.0, 3: -30.0}
     assert record.samples[3] == run.samples
     stored = pq.read_table(run.root / "round-2" / "worst_case.parquet").to_pydict()
     for name in ("gap", "point", "moved"):
         np.testing.assert_array_equal(getattr(record.gaps[2], name), stored[name])
 
 
-def test_seeds_and_log_probabilities_are_those_that_datasets_saved(run):
-    logps = np.linspace(-50.0, -10.0, 30)
+def test_seeds_are_counted_in_what_datasets_saved(run):
     root = run.write()
-    for folder, column in (("seed/pairs", "ref_chosen_logps"), ("round-1/pairs", "chosen_logps")):
-        (root / folder / "data-00000-of-00001.arrow").unlink()
-        datasets.Dataset.from_dict({column: logps}).save_to_disk(root / folder, num_shards=3)
-    record = read_run(root)
-    assert record.seed_pairs == 30
-    assert [record.chosen_logps[t] for t in (0, 1)] == pytest.approx([logps.mean()] * 2)
+    (root / "seed/pairs/data-00000-of-00001.arrow").unlink()
+    datasets.Dataset.from_dict({"source": ["human"] * 30}).save_to_disk(root / "seed/pairs", num_shards=3)
+    assert read_run(root).seed_pairs == 30
 
 
 def test_a_number_that_is_absent_or_null_reads_as_none():
@@ -46,15 +41,6 @@ def test_an_unfinished_run_names_its_missing_rounds(run):
     record = read_run(run.write())
     assert record.missing_rounds == [2, 3]
     assert [metrics["round"] for metrics in record.rounds] == [0, 1]
-
-
-def test_pairs_without_stored_scores_give_no_log_probability(run):
-    root = run.write()
-    path = root / "round-1" / "pairs" / "data-00000-of-00001.arrow"
-    table = pa.table({"prompt": ["?"]})
-    with pa.ipc.new_stream(str(path), table.schema) as writer:
-        writer.write_table(table)
-    assert set(read_run(root).chosen_logps) == {0, 2, 3}
 
 
 def test_a_missing_directory_is_refused(tmp_path):
@@ -103,7 +89,7 @@ DAMAGES = {
         r"samples\.jsonl, line 1: reward is None; allowed: a float",
     ),
     "gaps that are no Parquet": ("round-2/worst_case.parquet", "PAR?", r"worst_case\.parquet: damaged Parquet"),
-    "pairs that are no Arrow": ("round-2/pairs/data-00000-of-00001.arrow", "no", r"\.arrow: damaged Arrow"),
+    "pairs that are no Arrow": ("seed/pairs/data-00000-of-00001.arrow", "no", r"\.arrow: damaged Arrow"),
 }
 
 

@@ -31,30 +31,27 @@ class Guards(TrainerCallback):
     def __init__(self, moved_shares: Callable[[], dict[str, float]]) -> None:
         """Takes a function that returns the share of moved mass by source, from the follower's latest answer."""
         self._moved_shares = moved_shares
-        self._first_chosen: float | None = None
         self._said: set[str] = set()
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self._first_chosen = None
         self._said.clear()
 
     def on_log(self, args, state, control, logs: dict[str, Any] | None = None, **kwargs):
         if not state.is_world_process_zero or not logs or "logps/chosen" not in logs:
             return
-        self._watch_chosen(logs["logps/chosen"], state.global_step)
+        # The reference's score of the very same responses: batches differ too much to be compared with each other.
+        reference = logs["logps/chosen"] - logs["rewards/chosen"] / args.beta
+        self._watch_chosen(logs["logps/chosen"], reference, state.global_step)
         for source, share in self._moved_shares().items():
             self._watch_share(source, share, state.global_step)
 
-    def _watch_chosen(self, chosen: float, step: int) -> None:
-        if self._first_chosen is None:
-            self._first_chosen = chosen
-        start = self._first_chosen
-        if chosen < COLLAPSE_RATIO * start and start - chosen > COLLAPSE_NATS:
+    def _watch_chosen(self, chosen: float, reference: float, step: int) -> None:
+        if chosen < COLLAPSE_RATIO * reference and reference - chosen > COLLAPSE_NATS:
             self._say(
                 "collapse",
-                f"step {step}: the mean log-probability of the chosen responses fell from {start:.1f} to {chosen:.1f} "
-                "nats. The policy moves away from the very responses that it is told to prefer; a larger beta or a "
-                "smaller learning rate holds it back.",
+                f"step {step}: the mean log-probability of the chosen responses fell to {chosen:.1f} nats, from "
+                f"{reference:.1f} under the reference. The policy moves away from the very responses that it is told "
+                "to prefer; a larger beta or a smaller learning rate holds it back.",
             )
 
     def _watch_share(self, source: str, share: float, step: int) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from sgpo.report.read import RunRecord, number
 from sgpo.report.verdict import compare, interval
 
-COLLAPSE_RATIO = 1.5  # times the log-probability that the chosen responses had when the round's training began
+COLLAPSE_RATIO = 1.5  # times the log-probability that the reference gives to the same chosen responses
 COLLAPSE_NATS = 5.0
 LENGTH_RATIO = 1.5
 IDLE_SHARE = 0.001
@@ -25,14 +25,14 @@ def find_alerts(record: RunRecord) -> list[str]:
 
 def _collapse(record: RunRecord) -> Iterator[str]:
     for metrics in record.rounds:
-        start, end = record.chosen_logps.get(metrics["round"]), number(metrics, "leader.chosen_logps")
+        start, end = number(metrics, "leader.reference_chosen_logps"), number(metrics, "leader.chosen_logps")
         if start is None or end is None:
             continue
         if end < COLLAPSE_RATIO * start and start - end > COLLAPSE_NATS:
             yield (
-                f"Chosen log-probability collapsed in {metrics['name']}: the chosen responses began at a mean of "
-                f"{start:.1f} nats and ended at {end:.1f}. The policy moves away from the very responses that it is "
-                "told to prefer; a larger beta or a smaller learning rate holds it back."
+                f"Chosen log-probability collapsed in {metrics['name']}: the last chosen responses have a mean of "
+                f"{end:.1f} nats, and {start:.1f} under the reference. The policy moves away from the very responses "
+                "that it is told to prefer; a larger beta or a smaller learning rate holds it back."
             )
 
 

@@ -18,7 +18,7 @@ from sgpo.errors import InputError
 _NUMBERS = {
     "annotation": ("prompts", "responses", "pairs", "response_tokens", "gap_mean"),
     "follower": ("radius", "value", "empirical_value", "price", "moved_share", "marginal"),
-    "leader": ("chosen_logps", "rejected_logps"),
+    "leader": ("chosen_logps", "reference_chosen_logps"),
     "heldout": ("pairs", "accuracy", "low", "high"),
     "gold": (
         *("win_rate", "low", "high", "prompts", "reward", "baseline_reward"),
@@ -56,7 +56,6 @@ class RunRecord:
         gaps: per round, its pairs in the worst case; only the rounds that have one.
         samples: per round, responses beside those of the SFT model; only the rounds that have them.
         seed_pairs: how many human pairs the run starts from; None while they are not drawn.
-        chosen_logps: per round, mean log-probability (nats) of the chosen responses when the round's training starts.
     """
 
     name: str
@@ -66,7 +65,6 @@ class RunRecord:
     gaps: dict[int, GapTable]
     samples: dict[int, list[dict[str, Any]]]
     seed_pairs: int | None
-    chosen_logps: dict[int, float]
 
     @property
     def missing_rounds(self) -> list[int]:
@@ -108,7 +106,7 @@ def read_run(directory: str | Path) -> RunRecord:
         raise InputError(f"{root}: no such directory; allowed: a run directory of sgpo run.")
     config = _read_config(root / "config.yaml")
     manifest = _read_manifest(root / "manifest.json")
-    rounds, gaps, samples, logps = [], {}, {}, {}
+    rounds, gaps, samples = [], {}, {}
     for t in range(config["rounds"] + 1):
         folder = root / f"round-{t}"
         if (folder / "metrics.json").exists():
@@ -117,10 +115,6 @@ def read_run(directory: str | Path) -> RunRecord:
             gaps[t] = _read_gaps(folder / "worst_case.parquet")
         if (folder / "samples.jsonl").exists():
             samples[t] = _read_samples(folder / "samples.jsonl")
-        # Round 0 starts from the reference, so its first scores are the reference's.
-        pairs, column = (folder, "chosen_logps") if t else (root / "seed", "ref_chosen_logps")
-        if (mean := _column_mean(pairs / "pairs", column)) is not None:
-            logps[t] = mean
     return RunRecord(
         name=root.resolve().name,
         config=config,
@@ -129,7 +123,6 @@ def read_run(directory: str | Path) -> RunRecord:
         gaps=gaps,
         samples=samples,
         seed_pairs=_count_rows(root / "seed" / "pairs"),
-        chosen_logps=logps,
     )
 
 
@@ -247,10 +240,3 @@ def _batches(folder: Path) -> Iterator[pa.RecordBatch]:
 
 def _count_rows(folder: Path) -> int | None:
     return sum(batch.num_rows for batch in _batches(folder)) if folder.is_dir() else None
-
-
-def _column_mean(folder: Path, column: str) -> float | None:
-    """The mean of a column of stored pairs; None where no pairs have it."""
-    stored = [batch[column] for batch in _batches(folder) if column in batch.schema.names]
-    values = np.concatenate([np.empty(0), *(part.to_numpy(zero_copy_only=False) for part in stored)])
-    return float(values.mean()) if values.size else None
