@@ -1,6 +1,7 @@
 """Progress on the terminal: a line per finished stage, a bar for what takes long."""
 
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -25,6 +26,23 @@ class Reporter:
         """Writes one line."""
         if self._console:
             self._console.print(message, highlight=False)
+
+    @contextmanager
+    def showing(self, alerts: type[Warning]) -> Iterator[None]:
+        """Says warnings of one kind as lines of its own; all others are shown as they were."""
+        before = warnings.showwarning
+
+        def show(message, category, *place, **more):
+            if issubclass(category, alerts):
+                self.say(f"  [yellow]![/yellow] {message}")
+            else:
+                before(message, category, *place, **more)
+
+        warnings.showwarning = show
+        try:
+            yield
+        finally:
+            warnings.showwarning = before
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

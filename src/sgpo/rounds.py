@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase, set_seed
 from sgpo.config import Recipe, RunConfig
 from sgpo.errors import InputError
 from sgpo.evaluate.ranking import ranking_accuracy
+from sgpo.leader.guards import LeaderAlert
 from sgpo.leader.scores import (
     FINGERPRINT_COLUMN,
     POLICY_COLUMNS,
@@ -364,7 +365,7 @@ class _Loop:
         policy = self._policy(number - 1) if number else self._reference()
         settings = self._arguments(number)
         steps = math.ceil(settings["num_train_epochs"] * math.ceil(len(pairs) / leader.batch_size))
-        with self.reporter.bar("leader steps", steps) as advance:
+        with self.reporter.bar("leader steps", steps) as advance, self.reporter.showing(LeaderAlert):
             log = train_leader(
                 policy,
                 pairs,
