@@ -1,0 +1,235 @@
+"""What a leader's step costs beside TRL's DPOTrainer: same model, pairs and settings, interleaved in one run.
+
+    python benchmarks/leader.py                                   # a 4-layer random Llama on the CPU, a few minutes
+    python benchmarks/leader.py --device cuda                     # a random Llama of 1B parameters, bf16, 1,024 tokens
+
+Every mode trains the same blocks of steps in turn; a ratio is the median over blocks of its step time over TRL's in the
+same turn, so that a busy moment hits all. On the CPU a step is timed by the process's own CPU seconds, which other
+processes do not stretch; on CUDA by the wall clock, synchronised. Peak memory is the resident set of a process of its
+own on the CPU (libraries included), and the allocator's on CUDA.
+"""
+
+import argparse
+import gc
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import datasets
+import numpy as np
+import torch
+import transformers
+from datasets import Dataset, load_from_disk
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    PrinterCallback,
+    TrainerCallback,
+)
+from trl import DPOConfig, DPOTrainer
+
+from sgpo.leader import SGPOConfig, SGPOTrainer
+
+FOLLOWER = {"radius": 0.05, "space": "probability", "tangents": 6, "guards": True}
+# Name: trainer, its own arguments, and whether the pairs store reference and policy scores.
+MODES: dict[str, tuple[type, dict[str, Any], bool]] = {
+    "TRL DPOTrainer": (DPOTrainer, {}, False),
+    "SGPO radius 0": (SGPOTrainer, {"radius": 0.0}, False),
+    "SGPO envelope": (SGPOTrainer, FOLLOWER, False),
+    "SGPO envelope, epoch": (SGPOTrainer, {**FOLLOWER, "schedule": "epoch"}, False),
+    "SGPO envelope, step": (SGPOTrainer, {**FOLLOWER, "schedule": "step"}, False),
+    "SGPO transport": (SGPOTrainer, {**FOLLOWER, "step": "transport"}, False),
+    "SGPO mixture, step": (SGPOTrainer, {**FOLLOWER, "step": "mixture", "schedule": "step"}, False),
+    "TRL, scores precomputed": (DPOTrainer, {"precompute_ref_log_probs": True}, False),
+    "SGPO envelope, stored": (SGPOTrainer, FOLLOWER, True),
+    "SGPO step, stored": (SGPOTrainer, {**FOLLOWER, "schedule": "step"}, True),
+}
+
+
+class Size(NamedTuple):
+    """Model, batch and data of a run."""
+
+    hidden: int
+    layers: int
+    heads: int
+    vocabulary: int
+    tokens: int
+    batch: int
+
+
+SIZES = {"cpu": Size(256, 4, 4, 2048, 96, 4), "cuda": Size(2048, 20, 16, 32000, 1024, 4)}
+
+
+class Clock(TrainerCallback):
+    """Seconds of each optimiser step, data loading and logging between steps included."""
+
+    def __init__(self, cuda: bool) -> None:
+        self.cuda, self.marks = cuda, []
+
+    def _now(self) -> float:
+        if not self.cuda:
+            return time.process_time()
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.marks.append(self._now())
+
+    @property
+    def steps(self) -> list[float]:
+        """Without the first step, in which allocators and caches warm up."""
+        return np.diff(self.marks).tolist()
+
+
+def write_inputs(folder: Path, size: Size, steps: int, device: str) -> None:
+    """A random Llama with a word tokenizer, and pairs of random words that fill `tokens`, plain and scored."""
+    words = [f"w{index}" for index in range(size.vocabulary - 3)]
+    vocabulary = {word: place for place, word in enumerate(["<pad>", "<eos>", "<unk>", *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
+    fast.chat_template = "{% for message in messages %}{{ message['content'] }} <eos> {% endfor %}"
+    fast.save_pretrained(folder / "model")
+    config = LlamaConfig(
+        vocab_size=size.vocabulary, hidden_size=size.hidden, intermediate_size=4 * size.hidden,
+        num_hidden_layers=size.layers, num_attention_heads=size.heads, num_key_value_heads=size.heads,
+        max_position_embeddings=2 * size.tokens, pad_token_id=0, eos_token_id=1, bos_token_id=None,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config).to(torch.bfloat16 if device == "cuda" else torch.float32)
+    model.save_pretrained(folder / "model")
+    generator = np.random.default_rng(0)
+
+    def turn(role: str, count: int) -> list[dict[str, str]]:
+        return [{"role": role, "content": " ".join(generator.choice(words, count))}]
+
+    half = size.tokens // 2 - 1
+    pairs = Dataset.from_list(
+        [
+            {"prompt": turn("user", half), "chosen": turn("assistant", half), "rejected": turn("assistant", half)}
+            for _ in range(size.batch * steps)
+        ]
+    )
+    pairs.save_to_disk(folder / "pairs")
+    for column in ("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps"):
+        pairs = pairs.add_column(column, (-8.0 * half + generator.normal(size=len(pairs))).tolist())
+    pairs.save_to_disk(folder / "scored")
+
+
+def run_block(mode: str, folder: Path, size: Size, steps: int, device: str) -> dict[str, Any]:
+    """Trains one block of a mode from the saved model: seconds per step, and peak memory in MiB."""
+    kind, options, stored = MODES[mode]
+    arguments = {
+        "output_dir": str(folder / "out"), "per_device_train_batch_size": size.batch, "max_steps": steps,
+        "max_length": size.tokens, "bf16": device == "cuda", "use_cpu": device == "cpu", "report_to": "none",
+        "save_strategy": "no", "disable_tqdm": True, "logging_steps": 5, "dataloader_pin_memory": device == "cuda",
+        "activation_checkpointing": device == "cuda", **options,
+    }  # fmt: skip
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    clock = Clock(device == "cuda")
+    trainer = kind(
+        model=AutoModelForCausalLM.from_pretrained(folder / "model", dtype=dtype),
+        args=(DPOConfig if kind is DPOTrainer else SGPOConfig)(**arguments),
+        train_dataset=load_from_disk(folder / ("scored" if stored else "pairs")),
+        processing_class=AutoTokenizer.from_pretrained(folder / "model"),
+        callbacks=[clock],
+    )
+    trainer.remove_callback(PrinterCallback)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    trainer.train()
+    result = {"steps": clock.steps, "peak": resident_peak()}
+    del trainer
+    gc.collect()
+    if device == "cuda":
+        result["peak"] = torch.cuda.max_memory_allocated() / 2**20
+        torch.cuda.empty_cache()
+    return result
+
+
+def resident_peak() -> float:
+    """This process's largest resident memory so far, in MiB; not getrusage's, which a child inherits on Linux."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def peak_alone(mode: str, folder: Path, steps: int, device: str) -> float:
+    """Peak resident memory in MiB of a process that trains one block of a mode and nothing else."""
+    command = [sys.executable, __file__, "--device", device, "--alone", mode, "--folder", str(folder)]
+    done = subprocess.run([*command, "--steps", str(steps)], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    return json.loads(done.stdout.splitlines()[-1])["peak"]
+
+
+def print_table(times: dict[str, list[list[float]]], peaks: dict[str, float], size: Size) -> None:
+    """One row per mode: median milliseconds, tokens per second, ratios to TRL's modes, peak memory."""
+    plain, precomputed = times["TRL DPOTrainer"], times["TRL, scores precomputed"]
+
+    def ratio(blocks: list[list[float]], others: list[list[float]]) -> float:
+        pairs = zip(blocks, others, strict=True)
+        return statistics.median(statistics.median(one) / statistics.median(other) for one, other in pairs)
+
+    print(f"{'mode':26}{'ms/step':>9}{'tokens/s':>10}{'/ TRL':>8}{'/ TRL pre.':>12}{'peak MiB':>10}{'/ TRL':>8}")
+    for mode, blocks in times.items():
+        step = statistics.median(second for block in blocks for second in block)
+        print(
+            f"{mode:26}{1e3 * step:9.1f}{2 * size.batch * size.tokens / step:10.0f}{ratio(blocks, plain):8.3f}"
+            f"{ratio(blocks, precomputed):12.3f}{peaks[mode]:10.0f}{peaks[mode] / peaks['TRL DPOTrainer']:8.3f}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--blocks", type=int, default=5, help="turns that every mode takes")
+    parser.add_argument("--steps", type=int, default=12, help="optimiser steps in a block")
+    parser.add_argument("--modes", nargs="+", choices=list(MODES), default=list(MODES), help="TRL's are always run")
+    parser.add_argument("--alone", choices=list(MODES), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    datasets.disable_progress_bars()
+    transformers.logging.disable_progress_bar()
+    os.environ["TQDM_DISABLE"] = "1"
+    size, steps, device = SIZES[arguments.device], arguments.steps, arguments.device
+    if arguments.alone:
+        print(json.dumps(run_block(arguments.alone, arguments.folder, size, steps, device)))
+        return
+    modes = [mode for mode in MODES if mode in arguments.modes or mode.startswith("TRL")]
+    times: dict[str, list[list[float]]] = {mode: [] for mode in modes}
+    peaks: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_inputs(folder, size, steps, device)
+        for turn in range(arguments.blocks):
+            for place in range(len(modes)):
+                # Each turn starts with another mode, so that none is always the one after the slowest.
+                mode = modes[(place + turn) % len(modes)]
+                block = run_block(mode, folder, size, steps, device)
+                times[mode].append(block["steps"])
+                peaks[mode] = max(peaks.get(mode, 0.0), block["peak"])
+        if device == "cpu":
+            peaks = {mode: peak_alone(mode, folder, steps, device) for mode in modes}
+    where = torch.cuda.get_device_name(0) if device == "cuda" else "CPU, one thread, CPU seconds"
+    print(f"{where}; {size}; {arguments.blocks} blocks of {steps - 1} timed steps")
+    print_table(times, peaks, size)
+
+
+if __name__ == "__main__":
+    main()
