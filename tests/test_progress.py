@@ -1,6 +1,7 @@
 """What a run says: on a terminal, in a log file, and not at all."""
 
 import io
+import time
 import warnings
 
 from rich.console import Console
@@ -31,6 +32,7 @@ def test_a_terminal_sees_how_far_a_stage_is():
     reporter = Reporter(screen)
     with reporter.stage("round-1/pairs"), reporter.bar("scoring", 10) as advance:
         advance(4)
+        time.sleep(0.4)  # bars are drawn ten times a second
     assert "4/10" in screen.file.getvalue()
 
 
