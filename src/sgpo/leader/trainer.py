@@ -79,6 +79,7 @@ class SGPOTrainer(ScoredDPOTrainer):
         "citation": textwrap.dedent("""\
             @inproceedings{chu2025stackelberg,
                 title     = {{Stackelberg Self-Annotation: A Robust Approach to Data-Efficient LLM Alignment}},
+                author    = {Xu Chu and Zhixin Zhang and Tianyu Jia and Yujie Jin},
                 year      = 2025,
                 booktitle = {Advances in Neural Information Processing Systems 38},
                 note      = {arXiv:2502.18099},
