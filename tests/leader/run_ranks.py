@@ -15,6 +15,12 @@ def main(arguments):
     settings = json.loads(arguments)
     folder, policy, reference = (settings.pop(key) for key in ("folder", "policy", "reference"))
     warnings.filterwarnings("ignore")
+    # A gap that is not finite, so that the guard must stop every rank.
+    if "poisoned_row" in settings:
+        pair_loss, row = SGPOTrainer._pair_loss, settings["poisoned_row"]
+        SGPOTrainer._pair_loss = lambda self, margins, tags: pair_loss(
+            self, margins * torch.where(tags.row == row, float("nan"), 1.0), tags
+        )
     ends = {}
     for name, options in settings["runs"].items():
         trainer = SGPOTrainer(

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,35 +22,37 @@ CUTS = {
 }
 
 
+OPTIONS = {
+    "source_radius": {"human": 0, "self": 2.0}, "space": "margin", "tangents": 0, "window": [-20.0, 20.0],
+    "max_steps": 6, "learning_rate": 0.02,
+}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
-def ends(tmp_path_factory, policy_path, reference_path):
-    """Losses, prices and final weights of every step and schedule, by how the batch is cut."""
+def settings(tmp_path_factory, policy_path, reference_path):
+    """Folder, models and pairs: sixteen, weighted, of two sources."""
     folder = tmp_path_factory.mktemp("ranks")
     pairs = make_pairs([*ROWS, *[(f"{prompt} Please.", rejected, chosen) for prompt, chosen, rejected in ROWS]])
-    pairs = pairs.add_column("weight", [1.0, 2.0, 0.5, 3.0] * 4).add_column(
-        "source", ["self", "self", "human"] * 5 + ["self"]
-    )
-    pairs.save_to_disk(folder / "pairs")
+    pairs = pairs.add_column("weight", [1.0, 2.0, 0.5, 3.0] * 4)
+    pairs.add_column("source", ["self", "self", "human"] * 5 + ["self"]).save_to_disk(folder / "pairs")
+    return {"folder": str(folder), "policy": policy_path, "reference": reference_path}
+
+
+@pytest.fixture(scope="module")
+def ends(settings):
+    """Losses, prices and final weights of every step and schedule, by how the batch is cut."""
     results = {}
     for cut, (ranks, batch) in CUTS.items():
         runs = {
-            f"{step} {schedule}": {
-                "step": step, "schedule": schedule, "source_radius": {"human": 0, "self": 2.0}, "space": "margin",
-                "tangents": 0, "window": [-20.0, 20.0], "max_steps": 6, "learning_rate": 0.02, **batch,
-            }
+            f"{step} {schedule}": {**OPTIONS, "step": step, "schedule": schedule, **batch}
             for step, schedule in itertools.product(STEPS, SCHEDULES)
-        }  # fmt: skip
-        settings = {
-            "folder": str(folder),
-            "policy": policy_path,
-            "reference": reference_path,
-            "name": cut,
-            "runs": runs,
         }
-        launch(ranks, json.dumps(settings))
-        results[cut] = json.loads((folder / f"{cut}.json").read_text())
-        assert results[cut]["ranks"] == ranks
-    return {cut: result["ends"] for cut, result in results.items()}
+        done = launch(ranks, {**settings, "name": cut, "runs": runs})
+        assert done.returncode == 0, done.stderr[-4000:]
+        result = json.loads((Path(settings["folder"]) / f"{cut}.json").read_text())
+        assert result["ranks"] == ranks
+        results[cut] = result["ends"]
+    return results
 
 
 def launch(ranks, settings):
@@ -60,8 +63,8 @@ def launch(ranks, settings):
     # and the trainer's use_cpu puts them on gloo.
     command += ["--multi_gpu", "--main_process_port", "0"] if ranks > 1 else ["--cpu"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[1])}
-    done = subprocess.run([*command, str(script), settings], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
+    command += [str(script), json.dumps(settings)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.slow
@@ -75,3 +78,14 @@ def test_losses_prices_and_weights_do_not_depend_on_how_a_batch_is_cut(ends, ste
         other = ends[cut][f"{step} {schedule}"]
         for part in ("losses", "prices", "weights"):
             np.testing.assert_allclose(other[part], whole[part], atol=1e-5, err_msg=f"{cut} {part}")
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_on_one_rank_stops_both_and_names_its_rows(settings):
+    runs = {"poisoned": {**OPTIONS, "per_device_train_batch_size": 4}}
+    done = launch(2, {**settings, "name": "poisoned", "runs": runs, "poisoned_row": 5})
+    assert done.returncode != 0
+    named = re.findall(r"InputError: step [12]: the loss is nan on rows \[([\d, ]+)\] of train_dataset", done.stderr)
+    assert len(named) >= 2 and len(set(named)) == 1
+    rows = [int(row) for row in named[0].split(", ")]
+    assert 5 in rows and len(rows) == 4

@@ -51,6 +51,8 @@ def train(argv: Sequence[str]) -> None:
         )
     except OSError as error:
         raise InputError(f"--model_name_or_path {model.model_name_or_path}: {str(error).splitlines()[0]}") from error
+    except ValueError as error:
+        raise InputError(str(error)) from error
     trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
     trainer.save_model(arguments.output_dir)
     trainer.accelerator.print(f"Model saved to {arguments.output_dir}")
