@@ -13,9 +13,9 @@ class WorldSettings(Section):
     """The embedded world and its SFT model."""
 
     facts: Share = Field(0.0, description="How much of the gold reward is facts of the request; see `ShopWorld`.")
-    flip_rate: Share = Field(0.1, description="Share of the annotator's labels that are turned round.")
-    seed_pairs: Count = Field(300, description="Labelled pairs.")
-    pool_prompts: Count = Field(1200, description="Prompts without labels, for all rounds together.")
+    flip_rate: Share = Field(0.05, description="Share of the annotator's labels that are turned round.")
+    seed_pairs: Count = Field(400, description="Labelled pairs.")
+    pool_prompts: Count = Field(1500, description="Prompts without labels, for all rounds together.")
     test_prompts: Count = Field(400, description="Prompts that the policy is judged on.")
     test_responses: Count = Field(2, description="Responses to each of them, of the policy and of the SFT model.")
     sft_examples: Count = Field(9600, description="Rows of the SFT corpus, seen once.")

@@ -49,7 +49,6 @@ class Manners:
         wrong: an asked fact is taken from the other article.
         omitted: only one of the two asked facts is stated.
         unasked: the fact that was not asked for is added.
-        repeated: the answer sentence is said twice.
     """
 
     courteous: float = 0.25
@@ -59,7 +58,6 @@ class Manners:
     wrong: float = 0.15
     omitted: float = 0.15
     unasked: float = 0.1
-    repeated: float = 0.05
 
 
 def draw_answer(request: Request, manners: Manners, rng: np.random.Generator) -> str:
@@ -70,11 +68,10 @@ def draw_answer(request: Request, manners: Manners, rng: np.random.Generator) ->
     if rng.random() < manners.unasked:
         facts += [fact for fact in FACTS if fact not in request.asked]
     values = {fact: (request.other if rng.random() < manners.wrong else request.subject).facts[fact] for fact in facts}
-    sentence = describe(Article(request.subject.name, values), tuple(facts))
-    body = [sentence, sentence] if rng.random() < manners.repeated else [sentence]
+    body = describe(Article(request.subject.name, values), tuple(facts))
     opening = _draw_phrase(COURTEOUS_OPENINGS, NEUTRAL_OPENINGS, CURT_OPENINGS, manners.courteous, manners.curt, rng)
     closing = _draw_phrase(KIND_CLOSINGS, NEUTRAL_CLOSINGS, CURT_CLOSINGS, manners.kind, manners.rude, rng)
-    return " ".join([opening, *body, closing])
+    return " ".join([opening, body, closing])
 
 
 def _draw_phrase(

@@ -6,7 +6,7 @@ from sgpo.study.worlds.answers import COURTEOUS_OPENINGS, CURT_CLOSINGS, CURT_OP
 from sgpo.study.worlds.requests import CLAUSES, FACTS, VALUES, Request
 
 # Nats of reward per attribute, where rewards are general manners and where they are facts of the request.
-GENERAL = {"politeness": 4.0, "no_repetition": 2.0, "length": 1.0, "answers": 2.0, "focus": 2.0, "facts": 0.5}
+GENERAL = {"politeness": 6.0, "no_repetition": 2.0, "length": 1.0, "answers": 2.0, "focus": 2.0, "facts": 0.5}
 FACTUAL = {"politeness": 0.0, "no_repetition": 1.0, "length": 1.0, "answers": 2.0, "focus": 1.0, "facts": 5.0}
 
 SHORTEST, LONGEST = 7, 28
