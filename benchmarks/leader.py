@@ -1,6 +1,7 @@
 """What a leader's step costs beside TRL's DPOTrainer: same model, pairs and settings, interleaved in one run.
 
     python benchmarks/leader.py                                   # a 4-layer random Llama on the CPU, a few minutes
+    python benchmarks/leader.py --lora                            # every mode trains a LoRA adapter
     python benchmarks/leader.py --device cuda                     # a random Llama of 1B parameters, bf16, 1,024 tokens
 
 Every mode trains the same blocks of steps in turn; a ratio is the median over blocks of its step time over TRL's in the
@@ -131,7 +132,7 @@ def write_inputs(folder: Path, size: Size, steps: int, device: str) -> None:
     pairs.save_to_disk(folder / "scored")
 
 
-def run_block(mode: str, folder: Path, size: Size, steps: int, device: str) -> dict[str, Any]:
+def run_block(mode: str, folder: Path, size: Size, steps: int, device: str, lora: bool) -> dict[str, Any]:
     """Trains one block of a mode from the saved model: seconds per step, and peak memory in MiB."""
     kind, options, stored = MODES[mode]
     arguments = {
@@ -148,6 +149,7 @@ def run_block(mode: str, folder: Path, size: Size, steps: int, device: str) -> d
         train_dataset=load_from_disk(folder / ("scored" if stored else "pairs")),
         processing_class=AutoTokenizer.from_pretrained(folder / "model"),
         callbacks=[clock],
+        peft_config=make_lora() if lora else None,
     )
     trainer.remove_callback(PrinterCallback)
     if device == "cuda":
@@ -162,15 +164,23 @@ def run_block(mode: str, folder: Path, size: Size, steps: int, device: str) -> d
     return result
 
 
+def make_lora() -> Any:
+    """An adapter of rank 16 on the attention's query and value projections."""
+    from peft import LoraConfig
+
+    return LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=32, target_modules=["q_proj", "v_proj"])
+
+
 def resident_peak() -> float:
     """This process's largest resident memory so far, in MiB; not getrusage's, which a child inherits on Linux."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def peak_alone(mode: str, folder: Path, steps: int, device: str) -> float:
+def peak_alone(mode: str, folder: Path, steps: int, device: str, lora: bool) -> float:
     """Peak resident memory in MiB of a process that trains one block of a mode and nothing else."""
     command = [sys.executable, __file__, "--device", device, "--alone", mode, "--folder", str(folder)]
+    command += ["--lora"] if lora else []
     done = subprocess.run([*command, "--steps", str(steps)], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
@@ -199,6 +209,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--blocks", type=int, default=5, help="turns that every mode takes")
     parser.add_argument("--steps", type=int, default=12, help="optimiser steps in a block")
+    parser.add_argument("--lora", action="store_true", help="train a LoRA adapter in every mode")
     parser.add_argument("--modes", nargs="+", choices=list(MODES), default=list(MODES), help="TRL's are always run")
     parser.add_argument("--alone", choices=list(MODES), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -207,9 +218,9 @@ def main() -> None:
     datasets.disable_progress_bars()
     transformers.logging.disable_progress_bar()
     os.environ["TQDM_DISABLE"] = "1"
-    size, steps, device = SIZES[arguments.device], arguments.steps, arguments.device
+    size, steps, device, lora = SIZES[arguments.device], arguments.steps, arguments.device, arguments.lora
     if arguments.alone:
-        print(json.dumps(run_block(arguments.alone, arguments.folder, size, steps, device)))
+        print(json.dumps(run_block(arguments.alone, arguments.folder, size, steps, device, lora)))
         return
     modes = [mode for mode in MODES if mode in arguments.modes or mode.startswith("TRL")]
     times: dict[str, list[list[float]]] = {mode: [] for mode in modes}
@@ -221,13 +232,13 @@ def main() -> None:
             for place in range(len(modes)):
                 # Each turn starts with another mode, so that none is always the one after the slowest.
                 mode = modes[(place + turn) % len(modes)]
-                block = run_block(mode, folder, size, steps, device)
+                block = run_block(mode, folder, size, steps, device, lora)
                 times[mode].append(block["steps"])
                 peaks[mode] = max(peaks.get(mode, 0.0), block["peak"])
         if device == "cpu":
-            peaks = {mode: peak_alone(mode, folder, steps, device) for mode in modes}
+            peaks = {mode: peak_alone(mode, folder, steps, device, lora) for mode in modes}
     where = torch.cuda.get_device_name(0) if device == "cuda" else "CPU, one thread, CPU seconds"
-    print(f"{where}; {size}; {arguments.blocks} blocks of {steps - 1} timed steps")
+    print(f"{where}; {'LoRA' if lora else 'all weights'}; {size}; {arguments.blocks} blocks of {steps - 1} timed steps")
     print_table(times, peaks, size)
 
 

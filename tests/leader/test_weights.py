@@ -162,6 +162,19 @@ def test_weights_in_a_stream_are_refused(make_trainer, pairs):
         make_trainer(dataset=stream, radius=0.0)
 
 
+def test_weights_in_an_evaluation_stream_are_refused(make_trainer, pairs):
+    stream = IterableDataset.from_generator(lambda: iter(weighted(pairs)))
+    with pytest.raises(InputError, match="eval dataset is a IterableDataset with weights or source_radius"):
+        make_trainer(radius=0.0, more={"eval_dataset": stream})
+
+
+def test_a_prepared_dataset_that_is_shuffled_and_handed_over_again_is_numbered_anew(make_trainer, pairs):
+    first = make_trainer(dataset=weighted(pairs), radius=2.0, **MARGIN)
+    again = make_trainer(dataset=first.train_dataset.shuffle(seed=1), radius=2.0, **MARGIN)
+    assert again.train_dataset["sgpo_row"][:] == list(range(8))
+    assert loss_and_gradients(again)[0] == pytest.approx(loss_and_gradients(first)[0], abs=1e-5)
+
+
 def test_images_are_refused_with_a_radius(make_trainer, pairs):
     with pytest.raises(ValueError, match=r"images with radius 2\.0"):
         make_trainer(dataset=pairs.add_column("image", [None] * 8), radius=2.0, **MARGIN)

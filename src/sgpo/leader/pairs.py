@@ -62,8 +62,10 @@ def check_combinations(dataset: Any, args: SGPOConfig) -> None:
 
 def number_rows(dataset: Any) -> Any:
     """Adds the row numbers, before TRL drops rows; a stream stays as it is."""
-    if not isinstance(dataset, Dataset) or ROW in dataset.column_names:
+    if not isinstance(dataset, Dataset):
         return dataset
+    # A trainer's own dataset that is handed over again, perhaps shuffled, has the numbers of another order.
+    dataset = dataset.remove_columns([column for column in TAGS if column in dataset.column_names])
     return dataset.add_column(ROW, np.arange(len(dataset)))
 
 
@@ -76,13 +78,21 @@ def tag_pairs(dataset: Any, args: SGPOConfig, name: str) -> Any:
         name: of the dataset, for messages.
 
     Raises:
-        InputError: a weight that is negative or not finite, weights that sum to 0, a source without a radius.
+        InputError: a weight that is negative or not finite, weights that sum to 0, a source without a radius, a stream
+            with either.
     """
-    if not isinstance(dataset, Dataset) or len(dataset) == 0:
+    if not isinstance(dataset, Dataset):
+        if args.source_radius is not None or "weight" in next(iter(dataset), {}):
+            raise InputError(
+                f"{name} dataset is a {type(dataset).__name__} with weights or source_radius; allowed: a "
+                "datasets.Dataset, whose weights have a mean."
+            )
         return dataset
-    if "weight" in dataset.column_names and WEIGHT not in dataset.column_names:
+    if len(dataset) == 0:
+        return dataset
+    if "weight" in dataset.column_names:
         dataset = dataset.add_column(WEIGHT, _normalised_weights(dataset, name))
-    if args.source_radius is not None and SOURCE not in dataset.column_names:
+    if args.source_radius is not None:
         dataset = dataset.add_column(SOURCE, _source_indices(dataset, args.source_radius, name))
     return dataset
 
