@@ -175,6 +175,24 @@ def test_the_trainers_loss_is_the_steps_own(make_trainer, step, schedule, option
     )
 
 
+def test_groups_move_what_their_mean_price_pays_for(make_trainer):
+    """Groups have a marginal gap each; the loss has their mean price alone, and the envelope is its dual."""
+    trainer = make_trainer(radius=10.0, group_size=2, **MARGIN)
+    loss, gradients = loss_and_gradients(trainer)
+    worst, restated = trainer.worst_case, make_trainer(radius=10.0, **MARGIN)
+    margins = batch_margins(restated)
+    stay = torch.nn.functional.softplus(-margins)
+    go = torch.nn.functional.softplus(torch.tensor(20.0)) - worst.price * (margins + 20)
+    expected = torch.maximum(stay, go).mean() + 10.0 * worst.price
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), abs=1e-5)
+    assert trainer._metrics["train"]["robust/moved_share"][0] == pytest.approx((go > stay).float().mean().item())
+    assert (go > stay).sum() != (margins < worst.marginal).sum()
+    assert_same_gradients(
+        gradients, {name: p.grad for name, p in restated.model.named_parameters() if p.grad is not None}, 1e-4
+    )
+
+
 def test_displacements_stay_while_the_policy_moves(make_trainer):
     trainer, _ = trained(make_trainer, step="transport", schedule="round")
     moved, anchor = (table.clone() for table in trainer._schedule.follower._frozen(torch.zeros(1)))

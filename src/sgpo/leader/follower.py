@@ -52,18 +52,21 @@ class _Ball:
     members: np.ndarray
     recent: RecentGaps | None = None
     worst: WorstCase | None = None
-    split: float = 1.0
+    split: float | None = None
 
-    def take(self, worst: WorstCase) -> None:
-        """Keeps an answer, and which share of the marginal gap it moves."""
-        self.worst = worst
-        self.split = float(worst.moved[np.abs(worst.points - worst.marginal).argmin()]) if worst.price > 0 else 1.0
+    def take(self, worst: WorstCase, *, grouped: bool) -> None:
+        """Keeps an answer, and which share of the marginal gap it moves; groups have one each, and it none."""
+        self.worst, self.split = worst, None
+        if worst.price > 0 and not grouped:
+            self.split = float(worst.moved[np.abs(worst.points - worst.marginal).argmin()])
 
-    def moved_now(self, points: Tensor) -> Tensor:
-        """(B,) share of each point that the follower's price has moved: 1 below the marginal gap, its split at it."""
-        low, marginal = self.worst.window[0], self.worst.marginal
-        moved = ((points > low) & (points < marginal)).to(points.dtype)
-        tied = (points - marginal).abs() <= TIE * max(1.0, abs(marginal))
+    def moved_now(self, margins: Tensor) -> Tensor:
+        """(B,) share of each gap that the follower's price moves: 1 where that pays, its split at the marginal gap."""
+        worst = self.worst
+        moved = priced_loss(margins, price=worst.price, lower=worst.window[0], link=worst.link).moved.to(margins.dtype)
+        if self.split is None:
+            return moved
+        tied = (worst.link.to_space(margins) - worst.marginal).abs() <= TIE * max(1.0, abs(worst.marginal))
         return torch.where(tied, self.split, moved)
 
 
@@ -119,12 +122,12 @@ class Follower:
         points = worst.link.to_space(margins.detach())
         outside = ((points < low) | (points > high)).to(margins.dtype)
         if self._args.step == "envelope":
-            moved = ball.moved_now(points)
+            moved = ball.moved_now(margins.detach())
             return RobustLoss(_envelope_loss(ball, margins, moved), moved, outside)
         if training and self._args.schedule != "step":
             moved, anchor = (table[row] for table in self._frozen(margins))
         else:
-            moved, anchor = ball.moved_now(points), points.clamp(low, high)
+            moved, anchor = ball.moved_now(margins.detach()), points.clamp(low, high)
         frozen = {"moved": moved, "anchor": anchor, "lower": low, "link": worst.link}
         if self._args.step == "transport":
             return RobustLoss(transport_loss(margins, **frozen), moved, outside)
@@ -238,7 +241,7 @@ class Follower:
                 gaps, rows = ball.recent.read()
                 places = np.searchsorted(self._pairs.rows, rows)
             if ball.radius > 0 and len(gaps):
-                ball.take(self._solve(ball, gaps, places))
+                ball.take(self._solve(ball, gaps, places), grouped=self._args.group_size is not None)
         self.answers += 1
         self._tables.clear()
 
