@@ -36,11 +36,12 @@ def test_a_terminal_sees_how_far_a_stage_is():
     assert "4/10" in screen.file.getvalue()
 
 
-def test_without_a_console_nothing_is_said():
+def test_without_a_console_nothing_is_said(capfd):
     reporter = Reporter()
     with reporter.stage("round-1/pairs"), reporter.bar("scoring", 10) as advance:
         advance(10)
     reporter.say("nobody hears this")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_alerts_become_lines_and_other_warnings_stay_what_they_are():

@@ -263,12 +263,9 @@ class _Loop:
         pairs = pairs.select_columns(["prompt", "chosen", "rejected"]).add_column("source", ["human"] * len(pairs))
         reference = self._reference()
         pairs = self._score_pairs(reference, pairs, "reference", REFERENCE_COLUMNS)
-        self._add_fingerprints(pairs, reference.tokenizer, self._reference_name()).save_to_disk(path)
+        self._add_fingerprints(pairs, reference.tokenizer, self._fingerprint_reference()).save_to_disk(path)
 
-    def _reference_name(self) -> str:
-        """The reference's fingerprint; its weights are read for it once in a run."""
-        if self.run.has("seed/pairs"):
-            return load_from_disk(self.run.path("seed/pairs"))[0][FINGERPRINT_COLUMN].partition(":")[0]
+    def _fingerprint_reference(self) -> str:
         return fingerprint_policy(self.config.model.path, adapter=self.config.model.adapter)
 
     def _add_fingerprints(self, pairs: Dataset, tokenizer: PreTrainedTokenizerBase, policy: str) -> Dataset:
@@ -325,7 +322,9 @@ class _Loop:
                 "least one. Raise generation.temperature, generation.candidates or generation.max_new_tokens."
             )
         pairs = annotation.pairs.add_column("source", ["self"] * len(annotation.pairs))
-        pairs = self._add_fingerprints(pairs, reference.tokenizer, self._reference_name()).select_columns(PAIR_COLUMNS)
+        pairs = self._add_fingerprints(pairs, reference.tokenizer, self._fingerprint_reference()).select_columns(
+            PAIR_COLUMNS
+        )
         if self.config.data.seeds_in_rounds:
             pairs = concatenate_datasets([pairs, self._rescored_seeds(number).cast(pairs.features)])
         pairs.save_to_disk(path)
@@ -338,32 +337,33 @@ class _Loop:
             PAIR_COLUMNS
         )
 
-    def _arguments(self, number: int) -> dict[str, Any]:
+    def _training(self, number: int) -> tuple[Dataset, dict[str, Any]]:
+        """The pairs of a round with the scores of the reference that the leader refers to, and its arguments."""
+        seeds = load_from_disk(self.run.path("seed/pairs"))
         settings = leader_settings(self.config, number, seed=self._seed(f"round-{number}/policy"))
-        if number and self.config.reference == "previous":
-            return {**settings, "reference_fingerprint": fingerprint_policy(self._policy_path(number - 1))}
-        return {**settings, "reference_fingerprint": self._reference_name()}
-
-    def _training_pairs(self, number: int) -> Dataset:
-        """The pairs of a round with the scores of the reference that the leader is to refer to."""
-        pairs = load_from_disk(self.run.path(f"round-{number}/pairs" if number else "seed/pairs"))
-        if not number or self.config.reference == "sft":
-            return pairs
+        # What scored the seeds is the reference of the whole run: another model at its path is not believed.
+        settings["reference_fingerprint"] = seeds[0][FINGERPRINT_COLUMN].partition(":")[0]
+        if number == 0:
+            return seeds, settings
+        pairs = load_from_disk(self.run.path(f"round-{number}/pairs"))
+        if self.config.reference == "sft":
+            return pairs, settings
         # The reference is the policy that the round starts from, and that has scored these pairs.
+        previous = self._policy_path(number - 1)
+        settings["reference_fingerprint"] = fingerprint_policy(previous)
         pairs = pairs.remove_columns([*REFERENCE_COLUMNS, FINGERPRINT_COLUMN])
         for own, reference in zip(POLICY_COLUMNS, REFERENCE_COLUMNS, strict=True):
             pairs = pairs.add_column(reference, pairs[own][:])
-        previous = self._policy_path(number - 1)
-        return self._add_fingerprints(pairs, load_tokenizer(previous), fingerprint_policy(previous))
+        return self._add_fingerprints(pairs, load_tokenizer(previous), settings["reference_fingerprint"]), settings
 
     def _solve_follower(self, number: int, path: Path) -> None:
-        arguments = build_arguments(self._arguments(number), self.config.leader.trainer, output_dir="unused")
-        write_worst_case(self._training_pairs(number), arguments, path)
+        pairs, settings = self._training(number)
+        arguments = build_arguments(settings, self.config.leader.trainer, output_dir="unused")
+        write_worst_case(pairs, arguments, path)
 
     def _train(self, number: int, path: Path) -> None:
-        leader, pairs = self.config.leader, self._training_pairs(number)
+        leader, (pairs, settings) = self.config.leader, self._training(number)
         policy = self._policy(number - 1) if number else self._reference()
-        settings = self._arguments(number)
         steps = math.ceil(settings["num_train_epochs"] * math.ceil(len(pairs) / leader.batch_size))
         with self.reporter.bar("leader steps", steps) as advance, self.reporter.showing(LeaderAlert):
             log = train_leader(

@@ -1,6 +1,7 @@
 """The commands do what the library does, on real files."""
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -186,3 +187,38 @@ def test_lora_rounds_leave_policies_like_any_other(recipe, micro_model):
     }
     assert changed
     assert all("q_proj" in name or "v_proj" in name for name in changed)
+
+
+def test_the_leaders_reference_score_is_that_of_the_pairs_it_saw(recipe):
+    output = recipe.parent / "seeds-only"
+    options = [f"output={output}", "rounds=0", "leader.batch_size=8", "leader.micro_batch_size=4"]
+    assert main(["run", "--config", str(recipe), "--quiet", *options]) == 0
+    leader = json.loads((output / "round-0/metrics.json").read_text())["leader"]
+    stored = load_from_disk(output / "seed/pairs")["ref_chosen_logps"][:]
+    assert leader["steps"] == 1
+    assert leader["reference_chosen_logps"] == pytest.approx(np.mean(stored), abs=1e-3)
+
+
+def test_radii_by_source_add_up_to_one_value(recipe):
+    metrics, output = numbers(recipe, "follower.source_radius={human: 0, self: 0.05}")
+    pairs = load_from_disk(output / "round-1/pairs")
+    gaps, own = np.array(pairs["gap"]), np.array(pairs["source"]) == "self"
+    worst = worst_case(gaps[own], 0.05, space="probability", tangents=6)
+    expected = (own.sum() * worst.value + np.logaddexp(0, -gaps[~own]).sum()) / len(gaps)
+    assert metrics["follower"]["value"] == pytest.approx(expected)
+
+
+def test_another_model_at_the_references_path_is_found_out(recipe, tmp_path, capsys):
+    """The seeds say who the reference is; a round scored by somebody else is refused."""
+    content = yaml.safe_load(recipe.read_text())
+    model = tmp_path / "reference"
+    shutil.copytree(content["model"]["path"], model)
+    options = ["run", "--config", str(recipe), "--quiet", f"model.path={model}", "rounds=1"]
+    assert main(options) == 0
+    shutil.rmtree(recipe.parent / "run/round-1")
+    weights = AutoModelForCausalLM.from_pretrained(model)
+    weights.model.embed_tokens.weight.data.mul_(1.01)
+    weights.save_pretrained(model)
+    capsys.readouterr()
+    assert main(options) == 2
+    assert "was scored by the reference" in capsys.readouterr().err

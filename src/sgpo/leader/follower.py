@@ -12,14 +12,11 @@ from sgpo.errors import InputError
 from sgpo.leader.config import SGPOConfig
 from sgpo.leader.pairs import PairTags
 from sgpo.leader.recent import RecentGaps
-from sgpo.leader.scores import POLICY_COLUMNS, REFERENCE_COLUMNS, stored_gaps
 from sgpo.leader.window import choose_window
 from sgpo.robust.objective import priced_loss
 from sgpo.robust.programs import solve_worst_case
 from sgpo.robust.solution import WorstCase
 from sgpo.robust.steps import mixture_loss, transport_loss
-
-__all__ = ["POLICY_COLUMNS", "REFERENCE_COLUMNS", "Follower", "Pairs", "RobustLoss", "stored_gaps"]
 
 ALL = "all"
 RECENT_PAIRS = 1024

@@ -25,6 +25,7 @@ def check_exists(path: str | Path, what: str) -> None:
 
 
 def has_tokenizer(name: str) -> bool:
+    """Whether a folder or Hub id holds a tokenizer of its own."""
     if Path(name).is_dir():
         return any((Path(name) / file).is_file() for file in TOKENIZER_FILES)
     return _download(name, "tokenizer_config.json", "adapter", lenient=True) is not None
@@ -69,6 +70,11 @@ def _download(name: str, file: str, what: str, lenient: bool = False) -> Path | 
 
 
 def read_json(file: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        InputError: the file is not valid JSON, or holds something else.
+    """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -108,7 +108,7 @@ class GoldJudge:
         self._prompts = [row["prompt"] for row in rows]
         self._baseline = [row["responses"] for row in rows]
         self._baseline_rewards = self._rewards(self._baseline)
-        self._reference = load_policy(str(paths.sft))
+        self._sft = str(paths.sft)
 
     def __call__(self, result: RoundResult) -> Evaluation:
         """Gold metrics of a round's policy, sampled at temperature 1 on the test prompts.
@@ -168,7 +168,8 @@ class GoldJudge:
     def _kl(self, policy: Policy, texts: Sequence[Sequence[str]]) -> float:
         prompts = [as_messages(prompt) for prompt, row in zip(self._prompts, texts, strict=True) for _ in row]
         flat = [text for row in texts for text in row]
-        ours, theirs = (score_responses(model, prompts, flat).logps for model in (policy, self._reference))
+        # Loaded when it is needed: a second model would lie beside the leader's through all of its training.
+        ours, theirs = (score_responses(model, prompts, flat).logps for model in (policy, load_policy(self._sft)))
         return float((ours - theirs).mean())
 
     def _agreement(self, result: RoundResult) -> float:
