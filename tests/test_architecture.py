@@ -12,9 +12,10 @@ SOURCE = Path(__file__).parents[1] / "src" / "sgpo"
 # A room may import itself, the rooms named here, and the shared errors, config and package root.
 ALLOWED = {
     "robust": set(),
-    "policy": {"robust"},
-    "preferences": {"robust", "policy"},
-    "evaluate": {"robust", "policy", "preferences"},
+    "serving": set(),
+    "policy": {"robust", "serving"},
+    "preferences": {"robust", "policy", "serving"},
+    "evaluate": {"robust", "policy", "preferences", "serving"},
     "leader": {"robust", "policy", "preferences"},
     "run_dir": set(),
     "report": {"run_dir"},
