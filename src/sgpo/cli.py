@@ -70,11 +70,13 @@ def _run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from sgpo.config import RunConfig, read_recipe, validate
+    from sgpo.processes import Processes
     from sgpo.progress import Reporter
 
     overrides = [*arguments.overrides, *([f"output={arguments.output}"] if arguments.output else [])]
     content = read_recipe(arguments.config, overrides)
-    console = None if arguments.quiet else Console()
+    processes = Processes()
+    console = None if arguments.quiet or not processes.is_main else Console()
     reporter = Reporter(console)
     command = ["sgpo", "run", "--config", arguments.config, *overrides]
     if "world" in content:
@@ -85,10 +87,10 @@ def _run(arguments: argparse.Namespace) -> int:
         if arguments.dry_run:
             Console().print(plan_world(recipe))
             return 0
-        run_world(recipe, command=command, reporter=reporter)
+        run_world(recipe, command=command, processes=processes, reporter=reporter)
     else:
         from sgpo.plan import plan_run
-        from sgpo.rounds import run_recipe
+        from sgpo.rounds.loop import run_recipe
 
         config = validate(RunConfig, content, arguments.config)
         directory = config.output
@@ -96,8 +98,8 @@ def _run(arguments: argparse.Namespace) -> int:
         if arguments.dry_run:
             Console().print(plan)
             return 0
-        run_recipe(config, command=command, reporter=reporter)
-    return _finish(Path(directory), console)
+        run_recipe(config, command=command, processes=processes, reporter=reporter)
+    return _finish(Path(directory), console) if processes.is_main else 0
 
 
 def _finish(directory: Path, console) -> int:

@@ -36,7 +36,9 @@ class DataConfig(Section):
     seeds: str | None = Field(None, description="Preference pairs: file, folder or Hub id.")
     seeds_split: str | None = Field(None, description="Split of the seeds, where there are any; null: train.")
     seed_pairs: Count | None = Field(None, description="How many to draw at random; null takes all.")
-    prompts: str | None = Field(None, description="Prompts to annotate: file, folder or Hub id.")
+    prompts: str | list[str] | None = Field(
+        None, description="Prompts to annotate: file, folder or Hub id; a list gives each round its own."
+    )
     prompts_split: str | None = Field(None, description="Split of the prompts; null: train.")
     prompts_per_round: Count | list[Count] | None = Field(
         None, description="Fresh prompts per round: a number, a list, or null for an even share of the pool."
@@ -49,11 +51,84 @@ class DataConfig(Section):
 class GenerationConfig(Section):
     """How the policy answers the prompts of a round (the paper: 2 responses, T = 0.7, at most 300 tokens)."""
 
-    candidates: Annotated[int, Field(ge=2)] = Field(2, description="Responses per prompt; best and worst are paired.")
+    backend: Literal["transformers", "vllm", "server"] = Field(
+        "transformers", description="In process, vLLM in a process of its own, or servers with the OpenAI API."
+    )
+    candidates: Annotated[int, Field(ge=2)] = Field(2, description="Responses per prompt.")
     temperature: Positive = Field(0.7, description="Of sampling.")
     top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="Nucleus of sampling; 1 is all of it.")
     max_new_tokens: Count = Field(300, description="A response that reaches it is unfinished, and dropped.")
-    batch_size: Count = Field(32, description="Responses generated at once.")
+    stop: list[Annotated[str, Field(min_length=1)]] = Field(
+        default_factory=list, description="Texts at which a response ends, beside the policy's own end."
+    )
+    batch_size: Count = Field(32, description="Responses generated at once in process.")
+    shard_size: Count = Field(512, description="Prompts of a shard: what an interrupted run repeats at most.")
+    vllm: dict[str, Any] = Field(
+        default_factory=dict, description="Arguments of VLLMGenerator, such as python or tensor_parallel_size."
+    )
+    servers: list[str] = Field(
+        default_factory=list, description="Base URLs, such as http://localhost:8000/v1, with backend `server`."
+    )
+    server_command: str | None = Field(
+        None,
+        description="Starts the servers for each round: {policy} is its folder. null: they run, and load by folder.",
+    )
+    server_options: dict[str, Any] = Field(
+        default_factory=dict, description="Arguments of ServerPool, such as timeout, retries, concurrency."
+    )
+
+    @model_validator(mode="after")
+    def _servers_go_with_their_backend(self) -> "GenerationConfig":
+        if (self.backend == "server") != bool(self.servers):
+            raise ValueError(
+                f"servers is {self.servers} with backend={self.backend!r}; allowed: at least one URL with backend "
+                "'server', none otherwise"
+            )
+        if self.backend != "server" and (self.server_command or self.server_options):
+            raise ValueError(f"server_command or server_options with backend={self.backend!r}; allowed: 'server'")
+        if self.backend != "vllm" and self.vllm:
+            raise ValueError(f"vllm is {self.vllm} with backend={self.backend!r}; allowed: backend 'vllm'")
+        return self
+
+
+class AnnotationConfig(Section):
+    """Who ranks the responses of a prompt, and which of them make a pair."""
+
+    annotator: Literal["implicit", "reward_model", "pair_ranker", "judge", "function"] = Field(
+        "implicit", description="The policy's own implicit reward (the paper), a model, an LLM judge, or a function."
+    )
+    model: str | None = Field(
+        None, description="Folder or Hub id of the reward model or pair ranker, or the judge's model name."
+    )
+    function: str | None = Field(None, description="`package.module:function` or `file.py:function`.")
+    servers: list[str] = Field(default_factory=list, description="Base URLs of the judge.")
+    template: str | None = Field(None, description="File with the judge's prompt; null: the one that comes along.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Further arguments of the annotator.")
+    choice: Literal["best_worst", "best_random", "all"] = Field(
+        "best_worst", description="Pairs of a prompt: best and worst, best and a random other, or all."
+    )
+    min_margin: NotNegative = Field(0.0, description="Pairs whose rewards differ by no more are dropped.")
+    per_token: bool = Field(False, description="Rank by the reward per token.")
+    length_penalty: NotNegative = Field(0.0, description="Reward taken off for each token before ranking.")
+
+    @model_validator(mode="after")
+    def _the_annotator_has_what_it_needs(self) -> "AnnotationConfig":
+        needs = {
+            "implicit": set(),
+            "reward_model": {"model"},
+            "pair_ranker": {"model"},
+            "judge": {"model", "servers"},
+            "function": {"function"},
+        }[self.annotator]
+        may = needs | ({"template"} if self.annotator == "judge" else set())
+        may |= {"options"} if self.annotator != "implicit" else set()
+        for key in ("model", "function", "servers", "template", "options"):
+            value = getattr(self, key)
+            if key in needs and not value:
+                raise ValueError(f"{key} is missing; annotator {self.annotator!r} needs it")
+            if key not in may and value:
+                raise ValueError(f"{key} is {value!r} with annotator {self.annotator!r}, which takes none")
+        return self
 
 
 class FollowerConfig(Section):
@@ -126,6 +201,7 @@ class Recipe(Section):
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     generation: GenerationConfig = GenerationConfig()
+    annotation: AnnotationConfig = AnnotationConfig()
     follower: FollowerConfig = FollowerConfig()
     leader: LeaderConfig = LeaderConfig()
 
@@ -146,6 +222,10 @@ class Recipe(Section):
         if isinstance(per_round, list) and len(per_round) != self.rounds:
             raise ValueError(
                 f"data.prompts_per_round has {len(per_round)} numbers; allowed: one per round ({self.rounds})"
+            )
+        if isinstance(self.data.prompts, list) and len(self.data.prompts) != self.rounds:
+            raise ValueError(
+                f"data.prompts has {len(self.data.prompts)} pools; allowed: one pool, or one per round ({self.rounds})"
             )
         return self
 

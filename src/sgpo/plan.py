@@ -18,7 +18,8 @@ from sgpo.policy.load import load_tokenizer
 from sgpo.policy.tokens import tokenize_prompts
 from sgpo.preferences.seeds import select_seeds
 from sgpo.preferences.source import load_pairs, load_prompts
-from sgpo.rounds import leader_settings, round_prompts
+from sgpo.rounds.prompts import pool_size, round_sizes
+from sgpo.rounds.training import leader_settings
 from sgpo.run_dir import check_same_config
 
 _GIB = 2**30
@@ -75,11 +76,7 @@ def plan_run(config: RunConfig) -> Plan:
     if data.seed_pairs is not None:
         seeds = select_seeds(seeds, data.seed_pairs, config.seed)
     heldout = load_pairs(data.heldout, split=data.heldout_split) if data.heldout else None
-    pools = []
-    if config.rounds:
-        pool = load_prompts(data.prompts, split=data.prompts_split)
-        pools = [round_prompts(pool, config, number) for number in range(1, config.rounds + 1)]
-        _check_prompt_lengths(config, pool)
+    pools = _pool_sizes(config)
     for number in range(min(config.rounds, 1) + 1):
         build_arguments(leader_settings(config, number, seed=0), config.leader.trainer, output_dir="unused")
     parameters = _count_parameters(config)
@@ -87,7 +84,7 @@ def plan_run(config: RunConfig) -> Plan:
     check_disk(Path(config.output), disk)
     return Plan(
         output=config.output,
-        stages=tuple(plan_stages(config, len(seeds), len(heldout or ()), [len(pool) for pool in pools])),
+        stages=tuple(plan_stages(config, len(seeds), len(heldout or ()), pools)),
         parameters=parameters,
         memory=training_memory(config, parameters),
         disk=disk,
@@ -105,7 +102,26 @@ def run_size(config: Recipe, parameters: int) -> int:
     return (config.rounds + 1) * parameters * _BYTES[config.model.dtype]
 
 
-def _check_prompt_lengths(config: RunConfig, pool: Dataset) -> None:
+def _pool_sizes(config: RunConfig) -> list[int]:
+    """Prompts of each round, every pool read and checked."""
+    data = config.data
+    if not config.rounds:
+        return []
+    if isinstance(data.prompts, str):
+        return round_sizes(_read_pool(config, data.prompts), config, f"data.prompts: {data.prompts}")
+    return [
+        pool_size(_read_pool(config, path), config, number, f"data.prompts: {path}")
+        for number, path in enumerate(data.prompts, start=1)
+    ]
+
+
+def _read_pool(config: RunConfig, path: str) -> int:
+    pool = load_prompts(path, split=config.data.prompts_split)
+    _check_prompt_lengths(config, path, pool)
+    return len(pool)
+
+
+def _check_prompt_lengths(config: RunConfig, path: str, pool: Dataset) -> None:
     tokenizer = load_tokenizer(config.model.path, trust_remote_code=config.model.trust_remote_code)
     model = _model_config(config).get_text_config()
     context = getattr(model, "max_position_embeddings", None) or math.inf
@@ -113,7 +129,7 @@ def _check_prompt_lengths(config: RunConfig, pool: Dataset) -> None:
     for row, ids in enumerate(tokenize_prompts(tokenizer, pool["prompt"][:])):
         if len(ids) > room:
             raise InputError(
-                f"data.prompts: {config.data.prompts} row {row}: the prompt has {len(ids)} tokens; allowed: at most "
+                f"data.prompts: {path} row {row}: the prompt has {len(ids)} tokens; allowed: at most "
                 f"{room} (the model's context, {context}, less generation.max_new_tokens; and below leader.max_length)."
             )
 

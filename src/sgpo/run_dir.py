@@ -31,19 +31,25 @@ class RunDir:
     """The directory of one run.
 
     A stage is a folder or a file named by its path in the run (`round-1/pairs`). It is written beside its place and
-    renamed when it is complete; whatever exists is whole, and what an interrupted run left is removed.
+    renamed when it is complete; whatever exists is whole, and what an interrupted run left is removed, but for the
+    shards of an unfinished stage (`shards_path`).
 
     Args:
         root: the run directory; created when absent.
         config: the whole validated recipe, as plain values; kept as config.yaml.
         command: the command line, for the manifest.
+        writer: False for the further processes of a run, which put nothing in its place; they open the directory after
+            the writer has.
 
     Raises:
         InputError: the directory holds another config, holds something that is no run, or is in use.
     """
 
-    def __init__(self, root: str | Path, config: dict[str, Any], command: list[str]) -> None:
+    def __init__(self, root: str | Path, config: dict[str, Any], command: list[str], *, writer: bool = True) -> None:
         self.root = Path(root)
+        self._writer = writer
+        if not writer:
+            return
         self._open(config)
         self._lock()
         self._remove_partial_stages()
@@ -72,6 +78,9 @@ class RunDir:
     def _remove_partial_stages(self) -> None:
         for partial in list(self.root.rglob(".*.partial")):
             shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+        for shards in list(self.root.rglob(".*.shards")):
+            if shards.with_name(shards.name[1:].removesuffix(".shards")).exists():
+                shutil.rmtree(shards)
 
     def _read_manifest(self, config: dict[str, Any], command: list[str]) -> dict[str, Any]:
         path = self.root / "manifest.json"
@@ -91,7 +100,8 @@ class RunDir:
 
     def close(self) -> None:
         """Lets another process use the directory."""
-        self._lock_file.close()
+        if self._writer:
+            self._lock_file.close()
 
     def path(self, stage: str) -> Path:
         """Where a stage lies, or will lie."""
@@ -101,17 +111,30 @@ class RunDir:
         """Whether a stage is whole."""
         return self.path(stage).exists()
 
+    def shards_path(self, stage: str) -> Path:
+        """Where the shards of an unfinished stage lie; they outlive an interrupted run, and go when it is whole."""
+        final = self.path(stage)
+        return final.with_name(f".{final.name}.shards")
+
     def seconds(self, prefix: str) -> float:
         """Time spent so far on the stages whose name begins with `prefix`."""
         stages = self.manifest["stages"].items()
         return round(sum(entry["seconds"] for name, entry in stages if name.startswith(prefix)), 1)
 
     @contextmanager
-    def writing(self, stage: str) -> Iterator[Path]:
-        """Gives a path to write a stage to, and puts the stage in its place when the block ends without an error."""
+    def writing(self, stage: str, notes: dict[str, int] | None = None) -> Iterator[Path]:
+        """Gives a path to write a stage to, and puts the stage in its place when the block ends without an error.
+
+        Args:
+            stage: its name.
+            notes: counts that the manifest keeps with it; read when the block has ended.
+        """
         final = self.path(stage)
-        final.parent.mkdir(parents=True, exist_ok=True)
         partial = final.with_name(f".{final.name}.partial")
+        if not self._writer:
+            yield partial
+            return
+        final.parent.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
         try:
             yield partial
@@ -122,7 +145,9 @@ class RunDir:
             else:
                 partial.unlink(missing_ok=True)
             raise
+        shutil.rmtree(self.shards_path(stage), ignore_errors=True)
         self.manifest["stages"][stage] = {"seconds": round(time.monotonic() - started, 2), "finished": _now()}
+        self.manifest["stages"][stage].update(notes or {})
         self._write_manifest()
 
 

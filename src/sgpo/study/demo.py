@@ -11,7 +11,7 @@ from sgpo.evaluate.win_rate import compare_rewards, win_rate
 from sgpo.policy.generate import Response, generate_responses
 from sgpo.policy.load import Policy, load_policy
 from sgpo.policy.score import score_responses
-from sgpo.rounds import Evaluation, RoundResult
+from sgpo.rounds.loop import Evaluation, RoundResult
 from sgpo.study.settings import WorldSettings
 from sgpo.study.sft import train_small_sft
 from sgpo.study.worlds.shop import ShopWorld

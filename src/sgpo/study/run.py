@@ -12,8 +12,12 @@ from sgpo.errors import InputError
 from sgpo.leader.train import build_arguments
 from sgpo.plan import Plan, StagePlan, check_disk, plan_stages, run_size, training_memory
 from sgpo.progress import Reporter
-from sgpo.rounds import leader_settings, quiet_libraries, round_sizes, run_rounds
-from sgpo.run_dir import RunDir, check_same_config
+from sgpo.processes import Processes
+from sgpo.rounds.loop import open_run, quiet_libraries, run_rounds
+from sgpo.rounds.prompts import round_sizes
+from sgpo.rounds.stages import Stages
+from sgpo.rounds.training import leader_settings
+from sgpo.run_dir import check_same_config
 from sgpo.study.demo import GoldJudge, prepare_world, world_paths
 from sgpo.study.settings import WorldSettings
 from sgpo.study.sft import count_parameters
@@ -69,7 +73,7 @@ def plan_world(recipe: WorldRecipe) -> Plan:
     )
 
 
-def run_world(recipe: WorldRecipe, *, command: list[str], reporter: Reporter) -> None:
+def run_world(recipe: WorldRecipe, *, command: list[str], processes: Processes, reporter: Reporter) -> None:
     """Prepares the world of a recipe, then runs its rounds, each judged by the gold reward.
 
     Raises:
@@ -77,10 +81,8 @@ def run_world(recipe: WorldRecipe, *, command: list[str], reporter: Reporter) ->
     """
     plan_world(recipe)
     quiet_libraries()
-    with closing(RunDir(recipe.output, recipe.model_dump(mode="json"), command)) as run:
-        if not run.has("world"):
-            with reporter.stage("world"), run.writing("world") as path:
-                _prepare(recipe, path, reporter)
+    with closing(open_run(recipe, command, processes)) as run:
+        Stages(run, recipe.seed, processes, reporter).alone("world", lambda path: _prepare(recipe, path, reporter))
         paths = world_paths(run.path("world"))
         sections = recipe.model_dump(exclude={"world"})
         config = RunConfig(
@@ -91,7 +93,7 @@ def run_world(recipe: WorldRecipe, *, command: list[str], reporter: Reporter) ->
             }
         )
         judge = GoldJudge(recipe.world, run.path("world"), seed=recipe.seed)
-        run_rounds(config, run, evaluate=judge, reporter=reporter)
+        run_rounds(config, run, evaluate=judge, processes=processes, reporter=reporter)
 
 
 def _prepare(recipe: WorldRecipe, path: Path, reporter: Reporter) -> None:

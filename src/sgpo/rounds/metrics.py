@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, load_from_disk
 
-from sgpo.round_follower import read_summary
+from sgpo.rounds.follower import read_summary
 
 
 def stage_metrics(folder: Path, pairs: Dataset, beta: float) -> dict[str, Any]:

@@ -1,0 +1,164 @@
+"""The loop of SSAPO: from seed pairs to an aligned model, stage by stage on disk (arXiv:2502.18099, Algorithm 1)."""
+
+import json
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import transformers
+from datasets import Dataset, load_from_disk
+
+from sgpo.config import RunConfig
+from sgpo.evaluate.ranking import ranking_accuracy
+from sgpo.leader.scores import POLICY_COLUMNS, REFERENCE_COLUMNS, stored_gaps
+from sgpo.policy.load import Policy
+from sgpo.preferences.seeds import select_seeds
+from sgpo.preferences.source import load_pairs
+from sgpo.processes import Processes
+from sgpo.progress import Reporter
+from sgpo.rounds.annotation import Annotation
+from sgpo.rounds.metrics import stage_metrics
+from sgpo.rounds.policies import Policies
+from sgpo.rounds.scoring import add_fingerprints, score_pairs
+from sgpo.rounds.stages import Stages
+from sgpo.rounds.training import Training
+from sgpo.run_dir import RunDir, write_atomically
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """What an evaluator sees of a round: its number, its policy, and the pairs it was trained on."""
+
+    number: int
+    policy: Policy
+    pairs: Dataset
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluator adds to a round's metrics, and sample responses for the report."""
+
+    metrics: dict[str, Any]
+    samples: list[dict[str, Any]] = field(default_factory=list)
+
+
+Evaluator = Callable[[RoundResult], Evaluation]
+
+
+def run_recipe(config: RunConfig, *, command: list[str], processes: Processes, reporter: Reporter) -> None:
+    """Opens the run directory of a recipe and runs its rounds.
+
+    Raises:
+        InputError: see `RunDir` and `run_rounds`.
+    """
+    with closing(open_run(config, command, processes)) as run:
+        run_rounds(config, run, processes=processes, reporter=reporter)
+
+
+def open_run(config: Any, command: list[str], processes: Processes) -> RunDir:
+    """The run directory of a recipe, whose one writer is the main process."""
+    with processes.main_first():
+        return RunDir(config.output, config.model_dump(mode="json"), command, writer=processes.is_main)
+
+
+def run_rounds(
+    config: RunConfig,
+    run: RunDir,
+    *,
+    evaluate: Evaluator | None = None,
+    processes: Processes | None = None,
+    reporter: Reporter | None = None,
+) -> None:
+    """Runs every stage that the run directory does not hold yet.
+
+    Each stage reads its inputs from disk and seeds itself by its own name, so a run that was interrupted ends with
+    the same pairs and weights as one that was not.
+
+    Args:
+        config: the validated recipe.
+        run: the run directory.
+        evaluate: called once per round with its policy; what it returns goes into the round's metrics.
+        processes: those that share the run; None: this one.
+        reporter: where progress is shown.
+
+    Raises:
+        InputError: data or model that the recipe names and that cannot be used.
+    """
+    quiet_libraries()
+    stages = Stages(run, config.seed, processes or Processes(), reporter or Reporter())
+    policies = Policies(config, run)
+    loop = _Loop(config, stages, policies)
+    annotation, training = Annotation(config, stages, policies), Training(config, stages, policies)
+    loop.prepare_seeds()
+    for number in range(config.rounds + 1):
+        if number:
+            annotation.run(number)
+            training.solve_follower(number)
+        training.train(number)
+        loop.measure(number, evaluate)
+
+
+def quiet_libraries() -> None:
+    """Makes the stages the only cache, and the reporter the only one to draw bars."""
+    datasets.disable_caching()
+    datasets.disable_progress_bars()
+    transformers.logging.disable_progress_bar()
+
+
+class _Loop:
+    def __init__(self, config: RunConfig, stages: Stages, policies: Policies) -> None:
+        self._config, self._stages, self._policies = config, stages, policies
+        self._run = stages.run
+
+    def prepare_seeds(self) -> None:
+        """Seed pairs, and held-out pairs where there are any, with the reference's scores."""
+        data, alone = self._config.data, self._stages.alone
+        alone("seed/pairs", lambda path: self._human_pairs(path, data.seeds, data.seeds_split, data.seed_pairs))
+        if data.heldout:
+            alone("heldout/pairs", lambda path: self._human_pairs(path, data.heldout, data.heldout_split, None))
+
+    def measure(self, number: int, evaluate: Evaluator | None) -> None:
+        """The metrics of a finished round, in its own file and as a line of metrics.jsonl."""
+        self._stages.alone(f"round-{number}/metrics.json", lambda path: self._measure(number, evaluate, path))
+        if not self._stages.processes.is_main:
+            return
+        lines = [
+            json.dumps(json.loads(self._run.path(f"round-{done}/metrics.json").read_text(encoding="utf-8")))
+            for done in range(number + 1)
+        ]
+        write_atomically(self._run.root / "metrics.jsonl", "\n".join(lines) + "\n")
+
+    def _score_pairs(self, policy: Policy, pairs: Dataset, who: str, columns: tuple[str, str]) -> Dataset:
+        max_length = self._config.leader.max_length
+        return score_pairs(pairs, policy, columns, max_length=max_length, who=who, reporter=self._stages.reporter)
+
+    def _human_pairs(self, path: Path, source: str, split: str | None, size: int | None) -> None:
+        pairs = load_pairs(source, split=split)
+        if size is not None:
+            pairs = select_seeds(pairs, size, self._config.seed)
+        pairs = pairs.select_columns(["prompt", "chosen", "rejected"]).add_column("source", ["human"] * len(pairs))
+        reference = self._policies.reference()
+        pairs = self._score_pairs(reference, pairs, "reference", REFERENCE_COLUMNS)
+        fingerprint, max_length = self._policies.fingerprint_reference(), self._config.leader.max_length
+        add_fingerprints(pairs, reference.tokenizer, fingerprint, max_length=max_length).save_to_disk(path)
+
+    def _measure(self, number: int, evaluate: Evaluator | None, path: Path) -> None:
+        name = f"round {number}" if number else "DPO on seeds"
+        folder = self._run.path(f"round-{number}")
+        pairs = load_from_disk(folder / "pairs" if number else self._run.path("seed/pairs"))
+        metrics = {"round": number, "name": name, "seconds": self._run.seconds(f"round-{number}/")}
+        metrics.update(stage_metrics(folder, pairs, self._config.leader.beta))
+        policy = self._policies.of_round(number)
+        if self._config.data.heldout:
+            heldout = load_from_disk(self._run.path("heldout/pairs"))
+            heldout = self._score_pairs(policy, heldout, "policy", POLICY_COLUMNS)
+            metrics["heldout"] = ranking_accuracy(stored_gaps(heldout, self._config.leader.beta))._asdict()
+        if evaluate:
+            evaluation = evaluate(RoundResult(number, policy, pairs))
+            metrics.update(evaluation.metrics)
+            lines = [json.dumps(sample, ensure_ascii=False) for sample in evaluation.samples]
+            write_atomically(folder / "samples.jsonl", "".join(f"{line}\n" for line in lines))
+        path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
