@@ -20,19 +20,20 @@ ALLOWED = {
     "run_dir": set(),
     "report": {"run_dir"},
     "progress": set(),
+    "processes": set(),
+    "shards": set(),
     "config": set(),
     "gaps_file": {"robust"},
-    "round_follower": {"robust", "leader"},
-    "round_metrics": {"round_follower"},
     "rounds": {
-        "policy", "preferences", "leader", "evaluate", "round_follower", "round_metrics", "run_dir", "progress",
-        "config",
+        "robust", "serving", "policy", "preferences", "leader", "evaluate", "run_dir", "progress", "processes",
+        "shards", "config",
     },
-    "plan": {"policy", "preferences", "leader", "rounds", "run_dir", "config"},
+    "plan": {"policy", "preferences", "leader", "rounds", "run_dir", "config", "processes"},
     "study": {
-        "robust", "policy", "preferences", "leader", "evaluate", "rounds", "plan", "run_dir", "progress", "config",
+        "robust", "policy", "preferences", "leader", "evaluate", "rounds", "plan", "run_dir", "progress",
+        "processes", "config",
     },
-    "cli": {"rounds", "plan", "study", "leader", "report", "robust", "gaps_file", "progress", "config"},
+    "cli": {"rounds", "plan", "study", "leader", "report", "robust", "gaps_file", "progress", "processes", "config"},
     "__main__": {"cli"},
 }  # fmt: skip
 

@@ -20,7 +20,7 @@ STAGES = [
 # again and again, until a run has nothing left to do. Forking saves importing the libraries sixteen times.
 KILLED_AFTER_EACH_STAGE = """
 import os, signal, sys
-import sgpo.rounds, sgpo.report.build
+import sgpo.rounds.loop, sgpo.report.build
 from sgpo.cli import main
 
 def replace_and_die(source, target, replace=os.replace):

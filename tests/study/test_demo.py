@@ -12,7 +12,7 @@ from sgpo.policy.generate import generate_responses
 from sgpo.policy.load import Policy, load_policy
 from sgpo.policy.tokens import tokenize_response
 from sgpo.preferences.source import load_pairs, load_prompts
-from sgpo.rounds import RoundResult
+from sgpo.rounds.loop import RoundResult
 from sgpo.study.demo import GoldJudge, as_messages, prepare_world, world_paths
 from sgpo.study.settings import WorldSettings
 from sgpo.study.worlds.shop import ShopWorld

@@ -11,8 +11,8 @@ from sgpo.config import Recipe, RunConfig
 from sgpo.errors import InputError
 from sgpo.leader.train import build_arguments
 from sgpo.plan import Plan, StagePlan, check_disk, plan_stages, run_size, training_memory
-from sgpo.progress import Reporter
 from sgpo.processes import Processes
+from sgpo.progress import Reporter
 from sgpo.rounds.loop import open_run, quiet_libraries, run_rounds
 from sgpo.rounds.prompts import round_sizes
 from sgpo.rounds.stages import Stages

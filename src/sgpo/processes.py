@@ -1,0 +1,51 @@
+"""The processes of a run: one, or those that `accelerate launch` started."""
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+_Value = TypeVar("_Value")
+
+
+class Processes:
+    """Which of the processes this one is, and what they have to agree on.
+
+    Attributes:
+        rank: number of this process, from 0.
+        count: number of processes.
+    """
+
+    def __init__(self) -> None:
+        self._state = None
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            # A process waits for the others as long as the longest stage; the usual limit is ten minutes.
+            self._state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=7))
+        self.rank = self._state.process_index if self._state else 0
+        self.count = self._state.num_processes if self._state else 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes what all of them share."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Returns when every process has come here."""
+        if self._state:
+            self._state.wait_for_everyone()
+
+    def main_first(self) -> AbstractContextManager[None]:
+        """Lets the main process through a block before the others enter it."""
+        return self._state.main_process_first() if self._state else nullcontext()
+
+    def from_main(self, value: _Value) -> _Value:
+        """The main process's value, in every process."""
+        if not self._state:
+            return value
+        values = [value]
+        broadcast_object_list(values)
+        return values[0]

@@ -1,0 +1,1 @@
+"""The loop of SSAPO: from seed pairs to an aligned model, stage by stage on disk."""

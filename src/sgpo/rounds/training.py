@@ -1,0 +1,121 @@
+"""The leader's step of a round: its pairs, its arguments, and the training."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, load_from_disk
+
+from sgpo.config import Recipe, RunConfig
+from sgpo.errors import InputError
+from sgpo.leader.guards import LeaderAlert
+from sgpo.leader.scores import FINGERPRINT_COLUMN, POLICY_COLUMNS, REFERENCE_COLUMNS
+from sgpo.leader.train import build_arguments, train_leader
+from sgpo.policy.load import load_tokenizer
+from sgpo.rounds.follower import write_worst_case
+from sgpo.rounds.policies import Policies
+from sgpo.rounds.scoring import add_fingerprints
+from sgpo.rounds.stages import Stages
+
+
+def leader_settings(config: Recipe, number: int, *, seed: int, processes: int = 1) -> dict[str, Any]:
+    """SGPOConfig's arguments for one round; round 0 is DPO on the seeds (Algorithm 1, line 1).
+
+    Args:
+        config: the recipe.
+        number: of the round.
+        seed: of the training.
+        processes: that share a batch.
+
+    Raises:
+        InputError: the processes do not divide the batch.
+    """
+    leader, follower, seeds_only = config.leader, config.follower, number == 0
+    if leader.batch_size % (leader.micro_batch_size * processes):
+        raise InputError(
+            f"leader.batch_size is {leader.batch_size}; allowed: a multiple of leader.micro_batch_size times the "
+            f"number of processes ({leader.micro_batch_size} x {processes})."
+        )
+    settings = {
+        "beta": leader.beta,
+        "learning_rate": (seeds_only and leader.seed_learning_rate) or leader.learning_rate,
+        "num_train_epochs": leader.seed_epochs if seeds_only else leader.epochs,
+        "per_device_train_batch_size": leader.micro_batch_size,
+        "gradient_accumulation_steps": leader.batch_size // (leader.micro_batch_size * processes),
+        "max_length": leader.max_length,
+        "lr_scheduler_type": leader.lr_scheduler,
+        "warmup_steps": leader.warmup_share,
+        "bf16": config.model.dtype == "bfloat16",
+        "fp16": config.model.dtype == "float16",
+        "seed": seed,
+    }
+    if seeds_only:
+        return {**settings, "radius": 0.0}
+    return {
+        **settings,
+        **follower.model_dump(mode="json"),
+        "tangents": follower.tangents or 0,
+        "step": leader.step,
+        "proximal": leader.proximal,
+    }
+
+
+class Training:
+    """The follower's answer to a round's pairs, and the leader's training against it."""
+
+    def __init__(self, config: RunConfig, stages: Stages, policies: Policies) -> None:
+        self._config, self._stages, self._policies = config, stages, policies
+        self._root = stages.run.root
+
+    def solve_follower(self, number: int) -> None:
+        """The worst case of the round's gaps, as a file."""
+        self._stages.alone(f"round-{number}/worst_case.parquet", lambda path: self._solve_follower(number, path))
+
+    def train(self, number: int) -> None:
+        """DPO on the seeds in round 0, the robust loss afterwards."""
+        self._stages.together(f"round-{number}/policy", lambda path: self._train(number, path))
+
+    def _pairs(self, number: int) -> tuple[Dataset, dict[str, Any]]:
+        """The pairs of a round with the scores of the reference that the leader refers to, and its arguments."""
+        seeds = load_from_disk(self._root / "seed/pairs")
+        seed = self._stages.seed(f"round-{number}/policy")
+        settings = leader_settings(self._config, number, seed=seed, processes=self._stages.processes.count)
+        # What scored the seeds is the reference of the whole run: another model at its path is not believed.
+        settings["reference_fingerprint"] = seeds[0][FINGERPRINT_COLUMN].partition(":")[0]
+        if number == 0:
+            return seeds, settings
+        pairs = load_from_disk(self._root / f"round-{number}/pairs")
+        if self._config.reference == "sft":
+            return pairs, settings
+        # The reference is the policy that the round starts from, and that has scored these pairs.
+        settings["reference_fingerprint"] = self._policies.fingerprint(number - 1)
+        pairs = pairs.remove_columns([*REFERENCE_COLUMNS, FINGERPRINT_COLUMN])
+        for own, reference in zip(POLICY_COLUMNS, REFERENCE_COLUMNS, strict=True):
+            pairs = pairs.add_column(reference, pairs[own][:])
+        tokenizer = load_tokenizer(self._policies.path(number - 1))
+        fingerprint, max_length = settings["reference_fingerprint"], self._config.leader.max_length
+        return add_fingerprints(pairs, tokenizer, fingerprint, max_length=max_length), settings
+
+    def _solve_follower(self, number: int, path: Path) -> None:
+        pairs, settings = self._pairs(number)
+        arguments = build_arguments(settings, self._config.leader.trainer, output_dir="unused")
+        write_worst_case(pairs, arguments, path)
+
+    def _train(self, number: int, path: Path) -> None:
+        leader, (pairs, settings) = self._config.leader, self._pairs(number)
+        policy = self._policies.of_round(number - 1) if number else self._policies.reference()
+        steps = math.ceil(settings["num_train_epochs"] * math.ceil(len(pairs) / leader.batch_size))
+        reporter = self._stages.reporter
+        with reporter.bar("leader steps", steps) as advance, reporter.showing(LeaderAlert):
+            log = train_leader(
+                policy,
+                pairs,
+                path,
+                settings=settings,
+                extra=leader.trainer,
+                peft_config=leader.lora,
+                advance=advance,
+            )
+        if self._stages.processes.is_main:
+            (path / "training_log.json").write_text(json.dumps(log, indent=1), encoding="utf-8")
