@@ -28,12 +28,15 @@ ALLOWED = {
         "robust", "serving", "policy", "preferences", "leader", "evaluate", "run_dir", "progress", "processes",
         "shards", "config",
     },
-    "plan": {"policy", "preferences", "leader", "rounds", "run_dir", "config", "processes"},
+    "hub": set(),
+    "estimate": set(),
+    "preflight": {"policy", "preferences", "rounds", "config", "estimate"},
+    "plan": {"leader", "rounds", "run_dir", "config", "estimate", "preflight"},
     "study": {
-        "robust", "policy", "preferences", "leader", "evaluate", "rounds", "plan", "run_dir", "progress",
+        "robust", "policy", "preferences", "leader", "evaluate", "rounds", "plan", "preflight", "run_dir", "progress",
         "processes", "config",
     },
-    "cli": {"rounds", "plan", "study", "leader", "report", "robust", "gaps_file", "progress", "processes", "config"},
+    "cli": {"rounds", "plan", "study", "leader", "report", "robust", "gaps_file", "progress", "processes", "config", "hub"},
     "__main__": {"cli"},
 }  # fmt: skip
 

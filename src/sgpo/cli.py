@@ -69,12 +69,15 @@ def _parser() -> argparse.ArgumentParser:
 def _run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from sgpo.config import RunConfig, read_recipe, validate
-    from sgpo.processes import Processes
-    from sgpo.progress import Reporter
+    from sgpo.config import RunConfig, named_sources, read_recipe, validate
+    from sgpo.hub import settle_hub_access
 
     overrides = [*arguments.overrides, *([f"output={arguments.output}"] if arguments.output else [])]
     content = read_recipe(arguments.config, overrides)
+    offline = settle_hub_access(named_sources(content))
+    from sgpo.processes import Processes
+    from sgpo.progress import Reporter
+
     processes = Processes()
     console = None if arguments.quiet or not processes.is_main else Console()
     reporter = Reporter(console)
@@ -94,7 +97,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
         config = validate(RunConfig, content, arguments.config)
         directory = config.output
-        plan = plan_run(config)
+        plan = plan_run(config, offline=offline and arguments.dry_run)
         if arguments.dry_run:
             Console().print(plan)
             return 0

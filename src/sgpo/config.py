@@ -28,6 +28,28 @@ class ModelConfig(Section):
         "float32", description="Weights of policy and reference alike; bfloat16 and float16 also train in it."
     )
     trust_remote_code: bool = Field(False, description="Run model code that comes with a Hub repository.")
+    parameters: Count | None = Field(None, description="Number of its weights, for plans made without the Hub.")
+
+
+class SourceConfig(Section):
+    """A dataset of preference pairs, and its share of a mixture."""
+
+    path: str = Field(description="File, folder or Hub id.")
+    weight: Positive = Field(1.0, description="Its share of the rows, beside the other sources'.")
+    split: str | None = Field(None, description="Split of the dataset, where there are any; null: train.")
+
+
+class SplitConfig(Section):
+    """Seeds, pools and held-out pairs drawn from sets of preference pairs, with no prompt in two of them."""
+
+    sources: Annotated[list[SourceConfig], Field(min_length=1)] = Field(description="Where the pairs come from.")
+    seeds: Count = Field(2000, description="Seed pairs.")
+    pools: list[Count] = Field(description="Prompts of each round.")
+    heldout: Annotated[int, Field(ge=0)] = Field(0, description="Held-out pairs.")
+    selection: Literal["random", "farthest"] = Field(
+        "random", description="How seeds are chosen; farthest points of the SFT model's hidden states, or at random."
+    )
+    max_prompt_chars: Count | None = Field(None, description="Prompts with more characters are left out.")
 
 
 class DataConfig(Section):
@@ -45,6 +67,7 @@ class DataConfig(Section):
     )
     heldout: str | None = Field(None, description="Human pairs to report accuracy on; never trained on.")
     heldout_split: str | None = Field(None, description="Split of the held-out pairs; null: train.")
+    split: SplitConfig | None = Field(None, description="Draws all of these instead; see below.")
     seeds_in_rounds: bool = Field(False, description="Add the seed pairs to the self-annotated pairs of every round.")
 
 
@@ -189,6 +212,16 @@ class LeaderConfig(Section):
         return self
 
 
+class HardwareConfig(Section):
+    """What the run is planned for; it changes nothing but the estimates of `--dry-run`."""
+
+    devices: Count = Field(1, description="Accelerators, over all nodes.")
+    memory_gib: Positive = Field(80.0, description="Memory of one.")
+    teraflops: Positive = Field(312.0, description="Peak of one in the run's dtype, in 10^12 operations a second.")
+    utilisation: Annotated[float, Field(gt=0, le=1)] = Field(0.4, description="Share of it while scoring, training.")
+    generation_utilisation: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="Share of it while writing.")
+
+
 class Recipe(Section):
     """What every run states, wherever its model and data come from."""
 
@@ -204,6 +237,7 @@ class Recipe(Section):
     annotation: AnnotationConfig = AnnotationConfig()
     follower: FollowerConfig = FollowerConfig()
     leader: LeaderConfig = LeaderConfig()
+    hardware: HardwareConfig | None = Field(None, description="For estimates; see below.")
 
     @model_validator(mode="after")
     def _every_source_has_a_radius(self) -> "Recipe":
@@ -235,13 +269,28 @@ class RunConfig(Recipe):
 
     @model_validator(mode="after")
     def _inputs_are_named(self) -> "RunConfig":
+        data = self.data
         for value, key in (
             (self.model.path, "model.path"),
-            (self.data.seeds, "data.seeds"),
-            (self.data.prompts or self.rounds == 0, "data.prompts"),
+            (data.seeds or data.split, "data.seeds"),
+            (data.prompts or data.split or self.rounds == 0, "data.prompts"),
         ):
             if not value:
                 raise ValueError(f"{key} is missing; allowed: a folder, a file or a Hub id")
+        return self
+
+    @model_validator(mode="after")
+    def _a_split_supplies_the_data(self) -> "RunConfig":
+        data = self.data
+        if data.split is None:
+            return self
+        for key in ("seeds", "seeds_split", "seed_pairs", "prompts", "prompts_split", "prompts_per_round", "heldout"):
+            if getattr(data, key) is not None:
+                raise ValueError(f"data.{key} is given beside data.split, which supplies it; leave it out")
+        if len(data.split.pools) != self.rounds:
+            raise ValueError(
+                f"data.split.pools has {len(data.split.pools)} sizes; allowed: one per round ({self.rounds})"
+            )
         return self
 
 
@@ -262,6 +311,22 @@ def read_recipe(path: str | Path, overrides: list[str]) -> dict[str, Any]:
     for override in overrides:
         _apply_override(content, override)
     return content
+
+
+def named_sources(content: dict[str, Any]) -> list[str]:
+    """The models and datasets that a recipe names, before it is validated."""
+    wanted = {"model": ("path", "adapter"), "data": ("seeds", "prompts", "heldout"), "annotation": ("model",)}
+    found: list[str] = []
+    for section, keys in wanted.items():
+        values = content.get(section)
+        for key in keys if isinstance(values, dict) else ():
+            value = values.get(key)
+            found += [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)]
+    split = content.get("data", {}).get("split") if isinstance(content.get("data"), dict) else None
+    for source in split.get("sources", ()) if isinstance(split, dict) else ():
+        if isinstance(source, dict) and isinstance(source.get("path"), str):
+            found.append(source["path"])
+    return found
 
 
 def _apply_override(content: dict[str, Any], override: str) -> None:

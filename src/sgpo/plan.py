@@ -1,69 +1,78 @@
-"""What a run would do, and everything about it that can be checked before it starts."""
+"""What a run would do, stage by stage, and what that costs."""
 
 import math
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from datasets import Dataset
 from rich.console import Group
 from rich.table import Table
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from sgpo.config import Recipe, RunConfig
-from sgpo.errors import InputError
+from sgpo.estimate import (
+    BYTES,
+    Architecture,
+    Lengths,
+    activation_bytes,
+    generation_flops,
+    hours,
+    scoring_flops,
+    state_bytes,
+    training_flops,
+)
 from sgpo.leader.train import build_arguments
-from sgpo.policy.load import load_tokenizer
-from sgpo.policy.tokens import tokenize_prompts
-from sgpo.preferences.seeds import select_seeds
-from sgpo.preferences.source import load_pairs, load_prompts
-from sgpo.rounds.prompts import pool_size, round_sizes
+from sgpo.preflight import Preflight, check_disk
 from sgpo.rounds.training import leader_settings
 from sgpo.run_dir import check_same_config
 
 _GIB = 2**30
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 4}
+# Taken where the prompts cannot be read, and for responses, which nobody has seen yet (a share of max_new_tokens).
+_PROMPT_TOKENS, _RESPONSE_SHARE = 200, 0.8
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage of a run: its name and what it does, with counts."""
+    """One stage of a run: its name, what it does, and its hours where the recipe describes the hardware."""
 
     name: str
     work: str
+    hours: float | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
     """The stages of a run and what they need; prints itself through rich.
 
-    `parameters` counts weights. `memory` and `disk` are bytes: an estimate of the peak of training (weights, gradients
-    and Adam's two moments in the model's dtype; activations come on top), and what the run directory will hold.
+    Attributes:
+        output: the run directory.
+        stages: in order.
+        needs: sentences on model, memory, disk and time.
+        notes: what a user should know, and what could not be checked.
     """
 
     output: str
     stages: tuple[StagePlan, ...]
-    parameters: int
-    memory: int
-    disk: int
-    warnings: tuple[str, ...] = ()
+    needs: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def __rich__(self) -> Group:
+        timed = any(stage.hours is not None for stage in self.stages)
         table = Table("stage", "work", title=f"Plan of {self.output}", title_justify="left")
+        if timed:
+            table.add_column("hours", justify="right")
         for stage in self.stages:
-            table.add_row(stage.name, stage.work)
-        needs = (
-            f"Model: {self.parameters / 1e6:,.1f} M parameters. Training needs about {self.memory / _GIB:,.2f} GiB "
-            f"without activations; the run directory takes about {self.disk / _GIB:,.2f} GiB."
-        )
-        return Group(table, needs, *(f"[yellow]Note:[/yellow] {warning}" for warning in self.warnings))
+            duration = "" if stage.hours is None else f"{stage.hours:,.1f}"
+            table.add_row(stage.name, stage.work, *([duration] if timed else []))
+        return Group(table, *self.needs, *(f"[yellow]Note:[/yellow] {note}" for note in self.notes))
 
 
-def plan_run(config: RunConfig) -> Plan:
+def plan_run(config: RunConfig, *, offline: bool = False) -> Plan:
     """Checks a recipe against its files, model and disk, and says what the run would do.
 
     Writes nothing and loads no weights.
+
+    Args:
+        config: the recipe.
+        offline: see `Preflight`.
 
     Raises:
         InputError: whatever would stop the run later and can be known now.
@@ -71,121 +80,106 @@ def plan_run(config: RunConfig) -> Plan:
     stored = Path(config.output) / "config.yaml"
     if stored.is_file():
         check_same_config(stored, config.model_dump(mode="json"))
-    data = config.data
-    seeds = load_pairs(data.seeds, split=data.seeds_split)
-    if data.seed_pairs is not None:
-        seeds = select_seeds(seeds, data.seed_pairs, config.seed)
-    heldout = load_pairs(data.heldout, split=data.heldout_split) if data.heldout else None
-    pools = _pool_sizes(config)
-    for number in range(min(config.rounds, 1) + 1):
-        build_arguments(leader_settings(config, number, seed=0), config.leader.trainer, output_dir="unused")
-    parameters = _count_parameters(config)
-    disk = run_size(config, parameters)
-    check_disk(Path(config.output), disk)
+    inputs = Preflight(config, offline=offline).inspect()
+    check_arguments(config)
+    check_disk(Path(config.output), run_size(config, inputs.parameters))
+    lengths = expected_lengths(config, inputs.prompt_tokens)
+    unchecked = [f"not checked: {what}." for what in inputs.unchecked]
     return Plan(
         output=config.output,
-        stages=tuple(plan_stages(config, len(seeds), len(heldout or ()), pools)),
-        parameters=parameters,
-        memory=training_memory(config, parameters),
-        disk=disk,
-        warnings=tuple(_warnings(seeds, heldout)),
+        stages=tuple(plan_stages(config, inputs.seeds, inputs.heldout, inputs.pools, inputs.parameters, lengths)),
+        needs=needs(config, inputs.parameters, inputs.architecture, lengths),
+        notes=(*inputs.warnings, *unchecked),
     )
 
 
-def training_memory(config: Recipe, parameters: int) -> int:
-    """Bytes of weights, gradients and Adam's two moments, all in the model's dtype."""
-    return 4 * parameters * _BYTES[config.model.dtype]
+def check_arguments(config: Recipe) -> None:
+    """Raises InputError for what the leader's own config refuses."""
+    for number in range(min(config.rounds, 1) + 1):
+        build_arguments(leader_settings(config, number, seed=0), config.leader.trainer, output_dir="unused")
 
 
 def run_size(config: Recipe, parameters: int) -> int:
     """Bytes of the policies that a run directory keeps, one per round and one for the seeds."""
-    return (config.rounds + 1) * parameters * _BYTES[config.model.dtype]
+    return (config.rounds + 1) * parameters * BYTES[config.model.dtype]
 
 
-def _pool_sizes(config: RunConfig) -> list[int]:
-    """Prompts of each round, every pool read and checked."""
-    data = config.data
-    if not config.rounds:
-        return []
-    if isinstance(data.prompts, str):
-        return round_sizes(_read_pool(config, data.prompts), config, f"data.prompts: {data.prompts}")
-    return [
-        pool_size(_read_pool(config, path), config, number, f"data.prompts: {path}")
-        for number, path in enumerate(data.prompts, start=1)
+def expected_lengths(config: Recipe, prompt_tokens: float | None) -> Lengths:
+    """Mean tokens that the estimates count with."""
+    response = _RESPONSE_SHARE * config.generation.max_new_tokens
+    return Lengths(_PROMPT_TOKENS if prompt_tokens is None else prompt_tokens, response)
+
+
+def needs(config: Recipe, parameters: int, architecture: Architecture | None, lengths: Lengths) -> tuple[str, ...]:
+    """Sentences on what a run needs."""
+    dtype, leader, hardware = config.model.dtype, config.leader, config.hardware
+    state = state_bytes(parameters, dtype)
+    activations = 0
+    if architecture is not None:
+        activations = activation_bytes(architecture, 2 * leader.micro_batch_size * leader.max_length, dtype)
+    beside = f"and {activations / _GIB:,.2f} GiB of activations" if architecture else "without activations"
+    trained = "all weights" if leader.lora is None else "all weights; LoRA needs far less"
+    sentences = [
+        f"Model: {parameters / 1e6:,.1f} M parameters. Training {trained} takes about {state / _GIB:,.2f} GiB "
+        f"{beside}; the run directory takes about {run_size(config, parameters) / _GIB:,.2f} GiB."
     ]
+    if hardware is None:
+        return tuple(sentences)
+    share = state / hardware.devices + activations
+    fits = "fits" if share <= hardware.memory_gib * _GIB else "does not fit"
+    sentences.append(
+        f"Sharded over {hardware.devices} devices (FSDP full shard, ZeRO-3) that is {share / _GIB:,.1f} GiB on each, "
+        f"which {fits} {hardware.memory_gib:g} GiB. Hours count with {lengths.prompt:.0f} tokens a prompt and "
+        f"{lengths.response:.0f} a response."
+    )
+    return tuple(sentences)
 
 
-def _read_pool(config: RunConfig, path: str) -> int:
-    pool = load_prompts(path, split=config.data.prompts_split)
-    _check_prompt_lengths(config, path, pool)
-    return len(pool)
+def plan_stages(
+    config: Recipe, seeds: int, heldout: int, pools: list[int], parameters: int, lengths: Lengths
+) -> list[StagePlan]:
+    """The stages of a run.
 
-
-def _check_prompt_lengths(config: RunConfig, path: str, pool: Dataset) -> None:
-    tokenizer = load_tokenizer(config.model.path, trust_remote_code=config.model.trust_remote_code)
-    model = _model_config(config).get_text_config()
-    context = getattr(model, "max_position_embeddings", None) or math.inf
-    room = min(context - config.generation.max_new_tokens, config.leader.max_length - 1)
-    for row, ids in enumerate(tokenize_prompts(tokenizer, pool["prompt"][:])):
-        if len(ids) > room:
-            raise InputError(
-                f"data.prompts: {path} row {row}: the prompt has {len(ids)} tokens; allowed: at most "
-                f"{room} (the model's context, {context}, less generation.max_new_tokens; and below leader.max_length)."
-            )
-
-
-def _model_config(config: RunConfig) -> AutoConfig:
-    try:
-        return AutoConfig.from_pretrained(config.model.path, trust_remote_code=config.model.trust_remote_code)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"model.path: {config.model.path}: no model config can be read: {reason}") from error
-
-
-def _count_parameters(config: RunConfig) -> int:
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
-            _model_config(config), trust_remote_code=config.model.trust_remote_code
-        )
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def check_disk(output: Path, needed: int) -> None:
-    """Raises InputError where a disk has less room than a run needs, in bytes."""
-    existing = next(parent for parent in (output.absolute(), *output.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(existing).free
-    if needed > free:
-        raise InputError(
-            f"output: {output} needs about {needed / _GIB:.1f} GiB and {free / _GIB:.1f} GiB are free; allowed: a "
-            "disk with enough room, or fewer rounds."
-        )
-
-
-def plan_stages(config: Recipe, seeds: int, heldout: int, pools: list[int]) -> list[StagePlan]:
-    """The stages of a run, from the number of its seed pairs, held-out pairs, and prompts in each round."""
+    Args:
+        config: the recipe.
+        seeds, heldout: number of human pairs to train on and to judge by.
+        pools: prompts of each round.
+        parameters: weights of the model.
+        lengths: mean tokens.
+    """
+    leader = config.leader
     stages = [StagePlan("seed/pairs", f"{seeds} human pairs, scored by the reference")]
     if heldout:
         stages.append(StagePlan("heldout/pairs", f"{heldout} human pairs to judge by, scored by the reference"))
-    stages.append(StagePlan("round-0", f"DPO on the seeds: {_steps(config, seeds, config.leader.seed_epochs)} steps"))
+    training = training_flops(parameters, seeds * leader.seed_epochs, lengths, recomputed=True)
+    work = f"DPO on the seeds: {_steps(config, seeds, leader.seed_epochs)} steps"
+    stages.append(StagePlan("round-0", work, _hours(config, training, 0.0)))
     for number, pool in enumerate(pools, start=1):
+        responses = pool * config.generation.candidates
         pairs = pool + (seeds if config.data.seeds_in_rounds else 0)
+        if config.annotation.choice == "all":
+            pairs += pool * (math.comb(config.generation.candidates, 2) - 1)
         work = (
-            f"{pool} prompts, {pool * config.generation.candidates} responses, scored by policy and reference; "
+            f"{pool} prompts, {responses} responses, scored by policy and reference; "
             f"at most {pairs} pairs; worst case at radius {config.follower.radius} ({config.follower.space}); "
-            f"at most {_steps(config, pairs, config.leader.epochs)} steps"
+            f"at most {_steps(config, pairs, leader.epochs)} steps"
         )
-        stages.append(StagePlan(f"round-{number}", work))
+        passes = 2 * scoring_flops(parameters, responses, lengths)
+        passes += training_flops(parameters, pairs * leader.epochs, lengths, recomputed=True)
+        writing = generation_flops(parameters, pool, config.generation.candidates, lengths)
+        stages.append(StagePlan(f"round-{number}", work, _hours(config, passes, writing)))
     return stages
+
+
+def _hours(config: Recipe, passes: float, writing: float) -> float | None:
+    hardware = config.hardware
+    if hardware is None:
+        return None
+    peak = {"devices": hardware.devices, "teraflops": hardware.teraflops}
+    return hours(passes, **peak, utilisation=hardware.utilisation) + hours(
+        writing, **peak, utilisation=hardware.generation_utilisation
+    )
 
 
 def _steps(config: Recipe, pairs: int, epochs: float) -> int:
     return math.ceil(epochs * math.ceil(pairs / config.leader.batch_size))
-
-
-def _warnings(seeds: Dataset, heldout: Dataset | None) -> list[str]:
-    if heldout is None:
-        return []
-    shared = {str(prompt) for prompt in seeds["prompt"]} & {str(prompt) for prompt in heldout["prompt"]}
-    if not shared:
-        return []
-    return [f"{len(shared)} prompts of data.heldout are among the seeds; held-out accuracy will flatter the policy."]

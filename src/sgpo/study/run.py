@@ -9,14 +9,13 @@ from pydantic import model_validator
 
 from sgpo.config import Recipe, RunConfig
 from sgpo.errors import InputError
-from sgpo.leader.train import build_arguments
-from sgpo.plan import Plan, StagePlan, check_disk, plan_stages, run_size, training_memory
+from sgpo.plan import Plan, StagePlan, check_arguments, expected_lengths, needs, plan_stages, run_size
+from sgpo.preflight import check_disk
 from sgpo.processes import Processes
 from sgpo.progress import Reporter
 from sgpo.rounds.loop import open_run, quiet_libraries, run_rounds
 from sgpo.rounds.prompts import round_sizes
 from sgpo.rounds.stages import Stages
-from sgpo.rounds.training import leader_settings
 from sgpo.run_dir import check_same_config
 from sgpo.study.demo import GoldJudge, prepare_world, world_paths
 from sgpo.study.settings import WorldSettings
@@ -54,23 +53,17 @@ def plan_world(recipe: WorldRecipe) -> Plan:
             f"generation.max_new_tokens is {recipe.generation.max_new_tokens}; allowed: less than world.max_length "
             f"({world.max_length}), so that a prompt has room."
         )
-    for number in range(min(recipe.rounds, 1) + 1):
-        build_arguments(leader_settings(recipe, number, seed=0), recipe.leader.trainer, output_dir="unused")
+    check_arguments(recipe)
     parameters = count_parameters(layers=world.layers, hidden=world.hidden, heads=world.heads)
     check_disk(Path(recipe.output), run_size(recipe, parameters))
     pools = round_sizes(world.pool_prompts, recipe, "world.pool_prompts")
     sft_steps = math.ceil(world.sft_examples / world.sft_batch_size)
+    lengths = expected_lengths(recipe, None)
     stages = [
         StagePlan("world", f"SFT of a small Llama: {sft_steps} steps; {world.test_prompts} test prompts"),
-        *plan_stages(recipe, world.seed_pairs, 0, pools),
+        *plan_stages(recipe, world.seed_pairs, 0, pools, parameters, lengths),
     ]
-    return Plan(
-        output=recipe.output,
-        stages=tuple(stages),
-        parameters=parameters,
-        memory=training_memory(recipe, parameters),
-        disk=run_size(recipe, parameters),
-    )
+    return Plan(output=recipe.output, stages=tuple(stages), needs=needs(recipe, parameters, None, lengths))
 
 
 def run_world(recipe: WorldRecipe, *, command: list[str], processes: Processes, reporter: Reporter) -> None:
