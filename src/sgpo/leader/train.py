@@ -55,6 +55,8 @@ def build_arguments(settings: Settings, extra: Settings, output_dir: str) -> SGP
         "report_to": "none",
         "disable_tqdm": True,
         "dataloader_pin_memory": torch.cuda.is_available(),
+        # Every weight of a language model is used in every pass; looking for others costs a walk over the graph.
+        "ddp_find_unused_parameters": False,
     }
     try:
         return SGPOConfig(output_dir=output_dir, **{**defaults, **settings, **extra})
@@ -150,4 +152,15 @@ def _train(
     elif trainer.accelerator.is_main_process:
         trainer.accelerator.unwrap_model(trainer.model).merge_and_unload().save_pretrained(output)
         policy.tokenizer.save_pretrained(output)
+    if trainer.accelerator.is_main_process:
+        _check_saved(output)
     return trainer.state.log_history
+
+
+def _check_saved(output: Path) -> None:
+    """A sharded trainer saves shards, or nothing at all, unless it is told to gather the weights."""
+    if not any(output.glob("*.safetensors")):
+        raise InputError(
+            f"{output} holds no weights after training; allowed: FSDP with fsdp_state_dict_type FULL_STATE_DICT, or "
+            "DeepSpeed ZeRO-3 with stage3_gather_16bit_weights_on_model_save true."
+        )
