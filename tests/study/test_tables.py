@@ -1,0 +1,92 @@
+"""Tables of the study: means over seeds, paired differences, and a run that goes on."""
+
+import math
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from scipy import stats
+
+from sgpo.errors import InputError
+from sgpo.study.summary import mean_of, paired_difference, summarise
+from sgpo.study.tables import StudyTable, run_table
+
+
+def test_the_interval_is_students():
+    values = np.random.default_rng(0).normal(size=7)
+    mean = mean_of(values)
+    expected = stats.t.interval(0.95, 6, loc=values.mean(), scale=stats.sem(values))
+    assert (mean.low, mean.high) == pytest.approx(expected)
+
+
+def test_intervals_cover_the_truth_in_95_of_100_cases():
+    rng = np.random.default_rng(1)
+    means = [mean_of(sample) for sample in rng.normal(0.3, 0.1, size=(2000, 5))]
+    assert np.mean([mean.low <= 0.3 <= mean.high for mean in means]) == pytest.approx(0.95, abs=0.02)
+
+
+def test_one_seed_has_no_interval():
+    assert mean_of([0.5])[0] == 0.5
+    assert math.isnan(mean_of([0.5]).low)
+    with pytest.raises(InputError, match="no values"):
+        mean_of([])
+
+
+def test_pairing_takes_out_what_seeds_share():
+    rng = np.random.default_rng(2)
+    rows = []
+    for seed in range(30):
+        shared = rng.normal()
+        rows += [{"seed": seed, "method": "a", "rate": shared + 0.1}, {"seed": seed, "method": "b", "rate": shared}]
+    paired = paired_difference(rows, key="method", first="a", second="b", measure="rate")
+    assert paired[:3] == pytest.approx((0.1, 0.1, 0.1))
+    means = summarise(rows, by=["method"], measure="rate")
+    assert means[("a",)].high - means[("a",)].low > 0.5
+
+
+def test_seeds_that_do_not_pair_are_refused():
+    rows = [{"seed": 0, "method": "a", "rate": 1.0}, {"seed": 1, "method": "b", "rate": 1.0}]
+    with pytest.raises(InputError, match=r"has the seeds \[0\] and 'b' \[1\]"):
+        paired_difference(rows, key="method", first="a", second="b", measure="rate")
+
+
+@pytest.fixture
+def calls():
+    return []
+
+
+@pytest.fixture
+def table(calls):
+    def run(seed, quick):
+        calls.append(seed)
+        if seed == 2 and calls.count(2) == 1:
+            raise KeyboardInterrupt
+        return [{"method": name, "rate": seed + place} for place, name in enumerate("ab")]
+
+    return StudyTable("table9", "A table", 4, 2, run, by=("method",), measures=("rate",))
+
+
+def test_a_table_that_was_interrupted_computes_the_missing_seeds_only(table, calls, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run_table(table, tmp_path, quick=False)
+    summary = run_table(table, tmp_path, quick=False)
+    assert calls == [0, 1, 2, 2, 3]
+    assert [row["method"] for row in summary] == ["a", "b"]
+    assert summary[0]["rate"] == pytest.approx(1.5)
+    rows = pq.read_table(tmp_path / "table9.parquet").to_pylist()
+    assert [(row["seed"], row["method"]) for row in rows] == [(seed, name) for seed in range(4) for name in "ab"]
+    assert "| a | 1.500 ± 2.054 | 4 |" in (tmp_path / "table9.md").read_text()
+
+
+def test_the_quick_form_is_kept_apart(table, tmp_path):
+    run_table(table, tmp_path, quick=True)
+    assert (tmp_path / "table9-quick.parquet").exists()
+    assert not (tmp_path / "table9.parquet").exists()
+
+
+def test_bad_arguments_are_named(table, tmp_path):
+    with pytest.raises(InputError, match="seeds is 0"):
+        run_table(table, tmp_path, quick=True, seeds=0)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="is a file"):
+        run_table(table, tmp_path / "file", quick=True)
