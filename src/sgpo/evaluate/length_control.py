@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 from scipy.special import expit
 
 from sgpo.errors import InputError
+from sgpo.evaluate.gamed import Gamed
 from sgpo.evaluate.sparse_logistic import cross_validated_strength, fit
 
 # alpaca_eval's constants: penalty strengths C of scikit-learn's LogisticRegressionCV, folds, weight of the gamed rows.
@@ -56,20 +57,6 @@ class LengthControlled(NamedTuple):
     strength: float
 
 
-class Gamed(NamedTuple):
-    """AlpacaEval's difficulty file `df_gamed.csv`: what its full model needs beside the annotations.
-
-    Attributes:
-        difficulty: (I,) difficulty of each instruction in the order of the evaluation set.
-        features: (M, 2) of the gamed baselines' rows: standardised length difference, difficulty.
-        preferences: (M,) in [0, 1], of the same rows.
-    """
-
-    difficulty: np.ndarray
-    features: np.ndarray
-    preferences: np.ndarray
-
-
 def raw_win_rate(preferences: ArrayLike) -> RawWinRate:
     """Raw win rate and its standard error, as alpaca_eval counts them.
 
@@ -110,7 +97,7 @@ def length_controlled_win_rate(
         preferences: (N,) in [0, 1], the share of the win that goes to the policy; nan where there is no judgement.
         lengths: (N,) characters of the policy's responses.
         baseline_lengths: (N,) characters of the baseline's.
-        gamed: the difficulty file, see `sgpo.evaluate.alpaca.read_gamed`; None fits the minimal model.
+        gamed: the difficulty file, see `sgpo.evaluate.gamed.read_gamed`; None fits the minimal model.
         places: (N,) the place of each row's instruction in the evaluation set; None: rows are the set, in its order.
 
     Raises:

@@ -1,0 +1,249 @@
+"""AlpacaEval's files: instructions, model_outputs.json, annotations.json."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from sgpo.errors import InputError
+from sgpo.evaluate.row_files import Row, read_rows, refuse_duplicates, refuse_mixed, shorten, write_json
+
+DATASET = "alpaca_eval"
+
+
+class Instructions(NamedTuple):
+    """The evaluation set, in its order: (I,) instructions, each once, and (I,) names of where each comes from."""
+
+    instructions: list[str]
+    datasets: list[str]
+
+
+class ModelOutputs(NamedTuple):
+    """A file of answers: (I,) instructions, outputs and datasets, all by one generator."""
+
+    instructions: list[str]
+    outputs: list[str]
+    datasets: list[str]
+    generator: str
+
+
+class Annotations(NamedTuple):
+    """A judge's verdicts.
+
+    Attributes:
+        instructions: (N,), each once, in the file's order.
+        outputs, baseline_outputs: (N,) answers of the policy and of the baseline.
+        preferences: (N,) in [0, 1], the share of the win that goes to the policy; nan where the judge gave none.
+        generator, baseline, annotator: names of the policy, the baseline and the judge.
+        places: (N,) the place of each row's instruction in the evaluation set; None when no set was given.
+    """
+
+    instructions: list[str]
+    outputs: list[str]
+    baseline_outputs: list[str]
+    preferences: np.ndarray
+    generator: str
+    baseline: str
+    annotator: str
+    places: np.ndarray | None
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(N,) characters of the policy's answers."""
+        return np.array([len(text) for text in self.outputs])
+
+    @property
+    def baseline_lengths(self) -> np.ndarray:
+        """(N,) characters of the baseline's answers."""
+        return np.array([len(text) for text in self.baseline_outputs])
+
+
+def read_instructions(path: str | Path, *, split: str | None = None) -> Instructions:
+    """Reads an evaluation set: rows with `instruction`, and `dataset` where they have one.
+
+    Columns beyond these are not read, so that a file of answers, such as AlpacaEval's own set with the baseline's
+    outputs, serves as well.
+
+    Args:
+        path: whatever `sgpo.preferences.source.load_rows` reads.
+        split: which split, where the source has splits.
+
+    Raises:
+        InputError: what `load_rows` raises; no instruction, an empty one, or one that comes twice.
+    """
+    from sgpo.preferences.source import load_rows
+
+    rows = load_rows(path, split=split)
+    if "instruction" not in rows.column_names:
+        raise InputError(f"{path} has the columns {', '.join(rows.column_names)}; allowed: one named instruction.")
+    keep = [name for name in ("instruction", "dataset") if name in rows.column_names]
+    listed = [Row(f"{path} row {index}", row) for index, row in enumerate(rows.select_columns(keep))]
+    instructions = [row.text("instruction") for row in listed]
+    for row in listed:
+        if not row.values["instruction"].strip():
+            raise InputError(f"{row.where}: the instruction is empty; allowed: text.")
+    refuse_duplicates(((row.values["instruction"], row.where) for row in listed), "instruction")
+    datasets = [DATASET if row.values.get("dataset") is None else row.text("dataset") for row in listed]
+    return Instructions(instructions, datasets)
+
+
+def write_model_outputs(path: str | Path, asked: Instructions, outputs: Sequence[str], generator: str) -> Path:
+    """Writes the file that `alpaca_eval --model_outputs` takes, and returns its path.
+
+    Instructions are written as they were read, to the byte: alpaca_eval joins two models' answers by them.
+
+    Args:
+        path: where to, ending in .json; a file there is replaced at once or not at all.
+        asked: the evaluation set.
+        outputs: (I,) answers; an empty one is an answer.
+        generator: name of the policy.
+
+    Raises:
+        InputError: another number of outputs than instructions, one that is no string, or a generator without a name.
+    """
+    if Path(path).suffix != ".json":
+        raise InputError(f"path is {str(path)!r}; allowed: a name that ends in .json.")
+    if not generator or not isinstance(generator, str):
+        raise InputError(f"generator is {generator!r}; allowed: a name.")
+    if len(outputs) != len(asked.instructions):
+        raise InputError(
+            f"outputs has {len(outputs)} rows; allowed: one for each of {len(asked.instructions)} instructions."
+        )
+    for index, output in enumerate(outputs):
+        if not isinstance(output, str):
+            raise InputError(f"outputs row {index} is {shorten(output)}; allowed: a string.")
+    rows = zip(asked.instructions, outputs, asked.datasets, strict=True)
+    return write_json(
+        path,
+        (
+            {"instruction": instruction, "output": output, "generator": generator, "dataset": dataset}
+            for instruction, output, dataset in rows
+        ),
+    )
+
+
+def read_model_outputs(path: str | Path, *, asked: Instructions | None = None) -> ModelOutputs:
+    """Reads a file of answers, a policy's or the baseline's, in the file's order.
+
+    Args:
+        path: a .json list of objects with `instruction`, `output`, `generator` and, perhaps, `dataset`.
+        asked: the evaluation set, to be answered whole; None checks nothing against one.
+
+    Raises:
+        InputError: a column is missing, an instruction comes twice or is not of the set, one of the set has no
+            answer, or generators are mixed.
+    """
+    rows = read_rows(path)
+    instructions = _unique_instructions(rows)
+    if asked is not None:
+        _find_places(rows, asked, str(path))
+    return ModelOutputs(
+        instructions=instructions,
+        outputs=[row.text("output") for row in rows],
+        datasets=[DATASET if row.values.get("dataset") is None else row.text("dataset") for row in rows],
+        generator=refuse_mixed([(row.text("generator"), row.where) for row in rows], "generator"),
+    )
+
+
+def read_annotations(
+    path: str | Path,
+    *,
+    asked: Instructions | None = None,
+    baseline: str | None = None,
+    answers: ModelOutputs | None = None,
+) -> Annotations:
+    """Reads an annotations.json as alpaca_eval writes it.
+
+    Its preferences run from 1 (the baseline, output_1) to 2 (the policy, output_2); 0 is an old way to write a draw,
+    and null or NaN is a judgement that could not be read.
+
+    Args:
+        path: the file.
+        asked: the evaluation set, to be judged whole; None checks nothing against one.
+        baseline: name of the baseline that the file must be about; None takes any.
+        answers: the answers that must have been judged: generator and outputs are compared with the file's.
+
+    Raises:
+        InputError: naming the row: an instruction that comes twice or is not of the set, one of the set without a
+            row, more than one generator, baseline or judge, another baseline or other answers than asked for, a
+            generator that is its own baseline, or a preference outside 1 to 2.
+    """
+    rows = read_rows(path)
+    instructions = _unique_instructions(rows)
+    named = {
+        column: refuse_mixed([(row.text(column), row.where) for row in rows], column)
+        for column in ("generator_1", "generator_2", "annotator")
+    }
+    if baseline is not None and named["generator_1"] != baseline:
+        raise InputError(
+            f"{path} compares with the baseline {named['generator_1']!r} (generator_1 of each row); allowed: "
+            f"{baseline!r}."
+        )
+    if named["generator_1"] == named["generator_2"]:
+        raise InputError(f"{path} compares {named['generator_1']!r} with itself; allowed: two generators.")
+    if answers is not None:
+        _check_answers(rows, named["generator_2"], answers)
+    return Annotations(
+        instructions=instructions,
+        outputs=[row.text("output_2") for row in rows],
+        baseline_outputs=[row.text("output_1") for row in rows],
+        preferences=np.array([_preference(row) for row in rows]),
+        generator=named["generator_2"],
+        baseline=named["generator_1"],
+        annotator=named["annotator"],
+        places=None if asked is None else _find_places(rows, asked, str(path)),
+    )
+
+
+def _unique_instructions(rows: list[Row]) -> list[str]:
+    instructions = [row.text("instruction") for row in rows]
+    refuse_duplicates(((row.values["instruction"], row.where) for row in rows), "instruction")
+    return instructions
+
+
+def _find_places(rows: list[Row], asked: Instructions, path: str) -> np.ndarray:
+    place_of = {instruction: place for place, instruction in enumerate(asked.instructions)}
+    for row in rows:
+        if row.values["instruction"] not in place_of:
+            raise InputError(
+                f"{row.where}: the instruction {shorten(row.values['instruction'])} is not in the evaluation set; "
+                "allowed: its instructions, to the byte."
+            )
+    places = np.array([place_of[row.values["instruction"]] for row in rows])
+    absent = sorted(set(range(len(asked.instructions))) - set(places.tolist()))
+    if absent:
+        shown = ", ".join(f"{place} ({shorten(asked.instructions[place], 40)})" for place in absent[:3])
+        more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
+        raise InputError(
+            f"{path} lacks {len(absent)} of {len(asked.instructions)} instructions of the evaluation set, rows "
+            f"{shown}{more}; allowed: all of them."
+        )
+    return places
+
+
+def _check_answers(rows: list[Row], generator: str, answers: ModelOutputs) -> None:
+    if generator != answers.generator:
+        raise InputError(f"{rows[0].where}: generator_2 is {generator!r}; allowed: {answers.generator!r}.")
+    output_of = dict(zip(answers.instructions, answers.outputs, strict=True))
+    for row in rows:
+        instruction = row.values["instruction"]
+        if instruction not in output_of:
+            raise InputError(f"{row.where}: the answers lack the instruction {shorten(instruction)}; allowed: theirs.")
+        if row.text("output_2") != output_of[instruction]:
+            raise InputError(
+                f"{row.where}: output_2 is {shorten(row.values['output_2'])} and the answer to this instruction "
+                f"{shorten(output_of[instruction])}; allowed: annotations of these answers."
+            )
+
+
+def _preference(row: Row) -> float:
+    if "preference" not in row.values:
+        raise InputError(f"{row.where}: there is no 'preference'; allowed: a number from 1 to 2, or null.")
+    value = row.values["preference"]
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not (1 <= value <= 2 or value == 0):
+        raise InputError(f"{row.where}: preference is {shorten(value)}; allowed: 1 to 2, 0 for a draw, or null.")
+    return 0.5 if value == 0 else float(value) - 1
