@@ -158,7 +158,7 @@ def test_missing_rows_are_named(asked, tmp_path):
 
 def test_another_baseline_is_refused(tmp_path):
     path = write_annotations(tmp_path / "a.json", verdicts())
-    with pytest.raises(InputError, match="baseline 'gpt4_1106_preview' .* allowed: 'text_davinci_003'"):
+    with pytest.raises(InputError, match=r"baseline 'gpt4_1106_preview' .* allowed: 'text_davinci_003'"):
         read_annotations(path, baseline="text_davinci_003")
 
 
@@ -174,7 +174,7 @@ def test_annotations_of_other_answers_are_refused(asked, tmp_path):
     answers = read_model_outputs(write_model_outputs(tmp_path / "m.json", asked, outputs, "policy"))
     assert read_annotations(path, answers=answers).outputs == outputs
     stale = answers._replace(outputs=[*outputs[:3], "a newer answer"])
-    with pytest.raises(InputError, match="row 3: output_2 is 'answer 3' .* 'a newer answer'"):
+    with pytest.raises(InputError, match=r"row 3: output_2 is 'answer 3' .* 'a newer answer'"):
         read_annotations(path, answers=stale)
     with pytest.raises(InputError, match="generator_2 is 'policy'; allowed: 'round 2'"):
         read_annotations(path, answers=answers._replace(generator="round 2"))

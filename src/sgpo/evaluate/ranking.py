@@ -4,13 +4,13 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import binomtest
 
 from sgpo.errors import InputError
+from sgpo.evaluate.intervals import share_interval
 
 
 class RankingAccuracy(NamedTuple):
-    """Share of pairs ranked as the human ranked them, with its 95% Wilson interval."""
+    """Share of pairs ranked as the human ranked them, with its 95% interval."""
 
     accuracy: float
     low: float
@@ -30,6 +30,5 @@ def ranking_accuracy(gaps: ArrayLike) -> RankingAccuracy:
     gaps = np.asarray(gaps, dtype=np.float64)
     if gaps.ndim != 1 or gaps.size == 0 or not np.isfinite(gaps).all():
         raise InputError(f"gaps has shape {gaps.shape}; allowed: (N,) finite numbers, N >= 1.")
-    right = float((gaps > 0).sum() + 0.5 * (gaps == 0).sum())
-    interval = binomtest(round(right), gaps.size).proportion_ci(confidence_level=0.95, method="wilson")
-    return RankingAccuracy(right / gaps.size, float(interval.low), float(interval.high), int(gaps.size))
+    shares = (gaps > 0) + 0.5 * (gaps == 0)
+    return RankingAccuracy(float(shares.mean()), *share_interval(shares), int(gaps.size))

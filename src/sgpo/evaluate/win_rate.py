@@ -1,13 +1,12 @@
 """Win rate of one policy against another, with its interval."""
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import norm
 
 from sgpo.errors import InputError
+from sgpo.evaluate.intervals import share_interval
 
 # Rewards are sums of floating-point terms: closer than this they are the same sum in another order.
 _TIE = 1e-9
@@ -42,10 +41,8 @@ def compare_rewards(rewards: ArrayLike, baseline: ArrayLike) -> np.ndarray:
 
 
 def win_rate(shares: ArrayLike) -> WinRate:
-    r"""Mean win share over prompts with its 95% interval.
+    """Mean win share over prompts with its 95% interval, see `sgpo.evaluate.intervals.share_interval`.
 
-    Wilson's score interval at the effective number of prompts `N m (1 - m) / s^2`, where m is the mean and s^2 the
-    variance of the shares: ties and several comparisons per prompt make shares less variable than wins and losses.
     Prompts are the unit of the interval, so comparisons that share a prompt need not be independent.
 
     Args:
@@ -53,8 +50,6 @@ def win_rate(shares: ArrayLike) -> WinRate:
 
     Raises:
         InputError: no share, or one outside [0, 1].
-
-    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
     """
     shares = np.asarray(shares, dtype=np.float64)
     if shares.ndim != 1 or shares.size == 0:
@@ -62,14 +57,7 @@ def win_rate(shares: ArrayLike) -> WinRate:
     if not ((shares >= 0) & (shares <= 1)).all():
         row = int(np.flatnonzero(~((shares >= 0) & (shares <= 1)))[0])
         raise InputError(f"shares row {row} is {shares[row]}; allowed: a number in [0, 1].")
-    mean, n = float(shares.mean()), shares.size
-    # With nothing but ties the variance is 0, and one more prompt could still have been a win.
-    ratio = max(float(shares.var()) / (mean * (1 - mean)), 1 / n) if 0 < mean < 1 else 1.0
-    effective = n / ratio
-    z = float(norm.ppf(0.975))
-    centre = (mean + z**2 / (2 * effective)) / (1 + z**2 / effective)
-    half = z * math.sqrt(mean * (1 - mean) / effective + z**2 / (4 * effective**2)) / (1 + z**2 / effective)
-    return WinRate(mean, max(0.0, centre - half), min(1.0, centre + half), n)
+    return WinRate(float(shares.mean()), *share_interval(shares), shares.size)
 
 
 def _as_rows(values: ArrayLike, name: str) -> np.ndarray:
