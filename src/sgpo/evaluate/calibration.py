@@ -13,7 +13,7 @@ from scipy.stats import norm
 from sgpo.errors import InputError
 from sgpo.evaluate.intervals import LEVEL, share_interval
 
-# Where even the smallest scaled gap is beyond this, all losses are linear to rounding: no finite temperature lies there.
+# Where even the smallest scaled gap is beyond this, all losses are linear to rounding: no temperature lies there.
 _FLAT = 600.0
 
 
@@ -112,7 +112,7 @@ def fit_temperature(gaps: ArrayLike) -> Temperature:
         score /= np.abs(score).max()
         return float(score.sum() / np.sqrt((score**2).sum())) - level
 
-    farthest = _FLAT / float(np.abs(unit[unit != 0]).min())
+    farthest = min(_FLAT / float(np.abs(unit[unit != 0]).min()), 1e300)
     scale, low, high = (_root(excess, level, farthest) / largest for level in (0.0, z, -z))
     # A gap of 0 costs log 2 at every scale; the others cost nothing at an infinite one.
     loss = float(np.logaddexp(0.0, -scale * gaps).mean()) if math.isfinite(scale) else math.log(2) * np.mean(gaps == 0)
