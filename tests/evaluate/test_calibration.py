@@ -88,9 +88,9 @@ def test_bins_hold_every_pair_once():
 
 
 def test_the_calibration_error_by_hand():
-    # Confidence sigma(log 3) = 0.75 in four pairs, of which two are right; sigma(0) = 0.5 in two that count half.
-    calibration = calibrate([np.log(3)] * 2 + [-np.log(3)] * 2 + [0.0] * 2, bins=2)
-    assert calibration.error == pytest.approx((4 * 0.25 + 2 * 0.0) / 6)
+    # Confidence 3/4 in four pairs that are right, and 3/5 in two that are wrong: in one bin the errors would cancel.
+    calibration = calibrate([np.log(3)] * 4 + [-np.log(1.5)] * 2, bins=2)
+    assert calibration.error == pytest.approx((4 * 0.25 + 2 * 0.6) / 6)
 
 
 def test_gaps_without_information_have_no_scaled_error():

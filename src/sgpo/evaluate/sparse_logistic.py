@@ -86,9 +86,9 @@ def cross_validated_strength(
 ) -> float:
     """The strength with the least held-out loss, averaged over folds; of equals the smallest.
 
-    Rows are dealt to folds as scikit-learn's GroupKFold deals groups of one size: round, from the last row back.
+    Rows are dealt round to folds, as scikit-learn's GroupKFold deals groups of one size.
     """
-    fold = np.arange(len(y))[::-1] % folds
+    fold = np.arange(len(y)) % folds
     losses = np.zeros(len(strengths))
     for held in range(folds):
         train, test = fold != held, fold == held
