@@ -3,7 +3,7 @@ from datasets import Dataset
 from trl.data_utils import extract_prompt
 
 from sgpo.errors import InputError
-from sgpo.preferences.layout import PAIR_FEATURES, to_pairs, to_prompts
+from sgpo.preferences.layout import PAIR_FEATURES, clean_pairs, to_pairs, to_prompts
 
 
 def user(content):
@@ -164,3 +164,54 @@ def test_a_pool_of_pairs_may_hold_equal_responses_but_no_bad_prompt():
 def test_a_pool_without_prompts_is_refused_with_its_columns():
     with pytest.raises(InputError, match=r"pool has the columns \['text'\] and no prompt; allowed: 'prompt'"):
         to_prompts(Dataset.from_list([{"text": "a"}]), "pool")
+
+
+def plain(prompt="Why?", chosen="Because.", rejected="No."):
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+
+NO_PREFERENCE = {
+    "equal responses": plain(rejected=" Because.\n"),
+    "empty response": plain(chosen="  "),
+    "empty response (null)": plain(rejected=None),
+    "empty prompt": plain(prompt="\n"),
+    "empty prompt (null)": plain(prompt=None),
+    "prompt too long": plain(prompt="x" * 100_000),
+}
+
+
+@pytest.mark.parametrize("name", NO_PREFERENCE)
+def test_a_row_that_is_no_preference_is_dropped_and_counted(name):
+    rows = [plain(), NO_PREFERENCE[name], plain("How?")]
+    rows = [{**row, "id": index} for index, row in enumerate(rows)]
+    clean = clean_pairs(Dataset.from_list(rows), "pairs", max_prompt_chars=99_999)
+    assert clean.dropped == {name.split(" (")[0]: 1}
+    assert clean.pairs[:] == to_pairs(Dataset.from_list([rows[0], rows[2]]), "pairs")[:]
+
+
+def test_conversations_that_are_no_preference_are_dropped_by_reason():
+    good = {"chosen": [user("Why?"), assistant("Because.")], "rejected": [user("Why?"), assistant("No.")]}
+    bad = {
+        "different prompts": {**good, "rejected": [user("Who?"), assistant("No.")]},
+        "prompt without a last user turn": {side: [assistant("Hm."), turns[1]] for side, turns in good.items()},
+        "empty response": {**good, "chosen": [user("Why?"), assistant(None)]},
+        "empty prompt": {side: [user(None), turns[1]] for side, turns in good.items()},
+    }
+    clean = clean_pairs(Dataset.from_list([good, *bad.values()]), "pairs")
+    assert clean.dropped == dict.fromkeys(bad, 1)
+    assert clean.pairs[:] == to_pairs(Dataset.from_list([good]), "pairs")[:]
+
+
+def test_a_prompt_of_the_longest_length_is_kept():
+    assert clean_pairs(Dataset.from_list([plain("x" * 50)]), "pairs", max_prompt_chars=50).dropped == {}
+
+
+def test_content_of_another_type_is_no_row_to_drop():
+    with pytest.raises(InputError, match="pairs row 0: prompt is 3; allowed: a string or a list of messages"):
+        clean_pairs(Dataset.from_list([plain(prompt=3)]), "pairs")
+
+
+def test_a_dataset_without_any_preference_is_refused_with_the_reasons():
+    rows = [plain(rejected="Because."), plain(prompt="")]
+    with pytest.raises(InputError, match="none of 2 rows is a preference: 1 equal responses, 1 empty prompt"):
+        clean_pairs(Dataset.from_list(rows), "pairs")

@@ -3,6 +3,8 @@ import json
 import os
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
 
@@ -43,6 +45,20 @@ def write_parquet(folder):
     return folder / "a.parquet"
 
 
+def write_arrow_file(folder):
+    table = Dataset.from_list(ROWS).data.table
+    with pa.OSFile(str(folder / "a.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return folder / "a.arrow"
+
+
+def write_arrow_stream(folder):
+    table = pa.Table.from_pylist(ROWS)
+    with pa.OSFile(str(folder / "a.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return folder / "a.arrow"
+
+
 def write_saved(folder):
     Dataset.from_list(ROWS).save_to_disk(folder / "saved")
     return folder / "saved"
@@ -73,6 +89,8 @@ WRITERS = [
     write_windows_jsonl,
     write_json,
     write_parquet,
+    write_arrow_file,
+    write_arrow_stream,
     write_saved,
     write_saved_splits,
     write_folder_of_one_file,
@@ -138,6 +156,9 @@ BAD_FILES = {
     "two types inside": ("a.jsonl", b'{"a": [1]}\n{"a": ["x"]}\n', r"a\.jsonl: a column holds values of different"),
     "truncated gzip": ("a.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 999)[:30], r"a\.jsonl\.gz cannot be read"),
     "not gzip": ("a.jsonl.gz", b'{"a": 1}\n', r"a\.jsonl\.gz cannot be read: Not a gzipped file"),
+    "half a character": ("a.jsonl", b'{"a": "x"}\n{"a": "\\uD83D"}\n', r"a\.jsonl line 2: not valid text"),
+    "half a character in JSON": ("a.json", b'[{"a": ["\\udc00"]}]', r"a\.json row 0: not valid text: \\udc00 is half"),
+    "broken Arrow": ("a.arrow", b"ARROW1\0\0 and then nothing", r"a\.arrow is not a readable Arrow file"),
     "broken JSON": ("a.json", b'[{"a": 1},\n {]', r"a\.json line 2: not valid JSON"),
     "JSON not UTF-8": ("a.json", b"\xff\xfe", r"a\.json: not valid UTF-8"),
     "JSON object": ("a.json", b'{"a": 1}', r"a\.json holds a dict; allowed: a list of JSON objects"),
@@ -191,3 +212,126 @@ def test_real_preferences_load_in_the_ultrafeedback_layout():
     assert [row[0]["content"] for row in pairs["chosen"]] == [row[-1]["content"] for row in raw["chosen"]]
     assert pairs.column_names == ["prompt", "chosen", "rejected", "score_chosen", "score_rejected"]
     assert len(load_prompts(folder / "responses.jsonl.gz")) == 6991
+
+
+def raw_text_table(column):
+    """A table whose second row is not UTF-8, as a writer that does not look leaves it."""
+    raw = pa.array([b"ok?", b"b\xffd", b"fine?"], pa.binary())
+    text = pa.Array.from_buffers(pa.string(), 3, raw.buffers())
+    prompts = text if column == "text" else pa.ListArray.from_arrays([0, 1, 2, 3], text)
+    return pa.table({"prompt": prompts})
+
+
+def write_bad_parquet(folder, table):
+    pq.write_table(table, folder / "a.parquet")
+    return folder / "a.parquet"
+
+
+def write_bad_arrow(folder, table):
+    with pa.OSFile(str(folder / "a.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return folder / "a.arrow"
+
+
+def write_bad_hub_layout(folder, table):
+    (folder / "data").mkdir()
+    pq.write_table(table, folder / "data" / "train-00000-of-00001.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("write", [write_bad_parquet, write_bad_arrow, write_bad_hub_layout])
+@pytest.mark.parametrize("column", ["text", "list of texts"])
+def test_a_row_of_a_table_that_is_not_utf8_is_named(write, column, tmp_path):
+    place = write(tmp_path, raw_text_table(column))
+    with pytest.raises(InputError, match="row 1: not valid UTF-8") as caught:
+        load_rows(place)
+    assert str(place) in str(caught.value)
+
+
+def test_escaped_pairs_of_surrogates_are_text(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"prompt": "\\ud83c\\udf09"}\n')
+    assert load_rows(tmp_path / "a.jsonl")["prompt"][:] == ["🌉"]
+
+
+def ultrafeedback_row(index):
+    turn = {"content": f"Question {index}?", "role": "user"}
+    return {
+        "source": ["sharegpt", "evol_instruct", "flan_v2_niv2"][index % 3],
+        "prompt": turn["content"],
+        "chosen": [turn, {"content": f"Right {index}.", "role": "assistant"}],
+        "chosen-rating": 4.5,
+        "chosen-model": "gpt-4",
+        "rejected": [turn, {"content": f"Wrong {index}.", "role": "assistant"}],
+        "rejected-rating": 2.0,
+        "rejected-model": "alpaca-7b",
+    }
+
+
+CARD = """---
+license: mit
+dataset_info:
+  features:
+  - name: source
+    dtype: string
+  - name: prompt
+    dtype: string
+  - name: chosen
+    list:
+    - name: content
+      dtype: string
+    - name: role
+      dtype: string
+  - name: chosen-rating
+    dtype: float64
+  - name: chosen-model
+    dtype: string
+  - name: rejected
+    list:
+    - name: content
+      dtype: string
+    - name: role
+      dtype: string
+  - name: rejected-rating
+    dtype: float64
+  - name: rejected-model
+    dtype: string
+  splits:
+  - name: train
+    num_bytes: 284937773
+    num_examples: {rows}
+  download_size: 143257393
+  dataset_size: 284937773
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: data/train-*
+---
+# UltraFeedback - Binarized using the Average of Preference Ratings (Cleaned)
+"""
+
+
+def write_ultrafeedback(folder, *, promised):
+    """The layout of argilla/ultrafeedback-binarized-preferences-cleaned, as a snapshot of it lies on disk."""
+    (folder / "data").mkdir()
+    rows = Dataset.from_list([ultrafeedback_row(index) for index in range(6)])
+    rows.to_parquet(folder / "data" / "train-00000-of-00001.parquet")
+    (folder / "README.md").write_text(CARD.replace("{rows}", str(promised)), encoding="utf-8")
+    return folder
+
+
+def test_a_local_copy_of_ultrafeedback_loads_as_pairs_and_as_prompts(tmp_path):
+    folder = write_ultrafeedback(tmp_path, promised=6)
+    pairs = load_pairs(folder)
+    assert pairs[5]["prompt"] == [{"role": "user", "content": "Question 5?"}]
+    assert pairs[5]["chosen"] == [{"role": "assistant", "content": "Right 5."}]
+    assert pairs[5]["rejected"] == [{"role": "assistant", "content": "Wrong 5."}]
+    others = ["source", "chosen-rating", "chosen-model", "rejected-rating", "rejected-model"]
+    assert pairs.column_names == ["prompt", "chosen", "rejected", *others]
+    assert load_prompts(folder)["prompt"][:] == pairs["prompt"][:]
+
+
+def test_a_local_copy_that_lacks_rows_of_its_card_is_refused(tmp_path):
+    folder = write_ultrafeedback(tmp_path, promised=60917)
+    with pytest.raises(InputError, match="is not whole: its card promises 60917 rows and its files hold 6"):
+        load_rows(folder)

@@ -1,6 +1,8 @@
 """Layouts of preference datasets: whatever the columns look like, the rest of the project sees one shape."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset, Features, List, Value, concatenate_datasets
@@ -19,6 +21,10 @@ PAIR_LAYOUTS = (
     "messages that begin with the prompt"
 )
 PROMPT_LAYOUTS = "'prompt' (a string or a list of messages), or 'messages'"
+# Why a row is no preference, as `clean_pairs` counts it.
+EQUAL, NO_RESPONSE, NO_PROMPT = "equal responses", "empty response", "empty prompt"
+DIFFERENT_PROMPTS, NO_USER_TURN, TOO_LONG = "different prompts", "prompt without a last user turn", "prompt too long"
+REASONS = (EQUAL, NO_RESPONSE, NO_PROMPT, DIFFERENT_PROMPTS, NO_USER_TURN, TOO_LONG)
 # TRL renders these into its training text; scores and generations here would not see them.
 _UNSUPPORTED = ("tools", "chat_template_kwargs", "image", "images")
 
@@ -44,6 +50,58 @@ def to_pairs(dataset: Dataset, name: str) -> Dataset:
     """
     _check_columns(dataset, name, needed=("chosen", "rejected"), allowed=PAIR_LAYOUTS)
     return _rebuild(dataset, name, _pair, PAIR_FEATURES, replaced=("prompt", "chosen", "rejected"))
+
+
+@dataclass(frozen=True)
+class CleanPairs:
+    """What is left of a preference dataset, and how many rows were dropped by reason.
+
+    Attributes:
+        pairs: in the layout of `to_pairs`.
+        dropped: reason (one of `REASONS`) to number of rows; reasons that did not occur are absent.
+    """
+
+    pairs: Dataset
+    dropped: dict[str, int]
+
+
+def clean_pairs(dataset: Dataset, name: str, *, max_prompt_chars: int | None = None) -> CleanPairs:
+    """`to_pairs` for large public sets: rows that are no preference are dropped and counted instead of refused.
+
+    Args:
+        dataset: N rows.
+        name: the dataset's name in error messages.
+        max_prompt_chars: prompts with more characters, over all messages, are dropped too.
+
+    Raises:
+        InputError: as `to_pairs` for what no row may be: a missing column, content of another type, an unknown role; or
+            no row is left.
+    """
+    if max_prompt_chars is not None and max_prompt_chars < 1:
+        raise InputError(f"max_prompt_chars is {max_prompt_chars}; allowed: None or a whole number >= 1.")
+    _check_columns(dataset, name, needed=("chosen", "rejected"), allowed=PAIR_LAYOUTS)
+    dropped: Counter[str] = Counter()
+
+    def build(row: dict[str, Any]) -> dict[str, list[Message]]:
+        pair = _pair(row)
+        if max_prompt_chars is not None and prompt_chars(pair["prompt"]) > max_prompt_chars:
+            raise _BadRow(f"the prompt has more than {max_prompt_chars} characters.", TOO_LONG)
+        return pair
+
+    pairs = _rebuild(dataset, name, build, PAIR_FEATURES, ("prompt", "chosen", "rejected"), dropped)
+    if len(pairs) == 0:
+        raise InputError(f"{name}: none of {len(dataset)} rows is a preference: {describe_counts(dropped)}.")
+    return CleanPairs(pairs, {reason: dropped[reason] for reason in REASONS if dropped[reason]})
+
+
+def prompt_chars(prompt: list[Message]) -> int:
+    """Number of characters of a prompt, over all its messages."""
+    return sum(len(message["content"]) for message in prompt)
+
+
+def describe_counts(counts: dict[str, int]) -> str:
+    """Counts in one line: `3 equal responses, 1 empty prompt`."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items()) or "none"
 
 
 def to_prompts(dataset: Dataset, name: str) -> Dataset:
@@ -89,21 +147,29 @@ def _rebuild(
     build: Callable[[dict[str, Any]], dict[str, list[Message]]],
     features: Features,
     replaced: tuple[str, ...],
+    dropped: Counter[str] | None = None,
 ) -> Dataset:
+    """Rows in another layout; bad ones are counted in `dropped`, or refused where it is None or no reason is known."""
     read = [column for column in dataset.column_names if column in replaced]
     columns: dict[str, list[list[Message]]] = {column: [] for column in features}
+    good = []
     for index, row in enumerate(_rows(dataset.select_columns(read))):
         try:
             built = build(row)
         except _BadRow as error:
-            raise InputError(f"{name} row {index}: {error}") from None
+            if dropped is None or error.reason is None:
+                raise InputError(f"{name} row {index}: {error}") from None
+            dropped[error.reason] += 1
+            continue
+        good.append(index)
         for column, value in built.items():
             columns[column].append(value)
     rebuilt = Dataset.from_dict(columns, features=features)
     kept = [column for column in dataset.column_names if column not in replaced]
     if not kept:
         return rebuilt
-    return concatenate_datasets([rebuilt, dataset.select_columns(kept)], axis=1)
+    others = dataset.select_columns(kept)
+    return concatenate_datasets([rebuilt, others if len(good) == len(dataset) else others.select(good)], axis=1)
 
 
 def _rows(dataset: Dataset) -> Iterator[dict[str, Any]]:
@@ -114,16 +180,24 @@ def _rows(dataset: Dataset) -> Iterator[dict[str, Any]]:
 
 
 class _BadRow(Exception):
-    """A row is wrong; the message lacks its place."""
+    """A row is wrong; the message lacks its place. The reason is None where no dataset should hold such a row."""
+
+    def __init__(self, message: str, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 def _pair(row: dict[str, Any]) -> dict[str, list[Message]]:
     chosen_prompt, chosen = _split(row, "chosen")
     rejected_prompt, rejected = _split(row, "rejected")
     if chosen_prompt != rejected_prompt:
-        raise _BadRow("the prompts of 'chosen' and 'rejected' differ; allowed: two responses to one prompt.")
+        raise _BadRow(
+            "the prompts of 'chosen' and 'rejected' differ; allowed: two responses to one prompt.", DIFFERENT_PROMPTS
+        )
     if chosen["content"].strip() == rejected["content"].strip():
-        raise _BadRow(f"chosen and rejected are equal ({_short(chosen['content'])}); allowed: two different responses.")
+        raise _BadRow(
+            f"chosen and rejected are equal ({_short(chosen['content'])}); allowed: two different responses.", EQUAL
+        )
     return {"prompt": chosen_prompt, "chosen": [chosen], "rejected": [rejected]}
 
 
@@ -155,37 +229,46 @@ def _split(row: dict[str, Any], column: str) -> tuple[list[Message], Message]:
     messages = [{"role": "assistant", "content": value}] if isinstance(value, str) else _messages(value, column)
     *prompt, response = messages
     if response["role"] != "assistant":
-        raise _BadRow(f"{column} ends in a turn of {response['role']!r}; allowed: an assistant turn.")
+        raise _BadRow(f"{column} ends in a turn of {response['role']!r}; allowed: an assistant turn.", NO_RESPONSE)
     if not response["content"].strip():
-        raise _BadRow(f"the response of {column} is empty; allowed: some text.")
+        raise _BadRow(f"the response of {column} is empty; allowed: some text.", NO_RESPONSE)
     if not prompt:
         if explicit is None:
             raise _BadRow(f"{column} holds a response and no prompt; allowed: {PAIR_LAYOUTS}.")
         return _checked_prompt(explicit, "prompt"), response
     if isinstance(row.get("prompt"), list) and prompt != explicit:
-        raise _BadRow(f"{column} begins with other messages than 'prompt'; allowed: the same messages, or none.")
+        raise _BadRow(
+            f"{column} begins with other messages than 'prompt'; allowed: the same messages, or none.",
+            DIFFERENT_PROMPTS,
+        )
     return _checked_prompt(prompt, column), response
 
 
 def _checked_prompt(prompt: list[Message], column: str) -> list[Message]:
     last = prompt[-1]["role"] if prompt else None
     if last != "user":
-        raise _BadRow(f"the prompt in {column} ends in a turn of {last!r}; allowed: a user turn.")
+        raise _BadRow(f"the prompt in {column} ends in a turn of {last!r}; allowed: a user turn.", NO_USER_TURN)
     if not prompt[-1]["content"].strip():
-        raise _BadRow(f"the prompt in {column} is empty; allowed: some text.")
+        raise _BadRow(f"the prompt in {column} is empty; allowed: some text.", NO_PROMPT)
     return prompt
 
 
 def _messages(value: Any, column: str) -> list[Message]:
     if not isinstance(value, list) or not value:
-        raise _BadRow(f"{column} is {_short(value)}; allowed: a string or a list of messages with role and content.")
+        raise _BadRow(
+            f"{column} is {_short(value)}; allowed: a string or a list of messages with role and content.",
+            None if value else NO_RESPONSE if column in ("chosen", "rejected") else NO_PROMPT,
+        )
     messages = []
     for message in value:
         role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
         if role not in ROLES:
             raise _BadRow(f"{column} has a message {_short(message)}; allowed: the roles {', '.join(ROLES)}.")
         if not isinstance(content, str):
-            raise _BadRow(f"{column} has content {_short(content)} in a turn of {role!r}; allowed: a string.")
+            raise _BadRow(
+                f"{column} has content {_short(content)} in a turn of {role!r}; allowed: a string.",
+                None if content is not None else NO_RESPONSE if role == "assistant" else NO_PROMPT,
+            )
         messages.append({"role": role, "content": content})
     return messages
 

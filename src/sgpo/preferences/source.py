@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import zlib
 from codecs import BOM_UTF8
 from collections.abc import Iterator
@@ -9,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow
+import pyarrow.ipc
 import pyarrow.parquet
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetGenerationError
+from datasets.utils.info_utils import NonMatchingSplitsSizesError
 
 from sgpo.errors import InputError
 from sgpo.preferences.layout import to_pairs, to_prompts
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".arrow")
 SOURCES = f"a file ({', '.join(SUFFIXES)}), a folder written by save_to_disk, or a Hugging Face Hub id"
 
 
@@ -34,13 +37,19 @@ def load_rows(path: str | Path, *, split: str | None = None) -> Dataset:
     """Loads the rows of a dataset, whatever their columns.
 
     Args:
-        path: a file (.jsonl, .jsonl.gz, .json, .parquet), a folder (written by `save_to_disk`, or laid out like a Hub
-            dataset), or a Hub id.
+        path: a file (.jsonl, .jsonl.gz, .json, .parquet, .arrow), a folder (written by `save_to_disk`, or laid out like
+            a Hub dataset), or a Hub id.
         split: which split, where the source has splits; None takes "train", or the only one of a saved folder.
 
     Raises:
         InputError: there is nothing at `path`, it is not valid (the file and line are named), or it has no such split.
     """
+    dataset = _load(path, split)
+    _check_text(dataset, str(path))
+    return dataset
+
+
+def _load(path: str | Path, split: str | None) -> Dataset:
     place, name = Path(path), str(path)
     if name and place.is_dir():
         return _load_folder(place, split)
@@ -65,7 +74,36 @@ def _load_file(file: Path) -> Dataset:
             return Dataset(pyarrow.parquet.read_table(file))
         except (pyarrow.ArrowException, OSError) as error:
             raise InputError(f"{file} is not a readable Parquet file: {_first_line(error)}") from error
+    if name.endswith(".arrow"):
+        return _read_arrow(file)
     raise InputError(f"{file} has an unknown file type; allowed: {', '.join(SUFFIXES)}.")
+
+
+def _read_arrow(file: Path) -> Dataset:
+    """An Arrow file of either format: with a footer (Feather 2), or a stream, as `datasets` writes it."""
+    try:
+        with pyarrow.memory_map(str(file)) as source:
+            try:
+                return Dataset(pyarrow.ipc.open_file(source).read_all())
+            except pyarrow.ArrowInvalid:
+                source.seek(0)
+                return Dataset(pyarrow.ipc.open_stream(source).read_all())
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise InputError(f"{file} is not a readable Arrow file: {_first_line(error)}") from error
+
+
+def _check_text(dataset: Dataset, name: str) -> None:
+    """Names the row whose text is not UTF-8: Parquet and Arrow keep any bytes, and reading the row would fail later."""
+    table = dataset.data.table
+    try:
+        table.validate(full=True)
+    except pyarrow.ArrowException as error:
+        for index in range(table.num_rows):
+            try:
+                table.slice(index, 1).to_pylist()
+            except UnicodeDecodeError:
+                raise InputError(f"{name} row {index}: not valid UTF-8.") from error
+        raise InputError(f"{name} is damaged: {_first_line(error)}") from error
 
 
 def _read_jsonl(file: Path) -> Iterator[dict[str, Any]]:
@@ -88,7 +126,18 @@ def _parse_line(line: bytes, where: str) -> dict[str, Any]:
         raise InputError(f"{where}: not valid JSON: {error.msg} (column {error.colno}).") from error
     if not isinstance(row, dict):
         raise InputError(f"{where}: a {type(row).__name__}; allowed: a JSON object.")
+    if b"\\ud" in line.lower():
+        _check_surrogates(row, where)
     return row
+
+
+def _check_surrogates(content: Any, where: str) -> None:
+    """JSON may escape half a character, which no text can hold."""
+    try:
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start].encode("unicode_escape").decode()
+        raise InputError(f"{where}: not valid text: {half} is half a character.") from error
 
 
 def _read_json(file: Path) -> list[dict[str, Any]]:
@@ -103,6 +152,7 @@ def _read_json(file: Path) -> list[dict[str, Any]]:
     for index, row in enumerate(rows):
         if not isinstance(row, dict):
             raise InputError(f"{file} row {index}: a {type(row).__name__}; allowed: a JSON object.")
+        _check_surrogates(row, f"{file} row {index}")
     return rows
 
 
@@ -162,6 +212,12 @@ def _load_hub(name: str, split: str | None) -> Dataset:
     """A Hub dataset, or a folder laid out like one."""
     try:
         return load_dataset(name, split=split or "train")
+    except NonMatchingSplitsSizesError as error:
+        sizes = re.findall(r"num_examples=(\d+)", str(error))
+        raise InputError(
+            f"{name!r} is not whole: its card promises {', '.join(sizes[::2])} rows and its files hold "
+            f"{', '.join(sizes[1::2])}; allowed: all of its files, or a README.md without dataset_info."
+        ) from error
     except Exception as error:
         cause = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
         what = "folder" if Path(name).is_dir() else "Hugging Face Hub id, and nothing of that name exists here"
