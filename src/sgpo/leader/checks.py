@@ -104,25 +104,11 @@ def check_follower_options(args: "SGPOConfig") -> None:
 
 
 def check_loss(args: "SGPOConfig") -> None:
-    """Refuses what would be ignored: TRL drops `label_smoothing` for the sigmoid loss without a word."""
-    if args.label_smoothing != 0 and "sigmoid" in args.loss_type:
-        raise ValueError(
-            f"label_smoothing is {args.label_smoothing} with loss_type {args.loss_type}; allowed: 0, because the "
-            "sigmoid loss ignores it."
-        )
+    """Refuses what the robust loss does not combine with."""
     if not args.is_robust:
         return
     with_radius = f"radius {args.radius}" if args.source_radius is None else f"source_radius {args.source_radius}"
-    if args.loss_type.count("sigmoid") != 1:
-        raise ValueError(
-            f"loss_type is {args.loss_type} with {with_radius}; allowed: a list that holds 'sigmoid' once "
-            "(the part that becomes robust), or radius=0."
-        )
-    if args.f_divergence_type != "reverse_kl":
-        raise ValueError(
-            f"f_divergence_type is {args.f_divergence_type!r} with {with_radius}; allowed: 'reverse_kl', "
-            "for which the gap is the implicit reward difference, or radius=0."
-        )
+    check_sigmoid(args, with_radius, "radius=0")
     if args.use_weighting:
         raise ValueError(
             f"use_weighting is True with {with_radius}; allowed: False, or radius=0: WPO's weights follow the "
@@ -133,4 +119,18 @@ def check_loss(args: "SGPOConfig") -> None:
         raise ValueError(
             f"sync_ref_model is True with {with_radius}; allowed: False, or radius=0: a reference that "
             "moves during training changes the gaps that the worst case was solved for."
+        )
+
+
+def check_sigmoid(args: "SGPOConfig", what: str, without: str) -> None:
+    """A sigmoid loss of the margin, in whose place another loss goes."""
+    if args.loss_type.count("sigmoid") != 1:
+        raise ValueError(
+            f"loss_type is {args.loss_type} with {what}; allowed: a list that holds 'sigmoid' once "
+            f"(the part that changes), or {without}."
+        )
+    if args.f_divergence_type != "reverse_kl":
+        raise ValueError(
+            f"f_divergence_type is {args.f_divergence_type!r} with {what}; allowed: 'reverse_kl', "
+            f"for which the gap is the implicit reward difference, or {without}."
         )

@@ -14,6 +14,7 @@ from sgpo.leader.checks import (
     check_radius,
     check_window_rule,
 )
+from sgpo.leader.noise_checks import check_confidence, check_dr_dpo, check_label_smoothing
 
 SPACES = ("margin", "probability")
 STEPS = ("envelope", "transport", "mixture")
@@ -54,6 +55,16 @@ class SGPOConfig(DPOConfig):
             see `sgpo.leader.scores.fingerprint_policy`. None believes them.
         guards: watch training: warn, once each, of a collapse of the chosen log-probability and of a follower that
             moves (nearly) nothing or everything; stop at a loss or gradient that is not finite, before it is applied.
+        confidence_smoothing: SPA's alpha in [0, 0.5], with `radius=0`: the labels of pairs that the policy itself
+            doubts count as wrong with this probability; 0 is off. A pair is doubted when its margin is not above the
+            quantile `confidence_quantile` of the latest ones, over all processes.
+        confidence_quantile: level in (0, 1]; 1 doubts every pair, which is cDPO.
+        confidence_warmup: share of all optimiser steps, in [0, 1), that go by without smoothing.
+        confidence_pairs: how many of the latest margins make the quantile, in whole optimiser steps.
+        decoupling: SPA's lambda >= 1 of the de-coupled noise detection; margins are then judged under
+            `log_softmax(lambda * policy + (1 - lambda) * reference)`, which needs a reference model. 1 is off.
+        dr_dpo_beta: beta' > 0 of Dr. DPO in nats, with `radius=0`, over all pairs of an optimiser step; costs a further
+            forward pass. None is off.
 
     Raises:
         ValueError: an argument out of range, one that would be ignored, or one that the robust loss does not combine
@@ -126,6 +137,30 @@ class SGPOConfig(DPOConfig):
         default=True,
         metadata={"help": "Warn of collapse and of an idle or saturated follower; stop at a loss that is not finite."},
     )
+    confidence_smoothing: float = field(
+        default=0.0,
+        metadata={"help": "SPA's alpha: how wrong the labels of doubted pairs count, with radius 0; 0 is off."},
+    )
+    confidence_quantile: float = field(
+        default=0.1,
+        metadata={"help": "Share of the latest margins at or below which a pair is doubted; 1 doubts all (cDPO)."},
+    )
+    confidence_warmup: float = field(
+        default=0.2,
+        metadata={"help": "Share of the optimiser steps that go by without confidence_smoothing."},
+    )
+    confidence_pairs: int = field(
+        default=256,
+        metadata={"help": "How many of the latest margins, over all processes, make the quantile."},
+    )
+    decoupling: float = field(
+        default=1.0,
+        metadata={"help": "SPA's lambda: doubts are judged by lambda * policy + (1 - lambda) * reference; 1 is off."},
+    )
+    dr_dpo_beta: float | None = field(
+        default=None,
+        metadata={"help": "Dr. DPO's beta' over the whole optimiser step, with radius 0; not given: off."},
+    )
 
     @property
     def is_robust(self) -> bool:
@@ -133,6 +168,11 @@ class SGPOConfig(DPOConfig):
         if self.source_radius is not None:
             return any(radius > 0 for radius in self.source_radius.values())
         return self.radius > 0
+
+    @property
+    def has_pair_loss(self) -> bool:
+        """Whether the sigmoid loss gives way to one of our own, with or without weights."""
+        return self.is_robust or self.confidence_smoothing > 0 or self.dr_dpo_beta is not None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -150,4 +190,7 @@ class SGPOConfig(DPOConfig):
         if self.is_robust and self.window_rule == "explicit":
             check_explicit_window(self)
         check_follower_options(self)
+        check_label_smoothing(self)
         check_loss(self)
+        check_confidence(self)
+        check_dr_dpo(self)

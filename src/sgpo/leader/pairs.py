@@ -32,13 +32,18 @@ def check_combinations(dataset: Any, args: SGPOConfig) -> None:
     """Refuses, before any model is loaded, what a training set and the arguments do not mean together.
 
     Raises:
-        ValueError: a stream or images where every pair's gap is needed; weights with a loss that has no place for them.
+        ValueError: a stream or images where every pair's gap or row is needed; weights with a loss that has no place
+            for them.
     """
     sample = next(iter(dataset), {})
     weighted = "weight" in sample
-    if not (weighted or args.is_robust):
+    if not (weighted or args.has_pair_loss):
         return
-    what = "a 'weight' column" if weighted else f"radius {args.radius}"
+    what, without = "a 'weight' column", "a dataset without the column"
+    if not weighted:
+        what, without = _pair_loss_of(args)
+    elif args.dr_dpo_beta is not None:
+        raise ValueError(f"dr_dpo_beta is {args.dr_dpo_beta} with {what}; allowed: None, or {without}.")
     if weighted and args.loss_type != ["sigmoid"]:
         raise ValueError(
             f"loss_type is {args.loss_type} with {what}; allowed: ['sigmoid'], the loss that the weights belong to, or "
@@ -53,11 +58,20 @@ def check_combinations(dataset: Any, args: SGPOConfig) -> None:
         raise ValueError(f"use_weighting is True with {what}; allowed: False, or a dataset without the column.")
     if not isinstance(dataset, Dataset):
         raise ValueError(
-            f"train_dataset is a {type(dataset).__name__} with {what}; allowed: a datasets.Dataset, because the "
-            "follower needs the gaps of every pair and weights their mean, or radius=0 without weights."
+            f"train_dataset is a {type(dataset).__name__} with {what}; allowed: a datasets.Dataset, whose pairs have "
+            f"rows, gaps and a mean weight, or {without}."
         )
     if "image" in sample or "images" in sample:
-        raise ValueError(f"train_dataset holds images with {what}; allowed: text, or radius=0 without weights.")
+        raise ValueError(f"train_dataset holds images with {what}; allowed: text, or {without}.")
+
+
+def _pair_loss_of(args: SGPOConfig) -> tuple[str, str]:
+    """Which argument replaces the sigmoid loss, and what would leave it as it is."""
+    if args.confidence_smoothing:
+        return f"confidence_smoothing {args.confidence_smoothing}", "confidence_smoothing=0"
+    if args.dr_dpo_beta is not None:
+        return f"dr_dpo_beta {args.dr_dpo_beta}", "no dr_dpo_beta"
+    return f"radius {args.radius}", "radius=0 without weights"
 
 
 def number_rows(dataset: Any) -> Any:

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback
 
+from sgpo.leader.collect import collect_step
 from sgpo.leader.follower import Follower
 
 STATE_FILE = "sgpo_follower.safetensors"
@@ -62,22 +62,9 @@ class Schedule(TrainerCallback):
     def _flush(self) -> None:
         if not self._stash:
             return
-        device = self._stash[0][0].device
-        lengths = torch.tensor([len(rows) for rows, _ in self._stash], device=device)
-        order = torch.arange(len(self._stash), device=device).repeat_interleave(lengths)
-        columns = [order, *(torch.cat(column) for column in zip(*self._stash, strict=True))]
+        rows, gaps = collect_step(self._accelerator, self._stash)
         self._stash.clear()
-        if self._accelerator.num_processes > 1:
-            columns = [
-                self._accelerator.gather(self._accelerator.pad_across_processes(column, pad_index=-1))
-                for column in columns
-            ]
-        order, rows, gaps = (column.cpu().numpy() for column in columns)
-        real = order >= 0
-        by_time = np.argsort(order[real], kind="stable")
-        rows, gaps = rows[real][by_time], gaps[real][by_time].astype(np.float64)
-        rows, first = np.unique(rows, return_index=True)
         if self._schedule == "step":
-            self.follower.see_step(gaps[first], rows)
+            self.follower.see_step(gaps, rows)
         else:
-            self.follower.see_epoch(gaps[first], rows)
+            self.follower.see_epoch(gaps, rows)

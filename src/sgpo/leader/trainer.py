@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import logsigmoid
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import get_last_checkpoint
 from trl.trainer.utils import get_config_model_id
@@ -15,29 +14,14 @@ from sgpo.errors import InputError
 from sgpo.leader.config import SGPOConfig
 from sgpo.leader.follower import Follower, Pairs, RobustLoss, radii
 from sgpo.leader.guards import Guards, refuse_bad_gradient, refuse_bad_loss
-from sgpo.leader.margins import PairLogps, pair_margins, sum_pair_logps
+from sgpo.leader.paired import PairLossTrainer
 from sgpo.leader.pairs import ROW, SOURCE, WEIGHT, PairTags, pop_tags
 from sgpo.leader.schedule import Schedule, read_state
-from sgpo.leader.scored import ScoredDPOTrainer
 from sgpo.leader.scores import POLICY_COLUMNS, REFERENCE_COLUMNS, has_columns, stored_gaps
 from sgpo.robust.follower import WorstCase
 
 
-class _Recorder:
-    """Calls a model and keeps what it returned: TRL's loss method does not hand its log-probabilities on."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        self._model = model
-        self.log_probs: torch.Tensor | None = None
-
-    def __call__(self, **kwargs: Any) -> Any:
-        outputs = self._model(**kwargs)
-        if self.log_probs is None:
-            self.log_probs = outputs.log_probs
-        return outputs
-
-
-class SGPOTrainer(ScoredDPOTrainer):
+class SGPOTrainer(PairLossTrainer):
     r"""Trains a policy against the worst distribution of preference gaps in a Wasserstein ball.
 
     Takes the place of TRL's `DPOTrainer`, with the same arguments, models and datasets. With `radius=0` it is DPO.
@@ -129,6 +113,8 @@ class SGPOTrainer(ScoredDPOTrainer):
         if checkpoint is True:
             checkpoint = get_last_checkpoint(self.args.output_dir) if os.path.isdir(self.args.output_dir) else None
         self._meet_follower(read_state(checkpoint) if checkpoint else None)
+        if checkpoint and self._confidence is not None:
+            self._confidence.load(checkpoint)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _meet_follower(self, state: dict[str, np.ndarray] | None = None) -> None:
@@ -171,37 +157,16 @@ class SGPOTrainer(ScoredDPOTrainer):
         was_training = self.model.training
         self.model.eval()
         for inputs in self.accelerator.prepare(loader):
-            labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
-            with torch.no_grad(), self.accelerator.autocast():
-                log_probs = self.model(
-                    input_ids=inputs["input_ids"],
-                    attention_mask=inputs["attention_mask"],
-                    use_cache=False,
-                    labels=labels,
-                    fused_lm_head=True,
-                ).log_probs
-            margins = self._margins(log_probs, self._with_reference(inputs))
+            margins = self._look_at(self.model, self._with_reference(inputs))
             gaps.append(self.accelerator.gather_for_metrics(margins).cpu())
         self.model.train(was_training)
         return torch.cat(gaps).double().numpy()
 
     # -- the loss ----------------------------------------------------------------------------------------------
 
-    def _with_reference(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        if self.precompute_ref_logps:
-            return inputs
-        chosen, rejected = self.compute_ref_log_probs(self.ref_model or self.model, inputs)
-        return {**inputs, "ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
-
-    def _margins(self, log_probs: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
-        mask = inputs["completion_mask"][..., 1:]
-        policy = sum_pair_logps(log_probs[:, -mask.size(1) :], mask, self.ld_alpha)
-        reference = PairLogps(inputs["ref_chosen_logps"], inputs["ref_rejected_logps"])
-        return pair_margins(policy, reference, self.beta)
-
     def _compute_loss(self, model, inputs, return_outputs):
         inputs, tags = pop_tags(inputs)
-        if self.args.is_robust or tags.weight is not None:
+        if self.args.has_pair_loss or tags.weight is not None:
             result = self._compute_pair_loss(model, inputs, tags, return_outputs)
         else:
             result = super()._compute_loss(model, inputs, return_outputs)
@@ -213,27 +178,14 @@ class SGPOTrainer(ScoredDPOTrainer):
         return result
 
     def _compute_pair_loss(self, model, inputs, tags: PairTags, return_outputs):
-        """TRL's loss with its sigmoid part replaced, pair by pair."""
         self._meet_follower()
-        inputs = self._with_reference(inputs)
-        recorder = _Recorder(model)
-        place = self.loss_types.index("sigmoid")
-        weights, precomputed = self.loss_weights, self.precompute_ref_logps
-        self.loss_weights = [0.0 if index == place else weight for index, weight in enumerate(weights)]
-        # TRL reads the reference's scores from the batch under this flag; they are in it now, whoever computed them.
-        self.precompute_ref_logps = True
-        try:
-            result = super()._compute_loss(recorder, inputs, return_outputs)
-        finally:
-            self.loss_weights, self.precompute_ref_logps = weights, precomputed
-        loss = weights[place] * self._pair_loss(self._margins(recorder.log_probs, inputs), tags)
-        return (result[0] + loss, result[1]) if return_outputs else result + loss
+        return super()._compute_pair_loss(model, inputs, tags, return_outputs)
 
     def _pair_loss(self, margins: torch.Tensor, tags: PairTags) -> torch.Tensor:
-        weight = torch.ones_like(margins) if tags.weight is None else tags.weight
         follower, training = self._schedule.follower, self.model.training
         if follower is None:
-            return (weight * -logsigmoid(margins)).mean()
+            return super()._pair_loss(margins, tags)
+        weight = torch.ones_like(margins) if tags.weight is None else tags.weight
         pairs = follower.loss(margins, tags, training=training)
         if training:
             self._schedule.see(tags.row, margins)
@@ -265,4 +217,6 @@ class SGPOTrainer(ScoredDPOTrainer):
     def _save_checkpoint(self, model, trial):
         folder = os.path.join(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
         self._schedule.save(folder)
+        if self._confidence is not None:
+            self._confidence.save(folder)
         super()._save_checkpoint(model, trial)
