@@ -1,0 +1,197 @@
+"""Farthest-point sampling: a few points that leave no point far from all of them."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sgpo.errors import InputError
+
+# Distances this close are one distance: float32 products of long rows are not exact further down, and which of two
+# equal rows comes out larger depends on the machine's matrix kernels. The lowest row is taken.
+TIE = 1e-6
+_CHUNK_BYTES = 2**26
+_CANDIDATE_BYTES = 2**26
+_LONGEST_RUN = 256
+
+
+@dataclass(frozen=True)
+class FarthestPoints:
+    """k points of N, in the order in which they were picked; the first j of them are the choice of j points.
+
+    Attributes:
+        rows: (k,) int64 rows of the picks.
+        radius: coverage radius: the largest cosine distance of a point to the nearest pick, in [0, 2].
+        radii: (k,) float64, the coverage radius of the first 1, ..., k picks; radii[-1] is `radius`.
+    """
+
+    rows: np.ndarray
+    radius: float
+    radii: np.ndarray
+
+
+def farthest_points(
+    embeddings: np.ndarray,
+    k: int,
+    *,
+    seed: int = 0,
+    first: int | None = None,
+    exclude: np.ndarray | None = None,
+    device: str | torch.device | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> FarthestPoints:
+    """Picks k of N points, each the farthest from all picks before it (greedy k-centre), by cosine distance.
+
+    No k of the points have a coverage radius below a quarter of this one: greedy picks are within a factor of two in a
+    metric, such as the Euclidean distance of unit vectors, and cosine distance is half its square.
+
+    Time is O(N k d) at worst, k matrix-vector products, and mostly much less: distances only shrink, so between two
+    passes over all points the next picks are found among the candidates that were farthest in the last pass, as long
+    as one of them is farther than every other point was then. The picks are those of the plain algorithm. Memory
+    beyond the embeddings is O(N + k d) and two blocks of 64 MiB, so `embeddings` may be a memory map. On an accelerator
+    the embeddings lie in its memory as a whole.
+
+    Args:
+        embeddings: (N, d) float16, float32 or float64, finite, no row zero; their lengths do not matter.
+        k: number of picks, 1 to the number of points that are not excluded.
+        seed: seed of the first pick, >= 0.
+        first: row of the first pick in its place.
+        exclude: rows that are neither picked nor covered.
+        device: where to compute, such as "cuda"; None: the CPU.
+        progress: called with the number of points newly picked.
+
+    Raises:
+        InputError: an argument is out of range; a row of the embeddings is named.
+
+    Source: Gonzalez, Clustering to minimize the maximum intercluster distance, 1985; arXiv:2502.18099, Section 4.
+    """
+    start = _first_pick(embeddings, k, seed, first, exclude)
+    points = _Points(embeddings, torch.device(device or "cpu"))
+    distance = torch.full((len(points),), torch.inf, device=points.device)
+    if exclude is not None:
+        distance[torch.as_tensor(np.asarray(exclude), device=points.device)] = -1
+    rows, radii = [start], []
+    fresh = [start]
+    distance[start] = -1
+    report = progress or (lambda count: None)
+    report(1)
+    while True:
+        points.update(distance, fresh)
+        radius = max(float(distance.max()), 0.0)
+        radii.append(radius)
+        if len(rows) == k:
+            break
+        fresh = [_farthest(distance, radius)]
+        distance[fresh[0]] = -1
+        more = _run(points, distance, fresh, min(k - len(rows), _LONGEST_RUN))
+        rows += fresh
+        radii += more
+        report(len(fresh))
+    return FarthestPoints(np.array(rows, dtype=np.int64), radii[-1], np.array(radii))
+
+
+def _run(points: "_Points", distance: Tensor, fresh: list[int], limit: int) -> list[float]:
+    """Goes on picking among the farthest points alone, while that is certain to be right.
+
+    Args:
+        distance: (N,) exact but for the pick in `fresh`.
+        fresh: one pick; those that follow it are added, `limit` picks in all.
+
+    Returns: the coverage radius after each pick but the last.
+    """
+    if limit == 1:
+        return []
+    count = points.candidates
+    largest = torch.topk(distance, min(count + 1, len(distance)))
+    others = float(largest.values[-1]) if len(distance) > count else -1.0
+    rows = largest.indices[:count].sort().values
+    candidates = points.unit_rows(rows)
+    near = distance[rows]
+    radii = []
+    while len(fresh) < limit:
+        torch.minimum(near, 1 - candidates @ points.unit(fresh[-1]), out=near)
+        radius = float(near.max())
+        # A point that is no candidate is no farther now than it was.
+        if radius <= others + 2 * TIE:
+            break
+        radii.append(max(radius, 0.0))
+        place = _farthest(near, radius)
+        near[place] = -1
+        fresh.append(int(rows[place]))
+        distance[fresh[-1]] = -1
+    return radii
+
+
+def _farthest(distance: Tensor, largest: float) -> int:
+    """The lowest place whose distance is the largest, up to rounding; picks and excluded rows are at -1."""
+    return int((distance >= max(largest - TIE, -0.5)).to(torch.uint8).argmax())
+
+
+class _Points:
+    """Embeddings as unit vectors of float32, made chunk by chunk as they are needed."""
+
+    def __init__(self, embeddings: np.ndarray, device: torch.device) -> None:
+        with warnings.catch_warnings():
+            # Memory maps are mostly read-only, which PyTorch warns about; nothing here writes to them.
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            self._stored = torch.from_numpy(embeddings).to(device)
+        self.device = device
+        row_bytes = 4 * embeddings.shape[1]
+        self._chunk = max(1, _CHUNK_BYTES // row_bytes)
+        self.candidates = max(1, min(len(embeddings) // 16, _CANDIDATE_BYTES // row_bytes))
+        self._scale = torch.empty(len(embeddings), dtype=torch.float64, device=device)
+        for part in self._slices():
+            self._scale[part] = torch.linalg.vector_norm(self._stored[part], dim=1, dtype=torch.float64)
+        bad = ~((self._scale > 0) & torch.isfinite(self._scale))
+        if bad.any():
+            row = int(bad.to(torch.uint8).argmax())
+            raise InputError(f"embeddings row {row} has the length {self._scale[row]}; allowed: finite and above 0.")
+        self._scale = (1 / self._scale).float()
+
+    def __len__(self) -> int:
+        return len(self._scale)
+
+    def _slices(self) -> Iterator[slice]:
+        for start in range(0, len(self), self._chunk):
+            yield slice(start, start + self._chunk)
+
+    def unit(self, row: int) -> Tensor:
+        """(d,) one point."""
+        vector = self._stored[row].double()
+        return (vector / torch.linalg.vector_norm(vector)).float()
+
+    def unit_rows(self, rows: Tensor) -> Tensor:
+        """(M, d) a copy of some points."""
+        return self._stored[rows].float().mul_(self._scale[rows].unsqueeze(1))
+
+    def update(self, distance: Tensor, picks: list[int]) -> None:
+        """Lowers the (N,) distances to those of the nearest of more picks, in one pass over the points."""
+        centres = torch.stack([self.unit(row) for row in picks], dim=1)
+        for part in self._slices():
+            chunk = self._stored[part].float()
+            likeness = chunk @ centres[:, 0] if len(picks) == 1 else (chunk @ centres).amax(dim=1)
+            torch.minimum(distance[part], 1 - likeness.mul_(self._scale[part]), out=distance[part])
+
+
+def _first_pick(embeddings: np.ndarray, k: int, seed: int, first: int | None, exclude: np.ndarray | None) -> int:
+    """Checks the arguments; returns the first pick."""
+    if embeddings.ndim != 2 or embeddings.dtype not in (np.float16, np.float32, np.float64):
+        raise InputError(
+            f"embeddings is {embeddings.dtype} of shape {embeddings.shape}; allowed: (N, d) float16, float32, float64."
+        )
+    if seed < 0:
+        raise InputError(f"seed is {seed}; allowed: a whole number >= 0.")
+    allowed = np.ones(len(embeddings), dtype=bool)
+    if exclude is not None:
+        allowed[exclude] = False
+    count = int(allowed.sum())
+    if not 1 <= k <= count:
+        raise InputError(f"k is {k}; allowed: 1 to {count}, the number of points to pick from.")
+    if first is None:
+        return int(np.flatnonzero(allowed)[np.random.default_rng(seed).integers(count)])
+    if not 0 <= first < len(allowed) or not allowed[first]:
+        raise InputError(f"first is {first}; allowed: one of the {count} rows to pick from.")
+    return int(first)
