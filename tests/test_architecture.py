@@ -36,7 +36,8 @@ ALLOWED = {
         "robust", "policy", "preferences", "leader", "evaluate", "rounds", "plan", "preflight", "run_dir", "progress",
         "processes", "config",
     },
-    "cli": {"rounds", "plan", "study", "leader", "report", "robust", "gaps_file", "progress", "processes", "config", "hub"},
+    "cli_split": {"policy", "preferences", "hub", "progress"},
+    "cli": {"cli_split", "rounds", "plan", "study", "leader", "report", "robust", "gaps_file", "progress", "processes", "config", "hub"},
     "__main__": {"cli"},
 }  # fmt: skip
 

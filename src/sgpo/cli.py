@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from sgpo import __version__
+from sgpo.cli_split import add_split
 from sgpo.errors import InputError
 
 _TRAIN_HELP = "one leader run on a preference dataset; takes the arguments of `trl dpo` and the robust ones"
@@ -49,6 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(call=_run)
 
     commands.add_parser("train", help=_TRAIN_HELP, add_help=False)
+
+    add_split(commands)
 
     worst = commands.add_parser("worst-case", help="the worst case of an array of gaps in a Wasserstein ball")
     worst.add_argument("file", help="gaps (beta-scaled reward differences): text, one per line; .npy; or .parquet")

@@ -1,0 +1,34 @@
+"""When two prompts are one: equal but for white space and case."""
+
+import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+
+from sgpo.preferences.layout import Message
+
+
+def prompt_key(prompt: list[Message]) -> bytes:
+    """16 bytes that two prompts share when their roles and words do, whatever their white space and case."""
+    digest = hashlib.blake2b(digest_size=16)
+    for message in prompt:
+        words = " ".join(message["content"].split()).casefold()
+        digest.update(f"{message['role']}\0{words}\0".encode())
+    return digest.digest()
+
+
+def distinct_rows(prompts: Iterable[list[Message]], seen: set[bytes] | None = None) -> np.ndarray:
+    """Rows of the first occurrence of each prompt, in their order.
+
+    Args:
+        prompts: P prompts.
+        seen: keys of prompts that count as having occurred before; those of `prompts` are added.
+    """
+    seen = set() if seen is None else seen
+    rows = []
+    for row, prompt in enumerate(prompts):
+        key = prompt_key(prompt)
+        if key not in seen:
+            seen.add(key)
+            rows.append(row)
+    return np.array(rows, dtype=np.int64)

@@ -1,0 +1,179 @@
+"""Mixing preference datasets by weight, each row at most once."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, Value, concatenate_datasets
+
+from sgpo.errors import InputError
+from sgpo.preferences.distinct import distinct_rows
+from sgpo.preferences.layout import PAIR_FEATURES, clean_pairs, describe_counts
+from sgpo.preferences.source import load_rows
+
+DUPLICATE = "duplicate prompt"
+
+
+@dataclass(frozen=True)
+class MixedSource:
+    """A preference dataset of a mixture: where it is (see `load_rows`), its weight beside the others, and its split."""
+
+    path: str
+    weight: float = 1.0
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class SourceUse:
+    """What became of one source: `rows` read, `dropped` by reason, and `taken` of the `usable` rest."""
+
+    source: MixedSource
+    rows: int
+    dropped: dict[str, int]
+    usable: int
+    taken: int
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A mixture of preference datasets.
+
+    Attributes:
+        pairs: one pair per prompt, source by source and in the order of each, in the layout of `to_pairs`. The column
+            `origin` names the source of a pair; where a source has that column already, it keeps it. Other columns are
+            kept, null where a source lacks them.
+        uses: one entry per source.
+        left_out: columns that have different types in different sources, and are not in `pairs`.
+    """
+
+    pairs: Dataset
+    uses: list[SourceUse]
+    left_out: list[str]
+
+    def describe(self) -> dict[str, Any]:
+        """The mixture without its pairs, as plain values."""
+        sources = [
+            {
+                "path": use.source.path,
+                "split": use.source.split,
+                "weight": use.source.weight,
+                "rows": use.rows,
+                "dropped": use.dropped,
+                "usable": use.usable,
+                "taken": use.taken,
+            }
+            for use in self.uses
+        ]
+        return {"sources": sources, "left_out_columns": self.left_out}
+
+
+def mix_pairs(
+    sources: Sequence[MixedSource], *, least: int = 1, seed: int = 0, max_prompt_chars: int | None = None
+) -> Mixture:
+    """Mixes preference datasets: the largest mixture that their weights allow when no row is taken twice.
+
+    Rows that are no preference are dropped and counted (`clean_pairs`), and so are further pairs of a prompt, even when
+    the first is in an earlier source (prompts are compared as `prompt_key` does). One source is taken whole. The same
+    call gives the same pairs.
+
+    Args:
+        sources: at least one.
+        least: fewest pairs wanted.
+        seed: seed of the choice within each source, >= 0.
+        max_prompt_chars: prompts with more characters are dropped and counted.
+
+    Raises:
+        InputError: a source that cannot be read, or that runs out before its share of `least` is reached; it is named,
+            with the counts.
+    """
+    _check(sources, least, seed)
+    seen: set[bytes] = set()
+    cleaned, rows, dropped = [], [], []
+    for source in sources:
+        dataset = load_rows(source.path, split=source.split)
+        clean = clean_pairs(dataset, source.path, max_prompt_chars=max_prompt_chars)
+        first = distinct_rows(clean.pairs["prompt"], seen)
+        double = len(clean.pairs) - len(first)
+        rows.append(len(dataset))
+        dropped.append({**clean.dropped, **({DUPLICATE: double} if double else {})})
+        cleaned.append(_with_origin(clean.pairs.select(first) if double else clean.pairs, source.path))
+    usable = [len(pairs) for pairs in cleaned]
+    taken = _shares([source.weight for source in sources], usable)
+    uses = [SourceUse(*use) for use in zip(sources, rows, dropped, usable, taken, strict=True)]
+    if sum(taken) < least:
+        raise InputError(_shortage(uses, least))
+    parts, left_out = _common_columns(cleaned)
+    for index, (part, count) in enumerate(zip(parts, taken, strict=True)):
+        if count < len(part):
+            order = np.random.default_rng([seed, index]).permutation(len(part))
+            parts[index] = part.select(np.sort(order[:count]))
+    return Mixture(concatenate_datasets([part for part in parts if len(part)]), uses, left_out)
+
+
+def _check(sources: Sequence[MixedSource], least: int, seed: int) -> None:
+    if not sources:
+        raise InputError("there are no sources; allowed: at least one.")
+    if least < 1 or seed < 0:
+        raise InputError(f"least is {least} and seed {seed}; allowed: whole numbers, >= 1 and >= 0.")
+    for source in sources:
+        if not (math.isfinite(source.weight) and source.weight > 0):
+            raise InputError(f"the weight of {source.path!r} is {source.weight}; allowed: a number > 0.")
+    named = [(source.path, source.split) for source in sources]
+    for source in named:
+        if named.count(source) > 1:
+            raise InputError(f"source {source[0]!r} is named {named.count(source)} times; allowed: once.")
+
+
+def _shares(weights: list[float], usable: list[int]) -> list[int]:
+    """How many rows each source gives: as near its weight as whole numbers allow, by largest remainder."""
+    exact = [Fraction(weight) for weight in weights]
+    size = math.floor(min(count * sum(exact) / weight for count, weight in zip(usable, exact, strict=True)))
+    return _apportion(exact, size)
+
+
+def _apportion(weights: list[Fraction], size: int) -> list[int]:
+    quotas = [size * weight / sum(weights) for weight in weights]
+    counts = [math.floor(quota) for quota in quotas]
+    by_remainder = sorted(range(len(quotas)), key=lambda index: (counts[index] - quotas[index], index))
+    for index in by_remainder[: size - sum(counts)]:
+        counts[index] += 1
+    return counts
+
+
+def _shortage(uses: list[SourceUse], least: int) -> str:
+    """Names the source that runs out first."""
+    weights = [Fraction(use.source.weight) for use in uses]
+    asked = _apportion(weights, least)
+    use, share = min(zip(uses, asked, strict=True), key=lambda item: Fraction(item[0].usable, max(item[1], 1)))
+    part = f"{least:,} pairs"
+    if len(uses) > 1:
+        total = sum(other.source.weight for other in uses)
+        part = f"{share:,} pairs, its share of {least:,} (weight {use.source.weight:g} of {total:g})"
+    return (
+        f"source {use.source.path!r} runs out: {part}, are asked for, and it has {use.usable:,} with a prompt of their "
+        f"own ({use.rows:,} rows; dropped: {describe_counts(use.dropped)}); allowed: smaller sets, or other weights."
+    )
+
+
+def _with_origin(pairs: Dataset, path: str) -> Dataset:
+    if "origin" not in pairs.column_names:
+        return pairs.add_column("origin", [path] * len(pairs))
+    kind = getattr(pairs.features["origin"], "dtype", None)
+    if kind not in ("string", "large_string"):
+        raise InputError(f"{path} has a column 'origin' of type {kind}; allowed: text that names where a row is from.")
+    return pairs if kind == "string" else pairs.cast_column("origin", Value("string"))
+
+
+def _common_columns(datasets: list[Dataset]) -> tuple[list[Dataset], list[str]]:
+    """The same datasets without the columns whose types differ, and the names of those."""
+    first = {name: feature for dataset in reversed(datasets) for name, feature in dataset.features.items()}
+    differ = {name for dataset in datasets for name, feature in dataset.features.items() if feature != first[name]}
+    order = [*PAIR_FEATURES, "origin"]
+    kept = []
+    for dataset in datasets:
+        others = [name for name in dataset.column_names if name not in order and name not in differ]
+        kept.append(dataset.select_columns([*order, *others]))
+    return kept, sorted(differ)

@@ -1,0 +1,150 @@
+"""Splitting preference data into seed pairs, pools of prompts and held-out pairs that share no prompt."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from sgpo.errors import InputError
+from sgpo.preferences.distinct import distinct_rows
+from sgpo.preferences.farthest import FarthestPoints, farthest_points
+
+SELECTIONS = ("random", "farthest")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Parts of a preference dataset; no prompt is in two of them, or twice in one.
+
+    Attributes:
+        seeds: pairs to start from. The first s of them are a choice of s seeds.
+        pools: prompts to annotate, one dataset per round: `prompt`, and `origin` where the pairs have it.
+        heldout: pairs never to train on, drawn at random whatever the selection of the seeds; it may be empty.
+        notes: what was split, and how, as plain values: `pairs`, `duplicate_prompts`, `unused`, `seed`, `selection`,
+            and `coverage_radius`: the largest cosine distance of a prompt outside the held-out set to the nearest seed,
+            None for random seeds.
+    """
+
+    seeds: Dataset
+    pools: list[Dataset]
+    heldout: Dataset
+    notes: dict[str, Any]
+
+
+def split_pairs(
+    pairs: Dataset,
+    *,
+    seeds: int,
+    pools: Sequence[int],
+    heldout: int = 0,
+    seed: int = 0,
+    selection: str = "random",
+    embeddings: np.ndarray | None = None,
+    device: str | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Split:
+    """Splits pairs by prompt.
+
+    Of several pairs with one prompt the first counts and the others are left out (prompts are compared as `prompt_key`
+    does). The held-out pairs are drawn first, so they stay the same when the other sizes change.
+
+    Args:
+        pairs: N pairs in the layout of `to_pairs`.
+        seeds: number of seed pairs, >= 1.
+        pools: number of prompts of each round.
+        heldout: number of held-out pairs.
+        seed: seed of everything random, >= 0.
+        selection: how seeds are chosen: "random", or "farthest" (greedy k-centre; needs `embeddings`).
+        embeddings: (N, d) one vector per pair, of its prompt (`sgpo.policy.embed.embed_prompts`).
+        device: where to find farthest points, such as "cuda"; None: the CPU.
+        progress: called with the number of farthest points newly found.
+
+    Raises:
+        InputError: an argument is out of range, or there are fewer distinct prompts than asked for.
+
+    Source: arXiv:2502.18099, Section 4 (2K seeds; pools of 8K, 20K and 30K prompts).
+    """
+    _check(seeds, pools, heldout, seed, selection, embeddings, len(pairs))
+    distinct = distinct_rows(pairs["prompt"])
+    wanted = heldout + seeds + sum(pools)
+    if wanted > len(distinct):
+        raise InputError(
+            f"{wanted:,} prompts are asked for ({heldout:,} held out, {seeds:,} seeds, pools of {_sizes(pools)}), and "
+            f"{len(pairs):,} pairs have {len(distinct):,} distinct ones; allowed: no more than those."
+        )
+    order = np.random.default_rng(seed).permutation(distinct)
+    held, rest = order[:heldout], order[heldout:]
+    radius = None
+    if selection == "farthest":
+        others = np.setdiff1d(np.arange(len(pairs)), rest)
+        found = farthest_points(embeddings, seeds, seed=seed, exclude=others, device=device, progress=progress)
+        chosen, radius = found.rows, found.radius
+        rest = rest[~np.isin(rest, chosen)]
+    else:
+        chosen, rest = rest[:seeds], rest[seeds:]
+    ends = np.cumsum([0, *pools])
+    prompts = pairs.select_columns([name for name in ("prompt", "origin") if name in pairs.column_names])
+    return Split(
+        seeds=pairs.select(chosen),
+        pools=[prompts.select(rest[start:end]) for start, end in pairwise(ends)],
+        heldout=pairs.select(held),
+        notes={
+            "pairs": len(pairs),
+            "duplicate_prompts": len(pairs) - len(distinct),
+            "unused": len(distinct) - wanted,
+            "seed": seed,
+            "selection": selection,
+            "coverage_radius": radius,
+        },
+    )
+
+
+def _check(
+    seeds: int,
+    pools: Sequence[int],
+    heldout: int,
+    seed: int,
+    selection: str,
+    embeddings: np.ndarray | None,
+    count: int,
+) -> None:
+    if seeds < 1:
+        raise InputError(f"the number of seeds is {seeds}; allowed: a whole number >= 1.")
+    if any(size < 1 for size in pools):
+        raise InputError(f"the pools have {_sizes(pools)} prompts; allowed: whole numbers >= 1.")
+    if heldout < 0:
+        raise InputError(f"the number of held-out pairs is {heldout}; allowed: a whole number >= 0.")
+    if seed < 0:
+        raise InputError(f"seed is {seed}; allowed: a whole number >= 0.")
+    if selection not in SELECTIONS:
+        raise InputError(f"selection is {selection!r}; allowed: {', '.join(map(repr, SELECTIONS))}.")
+    if (selection == "farthest") != (embeddings is not None):
+        raise InputError(
+            f"selection is {selection!r} {'with' if embeddings is not None else 'without'} embeddings; allowed: "
+            "'farthest' with embeddings, or 'random' without."
+        )
+    if embeddings is not None and len(embeddings) != count:
+        raise InputError(f"embeddings has {len(embeddings)} rows; allowed: one per pair, {count}.")
+
+
+def _sizes(pools: Sequence[int]) -> str:
+    return ", ".join(f"{size:,}" for size in pools) or "none"
+
+
+def select_farthest_seeds(
+    pairs: Dataset, size: int, embeddings: np.ndarray, seed: int, *, device: str | None = None
+) -> tuple[Dataset, FarthestPoints]:
+    """Selects seed pairs by farthest-point sampling: `farthest_points` for pairs, one vector per pair.
+
+    Returns: `size` pairs in the order in which they were picked, and the picks with their coverage radius.
+
+    Raises:
+        InputError: an argument is out of range.
+    """
+    if len(embeddings) != len(pairs):
+        raise InputError(f"embeddings has {len(embeddings)} rows; allowed: one per pair, {len(pairs)}.")
+    found = farthest_points(embeddings, size, seed=seed, device=device)
+    return pairs.select(found.rows), found
