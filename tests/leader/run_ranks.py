@@ -23,6 +23,7 @@ def main(arguments):
         )
     ends = {}
     for name, options in settings["runs"].items():
+        pairs = load_from_disk(f"{folder}/{options.pop('dataset', 'pairs')}")
         trainer = SGPOTrainer(
             model=AutoModelForCausalLM.from_pretrained(policy),
             ref_model=AutoModelForCausalLM.from_pretrained(reference),
@@ -31,13 +32,15 @@ def main(arguments):
                 report_to="none", save_strategy="no", disable_tqdm=True, logging_steps=1, optim="sgd",
                 dataloader_pin_memory=False, **options,
             ),
-            train_dataset=load_from_disk(f"{folder}/pairs"),
+            train_dataset=pairs,
             processing_class=AutoTokenizer.from_pretrained(policy),
         )  # fmt: skip
         trainer.train()
+        records = [record for record in trainer.state.log_history if "loss" in record]
         ends[name] = {
-            "losses": [record["loss"] for record in trainer.state.log_history if "loss" in record],
-            "prices": [record["robust/price/self"] for record in trainer.state.log_history if "loss" in record],
+            "losses": [record["loss"] for record in records],
+            "prices": [record["robust/price/self"] for record in records if "robust/price/self" in record],
+            "thresholds": [record["confidence/threshold"] for record in records if "confidence/threshold" in record],
             "weights": torch.cat([p.detach().flatten() for p in trainer.model.parameters()]).tolist(),
         }
     if trainer.accelerator.is_main_process:

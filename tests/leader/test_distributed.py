@@ -26,6 +26,15 @@ OPTIONS = {
     "source_radius": {"human": 0, "self": 2.0}, "space": "margin", "tangents": 0, "window": [-20.0, 20.0],
     "max_steps": 6, "learning_rate": 0.02,
 }  # fmt: skip
+SPA = {
+    "radius": 0.0, "confidence_smoothing": 0.3, "confidence_quantile": 0.6, "confidence_warmup": 0.2,
+    "confidence_pairs": 16, "max_steps": 6, "learning_rate": 0.02,
+}  # fmt: skip
+NOISE = {
+    "confidence": SPA,
+    "decoupled": {**SPA, "decoupling": 2.0},
+    "dr_dpo": {"radius": 0.0, "dr_dpo_beta": 0.3, "dataset": "plain", "max_steps": 6, "learning_rate": 0.02},
+}
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +43,7 @@ def settings(tmp_path_factory, policy_path, reference_path):
     folder = tmp_path_factory.mktemp("ranks")
     pairs = make_pairs([*ROWS, *[(f"{prompt} Please.", rejected, chosen) for prompt, chosen, rejected in ROWS]])
     pairs = pairs.add_column("weight", [1.0, 2.0, 0.5, 3.0] * 4)
+    pairs.remove_columns("weight").save_to_disk(folder / "plain")
     pairs.add_column("source", ["self", "self", "human"] * 5 + ["self"]).save_to_disk(folder / "pairs")
     return {"folder": str(folder), "policy": policy_path, "reference": reference_path}
 
@@ -47,6 +57,7 @@ def ends(settings):
             f"{step} {schedule}": {**OPTIONS, "step": step, "schedule": schedule, **batch}
             for step, schedule in itertools.product(STEPS, SCHEDULES)
         }
+        runs |= {name: {**options, **batch} for name, options in NOISE.items()}
         done = launch(ranks, {**settings, "name": cut, "runs": runs})
         assert done.returncode == 0, done.stderr[-4000:]
         result = json.loads((Path(settings["folder"]) / f"{cut}.json").read_text())
@@ -78,6 +89,17 @@ def test_losses_prices_and_weights_do_not_depend_on_how_a_batch_is_cut(ends, ste
         other = ends[cut][f"{step} {schedule}"]
         for part in ("losses", "prices", "weights"):
             np.testing.assert_allclose(other[part], whole[part], atol=1e-5, err_msg=f"{cut} {part}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NOISE)
+def test_thresholds_and_soft_minima_are_those_of_all_processes(ends, name):
+    whole = ends["1x8"][name]
+    assert len(whole["losses"]) == 6
+    assert name == "dr_dpo" or (len(whole["thresholds"]) == 5 and len(set(whole["thresholds"])) > 2)
+    for cut in ("8x1", "2x4"):
+        for part in ("losses", "thresholds", "weights"):
+            np.testing.assert_allclose(ends[cut][name][part], whole[part], atol=1e-5, err_msg=f"{cut} {part}")
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from sgpo.errors import InputError
 from sgpo.leader.train import train_leader
 from sgpo.leader.trainer import SGPOTrainer
 from sgpo.policy.load import load_policy
+from sgpo.policy.score import score_responses
 
 
 def conversation(role, text):
@@ -22,11 +23,31 @@ PAIRS = {
 }
 
 
+SETTINGS = {"radius": 0.0, "max_steps": 3, "max_length": 64, "per_device_train_batch_size": 2}
+
+
 def test_a_sharded_trainer_that_gathered_no_weights_is_refused(tmp_path, policy_path, monkeypatch):
     """The next round would find a folder without a model."""
     monkeypatch.setattr(SGPOTrainer, "save_model", lambda self, output: (tmp_path / "policy").mkdir())
-    settings = {"radius": 0.0, "max_steps": 1, "guards": False, "max_length": 64, "per_device_train_batch_size": 2}
+    settings = {**SETTINGS, "max_steps": 1, "guards": False}
     with pytest.raises(InputError, match=r"holds no weights after training; allowed: FSDP with .* FULL_STATE_DICT"):
         train_leader(
             load_policy(policy_path), Dataset.from_dict(PAIRS), tmp_path / "policy", settings=settings, extra={}
         )
+
+
+def test_decoupling_takes_the_reference_beside_its_stored_scores(tmp_path, policy_path, reference_path):
+    policy, reference = load_policy(policy_path), load_policy(reference_path)
+    scores = {
+        f"ref_{side}_logps": score_responses(
+            reference, PAIRS["prompt"], [row[0]["content"] for row in PAIRS[side]]
+        ).logps
+        for side in ("chosen", "rejected")
+    }
+    pairs = Dataset.from_dict({**PAIRS, **scores})
+    extra = {"confidence_smoothing": 0.1, "confidence_quantile": 0.5, "confidence_warmup": 0.0, "decoupling": 1.5}
+    run = {"settings": SETTINGS, "extra": extra}
+    with pytest.raises(InputError, match=r"decoupling is 1\.5 with stored .* allowed: 1, or a ref_model"):
+        train_leader(policy, pairs, tmp_path / "policy", **run)
+    log = train_leader(policy, pairs, tmp_path / "policy", reference=reference, **run)
+    assert sum("confidence/threshold" in record for record in log) == 2

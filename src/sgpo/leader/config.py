@@ -150,7 +150,7 @@ class SGPOConfig(DPOConfig):
         metadata={"help": "Share of the optimiser steps that go by without confidence_smoothing."},
     )
     confidence_pairs: int = field(
-        default=256,
+        default=128,
         metadata={"help": "How many of the latest margins, over all processes, make the quantile."},
     )
     decoupling: float = field(

@@ -96,7 +96,7 @@ def check_scores(ours: PairLogps, theirs: PairLogps, target_mask: Tensor, whose:
         InputError: they differ: a head with a scale or a soft cap of its own, or another reference model than the one
             that the stored scores came from.
     """
-    difference = torch.cat([(own - other.float()).abs() for own, other in zip(ours, theirs, strict=True)])
+    difference = torch.cat([(own - other.detach().float()).abs() for own, other in zip(ours, theirs, strict=True)])
     error = float(difference.sum() / target_mask.sum())
     if not error <= TOLERANCE:
         raise InputError(

@@ -71,6 +71,7 @@ def train_leader(
     *,
     settings: Settings,
     extra: Settings,
+    reference: Policy | None = None,
     peft_config: Settings | None = None,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> list[dict[str, Any]]:
@@ -83,6 +84,8 @@ def train_leader(
         output: folder to write model and tokenizer to.
         settings: arguments of SGPOConfig that the loop decides.
         extra: the user's further arguments.
+        reference: the policy that the stored reference scores came from, where an argument needs its logits
+            (`decoupling`); another model object than the policy's. None goes by the scores alone.
         peft_config: arguments of PEFT's LoraConfig; trains a fresh LoRA adapter instead of all weights, and saves the
             policy with the adapter merged, so that the next round starts from a model like any other. None trains all.
         advance: called with 1 after each optimiser step.
@@ -98,7 +101,7 @@ def train_leader(
             # TRL 1.16 calls transformers 5.23 by names that it has just deprecated; users can do nothing about it.
             warnings.filterwarnings("ignore", ".*gradient_checkpointing.* is deprecated", FutureWarning)
             arguments = build_arguments(settings, extra, scratch)
-            return _train(policy, pairs, output, arguments, peft_config, advance)
+            return _train(policy, reference, pairs, output, arguments, peft_config, advance)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -124,6 +127,7 @@ def build_lora(settings: Settings) -> Any:
 
 def _train(
     policy: Policy,
+    reference: Policy | None,
     pairs: Dataset,
     output: Path,
     arguments: SGPOConfig,
@@ -133,6 +137,7 @@ def _train(
     try:
         trainer = SGPOTrainer(
             model=policy.model,
+            ref_model=None if reference is None else reference.model,
             args=arguments,
             train_dataset=pairs,
             processing_class=policy.tokenizer,
