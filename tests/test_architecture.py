@@ -37,7 +37,10 @@ ALLOWED = {
         "processes", "config",
     },
     "cli_split": {"policy", "preferences", "hub", "progress"},
-    "cli": {"cli_split", "rounds", "plan", "study", "leader", "report", "robust", "gaps_file", "progress", "processes", "config", "hub"},
+    "cli": {
+        "cli_split", "rounds", "plan", "study", "leader", "report", "robust", "gaps_file", "progress", "processes",
+        "config", "hub",
+    },
     "__main__": {"cli"},
 }  # fmt: skip
 

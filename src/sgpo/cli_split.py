@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 def add_split(commands: Any) -> None:
     """Adds the command to the parsers of `sgpo`."""
     split = commands.add_parser("split", help="seeds, pools of prompts and held-out pairs that share no prompt")
-    split.add_argument(
-        "sources", nargs="+", metavar="SOURCE[=WEIGHT]", help="file, folder or Hub id of preference pairs"
-    )
+    split.add_argument("sources", nargs="+", metavar="SOURCE[=WEIGHT]", help="preference pairs: file, folder or Hub id")
     split.add_argument("--split", metavar="NAME", help="which split of the sources; default: train")
     split.add_argument("--seeds", type=int, required=True, metavar="N", help="number of seed pairs")
     split.add_argument("--pools", type=int, nargs="*", default=[], metavar="N", help="prompts of each round")
@@ -42,8 +40,8 @@ def run_split(arguments: argparse.Namespace) -> int:
     sources = [_parse_source(text) for text in arguments.sources]
     if (arguments.selection == "farthest") != (arguments.model is not None):
         raise InputError(
-            f"--selection is {arguments.selection} {'with' if arguments.model else 'without'} --model; allowed: farthest "
-            "with --model, or random without."
+            f"--selection is {arguments.selection} {'with' if arguments.model else 'without'} --model; allowed: "
+            "farthest with --model, or random without."
         )
     settle_hub_access([*(path for path, _ in sources), arguments.model])
 

@@ -10,6 +10,7 @@ from datasets import Dataset, DatasetDict
 
 from sgpo.errors import InputError
 from sgpo.preferences.source import load_pairs, load_prompts, load_rows
+from ultrafeedback import write_ultrafeedback
 
 ROWS = [{"prompt": f"{i}?", "chosen": f"yes {i}", "rejected": f"nö {i} 🌉", "score": i + 0.5} for i in range(5)]
 COLUMNS = {name: [row[name] for row in ROWS] for name in ROWS[0]}
@@ -253,75 +254,8 @@ def test_escaped_pairs_of_surrogates_are_text(tmp_path):
     assert load_rows(tmp_path / "a.jsonl")["prompt"][:] == ["🌉"]
 
 
-def ultrafeedback_row(index):
-    turn = {"content": f"Question {index}?", "role": "user"}
-    return {
-        "source": ["sharegpt", "evol_instruct", "flan_v2_niv2"][index % 3],
-        "prompt": turn["content"],
-        "chosen": [turn, {"content": f"Right {index}.", "role": "assistant"}],
-        "chosen-rating": 4.5,
-        "chosen-model": "gpt-4",
-        "rejected": [turn, {"content": f"Wrong {index}.", "role": "assistant"}],
-        "rejected-rating": 2.0,
-        "rejected-model": "alpaca-7b",
-    }
-
-
-CARD = """---
-license: mit
-dataset_info:
-  features:
-  - name: source
-    dtype: string
-  - name: prompt
-    dtype: string
-  - name: chosen
-    list:
-    - name: content
-      dtype: string
-    - name: role
-      dtype: string
-  - name: chosen-rating
-    dtype: float64
-  - name: chosen-model
-    dtype: string
-  - name: rejected
-    list:
-    - name: content
-      dtype: string
-    - name: role
-      dtype: string
-  - name: rejected-rating
-    dtype: float64
-  - name: rejected-model
-    dtype: string
-  splits:
-  - name: train
-    num_bytes: 284937773
-    num_examples: {rows}
-  download_size: 143257393
-  dataset_size: 284937773
-configs:
-- config_name: default
-  data_files:
-  - split: train
-    path: data/train-*
----
-# UltraFeedback - Binarized using the Average of Preference Ratings (Cleaned)
-"""
-
-
-def write_ultrafeedback(folder, *, promised):
-    """The layout of argilla/ultrafeedback-binarized-preferences-cleaned, as a snapshot of it lies on disk."""
-    (folder / "data").mkdir()
-    rows = Dataset.from_list([ultrafeedback_row(index) for index in range(6)])
-    rows.to_parquet(folder / "data" / "train-00000-of-00001.parquet")
-    (folder / "README.md").write_text(CARD.replace("{rows}", str(promised)), encoding="utf-8")
-    return folder
-
-
 def test_a_local_copy_of_ultrafeedback_loads_as_pairs_and_as_prompts(tmp_path):
-    folder = write_ultrafeedback(tmp_path, promised=6)
+    folder = write_ultrafeedback(tmp_path, 6)
     pairs = load_pairs(folder)
     assert pairs[5]["prompt"] == [{"role": "user", "content": "Question 5?"}]
     assert pairs[5]["chosen"] == [{"role": "assistant", "content": "Right 5."}]
@@ -332,6 +266,6 @@ def test_a_local_copy_of_ultrafeedback_loads_as_pairs_and_as_prompts(tmp_path):
 
 
 def test_a_local_copy_that_lacks_rows_of_its_card_is_refused(tmp_path):
-    folder = write_ultrafeedback(tmp_path, promised=60917)
+    folder = write_ultrafeedback(tmp_path, 6, promised=60917)
     with pytest.raises(InputError, match="is not whole: its card promises 60917 rows and its files hold 6"):
         load_rows(folder)

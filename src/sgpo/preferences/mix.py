@@ -146,8 +146,10 @@ def _apportion(weights: list[Fraction], size: int) -> list[int]:
 def _shortage(uses: list[SourceUse], least: int) -> str:
     """Names the source that runs out first."""
     weights = [Fraction(use.source.weight) for use in uses]
-    asked = _apportion(weights, least)
-    use, share = min(zip(uses, asked, strict=True), key=lambda item: Fraction(item[0].usable, max(item[1], 1)))
+    asked = [math.ceil(least * weight / sum(weights)) for weight in weights]
+    use, share = min(
+        zip(uses, asked, strict=True), key=lambda item: Fraction(item[0].usable) / Fraction(item[0].source.weight)
+    )
     part = f"{least:,} pairs"
     if len(uses) > 1:
         total = sum(other.source.weight for other in uses)
