@@ -7,8 +7,9 @@ from scipy import stats
 
 from policy.conversations import PROMPTS, ask
 from sgpo.errors import InputError
-from sgpo.policy.generate import generate_responses
+from sgpo.policy.generate import TransformersGenerator, generate_responses
 from sgpo.policy.load import load_policy
+from sgpo.policy.sampling import Sampling, prompt_seeds
 from sgpo.policy.tokens import tokenize_prompt
 from tiny_model import build_tiny_model
 
@@ -50,6 +51,47 @@ def test_one_call_gives_one_text(policy):
 def test_the_batches_of_one_call_draw_different_numbers(policy):
     found = generate_responses(policy, ask("a", "a", "a", "a"), n=2, max_new_tokens=8, seed=0, batch_size=2)
     assert len({response.text for row in found for response in row}) == 8
+
+
+def test_a_response_does_not_depend_on_what_else_is_in_the_batch(ending_policy):
+    """Batches of all sizes, rows taken up again in other company, half of the prompts alone: always the same text."""
+    sampling, seeds = Sampling(n=3, max_new_tokens=8, temperature=1.0, top_p=0.95), prompt_seeds(7, len(PROMPTS))
+    expected = TransformersGenerator(ending_policy, batch_size=1).generate(PROMPTS, seeds, sampling)
+    assert {response.finish_reason for row in expected for response in row} == {"stop", "length"}
+    for size in (2, 5, 64):
+        assert TransformersGenerator(ending_policy, batch_size=size).generate(PROMPTS, seeds, sampling) == expected
+    halves = [
+        TransformersGenerator(ending_policy, batch_size=4).generate(
+            PROMPTS[part], prompt_seeds(7, len(PROMPTS[part]), first=part.start), sampling
+        )
+        for part in (slice(0, 2), slice(2, None))
+    ]
+    assert halves[0] + halves[1] == expected
+
+
+def test_responses_of_one_prompt_and_prompts_of_one_text_differ(policy):
+    found = TransformersGenerator(policy).generate(ask("a", "a"), prompt_seeds(0, 2), Sampling(n=4, max_new_tokens=8))
+    assert len({response.text for row in found for response in row}) == 8
+
+
+def test_a_stop_text_ends_a_response_and_is_no_part_of_it(policy):
+    free = generate_responses(policy, PROMPTS, n=1, temperature=0, max_new_tokens=20, seed=0)
+    wanted = free[0][0].text[6:9]
+    sampling = Sampling(n=1, temperature=0, max_new_tokens=20, stop=(wanted,))
+    found = TransformersGenerator(policy, batch_size=3).generate(PROMPTS, prompt_seeds(0, len(PROMPTS)), sampling)
+    for (before,), (after,) in zip(free, found, strict=True):
+        place = before.text.find(wanted)
+        if place < 0:
+            assert after == before
+        else:
+            assert (after.text, after.finish_reason) == (before.text[:place], "stop")
+            assert after.n_tokens <= before.n_tokens
+    assert found[0][0].finish_reason == "stop"
+
+
+def test_a_seed_for_each_prompt_is_asked_for(policy):
+    with pytest.raises(InputError, match="seeds has 1 numbers; allowed: one per prompt, 6"):
+        TransformersGenerator(policy).generate(PROMPTS, [0], Sampling())
 
 
 def test_generation_leaves_the_model_and_the_random_state_alone(policy_path):
@@ -152,7 +194,7 @@ def test_generation_logs_no_warning(policy):
 def test_progress_adds_up_to_the_prompts(policy):
     done = []
     generate_responses(policy, PROMPTS, max_new_tokens=2, seed=0, batch_size=4, progress=done.append)
-    assert done == [2, 2, 2]
+    assert sum(done) == len(PROMPTS)
 
 
 def test_no_prompts_give_no_responses(policy):

@@ -1,32 +1,189 @@
-"""Generating responses from a policy."""
+"""Generating responses in process, with transformers."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import numpy as np
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from sgpo.errors import InputError
 from sgpo.policy.load import Policy
+from sgpo.policy.pick import Pick, draw_uniforms
+from sgpo.policy.sampling import Response, Sampling, prompt_seeds
 from sgpo.policy.tokens import Messages, tokenize_prompts
 
+# Reading a token of a prefix once more costs about this share of a step of one row that writes (measured on a CPU; less on
+# a GPU, where writing waits for memory).
+_READING = 0.2
 
-@dataclass(frozen=True, slots=True)
-class Response:
-    """A generated response.
 
-    Attributes:
-        text: the response without special tokens.
-        finish_reason: "stop" where the policy ended the response itself, "length" where it was cut.
-        n_tokens: number of generated tokens, the end-of-sequence token included.
+class TransformersGenerator:
+    """Samples from a policy that is loaded in this process.
+
+    Samples from the policy itself: generation defaults that come with a checkpoint (top-k, repetition penalty, ...)
+    are set aside. A response is a function of the prompt, its seed, its number and the sampling, whatever else is in
+    the batch, up to rounding; the random state outside is left alone.
+
+    Rows wait in order of length. A row that has ended goes on costing its share of every step of its batch; once that
+    has cost as much as reading the prefixes of the rows that still write, those are taken up again together with rows
+    that wait, so at most twice of what was unavoidable is spent.
+
+    Args:
+        policy: the policy; it is left as it is.
+        batch_size: most responses written at once.
+
+    Raises:
+        InputError: batch_size < 1.
+
+    Source: arXiv:2502.18099, Algorithm 1, self-annotation (temperature 0.7, at most 300 new tokens, two responses).
     """
 
-    text: str
-    finish_reason: str
-    n_tokens: int
+    def __init__(self, policy: Policy, *, batch_size: int = 32) -> None:
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}; allowed: a whole number >= 1.")
+        self._policy, self._batch_size = policy, batch_size
+
+    def generate(
+        self,
+        prompts: Sequence[Messages],
+        seeds: Sequence[int],
+        sampling: Sampling,
+        *,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[list[Response]]:
+        """Samples n responses to each of P prompts; see `sgpo.policy.sampling.Generator`.
+
+        Raises:
+            InputError: a prompt and its response exceed the model's context (the row is named); not one seed each.
+        """
+        if len(seeds) != len(prompts):
+            raise InputError(f"seeds has {len(seeds)} numbers; allowed: one per prompt, {len(prompts)}.")
+        prompt_ids = tokenize_prompts(self._policy.tokenizer, prompts)
+        for row, ids in enumerate(prompt_ids):
+            _check_room(self._policy, row, len(ids), sampling.max_new_tokens)
+        waiting = [
+            _Row(row, number, seed, ids)
+            for row, (ids, seed) in enumerate(zip(prompt_ids, seeds, strict=True))
+            for number in range(sampling.n)
+        ]
+        waiting.sort(key=lambda one: -len(one.prompt))
+        answers: list[list[Response | None]] = [[None] * sampling.n for _ in prompts]
+        left = [sampling.n] * len(prompts)
+        with _undisturbed(self._policy):
+            writing: list[_Row] = []
+            while waiting or writing:
+                free = self._batch_size - len(writing)
+                writing, waiting = writing + waiting[:free], waiting[free:]
+                self._write(writing, sampling, to_the_end=not waiting)
+                for one in writing:
+                    if one.ended(sampling):
+                        answers[one.row][one.number] = self._respond(one, sampling)
+                        left[one.row] -= 1
+                        if progress is not None and not left[one.row]:
+                            progress(1)
+                writing = [one for one in writing if not one.ended(sampling)]
+        return answers
+
+    def _write(self, rows: list["_Row"], sampling: Sampling, *, to_the_end: bool) -> None:
+        """Lets each row write on, until all have ended or, unless `to_the_end`, until it pays to start again."""
+        policy = self._policy
+        inputs = [one.prompt + one.written for one in rows]
+        length, pad = max(map(len, inputs)), policy.tokenizer.pad_token_id
+        input_ids = torch.tensor([[pad] * (length - len(ids)) + ids for ids in inputs], device=policy.device)
+        mask = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in inputs], device=policy.device)
+        ends = _end_tokens(policy)
+        room = sampling.max_new_tokens - min(len(one.written) for one in rows)
+        pick = []
+        if sampling.temperature > 0:
+            uniforms = draw_uniforms([(one.seed, one.number) for one in rows], sampling.max_new_tokens)
+            written = torch.tensor([len(one.written) for one in rows], device=policy.device)
+            # Double precision where the device has it: a float32 number cannot tell 2^24 tokens apart.
+            pick = [Pick(sampling, torch.tensor(uniforms, device=policy.device).float(), written, length)]
+        watch = _Watch(policy, rows, sampling, ends, length, to_the_end=to_the_end)
+        output = policy.model.generate(
+            input_ids=input_ids,
+            attention_mask=mask,
+            generation_config=GenerationConfig(
+                do_sample=False,
+                max_new_tokens=room,
+                eos_token_id=ends,
+                pad_token_id=pad,
+                bos_token_id=policy.tokenizer.bos_token_id,
+                use_cache=True,
+            ),
+            logits_processor=LogitsProcessorList(pick),
+            stopping_criteria=StoppingCriteriaList([watch]),
+        )
+        for one, ids in zip(rows, output[:, length:].tolist(), strict=True):
+            one.take(ids, set(ends), sampling, policy)
+
+    def _respond(self, one: "_Row", sampling: Sampling) -> Response:
+        text = self._decode(one.written[:-1] if one.closed else one.written)
+        if one.stopped_at is not None:
+            text = text[: one.stopped_at]
+        reason = "stop" if one.closed or one.stopped_at is not None else "length"
+        return Response(text, reason, len(one.written))
+
+    def _decode(self, ids: list[int]) -> str:
+        return _decode(self._policy, ids)
+
+
+@dataclass
+class _Row:
+    """One response while it is written."""
+
+    row: int
+    number: int
+    seed: int
+    prompt: list[int]
+    written: list[int] = field(default_factory=list)
+    closed: bool = False  # by an end token, the last of `written`
+    stopped_at: int | None = None  # character at which a stop text begins
+
+    def ended(self, sampling: Sampling) -> bool:
+        return self.closed or self.stopped_at is not None or len(self.written) >= sampling.max_new_tokens
+
+    def take(self, ids: list[int], ends: set[int], sampling: Sampling, policy: Policy) -> None:
+        """Takes up new tokens as far as they are the row's: up to its end token, stop text or limit."""
+        for token in ids[: sampling.max_new_tokens - len(self.written)]:
+            self.written.append(token)
+            if token in ends:
+                self.closed = True
+                return
+            if sampling.stop:
+                self.stopped_at = _first_stop(_decode(policy, self.written), sampling.stop)
+                if self.stopped_at is not None:
+                    return
+
+
+class _Watch(StoppingCriteria):
+    """Ends rows that reach their own limit or a stop text, and the batch once its ended rows have cost a new start."""
+
+    def __init__(
+        self, policy: Policy, rows: list[_Row], sampling: Sampling, ends: list[int], length: int, *, to_the_end: bool
+    ) -> None:
+        self._policy, self._stop, self._length = policy, sampling.stop, length
+        self._ends = torch.tensor(ends, device=policy.device)
+        self._room = torch.tensor([sampling.max_new_tokens - len(one.written) for one in rows], device=policy.device)
+        self._before = [one.written for one in rows]
+        self._done = torch.zeros(len(rows), dtype=torch.bool, device=policy.device)
+        self._to_the_end, self._wasted = to_the_end, 0
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
+        new = input_ids.shape[1] - self._length
+        self._done |= torch.isin(input_ids[:, -1], self._ends) | (new >= self._room)
+        if self._stop:
+            for row, done in enumerate(self._done.tolist()):
+                if not done:
+                    ids = self._before[row] + input_ids[row, self._length :].tolist()
+                    self._done[row] = _first_stop(_decode(self._policy, ids), self._stop) is not None
+        if not self._to_the_end:
+            ended = int(self._done.sum())
+            self._wasted += ended
+            if self._wasted >= _READING * (len(self._done) - ended) * input_ids.shape[1] and ended:
+                return torch.ones_like(self._done)
+        return self._done
 
 
 def generate_responses(
@@ -41,87 +198,38 @@ def generate_responses(
     batch_size: int = 32,
     progress: Callable[[int], None] | None = None,
 ) -> list[list[Response]]:
-    """Samples n responses to each of P prompts.
-
-    Samples from the policy itself: generation defaults that come with a checkpoint (top-k, repetition penalty, ...)
-    are set aside. The same call gives the same text on the same machine; the random state outside is left alone.
-    `batch_size` is part of the call: another one cuts the random stream elsewhere and gives other samples.
+    """Samples n responses to each of P prompts in process, with one seed for all; see `TransformersGenerator`.
 
     Args:
         policy: the policy; it is left as it is.
         prompts: P conversations that end in a user turn.
-        n: responses per prompt.
-        temperature: > 0 samples; 0 takes the most likely token, with n = 1.
-        top_p: nucleus, in (0, 1].
-        max_new_tokens: a response is cut after this many tokens.
+        n, temperature, top_p, max_new_tokens: see `Sampling`.
         seed: seed of the samples, >= 0.
-        batch_size: most responses generated at once.
+        batch_size: most responses written at once.
         progress: called with the number of prompts newly answered.
 
     Returns: P lists of n responses, in the order of the prompts.
 
     Raises:
-        InputError: an argument is out of range, or a prompt and its response exceed the model's context; the row is
-            named.
-
-    Source: arXiv:2502.18099, Algorithm 1, self-annotation (temperature 0.7, at most 300 new tokens, two responses).
+        InputError: an argument is out of range, or a prompt and its response exceed the model's context.
     """
-    _check_arguments(n, temperature, top_p, max_new_tokens, seed, batch_size)
-    prompt_ids = tokenize_prompts(policy.tokenizer, prompts)
-    for row, ids in enumerate(prompt_ids):
-        if policy.context is not None and len(ids) + max_new_tokens > policy.context:
-            raise InputError(
-                f"row {row}: the prompt has {len(ids)} tokens, which with max_new_tokens {max_new_tokens} exceeds the "
-                f"context of {policy.path!r}, {policy.context}; allowed: shorter prompts or a lower max_new_tokens."
-            )
-    config = _generation_config(policy, n, temperature, top_p, max_new_tokens)
-    order = sorted(range(len(prompts)), key=lambda row: -len(prompt_ids[row]))
-    answers: list[list[Response]] = [[] for _ in prompts]
-    per_batch = max(1, batch_size // n)
-    with _undisturbed(policy):
-        for number, first in enumerate(range(0, len(order), per_batch)):
-            rows = order[first : first + per_batch]
-            batch_seed = int(np.random.SeedSequence([seed, number]).generate_state(1, dtype=np.uint64)[0])
-            torch.manual_seed(batch_seed)
-            for row, found in zip(rows, _generate(policy, [prompt_ids[row] for row in rows], config), strict=True):
-                answers[row] = found
-            if progress is not None:
-                progress(len(rows))
-    return answers
+    sampling = Sampling(n, temperature, top_p, max_new_tokens)
+    seeds = prompt_seeds(seed, len(prompts))
+    return TransformersGenerator(policy, batch_size=batch_size).generate(prompts, seeds, sampling, progress=progress)
 
 
-def _check_arguments(n: int, temperature: float, top_p: float, max_new_tokens: int, seed: int, batch_size: int) -> None:
-    for name, value, least in (("n", n, 1), ("max_new_tokens", max_new_tokens, 1), ("batch_size", batch_size, 1)):
-        if value < least:
-            raise InputError(f"{name} is {value}; allowed: a whole number >= {least}.")
-    if seed < 0:
-        raise InputError(f"seed is {seed}; allowed: a whole number >= 0.")
-    if not (math.isfinite(temperature) and temperature >= 0):
-        raise InputError(f"temperature is {temperature}; allowed: a number >= 0.")
-    if temperature == 0 and n > 1:
-        raise InputError(f"n is {n} with temperature 0, which gives one response; allowed: n=1, or a temperature > 0.")
-    if not 0 < top_p <= 1:
-        raise InputError(f"top_p is {top_p}; allowed: a number in (0, 1].")
-
-
-def _generation_config(
-    policy: Policy, n: int, temperature: float, top_p: float, max_new_tokens: int
-) -> GenerationConfig:
-    sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
-    return GenerationConfig(
-        **(sampling if temperature > 0 else {"do_sample": False}),
-        num_return_sequences=n,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=_end_tokens(policy),
-        pad_token_id=policy.tokenizer.pad_token_id,
-        bos_token_id=policy.tokenizer.bos_token_id,
-        use_cache=True,
-    )
+def _check_room(policy: Policy, row: int, length: int, max_new_tokens: int) -> None:
+    if policy.context is not None and length + max_new_tokens > policy.context:
+        raise InputError(
+            f"row {row}: the prompt has {length} tokens, which with max_new_tokens {max_new_tokens} exceeds the "
+            f"context of {policy.path!r}, {policy.context}; allowed: shorter prompts or a lower max_new_tokens."
+        )
 
 
 def _end_tokens(policy: Policy) -> list[int]:
     """Every token that ends a response: the tokenizer's and those that the checkpoint was published with."""
     ends = {policy.tokenizer.eos_token_id}
+    # `_undisturbed` sets the checkpoint's own defaults aside and keeps these.
     published = policy.model.generation_config.eos_token_id
     ends.update(published if isinstance(published, list) else [published])
     return sorted(ends - {None})
@@ -129,12 +237,12 @@ def _end_tokens(policy: Policy) -> list[int]:
 
 @contextmanager
 def _undisturbed(policy: Policy) -> Iterator[None]:
-    """Evaluation mode without the checkpoint's generation defaults; everything is put back on leaving."""
+    """Evaluation mode without the checkpoint's generation defaults, but for its end tokens; all is put back after."""
     model = policy.model
     was_training, defaults = model.training, model.generation_config
     devices = [policy.device] if policy.device.type == "cuda" else []
     model.eval()
-    model.generation_config = GenerationConfig()
+    model.generation_config = GenerationConfig(eos_token_id=defaults.eos_token_id)
     try:
         with torch.random.fork_rng(devices=devices), torch.inference_mode():
             yield
@@ -143,24 +251,10 @@ def _undisturbed(policy: Policy) -> Iterator[None]:
         model.train(was_training)
 
 
-def _generate(policy: Policy, prompts: list[list[int]], config: GenerationConfig) -> list[list[Response]]:
-    length = max(map(len, prompts))
-    pad = policy.tokenizer.pad_token_id
-    input_ids = torch.tensor([[pad] * (length - len(ids)) + ids for ids in prompts], device=policy.device)
-    mask = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in prompts], device=policy.device)
-    output = policy.model.generate(input_ids=input_ids, attention_mask=mask, generation_config=config)
-    generated = output[:, length:].tolist()
-    ends = set(config.eos_token_id)
-    # The place of the first end token; a row goes on with padding after it.
-    stops = [next((place for place, token in enumerate(ids) if token in ends), None) for ids in generated]
-    texts = policy.tokenizer.batch_decode(
-        [ids[:stop] for ids, stop in zip(generated, stops, strict=True)],
-        skip_special_tokens=True,
-        clean_up_tokenization_spaces=False,
-    )
-    responses = [
-        Response(text, "length", len(ids)) if stop is None else Response(text, "stop", stop + 1)
-        for text, ids, stop in zip(texts, generated, stops, strict=True)
-    ]
-    n = config.num_return_sequences
-    return [responses[first : first + n] for first in range(0, len(responses), n)]
+def _decode(policy: Policy, ids: list[int]) -> str:
+    return policy.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def _first_stop(text: str, stops: Sequence[str]) -> int | None:
+    places = [text.find(stop) for stop in stops]
+    return min((place for place in places if place >= 0), default=None)

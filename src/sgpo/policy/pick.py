@@ -1,0 +1,47 @@
+"""Sampling that does not depend on the batch: every response draws its own numbers."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+
+from sgpo.policy.sampling import Sampling
+
+
+def draw_uniforms(seeds: Sequence[tuple[int, int]], length: int) -> np.ndarray:
+    """(R, length) uniform numbers in [0, 1), one row for each (prompt's seed, number of the response)."""
+    return np.stack([np.random.default_rng(list(seed)).random(length) for seed in seeds])
+
+
+class Pick(LogitsProcessor):
+    """Picks the next token of each row by inverting the cumulative law at the row's own number.
+
+    Argmax of what it returns is the pick, so `generate` runs with do_sample=False and draws nothing itself.
+
+    Args:
+        sampling: temperature (> 0) and nucleus.
+        uniforms: (R, T) numbers in [0, 1); the row's number at its t-th new token.
+        written: (R,) tokens that each row has already written.
+        prompt_length: length of the padded input, the tokens already written included.
+    """
+
+    def __init__(self, sampling: Sampling, uniforms: Tensor, written: Tensor, prompt_length: int) -> None:
+        warpers: list[LogitsProcessor] = []
+        if sampling.temperature != 1:
+            warpers.append(TemperatureLogitsWarper(float(sampling.temperature)))
+        if sampling.top_p < 1:
+            warpers.append(TopPLogitsWarper(float(sampling.top_p)))
+        self._warp = LogitsProcessorList(warpers)
+        self._uniforms, self._written, self._prompt_length = uniforms, written, prompt_length
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        place = self._written + (input_ids.shape[1] - self._prompt_length)
+        drawn = self._uniforms.gather(1, place.clamp(max=self._uniforms.shape[1] - 1).unsqueeze(1))
+        law = torch.softmax(self._warp(input_ids, scores.float()), dim=-1)
+        cumulative = law.cumsum(dim=-1)
+        # Rounding may leave the last entry below the number that is looked up: the sum itself is the scale.
+        target = drawn.to(cumulative.dtype) * cumulative[:, -1:]
+        picked = torch.searchsorted(cumulative, target, right=True).clamp(max=law.shape[1] - 1)
+        return scores.scatter(1, picked, torch.inf)
