@@ -13,9 +13,9 @@ from sgpo.policy.pick import Pick, draw_uniforms
 from sgpo.policy.sampling import Response, Sampling, prompt_seeds
 from sgpo.policy.tokens import Messages, tokenize_prompts
 
-# Reading a token of a prefix once more costs about this share of a step of one row that writes (measured on a CPU; less on
-# a GPU, where writing waits for memory).
-_READING = 0.2
+# Reading a token of a prefix once more costs about this share of a step of one row that writes (on a CPU; from 0.35 to
+# 1.2 the time hardly differs).
+_READING = 0.5
 
 
 class TransformersGenerator:

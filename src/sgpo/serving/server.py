@@ -1,0 +1,94 @@
+"""One server of a pool: its connection, its open requests, and whether it is set aside."""
+
+import time
+from typing import Any
+
+
+class Refused(Exception):
+    """The server says that the request itself is wrong; asking again changes nothing."""
+
+
+class Silent(Exception):
+    """The server did not answer, or could not: asking again may help.
+
+    Attributes:
+        retry_after: seconds that the server asks to wait; None where it does not say.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Server:
+    """A server with the OpenAI API.
+
+    Attributes:
+        url: its base URL.
+        open: requests that it has not answered yet.
+    """
+
+    def __init__(self, url: str, api_key: str, timeout: float) -> None:
+        from openai import AsyncOpenAI
+
+        self.url, self.open, self._aside_until = url, 0, 0.0
+        # The pool tries again, perhaps elsewhere; the client's own retries would stay here.
+        self._client = AsyncOpenAI(base_url=url, api_key=api_key, timeout=timeout, max_retries=0)
+
+    def is_aside(self) -> bool:
+        """Whether it failed a short while ago."""
+        return time.monotonic() < self._aside_until
+
+    def set_aside(self, seconds: float) -> None:
+        """Prefers other servers for a while."""
+        self._aside_until = max(self._aside_until, time.monotonic() + seconds)
+
+    def recover(self) -> None:
+        """It has answered: no reason to prefer others."""
+        self._aside_until = 0.0
+
+    async def complete(self, body: dict[str, Any]) -> str:
+        """The text of the reply to POST /chat/completions.
+
+        Raises:
+            Refused: a status that says that the request is wrong.
+            Silent: no connection, no reply in time, or a status that says that the server is at fault or busy.
+        """
+        from openai import APIConnectionError, APIStatusError, APITimeoutError
+
+        self.open += 1
+        try:
+            reply = await self._client.chat.completions.with_raw_response.create(**_as_arguments(body))
+            return reply.text
+        except APITimeoutError as error:
+            raise Silent("no reply in time") from error
+        except APIConnectionError as error:
+            raise Silent(f"no connection ({error.__cause__ or error})") from error
+        except APIStatusError as error:
+            said = f"status {error.status_code}: {_shorten(error.response.text)}"
+            if error.status_code in (408, 409, 429) or error.status_code >= 500:
+                raise Silent(said, _retry_after(error.response.headers.get("retry-after"))) from error
+            raise Refused(said) from error
+        finally:
+            self.open -= 1
+
+    async def close(self) -> None:
+        """Closes its connections."""
+        await self._client.close()
+
+
+def _as_arguments(body: dict[str, Any]) -> dict[str, Any]:
+    """A body as the client takes it: what it has no name for goes along as it is."""
+    return {"model": body["model"], "messages": body["messages"], "extra_body": {**body}}
+
+
+def _retry_after(header: str | None) -> float | None:
+    try:
+        return None if header is None else max(float(header), 0.0)
+    except ValueError:
+        return None
+
+
+def _shorten(text: str) -> str:
+    words = " ".join(text.split())
+    return words if len(words) <= 300 else words[:297] + "..."
