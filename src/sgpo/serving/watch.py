@@ -1,0 +1,47 @@
+"""Ends a group of processes when the process that started it is gone, however it went.
+
+Run as a script (standard library only) beside a server, it waits for the end of its input, a pipe that closes with the
+other process: `echo GROUP | python watch.py GRACE`.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+_POLL = 0.05
+
+
+def end_group(group: int, grace: float, *, reap: Callable[[], object] = lambda: None) -> None:
+    """Ends every process of a group: SIGTERM, and SIGKILL for what is left after `grace` seconds.
+
+    Args:
+        group: id of the process group.
+        grace: seconds until SIGKILL.
+        reap: called again and again while waiting; collects the exit status of the group's leader, which counts as
+            a member until then.
+    """
+    for sign, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, 5.0)):
+        if not _send(group, sign):
+            return
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            reap()
+            if not _send(group, 0):
+                return
+            time.sleep(_POLL)
+
+
+def _send(group: int, sign: int) -> bool:
+    """Whether the group has members."""
+    try:
+        os.killpg(group, sign)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    if told := sys.stdin.buffer.read():
+        end_group(int(told), float(sys.argv[1]))
