@@ -96,6 +96,9 @@ class GenerationConfig(Section):
         None,
         description="Starts the servers for each round: {policy} is its folder. null: they run, and load by folder.",
     )
+    server_dialect: Literal["vllm", "transformers", "openai"] = Field(
+        "vllm", description="Further fields of a request: how a server is told to sample the policy as it is."
+    )
     server_options: dict[str, Any] = Field(
         default_factory=dict, description="Arguments of ServerPool, such as timeout, retries, concurrency."
     )

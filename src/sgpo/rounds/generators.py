@@ -6,6 +6,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from sgpo.config import Recipe
+from sgpo.errors import InputError
+from sgpo.policy.generate import TransformersGenerator
 from sgpo.policy.load import Policy, load_tokenizer
 from sgpo.policy.sampling import Generator, Sampling
 from sgpo.processes import Processes
@@ -41,8 +43,6 @@ def open_generator(
     """
     settings = config.generation
     if settings.backend == "transformers":
-        from sgpo.policy.generate import TransformersGenerator
-
         yield TransformersGenerator(load(), batch_size=settings.batch_size)
     elif settings.backend == "vllm":
         from sgpo.policy.vllm import VLLMGenerator
@@ -67,14 +67,18 @@ def _open_servers(config: Recipe, path: str | Path, processes: Processes, log: P
             _launch(stack, settings.server_command, settings.servers, path, log)
         # The others must not ask before the servers are up, nor may the servers go before the others have asked.
         processes.wait()
-        yield ServedGenerator(ServerPool(settings.servers, **settings.server_options), str(path), tokenizer)
+        try:
+            pool = ServerPool(settings.servers, **settings.server_options)
+        except TypeError as error:
+            raise InputError(f"generation.server_options: {error}; allowed: arguments of ServerPool.") from error
+        yield ServedGenerator(pool, str(path), tokenizer, dialect=settings.server_dialect)
         processes.wait()
 
 
 def _launch(stack: ExitStack, command: str, urls: list[str], path: str | Path, log: Path) -> None:
-    from sgpo.serving.launch import launched_server
+    from sgpo.serving.launch import fill_command, launched_server
 
     for index, url in enumerate(urls):
         address = urlsplit(url)
-        filled = command.format(policy=path, host=address.hostname, port=address.port or 80)
+        filled = fill_command(command, policy=path, host=address.hostname, port=address.port or 80)
         stack.enter_context(launched_server(filled, [url], log=log.with_suffix(f".{index}.log")))

@@ -59,7 +59,7 @@ def test_a_radius_of_zero_is_dpo():
 
 
 def test_the_value_lost_in_the_ball_is_at_most_the_lipschitz_constant_times_the_radius():
-    rows = value_lost(3)
+    rows = [row for seed in range(3) for row in value_lost(seed)]
     assert all(row["lost"] <= row["bound"] + 1e-8 for row in rows)
     # Of a bound that held only because nothing is lost, nothing could be learned.
     assert max(row["lost"] / row["bound"] for row in rows if row["radius"]) > 0.5
@@ -77,7 +77,7 @@ def test_regret_inside_the_ball_is_at_most_twice_the_lipschitz_constant_times_th
 
 
 def test_dpos_regret_overtakes_sgpos_once_the_shift_is_several_radii():
-    rows = regret_under_shift(3, starts=3)
+    rows = [row for seed in range(3) for row in regret_under_shift(seed, starts=3)]
     by_shift = {
         shift: [np.mean([row[name] for row in rows if row["shift"] == shift]) for name in ("dpo", "sgpo")]
         for shift in sorted({row["shift"] for row in rows})
@@ -88,9 +88,8 @@ def test_dpos_regret_overtakes_sgpos_once_the_shift_is_several_radii():
 
 
 def test_proximal_steps_converge_linearly():
-    rows = [row for row in convergence(2) if row["path"] == "proximal"]
-    for game in (0, 1):
-        distances = np.array([row["distance"] for row in rows if row["game"] == game])
+    for seed in (0, 1):
+        distances = np.array([row["distance"] for row in convergence(seed) if row["path"] == "proximal"])
         ratios = distances[5:20] / distances[4:19]
         assert ratios.max() < 0.85
         assert np.ptp(ratios) < 0.1
