@@ -14,6 +14,10 @@ from sgpo.errors import InputError
 # equal rows comes out larger depends on the machine's matrix kernels. The lowest row is taken.
 TIE = 1e-6
 _CHUNK_BYTES = 2**26
+# A few products with rows that stay in the processor's cache cost little more than one; a matrix product with so few
+# columns costs more.
+_CACHED_BYTES = 2**21
+_FEW = 8
 _CANDIDATE_BYTES = 2**26
 _LONGEST_RUN = 256
 
@@ -140,11 +144,11 @@ class _Points:
             self._stored = torch.from_numpy(embeddings).to(device)
         self.device = device
         row_bytes = 4 * embeddings.shape[1]
-        self._chunk = max(1, _CHUNK_BYTES // row_bytes)
+        self._row_bytes = row_bytes
         self.candidates = max(1, min(len(embeddings) // 16, _CANDIDATE_BYTES // row_bytes))
         self._scale = torch.empty(len(embeddings), dtype=torch.float64, device=device)
-        for part in self._slices():
-            self._scale[part] = torch.linalg.vector_norm(self._stored[part], dim=1, dtype=torch.float64)
+        for part in self._slices(_CHUNK_BYTES):
+            self._scale[part] = _lengths(self._stored[part])
         bad = ~((self._scale > 0) & torch.isfinite(self._scale))
         if bad.any():
             row = int(bad.to(torch.uint8).argmax())
@@ -154,9 +158,10 @@ class _Points:
     def __len__(self) -> int:
         return len(self._scale)
 
-    def _slices(self) -> Iterator[slice]:
-        for start in range(0, len(self), self._chunk):
-            yield slice(start, start + self._chunk)
+    def _slices(self, size: int) -> Iterator[slice]:
+        rows = max(1, size // self._row_bytes)
+        for start in range(0, len(self), rows):
+            yield slice(start, start + rows)
 
     def unit(self, row: int) -> Tensor:
         """(d,) one point."""
@@ -169,11 +174,25 @@ class _Points:
 
     def update(self, distance: Tensor, picks: list[int]) -> None:
         """Lowers the (N,) distances to those of the nearest of more picks, in one pass over the points."""
-        centres = torch.stack([self.unit(row) for row in picks], dim=1)
-        for part in self._slices():
+        centres = torch.stack([self.unit(row) for row in picks])
+        few = len(picks) <= _FEW and self.device.type == "cpu"
+        for part in self._slices(_CACHED_BYTES if few else _CHUNK_BYTES):
             chunk = self._stored[part].float()
-            likeness = chunk @ centres[:, 0] if len(picks) == 1 else (chunk @ centres).amax(dim=1)
+            if few:
+                likeness = chunk @ centres[0]
+                for centre in centres[1:]:
+                    torch.maximum(likeness, chunk @ centre, out=likeness)
+            else:
+                likeness = torch.nn.functional.linear(chunk, centres).amax(dim=1)
             torch.minimum(distance[part], 1 - likeness.mul_(self._scale[part]), out=distance[part])
+
+
+def _lengths(rows: Tensor) -> Tensor:
+    """(M,) float64 Euclidean lengths; in float32, several times faster, where their squares fit."""
+    lengths = torch.linalg.vector_norm(rows.float(), dim=1).double()
+    if bool(((lengths > 1e-12) & (lengths < 1e15)).all()):
+        return lengths
+    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
 
 
 def _first_pick(embeddings: np.ndarray, k: int, seed: int, first: int | None, exclude: np.ndarray | None) -> int:

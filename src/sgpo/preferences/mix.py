@@ -146,10 +146,9 @@ def _apportion(weights: list[Fraction], size: int) -> list[int]:
 def _shortage(uses: list[SourceUse], least: int) -> str:
     """Names the source that runs out first."""
     weights = [Fraction(use.source.weight) for use in uses]
-    asked = [math.ceil(least * weight / sum(weights)) for weight in weights]
-    use, share = min(
-        zip(uses, asked, strict=True), key=lambda item: Fraction(item[0].usable) / Fraction(item[0].source.weight)
-    )
+    # The one with the fewest pairs for its weight.
+    place = min(range(len(uses)), key=lambda index: uses[index].usable / weights[index])
+    use, share = uses[place], math.ceil(least * weights[place] / sum(weights))
     part = f"{least:,} pairs"
     if len(uses) > 1:
         total = sum(other.source.weight for other in uses)
