@@ -46,6 +46,7 @@ from trl import DPOConfig, DPOTrainer
 
 from sgpo.leader import SGPOConfig, SGPOTrainer
 
+SPA = {"radius": 0.0, "confidence_smoothing": 0.1}
 FOLLOWER = {"radius": 0.05, "space": "probability", "tangents": 6, "guards": True}
 # Name: trainer, its own arguments, and whether the pairs store reference and policy scores.
 MODES: dict[str, tuple[type, dict[str, Any], bool]] = {
@@ -56,8 +57,12 @@ MODES: dict[str, tuple[type, dict[str, Any], bool]] = {
     "SGPO envelope, step": (SGPOTrainer, {**FOLLOWER, "schedule": "step"}, False),
     "SGPO transport": (SGPOTrainer, {**FOLLOWER, "step": "transport"}, False),
     "SGPO mixture, step": (SGPOTrainer, {**FOLLOWER, "step": "mixture", "schedule": "step"}, False),
+    "SPA smoothing": (SGPOTrainer, SPA, False),
+    "SPA smoothing, decoupled": (SGPOTrainer, {**SPA, "decoupling": 1.3}, False),
+    "Dr. DPO": (SGPOTrainer, {"radius": 0.0, "dr_dpo_beta": 1.0}, False),
     "TRL, scores precomputed": (DPOTrainer, {"precompute_ref_log_probs": True}, False),
     "SGPO envelope, stored": (SGPOTrainer, FOLLOWER, True),
+    "Dr. DPO, stored": (SGPOTrainer, {"radius": 0.0, "dr_dpo_beta": 1.0}, True),
     "SGPO step, stored": (SGPOTrainer, {**FOLLOWER, "schedule": "step"}, True),
 }
 

@@ -181,6 +181,18 @@ def test_evaluation_has_the_same_threshold_and_leaves_it_alone(make_trainer, pai
     assert trainer._confidence.threshold == threshold
 
 
+def test_evaluation_in_between_changes_nothing(make_trainer, pairs):
+    plain = make_trainer(**SPA, **TRAINING)
+    watched = make_trainer(
+        **SPA, **TRAINING, more={"eval_dataset": pairs}, eval_strategy="steps", eval_steps=1, eval_on_start=True
+    )
+    plain.train()
+    watched.train()
+    assert watched._confidence.threshold == plain._confidence.threshold
+    for name, value in plain.model.state_dict().items():
+        assert torch.equal(watched.model.state_dict()[name], value), name
+
+
 @pytest.mark.parametrize(
     "changes",
     [
