@@ -55,14 +55,17 @@ DROPS = {
     "identical": ([Answer("a"), Answer(" a\n")], [0.0, 1.0]),
     "unfinished": ([Answer("a"), Answer("b", "length")], [0.0, 1.0]),
     "empty": ([Answer("a"), Answer(" \n")], [0.0, 1.0]),
+    "unranked": ([Answer("a"), Answer("b")], [1.0, float("nan")]),
     "tied": ([Answer("a"), Answer("b")], [1.0, 1.0]),
+    "close": ([Answer("a"), Answer("b")], [1.0, 1.25]),
 }
 
 
 @pytest.mark.parametrize("reason", DROPS)
 def test_a_prompt_without_a_pair_is_counted_under_its_reason(reason):
     responses, rewards = DROPS[reason]
-    found = annotate([responses, [Answer("x"), Answer("y")]], [*rewards, 0.0, 1.0])
+    logps = {"policy_logps": np.zeros(4), "reference_logps": np.zeros(4)}
+    found = annotate([responses, [Answer("x"), Answer("y")]], [*rewards, 0.0, 1.0], min_margin=0.5, **logps)
     assert found.counts["dropped"] == {name: int(name == reason) for name in DROPS}
     assert found.counts["pairs"] == len(found.pairs) == 1
 
@@ -85,6 +88,46 @@ def test_no_pair_at_all_still_has_the_columns_of_one():
     assert len(found.pairs) == 0
 
 
+ANSWERS = [Answer(text) for text in "abcd"]
+
+
+def texts(found):
+    return [(row["chosen"][0]["content"], row["rejected"][0]["content"]) for row in found.pairs]
+
+
+def test_all_pairs_are_the_pairs_of_distinct_rewards():
+    found = annotate([ANSWERS], [1.0, 3.0, 1.0, 0.0], choice="all")
+    assert sorted(texts(found)) == [("a", "d"), ("b", "a"), ("b", "c"), ("b", "d"), ("c", "d")]
+    assert found.counts["paired"] == 1
+    assert found.counts["dropped_pairs"] == {"tied": 1, "close": 0}
+    assert sum(found.counts["dropped"].values()) == 0
+
+
+def test_best_random_takes_every_other_response_about_as_often_and_by_the_seed():
+    many = [ANSWERS] * 600
+    found = annotate(many, [1.0, 3.0, 2.0, 0.0] * 600, choice="best_random", seed=1)
+    assert {chosen for chosen, _ in texts(found)} == {"b"}
+    shares = {text: sum(rejected == text for _, rejected in texts(found)) for text in "acd"}
+    assert min(shares.values()) > 150
+    again, other = (annotate(many, [1.0, 3.0, 2.0, 0.0] * 600, choice="best_random", seed=seed) for seed in (1, 2))
+    assert texts(again) == texts(found) != texts(other)
+
+
+def test_the_margin_of_a_pair_is_that_of_its_rewards():
+    found = annotate([ANSWERS[:3]], [1.0, 4.0, 0.5], choice="all", min_margin=0.6)
+    assert sorted(row["reward_margin"] for row in found.pairs) == [3.0, 3.5]
+    assert found.counts["dropped_pairs"] == {"tied": 0, "close": 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"choice": "worst"}, "choice is 'worst'; allowed: 'best_worst'"), ({"min_margin": -1.0}, "min_margin is -1.0")],
+)
+def test_an_unknown_choice_is_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        annotate([ANSWERS], [0.0, 1.0, 2.0, 3.0], **arguments)
+
+
 answers = st.builds(
     Answer, st.sampled_from(["a", "a ", "b", "c", "", " "]), st.sampled_from(["stop", "stop", "length"])
 )
@@ -92,13 +135,15 @@ scored = st.lists(st.tuples(answers, st.sampled_from([-1.0, 0.0, 0.5, 2.0])), mi
 
 
 @settings(deadline=None, max_examples=150)
-@given(st.lists(scored, max_size=8))
-def test_every_prompt_is_counted_once_and_every_pair_is_a_preference(rows):
+@given(st.lists(scored, max_size=8), st.sampled_from(["best_worst", "best_random", "all"]))
+def test_every_prompt_is_counted_once_and_every_pair_is_a_preference(rows, choice):
     responses = [[answer for answer, _ in row] for row in rows]
     rewards = [reward for row in rows for _, reward in row]
-    found = annotate(responses, rewards)
+    found = annotate(responses, rewards, choice=choice)
     counts = found.counts
-    assert counts["prompts"] == len(rows) == counts["pairs"] + sum(counts["dropped"].values())
+    assert counts["prompts"] == len(rows) == counts["paired"] + sum(counts["dropped"].values())
+    assert counts["pairs"] >= counts["paired"]
+    assert choice == "all" or counts["pairs"] == counts["paired"]
     assert counts["responses"] == len(rewards)
     assert counts["pairs"] == len(found.pairs)
     for pair in found.pairs:
@@ -111,7 +156,7 @@ def test_every_prompt_is_counted_once_and_every_pair_is_a_preference(rows):
 
 
 BAD = {
-    "reward": ({"rewards": [0.0, 1.0, float("nan"), 1.0]}, "rewards row 1, response 0: nan; allowed: a finite number"),
+    "reward": ({"rewards": [0.0, 1.0, np.inf, 1.0]}, "rewards row 1, response 0: inf; allowed: a finite number"),
     "log-probability": ({"policy_logps": [0, 0, 0, -np.inf]}, "policy_logps row 1, response 1: -inf"),
     "reference": ({"reference_logps": [np.nan, 0, 0, 0]}, "reference_logps row 0, response 0: nan"),
     "length": ({"rewards": [0.0, 1.0]}, r"rewards has the shape \(2,\); allowed: one number per response, 4"),

@@ -9,10 +9,11 @@ from datasets import Dataset, Features, Value
 
 from sgpo.errors import InputError
 from sgpo.preferences.layout import PAIR_FEATURES
+from sgpo.preferences.pairing import check_choice, choose_pairs, keep_distinct
 
-SCORES = ("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps", "gap")
+SCORES = ("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps", "gap", "reward_margin")
 FEATURES = Features({**PAIR_FEATURES, **dict.fromkeys(SCORES, Value("float64"))})
-REASONS = ("identical", "unfinished", "empty", "tied")
+REASONS = ("identical", "unfinished", "empty", "unranked", "tied", "close")
 
 Messages = Sequence[dict[str, str]]
 
@@ -30,9 +31,11 @@ class Annotation:
 
     Attributes:
         pairs: `prompt`, `chosen`, `rejected`, the log-probabilities `chosen_logps`, `rejected_logps` (policy),
-            `ref_chosen_logps`, `ref_rejected_logps` (reference) and the `gap`, in nats.
-        counts: `prompts`, `responses`, `pairs` and `dropped`, the number of prompts left without a pair by reason;
-            pairs and dropped add up to prompts.
+            `ref_chosen_logps`, `ref_rejected_logps` (reference), the `gap`, in nats, and `reward_margin`, the chosen
+            response's reward less the rejected one's.
+        counts: `prompts`, `responses`, `paired` (prompts with a pair), `pairs`, and `dropped`, the number of prompts
+            left without a pair by reason: paired and dropped add up to prompts. `dropped_pairs` counts the pairs that
+            were chosen and are tied or too close, whether or not their prompt has another.
     """
 
     pairs: Dataset
@@ -55,61 +58,77 @@ def annotate_pairs(
     policy_logps: np.ndarray,
     reference_logps: np.ndarray,
     beta: float,
+    choice: str = "best_worst",
+    min_margin: float = 0.0,
+    seed: int = 0,
 ) -> Annotation:
-    r"""Pairs the best response of each prompt with the worst.
+    r"""Makes pairs of the responses of each prompt, the better one chosen.
 
-    Of a prompt's responses, those that are unfinished (cut at the token limit), empty, or a repetition of an earlier
-    one are left out. A prompt left with fewer than two is dropped, under the first of these reasons that brought it
-    there; so is one whose best and worst rewards are equal.
+    Of a prompt's responses, those that are unfinished (cut at the token limit), empty, a repetition of an earlier
+    one, or without a reward are left out. A prompt left with fewer than two is dropped, under the first of these
+    reasons that brought it there. Pairs of equal rewards are dropped as tied, and pairs whose rewards differ by no
+    more than `min_margin` as close.
 
     Args:
         prompts: P conversations that end in a user turn.
         responses: P lists of at least two responses; R in all.
-        rewards: (R,) rewards of the responses, prompt by prompt; finite.
+        rewards: (R,) rewards of the responses, prompt by prompt; finite, or nan where there is none.
         policy_logps: (R,) summed log-probabilities under the policy, in nats; finite.
         reference_logps: (R,) the same under the reference.
         beta: > 0, the scale of the gap `beta * [(log pi - log pi_ref)(y_w) - (log pi - log pi_ref)(y_l)]`.
+        choice: "best_worst", "best_random" (the best and any other one), or "all".
+        min_margin: >= 0, in the unit of the rewards.
+        seed: of the random choice, >= 0; each prompt draws by its place.
 
     Raises:
         InputError: an argument is out of range or of another length, or a number is not finite; the row is named.
 
     Source: arXiv:2502.18099, Algorithm 1, self-annotation.
     """
+    check_choice(choice, min_margin)
     arrays = _check_arguments(prompts, responses, rewards, policy_logps, reference_logps, beta)
     rewards, policy_logps, reference_logps = arrays
     margins = implicit_rewards(policy_logps, reference_logps, beta)
-    dropped = dict.fromkeys(REASONS, 0)
+    dropped, dropped_pairs = dict.fromkeys(REASONS, 0), dict.fromkeys(("tied", "close"), 0)
     columns: dict[str, list[Any]] = {name: [] for name in FEATURES}
-    first = 0
-    for messages, candidates in zip(prompts, responses, strict=True):
-        places, reason = _eligible(candidates)
-        places = first + np.array(places, dtype=np.int64)
-        first += len(candidates)
+    end = paired = 0
+    for row, (messages, candidates) in enumerate(zip(prompts, responses, strict=True)):
+        start, end = end, end + len(candidates)
+        places, reason = _eligible(candidates, rewards[start:end])
+        kept: list[tuple[int, int]] = []
         if reason is None:
-            best, worst = places[rewards[places].argmax()], places[rewards[places].argmin()]
-            reason = "tied" if rewards[best] == rewards[worst] else None
-        if reason is not None:
+            places = start + np.array(places)
+            chosen = choose_pairs(rewards[places], choice, np.random.default_rng([seed, row]))
+            kept, reasons = keep_distinct(
+                [(places[first], places[second]) for first, second in chosen], rewards, min_margin
+            )
+            for reason in reasons:
+                dropped_pairs[reason] += 1
+        if not kept:
             dropped[reason] += 1
             continue
-        start = first - len(candidates)
-        row = {
-            "prompt": list(messages),
-            "chosen": [{"role": "assistant", "content": candidates[best - start].text}],
-            "rejected": [{"role": "assistant", "content": candidates[worst - start].text}],
-            "chosen_logps": policy_logps[best],
-            "rejected_logps": policy_logps[worst],
-            "ref_chosen_logps": reference_logps[best],
-            "ref_rejected_logps": reference_logps[worst],
-            "gap": margins[best] - margins[worst],
-        }
-        for name, value in row.items():
-            columns[name].append(value)
+        paired += 1
+        for better, worse in kept:
+            columns["prompt"].append(list(messages))
+            columns["gap"].append(margins[better] - margins[worse])
+            columns["reward_margin"].append(rewards[better] - rewards[worse])
+            for side, place in (("chosen", better), ("rejected", worse)):
+                columns[side].append([{"role": "assistant", "content": candidates[place - start].text}])
+                columns[f"{side}_logps"].append(policy_logps[place])
+                columns[f"ref_{side}_logps"].append(reference_logps[place])
     pairs = Dataset.from_dict(columns, features=FEATURES)
-    counts = {"prompts": len(prompts), "responses": len(rewards), "pairs": len(pairs), "dropped": dropped}
+    counts = {
+        "prompts": len(prompts),
+        "responses": len(rewards),
+        "paired": paired,
+        "pairs": len(pairs),
+        "dropped": dropped,
+        "dropped_pairs": dropped_pairs,
+    }
     return Annotation(pairs, counts)
 
 
-def _eligible(candidates: Sequence[Candidate]) -> tuple[list[int], str | None]:
+def _eligible(candidates: Sequence[Candidate], rewards: np.ndarray) -> tuple[list[int], str | None]:
     """Places of the responses that can make a pair, and why there are fewer than two."""
     places = [place for place, candidate in enumerate(candidates) if candidate.finish_reason == "stop"]
     if len(places) < 2:
@@ -119,7 +138,10 @@ def _eligible(candidates: Sequence[Candidate]) -> tuple[list[int], str | None]:
     if len(places) < 2:
         return places, "empty"
     places = list({texts[place]: place for place in reversed(places)}.values())[::-1]
-    return places, "identical" if len(places) < 2 else None
+    if len(places) < 2:
+        return places, "identical"
+    places = [place for place in places if not np.isnan(rewards[place])]
+    return places, "unranked" if len(places) < 2 else None
 
 
 def _check_arguments(
@@ -149,7 +171,7 @@ def _check_arguments(
         values = np.asarray(values, dtype=np.float64)
         if values.shape != (len(row_of),):
             raise InputError(f"{name} has the shape {values.shape}; allowed: one number per response, {len(row_of)}.")
-        bad = np.flatnonzero(~np.isfinite(values))
+        bad = np.flatnonzero(np.isinf(values) if name == "rewards" else ~np.isfinite(values))
         if len(bad):
             row, place = row_of[bad[0]]
             raise InputError(f"{name} row {row}, response {place}: {values[bad[0]]}; allowed: a finite number.")

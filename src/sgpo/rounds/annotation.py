@@ -17,6 +17,7 @@ from sgpo.policy.sampling import Response, prompt_seeds
 from sgpo.policy.score import score_responses
 from sgpo.preferences.annotate import annotate_pairs, implicit_rewards
 from sgpo.preferences.layout import MESSAGES
+from sgpo.preferences.length import adjust_for_length
 from sgpo.progress import Advance
 from sgpo.rounds.annotators import open_annotator
 from sgpo.rounds.generators import open_generator, sampling_of
@@ -172,6 +173,12 @@ class Annotation:
         if settings.annotator != "implicit":
             rewards = np.array(load_from_disk(folder / "rewards")["reward"])
             counts["ranking"] = _read_json(folder / "rewards" / ABOUT)
+        rewards = adjust_for_length(
+            rewards,
+            np.array(scores["policy"]["n_tokens"]),
+            per_token=settings.per_token,
+            penalty=settings.length_penalty,
+        )
         annotation = annotate_pairs(
             rows["prompt"][:],
             [
@@ -182,6 +189,9 @@ class Annotation:
             policy_logps=logps["policy"],
             reference_logps=logps["reference"],
             beta=beta,
+            choice=settings.choice,
+            min_margin=settings.min_margin,
+            seed=self._stages.seed(f"round-{number}/pairs"),
         )
         if len(annotation.pairs) == 0:
             raise InputError(

@@ -1,0 +1,1 @@
+"""Who ranks the responses of a prompt, beside the policy's own implicit reward."""

@@ -1,0 +1,87 @@
+"""Rewards from a Python function of the user's."""
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sgpo.errors import InputError
+from sgpo.preferences.annotators.ranking import Advance, Messages, Ranking
+
+
+class FunctionAnnotator:
+    """Calls `function(prompts, responses)` and takes the numbers that it returns.
+
+    The function gets P conversations (lists of {"role", "content"}) and P lists of texts, and returns P lists of
+    numbers, one for each response, higher is better; nan where it cannot say.
+
+    Args:
+        name: "package.module:function", or "path/to/file.py:function". The code is run: it is trusted as the recipe is.
+
+    Raises:
+        InputError: there is no such module, file or function.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name, self._function = name, _find(name)
+
+    def __call__(
+        self, prompts: Sequence[Messages], responses: Sequence[Sequence[str]], *, progress: Advance | None = None
+    ) -> Ranking:
+        """Ranks P lists of responses.
+
+        Raises:
+            InputError: it returns another number of rows or numbers, or something that is no number; the row is named.
+        """
+        found = list(self._function([list(messages) for messages in prompts], [list(row) for row in responses]))
+        if len(found) != len(prompts):
+            raise InputError(f"{self._name} returned {len(found)} rows; allowed: one per prompt, {len(prompts)}.")
+        rewards: list[float] = []
+        for row, (numbers, texts) in enumerate(zip(found, responses, strict=True)):
+            rewards += _as_rewards(numbers, len(texts), f"{self._name}, row {row}")
+        if progress is not None:
+            progress(len(prompts))
+        return Ranking(np.array(rewards, dtype=np.float64))
+
+
+def _as_rewards(numbers: Sequence[float], count: int, where: str) -> list[float]:
+    try:
+        rewards = np.asarray(numbers, dtype=np.float64)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{where}: {numbers!r}; allowed: numbers.") from error
+    if rewards.shape != (count,):
+        raise InputError(f"{where}: the shape {rewards.shape}; allowed: one number per response, {count}.")
+    if np.isinf(rewards).any():
+        raise InputError(f"{where}: {numbers!r}; allowed: finite numbers, or nan where it cannot say.")
+    return rewards.tolist()
+
+
+def _find(name: str) -> Callable:
+    place, sign, function = name.rpartition(":")
+    if not sign or not place or not function:
+        raise InputError(f"function is {name!r}; allowed: 'package.module:function' or 'file.py:function'.")
+    module = _load_file(Path(place)) if place.endswith(".py") else _import(place)
+    found = getattr(module, function, None)
+    if not callable(found):
+        raise InputError(f"function is {name!r}, and {place} has no function {function!r}.")
+    return found
+
+
+def _import(place: str):
+    try:
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (place == error.name or place.startswith(f"{error.name}.")):
+            raise InputError(f"function: there is no module {place!r}; allowed: one that can be imported.") from error
+        raise
+
+
+def _load_file(path: Path):
+    if not path.is_file():
+        raise InputError(f"function: {path} does not exist; allowed: a Python file.")
+    specification = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module

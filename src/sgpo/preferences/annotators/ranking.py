@@ -1,0 +1,46 @@
+"""What every annotator is asked, and what it answers."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+Messages = Sequence[dict[str, str]]
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Rewards of R responses.
+
+    Attributes:
+        rewards: (R,) float64, prompt by prompt; higher is better within a prompt; nan where it could not say.
+        counts: what happened on the way, such as comparisons, ties, unparsed.
+    """
+
+    rewards: np.ndarray
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+class Annotator(Protocol):
+    """Ranks the responses of each prompt."""
+
+    def __call__(
+        self, prompts: Sequence[Messages], responses: Sequence[Sequence[str]], *, progress: Advance | None = None
+    ) -> Ranking:
+        """Ranks P lists of responses.
+
+        Args:
+            prompts: P conversations that end in a user turn.
+            responses: P lists of texts.
+            progress: called with the number of prompts newly ranked.
+        """
+        ...
+
+
+def as_text(messages: Messages) -> str:
+    """A conversation as plain text for models without a chat template: one turn alone, several with their roles."""
+    if len(messages) == 1:
+        return messages[0]["content"]
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)

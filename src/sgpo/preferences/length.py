@@ -1,0 +1,30 @@
+"""Length in the ranking of responses; the gaps of the follower are left alone."""
+
+import numpy as np
+
+from sgpo.errors import InputError
+
+
+def adjust_for_length(
+    rewards: np.ndarray, n_tokens: np.ndarray, *, per_token: bool = False, penalty: float = 0.0
+) -> np.ndarray:
+    """Rewards by which responses are ranked, (R,).
+
+    Args:
+        rewards: (R,) rewards.
+        n_tokens: (R,) tokens of the responses, >= 1.
+        per_token: divides by the number of tokens.
+        penalty: taken off for each token, in the unit of the rewards; >= 0.
+
+    Raises:
+        InputError: both rules at once, or an argument is out of range.
+
+    Source: per token as in SimPO, arXiv:2405.14734, Section 2; the penalty as in R-DPO, arXiv:2403.19159, Section 3.
+    """
+    if per_token and penalty:
+        raise InputError(f"per_token with length penalty {penalty}; allowed: one of the two.")
+    if not (np.isfinite(penalty) and penalty >= 0):
+        raise InputError(f"length penalty is {penalty}; allowed: a number >= 0.")
+    if n_tokens.shape != rewards.shape or (n_tokens < 1).any():
+        raise InputError(f"n_tokens has the shape {n_tokens.shape}; allowed: {rewards.shape}, numbers >= 1.")
+    return rewards / n_tokens if per_token else rewards - penalty * n_tokens
