@@ -1,0 +1,228 @@
+"""Rewards from a pair ranker: a DeBERTa that reads two responses at once and says by how much the first is better."""
+
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer, DebertaV2Config, DebertaV2Model, DebertaV2PreTrainedModel
+
+from sgpo.errors import InputError
+from sgpo.policy.load import DTYPES
+from sgpo.policy.locate import cannot_load, check_exists
+from sgpo.preferences.annotators.ranking import Advance, Messages, Ranking, as_text
+
+PREFIXES = ("source_prefix_id", "cand1_prefix_id", "cand2_prefix_id")
+# Where a segment has its prefix token: after the classification token.
+_PREFIX_PLACE = 1
+
+
+class PairRanker:
+    """A pair ranker with the layout of llm-blender/PairRM-hf: DeBERTa-v2 and a head over its prefix tokens.
+
+    A comparison reads `[CLS] <source> prompt [SEP] [CLS] <candidate1> response [SEP] [CLS] <candidate2> response [SEP]`
+    and gives the logit that the first response is better. Each pair is read both ways round and the difference halved,
+    so the advantage of one response over another is minus that of the other over it. The reward of a response is its
+    mean advantage over the prompt's other responses, as a logit.
+
+    A prompt of one turn is its text; of several, the turns with their roles (`as_text`). As published, a prompt is cut
+    at `source_max_length` tokens and each response at half of what then remains of `source_max_length + 2 *
+    candidate_max_length`; the ends are cut off. Prompts and responses that were cut are counted.
+
+    Args:
+        path: folder or Hub id with config.json, a tokenizer and weights in safetensors.
+        source_max_length: most tokens of a prompt, its three special tokens included.
+        candidate_max_length: tokens set aside for each response.
+        batch_tokens: most tokens of a batch, padding included; a longer comparison is a batch of its own.
+        dtype: "float32", "bfloat16", "float16" or "auto".
+        device: None takes CUDA where there is one.
+
+    Raises:
+        InputError: it cannot be loaded, is no pair ranker of this layout, or an argument is out of range.
+
+    Source: PairRM of LLM-Blender, arXiv:2306.02561, Section 3; its model card for the lengths.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        source_max_length: int = 1224,
+        candidate_max_length: int = 412,
+        batch_tokens: int = 8192,
+        dtype: str = "float32",
+        device: str | None = None,
+    ) -> None:
+        for name, value, least in (
+            ("source_max_length", source_max_length, 4),
+            ("candidate_max_length", candidate_max_length, 4),
+            ("batch_tokens", batch_tokens, 1),
+        ):
+            if value < least:
+                raise InputError(f"{name} is {value}; allowed: a whole number >= {least}.")
+        if dtype not in DTYPES:
+            raise InputError(f"dtype is {dtype!r}; allowed: {', '.join(map(repr, DTYPES))}.")
+        self._source_max, self._total_max = source_max_length, source_max_length + 2 * candidate_max_length
+        self._batch_tokens = batch_tokens
+        self._model, self._tokenizer = _load(str(path), dtype)
+        self._model = self._model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+        self._prefixes = [getattr(self._model.config, name) for name in PREFIXES]
+        self._markers = [self._tokenizer.convert_ids_to_tokens(prefix) for prefix in self._prefixes]
+
+    def __call__(
+        self, prompts: Sequence[Messages], responses: Sequence[Sequence[str]], *, progress: Advance | None = None
+    ) -> Ranking:
+        """Ranks P lists of responses; see `Annotator`. A prompt with one response cannot be ranked: nan.
+
+        Counts: `comparisons` (unordered pairs), `cut_prompts` and `cut_responses`.
+        """
+        pairs, lines, counts = [], [], {"comparisons": 0, "cut_prompts": 0, "cut_responses": 0}
+        for row, (messages, texts) in enumerate(zip(prompts, responses, strict=True)):
+            source, candidates = self._segments(messages, texts, counts)
+            for first, second in combinations(range(len(texts)), 2):
+                pairs.append((row, first, second))
+                lines.append([source, candidates[first], candidates[second]])
+                lines.append([source, candidates[second], candidates[first]])
+        counts["comparisons"] = len(pairs)
+        share = len(prompts) / max(len(lines), 1)
+        logits = self._compare(lines, None if progress is None else lambda count: progress(count * share))
+        starts = np.concatenate([[0], np.cumsum([len(texts) for texts in responses])]).astype(np.int64)
+        sums, others = np.zeros(starts[-1]), np.zeros(starts[-1])
+        for (row, first, second), (straight, swapped) in zip(pairs, logits.reshape(-1, 2), strict=True):
+            advantage = (straight - swapped) / 2
+            places = starts[row] + np.array([first, second])
+            sums[places] += advantage, -advantage
+            others[places] += 1
+        rewards = np.full(len(sums), np.nan)
+        np.divide(sums, others, out=rewards, where=others > 0)
+        return Ranking(rewards, counts)
+
+    def _segments(
+        self, messages: Messages, texts: Sequence[str], counts: dict[str, int]
+    ) -> tuple[list[int], list[list[int]]]:
+        """Token ids of a prompt and of its responses, cut to their lengths; what was cut is counted."""
+        encoded = self._tokenizer([self._markers[0] + as_text(messages), *(self._markers[1] + text for text in texts)])[
+            "input_ids"
+        ]
+        source = _cut(encoded[0], self._source_max)
+        counts["cut_prompts"] += len(source) < len(encoded[0])
+        room = (self._total_max - len(source)) // 2
+        candidates = [_cut(ids, room) for ids in encoded[1:]]
+        counts["cut_responses"] += sum(len(cut) < len(ids) for cut, ids in zip(candidates, encoded[1:], strict=True))
+        return source, candidates
+
+    def _compare(self, lines: list[list[list[int]]], progress: Advance | None) -> np.ndarray:
+        """Logits that the first candidate of each line is better, (L,) float64; longest lines first."""
+        lengths = [sum(map(len, line)) for line in lines]
+        order = sorted(range(len(lines)), key=lambda place: (-lengths[place], place))
+        logits = np.zeros(len(lines))
+        with torch.inference_mode():
+            done = 0
+            while done < len(order):
+                places = order[done : done + max(1, self._batch_tokens // lengths[order[done]])]
+                logits[places] = self._logits([lines[place] for place in places]).double().cpu().numpy()
+                done += len(places)
+                if progress is not None:
+                    progress(len(places))
+        return logits
+
+    def _logits(self, lines: list[list[list[int]]]) -> Tensor:
+        device, length = self._model.device, max(sum(map(len, line)) for line in lines)
+        ids = torch.full((len(lines), length), self._model.config.pad_token_id, device=device)
+        mask = torch.zeros_like(ids)
+        marks = torch.zeros(len(lines), 3, dtype=torch.long, device=device)
+        for row, segments in enumerate(lines):
+            flat, starts = [], []
+            for segment, prefix in zip(segments, self._prefixes, strict=True):
+                # By place, not by looking for the token: a response may spell it out.
+                starts.append(len(flat) + _PREFIX_PLACE)
+                flat += [*segment[:_PREFIX_PLACE], prefix, *segment[_PREFIX_PLACE + 1 :]]
+            ids[row, : len(flat)] = torch.tensor(flat, device=device)
+            mask[row, : len(flat)] = 1
+            marks[row] = torch.tensor(starts, device=device)
+        return self._model(ids, mask, marks)
+
+
+class PairRankerModel(DebertaV2PreTrainedModel):
+    """The network of a pair ranker; its parameters have the names of llm-blender/PairRM-hf.
+
+    The config says, beside DeBERTa's own: `source_prefix_id`, `cand1_prefix_id`, `cand2_prefix_id`, and optionally
+    `n_tasks` (outputs of the head, averaged; 1) and `drop_out` (0).
+    """
+
+    def __init__(self, config: DebertaV2Config) -> None:
+        super().__init__(config)
+        hidden, drop = config.hidden_size, getattr(config, "drop_out", 0.0)
+        self.pretrained_model = DebertaV2Model(config)
+        self.head_layer = nn.Sequential(
+            nn.Dropout(drop),
+            nn.Linear(2 * hidden, hidden),
+            nn.Tanh(),
+            nn.Dropout(drop),
+            nn.Linear(hidden, getattr(config, "n_tasks", 1)),
+        )
+        self.post_init()
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, marks: Tensor) -> Tensor:
+        """Logits that the first response is better, (B,).
+
+        Args:
+            input_ids: (B, L) token ids.
+            attention_mask: (B, L) 1 at tokens, 0 at padding.
+            marks: (B, 3) places of the prefix tokens of the prompt and the two responses.
+        """
+        states = self.pretrained_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        at = states.gather(1, marks.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
+        source, first, second = at.unbind(dim=1)
+        better = self.head_layer(torch.cat([source, first], dim=-1))
+        return (better - self.head_layer(torch.cat([source, second], dim=-1))).mean(dim=-1)
+
+
+def _cut(ids: list[int], length: int) -> list[int]:
+    """The first tokens and the closing one."""
+    return ids if len(ids) <= length else [*ids[: length - 1], ids[-1]]
+
+
+def _load(name: str, dtype: str):
+    check_exists(name, "pair ranker")
+    try:
+        config = DebertaV2Config.from_pretrained(name)
+    except Exception as error:
+        raise cannot_load("pair ranker", name, error) from error
+    missing = [key for key in PREFIXES if not isinstance(getattr(config, key, None), int)]
+    if config.model_type != "deberta-v2" or missing:
+        raise InputError(
+            f"pair ranker {name!r}: config.json has model_type {config.model_type!r} and lacks "
+            f"{', '.join(missing) or 'nothing'}; allowed: the layout of llm-blender/PairRM-hf, 'deberta-v2' with "
+            f"{', '.join(PREFIXES)}."
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model, info = PairRankerModel.from_pretrained(
+            name, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
+        )
+    except Exception as error:
+        raise cannot_load("pair ranker", name, error) from error
+    if info["missing_keys"]:
+        lacking = sorted(info["missing_keys"])
+        raise InputError(
+            f"pair ranker {name!r} lacks {len(lacking)} of its weights (first: {lacking[0]}); allowed: all of "
+            "pretrained_model.* and head_layer.*, as llm-blender/PairRM-hf has them."
+        )
+    _check_tokenizer(tokenizer, config, name)
+    return model, tokenizer
+
+
+def _check_tokenizer(tokenizer, config: DebertaV2Config, name: str) -> None:
+    added = {place: token for token, place in tokenizer.get_added_vocab().items()}
+    for key in PREFIXES:
+        prefix = getattr(config, key)
+        token = added.get(prefix)
+        ids = [] if token is None else tokenizer(f"{token}a")["input_ids"]
+        if ids[:2] != [tokenizer.cls_token_id, prefix] or ids[-1] != tokenizer.sep_token_id:
+            raise InputError(
+                f"pair ranker {name!r}: {key} is {prefix}, to the tokenizer the added token {token!r}, and a text "
+                f"after it becomes {ids}; allowed: an added token, encoded as [CLS], itself, the text, [SEP]."
+            )
