@@ -30,36 +30,51 @@ def read_completion(reply: str) -> Answer:
     """Reads the JSON of a chat completion.
 
     Raises:
-        Unusable: no JSON object, no choice, or a choice without a text (null content) or finish reason.
+        Unusable: no JSON object, no choice, a choice without a text (null content) or finish reason, one that the
+            server gave up, or a part that has another form.
     """
     try:
         content = json.loads(reply)
-    except json.JSONDecodeError as error:
-        raise Unusable(f"a reply that is no JSON ({error.msg})") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise Unusable(f"a reply that is no JSON ({error})") from error
     choices = content.get("choices") if isinstance(content, dict) else None
     if not isinstance(choices, list) or not choices:
         raise Unusable("a reply without choices")
-    texts, reasons = [], []
-    for choice in choices:
-        message = choice.get("message") if isinstance(choice, dict) else None
-        text = message.get("content") if isinstance(message, dict) else None
-        reason = choice.get("finish_reason") if isinstance(choice, dict) else None
-        if not isinstance(text, str):
-            raise Unusable("a choice without text")
-        if not isinstance(reason, str):
-            raise Unusable("a choice without finish_reason")
-        texts.append(text)
-        reasons.append(reason)
-    usage = content.get("usage") or {}
+    texts, reasons = zip(*map(_read_choice, choices), strict=True)
+    usage = content.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
     return Answer(
-        tuple(texts),
-        tuple(reasons),
-        usage.get("prompt_tokens"),
-        usage.get("completion_tokens"),
-        _first_logprobs(choices[0]),
+        texts, reasons, _count(usage, "prompt_tokens"), _count(usage, "completion_tokens"), _first_logprobs(choices[0])
     )
 
 
+def _read_choice(choice: object) -> tuple[str, str]:
+    message = choice.get("message") if isinstance(choice, dict) else None
+    text = message.get("content") if isinstance(message, dict) else None
+    if not isinstance(text, str):
+        raise Unusable("a choice without text")
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise Unusable("a text that is no Unicode: half of a surrogate pair")
+    reason = choice.get("finish_reason")
+    if not isinstance(reason, str):
+        raise Unusable("a choice without finish_reason")
+    if reason in ("abort", "error"):
+        # vLLM says so when it is ended, or fails, in the middle of a request.
+        raise Unusable(f"a choice that the server gave up (finish_reason {reason!r})")
+    return text, reason
+
+
+def _count(usage: dict, name: str) -> int | None:
+    count = usage.get(name)
+    if count is not None and (type(count) is not int or count < 0):
+        raise Unusable(f"{name} that is no count")
+    return count
+
+
 def _first_logprobs(choice: dict) -> dict[str, float]:
-    tokens = (choice.get("logprobs") or {}).get("content") or []
-    return {} if not tokens else {top["token"]: top["logprob"] for top in tokens[0].get("top_logprobs") or []}
+    try:
+        tokens = (choice.get("logprobs") or {}).get("content") or []
+        tops = tokens[0].get("top_logprobs") or [] if tokens else []
+        return {top["token"]: float(top["logprob"]) for top in tops}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise Unusable("logprobs of another form") from error

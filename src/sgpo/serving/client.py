@@ -8,6 +8,7 @@ from typing import Any
 from sgpo.errors import InputError
 from sgpo.serving.answers import Answer, Unusable, read_completion
 from sgpo.serving.server import Refused, Server, Silent
+from sgpo.serving.turns import Turns
 
 Body = dict[str, Any]
 
@@ -16,16 +17,18 @@ class ServerPool:
     """Several servers that are asked as one.
 
     A request goes to the server with the fewest open requests. Time-outs, refused connections, the statuses 408, 409,
-    429 and 5xx, and replies that hold no answer are tried again with growing pauses; a server that fails is set aside
-    for a while, and its requests go to the others. Other statuses say that the request is wrong: they end the call.
+    429 and 5xx, and replies that hold no answer are tried again; a server that fails is set aside, longer each time,
+    and its requests go to the others (`sgpo.serving.turns`). Other statuses say that the request is wrong: they end
+    the call.
 
     Args:
         urls: base URLs, such as http://localhost:8000/v1.
         api_key: None reads OPENAI_API_KEY, or sends "none". It goes to the servers and nowhere else.
-        timeout: seconds for one attempt.
-        retries: attempts of a request after the first, over all servers.
-        concurrency: open requests, over all servers.
-        pause: seconds before the first retry; doubled each time, up to a minute.
+        timeout: seconds for one attempt; connecting may take ten of them.
+        retries: attempts of a request after the first, over all servers; also failures in a row, after the first,
+            that each server may have before the call ends.
+        concurrency: open requests at each server.
+        pause: seconds that the first failure sets a server aside; doubled each time, up to a minute.
 
     Raises:
         InputError: an argument is out of range, or the `openai` package is not installed.
@@ -80,8 +83,8 @@ class ServerPool:
         Returns: N answers, in the order of the bodies.
 
         Raises:
-            InputError: a server refuses a request (its status and words are quoted), or a request was answered by none
-                of the attempts (the last failure of each server is named).
+            InputError: a server refuses a request (its status and words are quoted), or a request or all servers
+                failed too often (the last failure of each server is named).
         """
         return asyncio.run(self._map(bodies, progress, on_answer))
 
@@ -90,50 +93,48 @@ class ServerPool:
         return [Server(url, self._api_key, self._timeout) for url in self.urls]
 
     async def _map(self, bodies, progress, on_answer) -> list[Answer]:
-        servers, places = self._servers(), iter(range(len(bodies)))
+        turns = Turns(self._servers(), limit=self._concurrency, pause=self._pause, longest=self._timeout)
+        places = iter(range(len(bodies)))
         answers: list[Answer | None] = [None] * len(bodies)
 
         async def work() -> None:
             # An iterator shared by the workers: each takes the next request when it is free.
             for place in places:
-                answers[place] = await self._ask(servers, bodies[place], place)
+                answers[place] = await self._ask(turns, bodies[place], place)
                 if on_answer is not None:
                     on_answer(place, answers[place])
                 if progress is not None:
                     progress(1)
 
-        workers = [asyncio.create_task(work()) for _ in range(min(self._concurrency, len(bodies)))]
+        count = min(self._concurrency * len(self.urls), len(bodies))
+        workers = [asyncio.create_task(work()) for _ in range(count)]
         try:
             await asyncio.gather(*workers)
         finally:
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
-            await asyncio.gather(*(server.close() for server in servers))
+            await asyncio.gather(*(server.close() for server in turns.servers))
         return answers
 
-    async def _ask(self, servers: list[Server], body: Body, place: int) -> Answer:
-        failures: dict[str, str] = {}
-        for attempt in range(self._retries + 1):
-            server = min(servers, key=lambda one: (one.is_aside(), one.open))
+    async def _ask(self, turns: Turns, body: Body, place: int) -> Answer:
+        attempts = 0
+        while True:
+            turn = await turns.take()
+            attempts += 1
             try:
-                answer = read_completion(await server.complete(body))
-                server.recover()
+                answer = read_completion(await turn.server.complete(body))
+                turns.succeed(turn)
                 return answer
             except Refused as error:
-                raise InputError(f"request {place}: {server.url} refuses it: {error}.") from error
+                raise InputError(f"request {place}: {turn.server.url} refuses it: {error}.") from error
             except (Silent, Unusable) as error:
-                failures[server.url] = str(error)
-                pause = self._pause_after(attempt, error)
-                server.set_aside(pause)
-                others = any(not one.is_aside() for one in servers)
-                if attempt < self._retries and not others:
-                    await asyncio.sleep(pause)
-        said = "; ".join(f"{url}: {failure}" for url, failure in failures.items())
-        raise InputError(f"request {place}: no answer in {self._retries + 1} attempts ({said}).")
-
-    def _pause_after(self, attempt: int, error: Exception) -> float:
-        asked = getattr(error, "retry_after", None)
-        # A little less or more for each request, so that they do not all come back at once.
-        spread = 0.75 + 0.5 * int.from_bytes(os.urandom(2), "big") / 65535
-        return min(asked if asked is not None else self._pause * 2**attempt * spread, 60.0)
+                turns.fail(turn, str(error), getattr(error, "retry_after", None))
+                if turns.all_down(self._retries + 1):
+                    raise InputError(f"no server answers ({turns.last_words()}).") from error
+                if attempts > self._retries:
+                    raise InputError(
+                        f"request {place}: no answer in {attempts} attempts ({turns.last_words()})."
+                    ) from error
+            finally:
+                turns.release(turn)

@@ -1,7 +1,9 @@
-"""One server of a pool: its connection, its open requests, and whether it is set aside."""
+"""One server of a pool: its connection, and what its replies mean."""
 
-import time
 from typing import Any
+
+# A machine that is gone answers nothing at all: it must not cost the time of a long answer.
+_CONNECT_TIMEOUT = 10.0
 
 
 class Refused(Exception):
@@ -25,27 +27,19 @@ class Server:
 
     Attributes:
         url: its base URL.
-        open: requests that it has not answered yet.
     """
 
     def __init__(self, url: str, api_key: str, timeout: float) -> None:
-        from openai import AsyncOpenAI
+        from openai import AsyncOpenAI, Timeout
 
-        self.url, self.open, self._aside_until = url, 0, 0.0
+        self.url, self._api_key = url, api_key
         # The pool tries again, perhaps elsewhere; the client's own retries would stay here.
-        self._client = AsyncOpenAI(base_url=url, api_key=api_key, timeout=timeout, max_retries=0)
-
-    def is_aside(self) -> bool:
-        """Whether it failed a short while ago."""
-        return time.monotonic() < self._aside_until
-
-    def set_aside(self, seconds: float) -> None:
-        """Prefers other servers for a while."""
-        self._aside_until = max(self._aside_until, time.monotonic() + seconds)
-
-    def recover(self) -> None:
-        """It has answered: no reason to prefer others."""
-        self._aside_until = 0.0
+        self._client = AsyncOpenAI(
+            base_url=url,
+            api_key=api_key,
+            timeout=Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT)),
+            max_retries=0,
+        )
 
     async def complete(self, body: dict[str, Any]) -> str:
         """The text of the reply to POST /chat/completions.
@@ -56,7 +50,6 @@ class Server:
         """
         from openai import APIConnectionError, APIStatusError, APITimeoutError
 
-        self.open += 1
         try:
             reply = await self._client.chat.completions.with_raw_response.create(**_as_arguments(body))
             return reply.text
@@ -65,12 +58,14 @@ class Server:
         except APIConnectionError as error:
             raise Silent(f"no connection ({error.__cause__ or error})") from error
         except APIStatusError as error:
-            said = f"status {error.status_code}: {_shorten(error.response.text)}"
+            said = f"status {error.status_code}: {self._quote(error.response.text)}"
             if error.status_code in (408, 409, 429) or error.status_code >= 500:
                 raise Silent(said, _retry_after(error.response.headers.get("retry-after"))) from error
             raise Refused(said) from error
-        finally:
-            self.open -= 1
+
+    def _quote(self, text: str) -> str:
+        # Some servers repeat the key that they do not accept.
+        return _shorten(text.replace(self._api_key, "***"))
 
     async def close(self) -> None:
         """Closes its connections."""

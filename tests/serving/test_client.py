@@ -1,0 +1,252 @@
+"""What a pool does when servers fail: each test counts the requests that a server saw."""
+
+import itertools
+import sys
+import time
+
+import pytest
+
+from faulty_server import Reply, completion, faulty
+from live_server import free_port
+from sgpo.errors import InputError
+from sgpo.serving.client import ServerPool
+
+
+def bodies(count):
+    return [{"model": "m", "messages": [{"role": "user", "content": str(place)}]} for place in range(count)]
+
+
+def pool(*servers, **options):
+    """A pool that does not wait long."""
+    urls = [server if isinstance(server, str) else server.url for server in servers]
+    return ServerPool(urls, **{"pause": 0.01, "retries": 3, "timeout": 5.0, **options})
+
+
+def echo(number, body):
+    """A reply that says what it was asked."""
+    return completion(body["messages"][0]["content"])
+
+
+def failing(first, reply, then=echo):
+    """Answers the first requests with `reply`, the others with `then`."""
+    return lambda number, body: reply if number < first else then(number, body)
+
+
+def nobody():
+    """The base URL of a port where nobody listens."""
+    return f"http://127.0.0.1:{free_port()}/v1"
+
+
+def test_answers_come_in_the_order_of_the_bodies_whatever_the_order_of_the_replies():
+    def slower_first(number, body):
+        return Reply(echo(number, body).body, delay=0.3 if body["messages"][0]["content"] == "0" else 0.0)
+
+    done, seen = [], {}
+    with faulty(slower_first) as server:
+        answers = pool(server).map(bodies(5), progress=done.append, on_answer=seen.__setitem__)
+    assert [answer.texts for answer in answers] == [(str(place),) for place in range(5)]
+    assert list(seen)[-1] == 0 and [seen[place] for place in range(5)] == answers
+    assert done == [1] * 5
+    assert len(server.asked) == 5
+
+
+def test_no_bodies_no_requests():
+    assert pool(nobody()).map([]) == []
+
+
+def test_a_body_arrives_as_it_is_and_the_reply_is_read_whole():
+    body = {**bodies(1)[0], "seed": 7, "stop": ["x"], "top_k": -1, "generation_config": "{}", "n": 2}
+    top = [{"token": "A", "logprob": -0.5}, {"token": "B", "logprob": -1.0}]
+    logprobs = {"content": [{"token": "A", "logprob": -0.5, "top_logprobs": top}]}
+    choices = [
+        {"message": {"content": "A"}, "finish_reason": "stop", "logprobs": logprobs},
+        {"message": {"content": ""}, "finish_reason": "length"},
+    ]
+    reply = completion(choices=choices, usage={"prompt_tokens": 5, "completion_tokens": 3})
+    with faulty(lambda number, body: reply) as server:
+        (answer,) = pool(server).map([body])
+    assert server.asked == [body]
+    assert answer.texts == ("A", "") and answer.finish_reasons == ("stop", "length")
+    assert (answer.prompt_tokens, answer.completion_tokens) == (5, 3)
+    assert answer.top_logprobs == {"A": -0.5, "B": -1.0}
+
+
+def test_an_empty_text_is_an_answer_and_is_not_asked_again():
+    with faulty(lambda number, body: completion("")) as server:
+        (answer,) = pool(server).map(bodies(1))
+    assert answer.texts == ("",) and answer.prompt_tokens is None
+    assert len(server.asked) == 1
+
+
+FAULTS = {
+    "status 500": Reply(b"out of memory", status=500),
+    "status 503": Reply(b"", status=503),
+    "status 429": Reply(b"slow down", status=429),
+    "status 408": Reply(b"", status=408),
+    "no connection": Reply(None),
+    "no reply in time": Reply(b"", delay=0.6),
+    "a reply that is no JSON": Reply(b'{"choices": [', headers={"content-type": "application/json"}),
+    "a reply without choices": Reply(b'{"choices": []}'),
+    "a choice without text": completion(None),
+    "a choice without finish_reason": completion(reason=None),
+    "a choice that the server gave up": completion("half of an ans", reason="abort"),
+    "completion_tokens that is no count": completion(usage={"completion_tokens": "3"}),
+    "half of a surrogate pair": completion("\ud83d"),
+    "logprobs of another form": completion(
+        choices=[{"message": {"content": ""}, "finish_reason": "stop", "logprobs": {"content": [3]}}]
+    ),
+}
+
+
+@pytest.mark.parametrize("said", FAULTS)
+def test_a_fault_is_tried_again(said):
+    with faulty(failing(2, FAULTS[said])) as server:
+        (answer,) = pool(server, timeout=0.3).map(bodies(1))
+    assert answer.texts == ("0",)
+    assert len(server.asked) == 3
+
+
+@pytest.mark.parametrize("said", FAULTS)
+def test_a_fault_that_stays_is_named_with_its_server_after_all_attempts(said):
+    with faulty(lambda number, body: FAULTS[said]) as server, pytest.raises(InputError) as raised:
+        pool(server, timeout=0.3, retries=1).map(bodies(1))
+    assert server.url in str(raised.value) and said in str(raised.value)
+    assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize(("status", "said"), [(400, "too long"), (401, "bad key"), (404, "no such model"), (422, "n")])
+def test_a_refusal_is_quoted_and_not_tried_again(status, said):
+    refusal = Reply(said.encode(), status=status)
+    expected = rf"request 0: http://127.0.0.1:\d+/v1 refuses it: status {status}: {said}"
+    with (
+        faulty(lambda number, body: refusal) as server,
+        faulty(lambda number, body: refusal) as other,
+        pytest.raises(InputError, match=expected),
+    ):
+        pool(server, other).map(bodies(1))
+    assert len(server.asked) + len(other.asked) == 1
+
+
+def test_a_server_is_left_alone_for_as_long_as_it_asks():
+    busy = Reply(b"", status=429, headers={"retry-after": "1"})
+    with faulty(failing(1, busy)) as server:
+        pool(server).map(bodies(1))
+    assert 1.0 <= server.times[1] - server.times[0] < 2.0
+
+
+def test_pauses_grow():
+    with faulty(failing(4, FAULTS["status 500"])) as server:
+        pool(server, pause=0.1, retries=4).map(bodies(1))
+    pauses = [later - earlier for earlier, later in itertools.pairwise(server.times)]
+    # Doubling, within a quarter to either side, plus what a request takes.
+    for pause, expected in zip(pauses, (0.1, 0.2, 0.4, 0.8), strict=True):
+        assert 0.75 * expected <= pause < 1.25 * expected + 0.1
+
+
+def test_a_server_that_is_down_hands_its_requests_to_the_other():
+    with faulty(echo) as server:
+        answers = pool(nobody(), server, concurrency=4).map(bodies(20))
+    assert [answer.texts[0] for answer in answers] == [str(place) for place in range(20)]
+    assert len(server.asked) == 20
+
+
+def test_a_server_that_times_out_costs_a_request_now_and_then_and_not_half_of_them():
+    with faulty(lambda number, body: Reply(b"", delay=0.8)) as hanging, faulty(echo) as server:
+        answers = pool(hanging, server, concurrency=2, timeout=0.6, pause=0.2).map(bodies(100))
+    assert len(answers) == 100 and len(server.asked) >= 100
+    assert 2 <= len(hanging.asked) <= 5
+
+
+def test_a_server_that_comes_back_is_asked_again():
+    slow = lambda number, body: Reply(echo(number, body).body, delay=0.01)  # noqa: E731
+    with faulty(failing(3, FAULTS["status 503"], slow)) as server, faulty(slow) as other:
+        pool(server, other, concurrency=1).map(bodies(60))
+    assert len(server.asked) - 3 > 10
+    assert len(server.asked) - 3 + len(other.asked) == 60
+
+
+def test_with_no_server_up_one_error_names_all_and_the_last_cause():
+    first, second = nobody(), nobody()
+    with pytest.raises(InputError) as raised:
+        pool(first, second).map(bodies(10))
+    assert str(raised.value).startswith("no server answers (")
+    assert f"{first}: no connection" in str(raised.value) and f"{second}: no connection" in str(raised.value)
+
+
+def test_many_requests_that_fail_together_do_not_use_up_the_retries():
+    """A server that restarts loses all that it was asked; that is one failure."""
+    with faulty(failing(16, Reply(b"", status=500, delay=0.2))) as server:
+        answers = pool(server, concurrency=16, retries=2).map(bodies(40))
+    assert len(answers) == 40
+    assert len(server.asked) == 56
+
+
+def test_what_was_answered_has_been_handed_over_when_the_others_fail():
+    seen = {}
+    fault = FAULTS["status 500"]
+    with (
+        faulty(lambda number, body: echo(number, body) if number < 7 else fault) as server,
+        pytest.raises(InputError, match="status 500"),
+    ):
+        pool(server, concurrency=2).map(bodies(20), on_answer=seen.__setitem__)
+    assert len(seen) == 7
+    assert all(answer.texts == (str(place),) for place, answer in seen.items())
+
+
+def test_an_error_of_the_caller_ends_the_call():
+    def stop(place, answer):
+        raise ZeroDivisionError
+
+    with faulty(echo) as server, pytest.raises(ZeroDivisionError):
+        pool(server, concurrency=1).map(bodies(20), on_answer=stop)
+    assert len(server.asked) == 1
+
+
+def test_open_requests_at_a_server_are_bounded_and_several_servers_share_the_work():
+    slow = lambda number, body: Reply(echo(number, body).body, delay=0.02)  # noqa: E731
+    with faulty(slow) as first, faulty(slow) as second:
+        pool(first, second, concurrency=3).map(bodies(60))
+    assert first.most_open == second.most_open == 3
+    assert min(len(first.asked), len(second.asked)) >= 20
+
+
+def test_the_key_goes_to_the_server_and_into_no_message(monkeypatch):
+    def repeat(number, body):
+        return Reply(b"your key sk-secret is wrong", status=401)
+
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    with faulty(repeat) as server, pytest.raises(InputError) as raised:
+        pool(server).map(bodies(1))
+    assert server.headers[0]["authorization"] == "Bearer sk-secret"
+    assert "secret" not in str(raised.value) and "your key *** is wrong" in str(raised.value)
+
+
+def test_a_machine_that_is_gone_does_not_cost_the_time_of_a_long_answer(monkeypatch):
+    monkeypatch.setattr("sgpo.serving.server._CONNECT_TIMEOUT", 0.2)
+    began = time.monotonic()
+    # An address of RFC 5737 that nobody has: packets to it are lost, or refused on the way.
+    with pytest.raises(InputError, match="no server answers"):
+        pool("http://192.0.2.1:9/v1", timeout=600.0, retries=0).map(bodies(1))
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("urls", "options", "said"),
+    [
+        ([], {}, "servers is empty"),
+        (["localhost:8000"], {}, "'localhost:8000'; allowed: a base URL"),
+        (["http://a/v1"], {"retries": -1}, "retries is -1"),
+        (["http://a/v1"], {"concurrency": 0}, "concurrency is 0"),
+        (["http://a/v1"], {"timeout": 0}, "timeout is 0"),
+        (["http://a/v1"], {"pause": float("nan")}, "pause is nan"),
+    ],
+)
+def test_arguments_out_of_range_are_named(urls, options, said):
+    with pytest.raises(InputError, match=said):
+        ServerPool(urls, **options)
+
+
+def test_a_missing_package_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(InputError, match=r"pip install 'sgpo\[server\]'"):
+        ServerPool(["http://a/v1"])
