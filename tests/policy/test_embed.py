@@ -4,6 +4,7 @@ import torch
 
 from sgpo.errors import InputError
 from sgpo.policy.embed import embed_prompts
+from sgpo.policy.load import load_policy
 from sgpo.policy.tokens import tokenize_prompt
 
 PROMPTS = [
@@ -41,6 +42,16 @@ def test_the_last_token_opens_the_answer(policy):
         logits = policy.model(**policy.tokenizer(rendered, return_tensors="pt")).logits[0, -1]
         predicted = policy.model.lm_head(torch.from_numpy(embeddings[0]))
     torch.testing.assert_close(predicted, logits, atol=1e-4, rtol=1e-4)
+
+
+def test_a_model_in_training_is_embedded_without_dropout_and_left_in_training(policy_path):
+    policy = load_policy(policy_path, device="cpu")
+    expected = embed_prompts(policy, PROMPTS)
+    for layer in policy.model.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    policy.model.train()
+    assert np.array_equal(embed_prompts(policy, PROMPTS), expected)
+    assert policy.model.training
 
 
 def test_embeddings_on_disk_are_those_in_memory(policy, tmp_path):
