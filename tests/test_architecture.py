@@ -26,14 +26,13 @@ ALLOWED = {
     "gaps_file": {"robust"},
     "rounds": {
         "robust", "serving", "policy", "preferences", "leader", "evaluate", "run_dir", "progress", "processes",
-        "shards", "config",
+        "shards", "config", "estimate",
     },
     "hub": set(),
     "estimate": set(),
-    "preflight": {"policy", "preferences", "rounds", "config", "estimate"},
-    "plan": {"leader", "rounds", "run_dir", "config", "estimate", "preflight"},
+    "plan": {"leader", "rounds", "run_dir", "config", "estimate"},
     "study": {
-        "robust", "policy", "preferences", "leader", "evaluate", "rounds", "plan", "preflight", "run_dir", "progress",
+        "robust", "policy", "preferences", "leader", "evaluate", "rounds", "plan", "run_dir", "progress",
         "processes", "config",
     },
     "cli_split": {"policy", "preferences", "hub", "progress"},

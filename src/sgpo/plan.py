@@ -20,7 +20,7 @@ from sgpo.estimate import (
     training_flops,
 )
 from sgpo.leader.train import build_arguments
-from sgpo.preflight import Preflight, check_disk
+from sgpo.rounds.preflight import Preflight, check_disk
 from sgpo.rounds.training import leader_settings
 from sgpo.run_dir import check_same_config
 
@@ -148,7 +148,13 @@ def plan_stages(
         lengths: mean tokens.
     """
     leader = config.leader
-    stages = [StagePlan("seed/pairs", f"{seeds} human pairs, scored by the reference")]
+    stages = []
+    if config.data.split is not None:
+        chosen = "at random" if config.data.split.selection == "random" else "as farthest points"
+        stages.append(
+            StagePlan("data", f"{seeds} seeds {chosen}, {len(pools)} pools, {heldout} held out; no prompt twice")
+        )
+    stages += [StagePlan("seed/pairs", f"{seeds} human pairs, scored by the reference")]
     if heldout:
         stages.append(StagePlan("heldout/pairs", f"{heldout} human pairs to judge by, scored by the reference"))
     training = training_flops(parameters, seeds * leader.seed_epochs, lengths, recomputed=True)

@@ -20,8 +20,10 @@ from sgpo.preferences.source import load_pairs
 from sgpo.processes import Processes
 from sgpo.progress import Reporter
 from sgpo.rounds.annotation import Annotation
+from sgpo.rounds.data_split import split_data
 from sgpo.rounds.metrics import stage_metrics
 from sgpo.rounds.policies import Policies
+from sgpo.rounds.preflight import Preflight
 from sgpo.rounds.scoring import add_fingerprints, score_pairs
 from sgpo.rounds.stages import Stages
 from sgpo.rounds.training import Training
@@ -54,8 +56,13 @@ def run_recipe(config: RunConfig, *, command: list[str], processes: Processes, r
     Raises:
         InputError: see `RunDir` and `run_rounds`.
     """
+    quiet_libraries()
     with closing(open_run(config, command, processes)) as run:
-        run_rounds(config, run, processes=processes, reporter=reporter)
+        resolved = split_data(config, Stages(run, config.seed, processes, reporter))
+        if resolved is not config:
+            # The prompts of a split are known only now.
+            Preflight(resolved, offline=False).inspect()
+        run_rounds(resolved, run, processes=processes, reporter=reporter)
 
 
 def open_run(config: Any, command: list[str], processes: Processes) -> RunDir:

@@ -12,7 +12,7 @@ from sgpo.errors import InputError
 from sgpo.leader.guards import LeaderAlert
 from sgpo.leader.scores import FINGERPRINT_COLUMN, POLICY_COLUMNS, REFERENCE_COLUMNS
 from sgpo.leader.train import build_arguments, train_leader
-from sgpo.policy.load import load_tokenizer
+from sgpo.policy.load import Policy, load_tokenizer
 from sgpo.rounds.follower import write_worst_case
 from sgpo.rounds.policies import Policies
 from sgpo.rounds.scoring import add_fingerprints
@@ -102,6 +102,13 @@ class Training:
         arguments = build_arguments(settings, self._config.leader.trainer, output_dir="unused")
         write_worst_case(pairs, arguments, path)
 
+    def _live_reference(self, number: int) -> Policy | None:
+        """The reference itself, for the one loss that needs its logits beside its stored scores."""
+        if self._config.leader.trainer.get("decoupling", 1) == 1:
+            return None
+        is_sft = number == 0 or self._config.reference == "sft"
+        return self._policies.reference() if is_sft else self._policies.of_round(number - 1)
+
     def _train(self, number: int, path: Path) -> None:
         leader, (pairs, settings) = self._config.leader, self._pairs(number)
         policy = self._policies.of_round(number - 1) if number else self._policies.reference()
@@ -116,6 +123,7 @@ class Training:
                 extra=leader.trainer,
                 peft_config=leader.lora,
                 advance=advance,
+                reference=self._live_reference(number),
             )
         if self._stages.processes.is_main:
             (path / "training_log.json").write_text(json.dumps(log, indent=1), encoding="utf-8")

@@ -10,10 +10,10 @@ from pydantic import model_validator
 from sgpo.config import Recipe, RunConfig
 from sgpo.errors import InputError
 from sgpo.plan import Plan, StagePlan, check_arguments, expected_lengths, needs, plan_stages, run_size
-from sgpo.preflight import check_disk
 from sgpo.processes import Processes
 from sgpo.progress import Reporter
 from sgpo.rounds.loop import open_run, quiet_libraries, run_rounds
+from sgpo.rounds.preflight import check_disk
 from sgpo.rounds.prompts import round_sizes
 from sgpo.rounds.stages import Stages
 from sgpo.run_dir import check_same_config

@@ -17,6 +17,7 @@ from sgpo.policy.load import load_tokenizer
 from sgpo.policy.locate import check_exists
 from sgpo.policy.tokens import tokenize_prompts
 from sgpo.preferences.source import load_pairs, load_prompts
+from sgpo.rounds.data_split import mix_sources
 from sgpo.rounds.prompts import pool_size, round_sizes
 
 _GIB = 2**30
@@ -65,10 +66,29 @@ class Preflight:
         Raises:
             InputError: whatever would stop the run later.
         """
-        self._look_at_pairs()
         self._look_at_model()
-        self._look_at_pools()
+        if self._config.data.split is None:
+            self._look_at_pairs()
+            self._look_at_pools()
+        else:
+            self._look_at_split()
         return self._found
+
+    def _look_at_split(self) -> None:
+        split, found = self._config.data.split, self._found
+        found.seeds, found.heldout, found.pools = split.seeds, split.heldout, list(split.pools)
+        try:
+            mixture = mix_sources(self._config)
+        except InputError:
+            paths = [source.path for source in split.sources]
+            if not self._offline or all(Path(path).exists() for path in paths):
+                raise
+            found.unchecked.append(f"{', '.join(paths)} (the Hub does not answer; the recipe says how many pairs)")
+            return
+        for source in mixture.describe()["sources"]:
+            dropped = ", ".join(f"{count:,} {reason}" for reason, count in source["dropped"].items())
+            if dropped:
+                found.warnings.append(f"{source['path']}: of {source['rows']:,} rows are left out: {dropped}.")
 
     def _look_at_pairs(self) -> None:
         data, found = self._config.data, self._found
