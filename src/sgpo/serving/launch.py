@@ -4,8 +4,6 @@ import os
 import re
 import shlex
 import subprocess
-import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -15,11 +13,10 @@ from pathlib import Path
 from typing import IO
 
 from sgpo.errors import InputError
-from sgpo.serving import watch
+from sgpo.serving.process import open_output, quote_output, watcher
 from sgpo.serving.watch import end_group
 
 _POLL = 0.2
-_QUOTED_LINES = 20
 _FIELD = re.compile(r"\{([A-Za-z_]\w*)\}")
 
 
@@ -78,12 +75,12 @@ def launched_server(
             "End the server that runs there, or leave the command out to use it."
         )
     with ExitStack() as stack:
-        output = stack.enter_context(_open_output(log))
+        output = stack.enter_context(open_output(log))
         start = os.fstat(output.fileno()).st_size
-        watcher = stack.enter_context(_watcher(grace))
+        told = stack.enter_context(watcher(grace))
         process = _start(words, output)
         stack.callback(lambda: end_group(process.pid, grace, reap=process.poll))
-        watcher.write(b"%d" % process.pid)
+        told.write(b"%d" % process.pid)
         _wait(process, words, urls, timeout, output, start)
         yield process
 
@@ -107,13 +104,6 @@ def _braced(name: str) -> str:
     return "{" + name + "}"
 
 
-def _open_output(log: str | Path | None) -> IO[bytes]:
-    if log is None:
-        return tempfile.TemporaryFile()
-    Path(log).parent.mkdir(parents=True, exist_ok=True)
-    return open(log, "ab+")
-
-
 def _start(words: list[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
     try:
         # A session of its own: Ctrl-C reaches this process alone, which then ends the server's whole group.
@@ -122,17 +112,6 @@ def _start(words: list[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
         )
     except OSError as error:
         raise InputError(f"server command {shlex.join(words)!r} cannot be started: {error}.") from error
-
-
-@contextmanager
-def _watcher(grace: float) -> Iterator[IO[bytes]]:
-    """A pipe to a process that ends the group whose id is written to it, should this process be killed."""
-    words = [sys.executable, "-I", "-S", watch.__file__, str(grace)]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, bufsize=0, start_new_session=True) as watcher:
-        try:
-            yield watcher.stdin
-        finally:
-            watcher.kill()
 
 
 def _wait(
@@ -151,23 +130,16 @@ def _wait(
         if code is not None:
             raise InputError(
                 f"server command {shlex.join(words)!r} ended with code {code} before {', '.join(urls)} answered."
-                + _quote(output, start)
+                + quote_output(output, start)
             )
         if not silent:
             return
         if time.monotonic() > until:
             raise InputError(
                 f"{', '.join(silent)} did not answer within {timeout:g} s of starting {shlex.join(words)!r}."
-                + _quote(output, start)
+                + quote_output(output, start)
             )
         time.sleep(_POLL)
-
-
-def _quote(output: IO[bytes], start: int) -> str:
-    # The server writes at the place that seeking would move.
-    written = os.pread(output.fileno(), os.fstat(output.fileno()).st_size - start, start)
-    lines = written.decode("utf-8", errors="replace").splitlines()[-_QUOTED_LINES:]
-    return " The end of its output:\n" + "\n".join(lines) if lines else " It wrote nothing."
 
 
 def _says(url: str) -> bool | None:
