@@ -1,3 +1,4 @@
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -5,11 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import sgpo.preferences.annotate as annotate_module
 from sgpo.errors import InputError
 from sgpo.preferences.annotate import annotate_pairs, implicit_rewards
 from sgpo.preferences.layout import to_pairs
 
 BETA = 0.1
+NAN = float("nan")
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,11 @@ def annotate(responses, rewards, **changes):
     """Annotates with log-probabilities that make `rewards` the implicit rewards."""
     prompts = [[{"role": "user", "content": f"{row}?"}] for row in range(len(responses))]
     rewards = np.asarray(rewards, dtype=float)
-    arguments = {"policy_logps": rewards / BETA - 50, "reference_logps": np.full(len(rewards), -50.0), "beta": BETA}
+    arguments = {
+        "policy_logps": np.nan_to_num(rewards / BETA - 50),
+        "reference_logps": np.full(len(rewards), -50.0),
+        "beta": BETA,
+    }
     return annotate_pairs(prompts, responses, rewards, **{**arguments, **changes})
 
 
@@ -119,40 +126,106 @@ def test_the_margin_of_a_pair_is_that_of_its_rewards():
     assert found.counts["dropped_pairs"] == {"tied": 0, "close": 1}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [({"choice": "worst"}, "choice is 'worst'; allowed: 'best_worst'"), ({"min_margin": -1.0}, "min_margin is -1.0")],
-)
-def test_an_unknown_choice_is_refused(arguments, message):
-    with pytest.raises(InputError, match=message):
-        annotate([ANSWERS], [0.0, 1.0, 2.0, 3.0], **arguments)
+def test_a_margin_must_be_exceeded():
+    found = annotate([ANSWERS[:2]] * 3, [1.0, 0.5, 1.0, 0.25, 0.0, 0.0], min_margin=0.5)
+    assert found.pairs["reward_margin"][:] == [0.75]
+    assert found.counts["dropped_pairs"] == {"tied": 1, "close": 1}
+
+
+def test_the_margin_is_in_the_unit_of_the_rewards_and_the_gap_in_nats():
+    found = annotate([ANSWERS[:2]], [3.0, 5.0], policy_logps=[-10.0, -11.0], reference_logps=[0.0, 0.0])
+    assert (found.pairs[0]["reward_margin"], found.pairs[0]["gap"]) == (2.0, pytest.approx(-0.1))
+
+
+@pytest.mark.parametrize("rewards", [[0.0, 0.0, 0.1], [0.1, 0.0, 0.0], [0.0, 0.1, 0.1]])
+def test_a_prompt_of_tied_and_close_pairs_is_close(rewards):
+    found = annotate([ANSWERS[:3]], rewards, choice="all", min_margin=0.5)
+    assert found.counts["dropped"]["close"] == 1
+    assert found.counts["dropped_pairs"] == {"tied": 1, "close": 2}
+
+
+def test_a_random_response_is_below_the_best_where_any_is():
+    found = annotate([ANSWERS] * 50, [1.0, 1.0, 1.0, 0.0] * 50, choice="best_random")
+    assert texts(found) == [("a", "d")] * 50
+
+
+def test_a_random_draw_depends_on_seed_and_row_alone():
+    rewards = np.tile(np.arange(4.0), 60)
+    all_rows, some = (
+        annotate([ANSWERS] * rows, rewards[: 4 * rows], choice="best_random", seed=3) for rows in (60, 20)
+    )
+    assert texts(all_rows)[:20] == texts(some)
+    assert len(set(texts(some))) == 3
+
+
+def test_of_repetitions_the_first_with_a_reward_stays():
+    found = annotate([[Answer("a"), Answer("a "), Answer("a"), Answer("b")]], [NAN, 1.0, 9.0, 0.0])
+    assert texts(found) == [("a ", "b")]
+    assert found.pairs[0]["reward_margin"] == 1.0
+
+
+def test_pairs_of_more_than_one_block_keep_their_rows():
+    count = annotate_module._BLOCK + 3
+    found = annotate([[Answer("a"), Answer(f"b{row}")] for row in range(count)], np.tile([0.0, 1.0], count))
+    assert len(found.pairs) == count
+    for row in (0, count - 4, count - 1):
+        assert found.pairs[row]["prompt"][0]["content"] == f"{row}?"
+        assert found.pairs[row]["chosen"][0]["content"] == f"b{row}"
 
 
 answers = st.builds(
     Answer, st.sampled_from(["a", "a ", "b", "c", "", " "]), st.sampled_from(["stop", "stop", "length"])
 )
-scored = st.lists(st.tuples(answers, st.sampled_from([-1.0, 0.0, 0.5, 2.0])), min_size=2, max_size=5)
+scored = st.lists(st.tuples(answers, st.sampled_from([NAN, -1.0, 0.0, 0.5, 2.0])), min_size=2, max_size=5)
+choices = st.sampled_from(["best_worst", "best_random", "all"])
 
 
-@settings(deadline=None, max_examples=150)
-@given(st.lists(scored, max_size=8), st.sampled_from(["best_worst", "best_random", "all"]))
-def test_every_prompt_is_counted_once_and_every_pair_is_a_preference(rows, choice):
+@settings(deadline=None, max_examples=200)
+@given(st.lists(scored, max_size=6), choices, st.sampled_from([0.0, 0.5, 1.0]), st.integers(0, 3))
+def test_counts_add_up_and_every_pair_is_a_preference(rows, choice, min_margin, seed):
     responses = [[answer for answer, _ in row] for row in rows]
     rewards = [reward for row in rows for _, reward in row]
-    found = annotate(responses, rewards, choice=choice)
+    found = annotate(responses, rewards, choice=choice, min_margin=min_margin, seed=seed)
     counts = found.counts
+    by_prompt = Counter(pair["prompt"][0]["content"] for pair in found.pairs)
     assert counts["prompts"] == len(rows) == counts["paired"] + sum(counts["dropped"].values())
-    assert counts["pairs"] >= counts["paired"]
-    assert choice == "all" or counts["pairs"] == counts["paired"]
     assert counts["responses"] == len(rewards)
     assert counts["pairs"] == len(found.pairs)
+    assert counts["paired"] == len(by_prompt)
+    usable = [len(_usable(row)) for row in rows]
+    looked_at = sum(n * (n - 1) // 2 if choice == "all" else n >= 2 for n in usable)
+    assert counts["pairs"] + sum(counts["dropped_pairs"].values()) == looked_at
     for pair in found.pairs:
         row = rows[int(pair["prompt"][0]["content"][:-1])]
         chosen, rejected = pair["chosen"][0]["content"], pair["rejected"][0]["content"]
         assert chosen.strip() and rejected.strip() and chosen.strip() != rejected.strip()
         assert (Answer(chosen), pair["chosen_logps"]) in [(answer, reward / BETA - 50) for answer, reward in row]
         assert (Answer(rejected), pair["rejected_logps"]) in [(answer, reward / BETA - 50) for answer, reward in row]
-        assert pair["gap"] > 0
+        assert pair["reward_margin"] > min_margin
+        assert pair["gap"] == pytest.approx(pair["reward_margin"])
+        if choice != "all":
+            best = max(reward for reward in _usable(row).values())
+            assert pair["chosen_logps"] == best / BETA - 50
+        if choice == "best_worst":
+            assert pair["rejected_logps"] == min(_usable(row).values()) / BETA - 50
+
+
+def _usable(row):
+    """Reward of each text that can make a pair: that of its first ranked occurrence."""
+    found = {}
+    for answer, reward in row:
+        if answer.finish_reason == "stop" and answer.text.strip() and not np.isnan(reward):
+            found.setdefault(answer.text.strip(), reward)
+    return found
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.permutations(range(5)), choices.filter(lambda choice: choice != "best_random"))
+def test_the_order_of_the_candidates_changes_no_pair(order, choice):
+    texts, rewards = "abcde", [0.5, -1.0, 2.0, NAN, 0.0]
+    straight = annotate([[Answer(text) for text in texts]], rewards, choice=choice)
+    turned = annotate([[Answer(texts[place]) for place in order]], [rewards[place] for place in order], choice=choice)
+    assert straight.pairs[:] == turned.pairs[:]
 
 
 BAD = {
@@ -160,6 +233,10 @@ BAD = {
     "log-probability": ({"policy_logps": [0, 0, 0, -np.inf]}, "policy_logps row 1, response 1: -inf"),
     "reference": ({"reference_logps": [np.nan, 0, 0, 0]}, "reference_logps row 0, response 0: nan"),
     "length": ({"rewards": [0.0, 1.0]}, r"rewards has the shape \(2,\); allowed: one number per response, 4"),
+    "choice": ({"choice": "best"}, "choice is 'best'; allowed: 'best_worst', 'best_random', 'all'"),
+    "margin": ({"min_margin": -0.5}, "min_margin is -0.5; allowed: a number >= 0"),
+    "nan margin": ({"min_margin": NAN}, "min_margin is nan; allowed: a number >= 0"),
+    "seed": ({"seed": -1}, "seed is -1; allowed: a whole number >= 0"),
     "beta": ({"beta": 0.0}, "beta is 0.0; allowed: a number > 0"),
     "prompts": ({"prompts": []}, "responses has 2 rows; allowed: one per prompt, 0"),
     "single": ({"responses": [[Answer("a")], [Answer("b")]]}, "responses row 0 has 1 responses; allowed: at least two"),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from datasets import Dataset, Features, Value
+from datasets import Dataset, Features, Value, concatenate_datasets
 
 from sgpo.errors import InputError
 from sgpo.preferences.layout import PAIR_FEATURES
@@ -14,6 +14,7 @@ from sgpo.preferences.pairing import check_choice, choose_pairs, keep_distinct
 SCORES = ("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps", "gap", "reward_margin")
 FEATURES = Features({**PAIR_FEATURES, **dict.fromkeys(SCORES, Value("float64"))})
 REASONS = ("identical", "unfinished", "empty", "unranked", "tied", "close")
+_BLOCK = 4096
 
 Messages = Sequence[dict[str, str]]
 
@@ -64,10 +65,11 @@ def annotate_pairs(
 ) -> Annotation:
     r"""Makes pairs of the responses of each prompt, the better one chosen.
 
-    Of a prompt's responses, those that are unfinished (cut at the token limit), empty, a repetition of an earlier
-    one, or without a reward are left out. A prompt left with fewer than two is dropped, under the first of these
-    reasons that brought it there. Pairs of equal rewards are dropped as tied, and pairs whose rewards differ by no
-    more than `min_margin` as close.
+    Of a prompt's responses, those that are unfinished (cut at the token limit), empty, a repetition of another one,
+    or without a reward are left out; of repetitions the first that has a reward stays. A prompt left with fewer than
+    two is dropped, under the first of these reasons that brought it there. Pairs of equal rewards are dropped as tied,
+    and pairs whose rewards differ by no more than `min_margin` as close; a prompt left without a pair is close if one
+    of its pairs was.
 
     Args:
         prompts: P conversations that end in a user turn.
@@ -76,7 +78,7 @@ def annotate_pairs(
         policy_logps: (R,) summed log-probabilities under the policy, in nats; finite.
         reference_logps: (R,) the same under the reference.
         beta: > 0, the scale of the gap `beta * [(log pi - log pi_ref)(y_w) - (log pi - log pi_ref)(y_l)]`.
-        choice: "best_worst", "best_random" (the best and any other one), or "all".
+        choice: "best_worst", "best_random" (the best and one of those below it), or "all".
         min_margin: >= 0, in the unit of the rewards.
         seed: of the random choice, >= 0; each prompt draws by its place.
 
@@ -85,7 +87,7 @@ def annotate_pairs(
 
     Source: arXiv:2502.18099, Algorithm 1, self-annotation.
     """
-    check_choice(choice, min_margin)
+    check_choice(choice, min_margin, seed)
     arrays = _check_arguments(prompts, responses, rewards, policy_logps, reference_logps, beta)
     rewards, policy_logps, reference_logps = arrays
     margins = implicit_rewards(policy_logps, reference_logps, beta)
@@ -102,8 +104,9 @@ def annotate_pairs(
             kept, reasons = keep_distinct(
                 [(places[first], places[second]) for first, second in chosen], rewards, min_margin
             )
-            for reason in reasons:
-                dropped_pairs[reason] += 1
+            for each in reasons:
+                dropped_pairs[each] += 1
+            reason = "close" if "close" in reasons else "tied"
         if not kept:
             dropped[reason] += 1
             continue
@@ -116,7 +119,7 @@ def annotate_pairs(
                 columns[side].append([{"role": "assistant", "content": candidates[place - start].text}])
                 columns[f"{side}_logps"].append(policy_logps[place])
                 columns[f"ref_{side}_logps"].append(reference_logps[place])
-    pairs = Dataset.from_dict(columns, features=FEATURES)
+    pairs = _as_dataset(columns)
     counts = {
         "prompts": len(prompts),
         "responses": len(rewards),
@@ -137,11 +140,24 @@ def _eligible(candidates: Sequence[Candidate], rewards: np.ndarray) -> tuple[lis
     places = [place for place in places if texts[place]]
     if len(places) < 2:
         return places, "empty"
-    places = list({texts[place]: place for place in reversed(places)}.values())[::-1]
-    if len(places) < 2:
+    if len({texts[place] for place in places}) < 2:
         return places, "identical"
     places = [place for place in places if not np.isnan(rewards[place])]
+    first: dict[str, int] = {}
+    for place in places:
+        first.setdefault(texts[place], place)
+    places = list(first.values())
     return places, "unranked" if len(places) < 2 else None
+
+
+def _as_dataset(columns: dict[str, list[Any]]) -> Dataset:
+    """The pairs in blocks: a block of Arrow text holds two gigabytes at most."""
+    count = len(columns["prompt"])
+    blocks = [
+        Dataset.from_dict({name: values[first : first + _BLOCK] for name, values in columns.items()}, features=FEATURES)
+        for first in range(0, max(count, 1), _BLOCK)
+    ]
+    return blocks[0] if len(blocks) == 1 else concatenate_datasets(blocks)
 
 
 def _check_arguments(

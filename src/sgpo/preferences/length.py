@@ -11,7 +11,7 @@ def adjust_for_length(
     """Rewards by which responses are ranked, (R,).
 
     Args:
-        rewards: (R,) rewards.
+        rewards: (R,) rewards; nan stays nan.
         n_tokens: (R,) tokens of the responses, >= 1.
         per_token: divides by the number of tokens.
         penalty: taken off for each token, in the unit of the rewards; >= 0.
@@ -25,6 +25,10 @@ def adjust_for_length(
         raise InputError(f"per_token with length penalty {penalty}; allowed: one of the two.")
     if not (np.isfinite(penalty) and penalty >= 0):
         raise InputError(f"length penalty is {penalty}; allowed: a number >= 0.")
-    if n_tokens.shape != rewards.shape or (n_tokens < 1).any():
-        raise InputError(f"n_tokens has the shape {n_tokens.shape}; allowed: {rewards.shape}, numbers >= 1.")
+    rewards, n_tokens = np.asarray(rewards, dtype=np.float64), np.asarray(n_tokens)
+    if n_tokens.shape != rewards.shape:
+        raise InputError(f"n_tokens has the shape {n_tokens.shape}; allowed: one number per reward, {rewards.shape}.")
+    few = np.flatnonzero(n_tokens < 1)
+    if len(few):
+        raise InputError(f"n_tokens of response {few[0]} is {n_tokens[few[0]]}; allowed: a number >= 1.")
     return rewards / n_tokens if per_token else rewards - penalty * n_tokens
