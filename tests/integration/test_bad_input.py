@@ -119,10 +119,10 @@ def test_model_that_is_not_there(capsys, recipe, tmp_path):
     assert "does not exist" in run_refusal(capsys, recipe)
 
 
-def test_prompt_longer_than_the_context(capsys, recipe):
-    write_rows(recipe, "prompts.jsonl", [{"prompt": "Who?"}] * 11 + [{"prompt": "bridge " * 300}])
+def test_pool_of_prompts_longer_than_the_context(capsys, recipe):
+    write_rows(recipe, "prompts.jsonl", [{"prompt": "bridge " * 300}] * 12)
     message = run_refusal(capsys, recipe)
-    assert "prompts.jsonl row 11: the prompt has" in message
+    assert "prompts.jsonl: every prompt is too long (the first has" in message
 
 
 def test_unknown_trainer_argument(capsys, recipe):

@@ -230,3 +230,17 @@ def test_another_model_at_the_references_path_is_found_out(recipe, tmp_path, cap
     capsys.readouterr()
     assert main(options) == 2
     assert "was scored by the reference" in capsys.readouterr().err
+
+
+def test_prompts_that_leave_no_room_are_noted_left_out_and_counted(recipe, capsys):
+    rows = [{"prompt": f"Who is {number}?"} for number in range(10)] + [{"prompt": "bridge " * 300}] * 2
+    (recipe.parent / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ["run", "--config", str(recipe), "rounds=1"]
+    assert main([*options, "--dry-run"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "2 of 12 prompts have more than 127 tokens (the first: row 10," in said
+    assert main([*options, "--quiet"]) == 0
+    counts = json.loads((recipe.parent / "run/round-1/pairs/annotation.json").read_text())
+    assert len(load_from_disk(recipe.parent / "run/round-1/responses")) == 10
+    assert counts["dropped"]["too_long"] == 2
+    assert counts["prompts"] == 12 == counts["paired"] + sum(counts["dropped"].values())

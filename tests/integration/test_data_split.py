@@ -67,15 +67,15 @@ def test_a_split_that_cannot_be_is_refused(split_recipe, capsys, override, said)
     assert not (split_recipe.parent / "run").exists()
 
 
-def test_a_prompt_too_long_for_the_model_is_found_before_anything_is_trained(split_recipe, capsys):
+def test_prompts_too_long_for_the_model_are_found_before_anything_is_trained(split_recipe, capsys):
     content = yaml.safe_load(split_recipe.read_text())
     rows = [{"prompt": f"What is {word}?" + " bridge" * 300, "chosen": "A.", "rejected": "B."} for word in WORDS]
     Dataset.from_list(rows).to_parquet(split_recipe.parent / "long.parquet")
     content["data"]["split"]["sources"] = [{"path": str(split_recipe.parent / "long.parquet")}]
     split_recipe.write_text(yaml.safe_dump(content))
     assert main(["run", "--config", str(split_recipe), "--quiet"]) == 2
-    assert "the prompt has" in capsys.readouterr().err
+    assert "every prompt is too long" in capsys.readouterr().err
     assert not (split_recipe.parent / "run/seed").exists()
     shorter = ["data.split.max_prompt_chars=500", f"output={split_recipe.parent / 'other'}"]
     assert main(["run", "--config", str(split_recipe), "--quiet", *shorter]) == 2
-    assert "36 rows; dropped: 36 " in capsys.readouterr().err
+    assert "none of 36 rows is a preference: 36 prompt too long" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, Features, List, Value, concatenate_datasets, load_from_disk
+from transformers import AutoConfig
 
 from sgpo.config import RunConfig
 from sgpo.errors import InputError
@@ -22,7 +23,7 @@ from sgpo.progress import Advance
 from sgpo.rounds.annotators import open_annotator
 from sgpo.rounds.generators import open_generator, sampling_of
 from sgpo.rounds.policies import Policies
-from sgpo.rounds.prompts import round_prompts
+from sgpo.rounds.prompts import prompt_lengths, prompt_room, round_prompts
 from sgpo.rounds.scoring import add_fingerprints, score_origin, score_pairs
 from sgpo.rounds.stages import ABOUT, ShardRows, ShardWork, Stages
 
@@ -48,6 +49,7 @@ PAIR_COLUMNS = [
     "gap",
 ]
 _SCORERS = ("policy", "reference")
+TOO_LONG = "too_long"
 
 
 class Annotation:
@@ -76,7 +78,7 @@ class Annotation:
         name = f"round-{number}/responses"
         if self._stages.has(name):
             return
-        prompts = round_prompts(self._config, number)["prompt"]
+        prompts, too_long = self._prompts(number)
         seed, sampling = self._stages.seed(name), sampling_of(self._config)
 
         @contextmanager
@@ -94,11 +96,25 @@ class Annotation:
                         _response_columns(part, generator.generate(part, seeds, sampling, progress=advance))
                     )
 
-                yield ShardWork(do, {"policy": self._policies.fingerprint(number - 1)})
+                yield ShardWork(do, {"policy": self._policies.fingerprint(number - 1), TOO_LONG: too_long})
 
         self._shard(
             name, len(prompts), RESPONSE_FEATURES, open_work, main_only=self._config.generation.backend == "vllm"
         )
+
+    def _prompts(self, number: int) -> tuple[list[Any], int]:
+        """The prompts of a round that leave room for a response, and how many do not."""
+        path = self._policies.path(number - 1)
+        prompts = round_prompts(self._config, number)["prompt"][:]
+        lengths = prompt_lengths(load_tokenizer(path), prompts)
+        room = prompt_room(self._config, AutoConfig.from_pretrained(path))
+        kept = [prompt for prompt, length in zip(prompts, lengths, strict=True) if length <= room]
+        if not kept:
+            raise InputError(
+                f"round {number}: every one of {len(prompts)} prompts has more than {room} tokens; allowed: at least "
+                "one that leaves room for a response."
+            )
+        return kept, len(prompts) - len(kept)
 
     # -- scores and rewards -------------------------------------------------------------------------------------
 
@@ -193,6 +209,7 @@ class Annotation:
             min_margin=settings.min_margin,
             seed=self._stages.seed(f"round-{number}/pairs"),
         )
+        self._count_too_long(number, annotation.counts)
         if len(annotation.pairs) == 0:
             raise InputError(
                 f"round {number}: no pair left of {len(rows)} prompts ({annotation.counts['dropped']}); allowed: at "
@@ -207,6 +224,11 @@ class Annotation:
             pairs = concatenate_datasets([pairs, self._rescored_seeds(number).cast(pairs.features)])
         pairs.save_to_disk(path)
         (path / "annotation.json").write_text(json.dumps({**annotation.counts, **counts}), encoding="utf-8")
+
+    def _count_too_long(self, number: int, counts: dict[str, Any]) -> None:
+        too_long = _read_json(self._root / f"round-{number}/responses" / ABOUT)[TOO_LONG]
+        counts["prompts"] += too_long
+        counts["dropped"][TOO_LONG] = too_long
 
     def _check_same_tokens(self, origins: dict[str, dict[str, Any]]) -> None:
         for part in ("tokenizer", "template", "max_length"):

@@ -1,6 +1,5 @@
 """What can be known of a recipe's files, model and disk before a run starts."""
 
-import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,10 +14,9 @@ from sgpo.errors import InputError
 from sgpo.estimate import Architecture
 from sgpo.policy.load import load_tokenizer
 from sgpo.policy.locate import check_exists
-from sgpo.policy.tokens import tokenize_prompts
 from sgpo.preferences.source import load_pairs, load_prompts
 from sgpo.rounds.data_split import mix_sources
-from sgpo.rounds.prompts import pool_size, round_sizes
+from sgpo.rounds.prompts import pool_size, prompt_lengths, prompt_room, round_sizes
 
 _GIB = 2**30
 
@@ -164,20 +162,23 @@ class Preflight:
         return len(pool)
 
     def _check_prompt_lengths(self, path: str, pool: Dataset) -> None:
-        config = self._config
+        config, found = self._config, self._found
         tokenizer = load_tokenizer(config.model.path, trust_remote_code=config.model.trust_remote_code)
-        text = _model_config(config).get_text_config()
-        context = getattr(text, "max_position_embeddings", None) or math.inf
-        room = min(context - config.generation.max_new_tokens, config.leader.max_length - 1)
-        lengths = [len(ids) for ids in tokenize_prompts(tokenizer, pool["prompt"][:])]
-        for row, length in enumerate(lengths):
-            if length > room:
-                raise InputError(
-                    f"data.prompts: {path} row {row}: the prompt has {length} tokens; allowed: at most {room} (the "
-                    f"model's context, {context}, less generation.max_new_tokens; and below leader.max_length). "
-                    "sgpo split leaves out long prompts with --max-prompt-chars."
-                )
-        self._found.prompt_tokens = sum(lengths) / len(lengths)
+        room = prompt_room(config, _model_config(config))
+        lengths = prompt_lengths(tokenizer, pool["prompt"][:])
+        long = [row for row, length in enumerate(lengths) if length > room]
+        if len(long) == len(lengths):
+            raise InputError(
+                f"data.prompts: {path}: every prompt is too long (the first has {lengths[0]} tokens); allowed: at most "
+                f"{room}, the model's context less generation.max_new_tokens, and below leader.max_length."
+            )
+        if long:
+            found.warnings.append(
+                f"{path}: {len(long)} of {len(lengths)} prompts have more than {room} tokens (the first: row "
+                f"{long[0]}, {lengths[long[0]]} tokens). Their rounds leave them out and count them: a response must fit in the "
+                "model's context, and some of it below leader.max_length."
+            )
+        found.prompt_tokens = sum(lengths) / len(lengths)
 
 
 def _model_config(config: RunConfig) -> AutoConfig:

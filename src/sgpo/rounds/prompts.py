@@ -1,9 +1,13 @@
 """Which prompts a round takes: its own pool, or a slice of a common one; rounds share nothing."""
 
+import math
+
 from datasets import Dataset
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from sgpo.config import Recipe, RunConfig
 from sgpo.errors import InputError
+from sgpo.policy.tokens import Messages, tokenize_prompts
 from sgpo.preferences.source import load_prompts
 
 
@@ -58,3 +62,14 @@ def round_prompts(config: RunConfig, number: int) -> Dataset:
         start = sum(sizes[: number - 1])
         rows = range(start, start + sizes[number - 1])
     return pool.shuffle(seed=config.seed).select(rows)
+
+
+def prompt_room(config: Recipe, model: PreTrainedConfig) -> float:
+    """Most tokens of a prompt: the response must fit in the model's context, and some of it be trained on."""
+    context = getattr(model.get_text_config(), "max_position_embeddings", None) or math.inf
+    return min(context - config.generation.max_new_tokens, config.leader.max_length - 1)
+
+
+def prompt_lengths(tokenizer: PreTrainedTokenizerBase, prompts: list[Messages]) -> list[int]:
+    """Tokens of each prompt."""
+    return [len(ids) for ids in tokenize_prompts(tokenizer, prompts)]
