@@ -70,6 +70,10 @@ def build_tiny_encoder(path: str | Path, *, seed: int = 0) -> Path:
     model.save_pretrained(path)
     tokenizer.model_max_length = config.max_position_embeddings
     tokenizer.save_pretrained(path)
+    # A tokenizer of its own class, such as BertTokenizer, says this by itself.
+    file = Path(path) / "tokenizer_config.json"
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    file.write_text(json.dumps({**json.loads(file.read_text()), "model_input_names": names}), encoding="utf-8")
     return Path(path)
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -35,7 +36,9 @@ class FunctionAnnotator:
         Raises:
             InputError: it returns another number of rows or numbers, or something that is no number; the row is named.
         """
-        found = list(self._function([list(messages) for messages in prompts], [list(row) for row in responses]))
+        found = self._function([list(messages) for messages in prompts], [list(row) for row in responses])
+        if not isinstance(found, Sequence | np.ndarray):
+            raise InputError(f"{self._name} returned {found!r}; allowed: a list of numbers for each prompt.")
         if len(found) != len(prompts):
             raise InputError(f"{self._name} returned {len(found)} rows; allowed: one per prompt, {len(prompts)}.")
         rewards: list[float] = []
@@ -50,7 +53,7 @@ def _as_rewards(numbers: Sequence[float], count: int, where: str) -> list[float]
     try:
         rewards = np.asarray(numbers, dtype=np.float64)
     except (ValueError, TypeError) as error:
-        raise InputError(f"{where}: {numbers!r}; allowed: numbers.") from error
+        raise InputError(f"{where}: {numbers!r}; allowed: one number per response, {count}.") from error
     if rewards.shape != (count,):
         raise InputError(f"{where}: the shape {rewards.shape}; allowed: one number per response, {count}.")
     if np.isinf(rewards).any():
@@ -81,7 +84,9 @@ def _import(place: str):
 def _load_file(path: Path):
     if not path.is_file():
         raise InputError(f"function: {path} does not exist; allowed: a Python file.")
-    specification = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(specification)
+    # Registered, as a dataclass asks for its module; under a name that hides no other module.
+    name = f"sgpo_function_{path.stem}"
+    specification = importlib.util.spec_from_file_location(name, path)
+    module = sys.modules[name] = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module

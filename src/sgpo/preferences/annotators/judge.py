@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,27 +16,33 @@ from sgpo.serving.answers import Answer
 from sgpo.serving.client import ServerPool
 
 _VERDICT = re.compile(r"^\W*verdict\W*:\W*(a|b|tie)\W*$", re.IGNORECASE)
+_RESULTS = {"a": 1.0, "b": 0.0, "tie": 0.5}
 _FIELDS = ("{prompt}", "{first}", "{second}")
+# What the parser reads; a template that does not ask for it gets no verdict.
+_ASKED = ("Verdict: A", "Verdict: B")
 
 
 class Judge:
     """An LLM judge over an OpenAI-compatible API.
 
-    Every pair of a prompt's responses is shown twice, each response once in front. Where the two answers contradict
-    each other the comparison is a tie. The last line of an answer that reads "Verdict: A", "Verdict: B" or "Verdict:
-    tie" counts, and nothing else does: a comparison without two verdicts is no comparison. The reward of a response is
-    the mean of its results: 1 won, 1/2 tie, 0 lost; nan where none of its comparisons counts.
+    Every two responses of a prompt are shown twice, each once in front. Where the two verdicts contradict each other
+    the comparison is a tie. A verdict is a line that reads "Verdict: A", "Verdict: B" or "Verdict: tie" in an answer
+    that the judge has ended itself and that holds no other verdict; nothing else is one, and a comparison without two
+    verdicts does not count. Empty responses are not asked about, and repetitions of one text only once. The reward of
+    a response is the mean of its results: 1 won, 1/2 tie, 0 lost; nan where none of its comparisons counts.
 
     Args:
         pool: the servers.
         model: the judge's name there.
-        template: file with {prompt}, {first} and {second}; None takes the one that comes along.
+        template: file with {prompt}, {first} and {second} that asks for "Verdict: A" or "Verdict: B"; None takes the
+            one that comes along.
         max_tokens: of an answer.
         temperature: of the judge's sampling.
         seed: sent with every request.
+        request: further fields of a request, which go before the ones above; a field that is None is left out.
 
     Raises:
-        InputError: the template cannot be read, or lacks one of the three.
+        InputError: the template cannot be read, or is none.
     """
 
     def __init__(
@@ -47,52 +54,56 @@ class Judge:
         max_tokens: int = 256,
         temperature: float = 0.0,
         seed: int = 0,
+        request: dict[str, Any] | None = None,
     ) -> None:
         self._pool, self._template = pool, read_template(template)
-        self._request = {"model": model, "max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+        fields = {"model": model, "max_tokens": max_tokens, "temperature": temperature, "seed": seed, **(request or {})}
+        self._request = {name: value for name, value in fields.items() if value is not None}
 
     def __call__(
         self, prompts: Sequence[Messages], responses: Sequence[Sequence[str]], *, progress: Advance | None = None
     ) -> Ranking:
         """Ranks P lists of responses; see `Annotator`.
 
+        Counts: `comparisons`; of these `ties`, `inconsistent` (which are ties) and `unparsed` (which do not count);
+        and `first_preferred`, verdicts for whichever was in front.
+
         Raises:
             InputError: see `ServerPool.map`.
         """
-        duels = [
-            (row, first, second)
-            for row, texts in enumerate(responses)
-            for first, second in combinations(range(len(texts)), 2)
-        ]
+        texts = [list(dict.fromkeys(text.strip() for text in row if text.strip())) for row in responses]
+        duels = [(row, *duel) for row, distinct in enumerate(texts) for duel in combinations(distinct, 2)]
         bodies = [
-            {
-                **self._request,
-                "messages": [{"role": "user", "content": fill_template(self._template, prompts[row], *shown)}],
-            }
+            {**self._request, "messages": [{"role": "user", "content": self._ask(prompts[row], *shown)}]}
             for row, first, second in duels
-            for shown in _both_orders(responses[row][first], responses[row][second])
+            for shown in ((first, second), (second, first))
         ]
-        each = len(prompts) / max(len(bodies), 1)
-        answers = self._pool.map(bodies, progress=None if progress is None else lambda count: progress(count * each))
-        starts = np.concatenate([[0], np.cumsum([len(texts) for texts in responses])])
-        points, played = np.zeros(starts[-1]), np.zeros(starts[-1])
+        share = len(prompts) / max(len(bodies), 1)
+        answers = self._pool.map(bodies, progress=None if progress is None else lambda count: progress(count * share))
         counts = Counter(dict.fromkeys(("comparisons", "ties", "inconsistent", "unparsed", "first_preferred"), 0))
+        results: dict[tuple[int, str], list[float]] = {}
         for number, (row, first, second) in enumerate(duels):
             result = settle_duel(*map(read_verdict, answers[2 * number : 2 * number + 2]), counts)
             if result is not None:
-                places = starts[row] + np.array([first, second])
-                points[places] += result, 1 - result
-                played[places] += 1
-        rewards = np.full(len(points), np.nan)
-        np.divide(points, played, out=rewards, where=played > 0)
-        return Ranking(rewards, dict(counts))
+                results.setdefault((row, first), []).append(result)
+                results.setdefault((row, second), []).append(1 - result)
+        rewards = [
+            float(np.mean(results.get((row, text.strip()), np.nan)))
+            for row, candidates in enumerate(responses)
+            for text in candidates
+        ]
+        return Ranking(np.array(rewards, dtype=np.float64), dict(counts))
+
+    def _ask(self, prompt: Messages, first: str, second: str) -> str:
+        return fill_template(self._template, prompt, first, second)
 
 
 def read_template(path: str | Path | None) -> str:
     """The text of a template; None: the one that comes along.
 
     Raises:
-        InputError: it cannot be read, or lacks {prompt}, {first} or {second}.
+        InputError: it cannot be read, lacks {prompt}, {first} or {second}, has another {name}, or does not ask for the
+            verdicts that are read.
     """
     if path is None:
         return files("sgpo.preferences.annotators").joinpath("judge_template.txt").read_text(encoding="utf-8")
@@ -103,6 +114,15 @@ def read_template(path: str | Path | None) -> str:
     missing = [field for field in _FIELDS if field not in text]
     if missing:
         raise InputError(f"template {path} lacks {', '.join(missing)}; allowed: all of {', '.join(_FIELDS)}.")
+    unknown = [name for name in re.findall(r"\{\w+\}", text) if name not in _FIELDS]
+    if unknown:
+        raise InputError(f"template {path} has {', '.join(unknown)}; allowed: {', '.join(_FIELDS)}.")
+    unasked = [verdict for verdict in _ASKED if verdict not in text]
+    if unasked:
+        raise InputError(
+            f"template {path} does not say {' or '.join(map(repr, unasked))}; allowed: a text that asks for one of the "
+            "lines 'Verdict: A', 'Verdict: B', 'Verdict: tie', as nothing else is read."
+        )
     return text
 
 
@@ -113,11 +133,11 @@ def fill_template(template: str, prompt: Messages, first: str, second: str) -> s
 
 
 def read_verdict(answer: Answer) -> float | None:
-    """1 for A, 0 for B, 1/2 for a tie, by the last line of the answer that is a verdict; None where there is none."""
-    for line in reversed(answer.texts[0].splitlines()):
-        if match := _VERDICT.match(line):
-            return {"a": 1.0, "b": 0.0, "tie": 0.5}[match[1].lower()]
-    return None
+    """1 for A, 0 for B, 1/2 for a tie; None where the answer is cut off, or has no verdict or two different ones."""
+    if answer.finish_reasons[0] != "stop":
+        return None
+    found = {match[1].lower() for line in answer.texts[0].splitlines() if (match := _VERDICT.match(line))}
+    return _RESULTS[found.pop()] if len(found) == 1 else None
 
 
 def settle_duel(straight: float | None, swapped: float | None, counts: Counter) -> float | None:
@@ -140,7 +160,3 @@ def settle_duel(straight: float | None, swapped: float | None, counts: Counter) 
     counts["ties"] += 1
     counts["inconsistent"] += 1
     return 0.5
-
-
-def _both_orders(first: str, second: str) -> tuple[tuple[str, str], tuple[str, str]]:
-    return (first, second), (second, first)

@@ -12,7 +12,8 @@ from transformers import AutoTokenizer, DebertaV2Config, DebertaV2Model, Deberta
 from sgpo.errors import InputError
 from sgpo.policy.load import DTYPES
 from sgpo.policy.locate import cannot_load, check_exists
-from sgpo.preferences.annotators.ranking import Advance, Messages, Ranking, as_text
+from sgpo.preferences.annotators.batches import batches_by_length
+from sgpo.preferences.annotators.ranking import Advance, Messages, Ranking, as_text, check_finite
 
 PREFIXES = ("source_prefix_id", "cand1_prefix_id", "cand2_prefix_id")
 # Where a segment has its prefix token: after the classification token.
@@ -77,6 +78,9 @@ class PairRanker:
         """Ranks P lists of responses; see `Annotator`. A prompt with one response cannot be ranked: nan.
 
         Counts: `comparisons` (unordered pairs), `cut_prompts` and `cut_responses`.
+
+        Raises:
+            InputError: a logit is not finite; the row is named.
         """
         pairs, lines, counts = [], [], {"comparisons": 0, "cut_prompts": 0, "cut_responses": 0}
         for row, (messages, texts) in enumerate(zip(prompts, responses, strict=True)):
@@ -88,6 +92,7 @@ class PairRanker:
         counts["comparisons"] = len(pairs)
         share = len(prompts) / max(len(lines), 1)
         logits = self._compare(lines, None if progress is None else lambda count: progress(count * share))
+        check_finite(logits, [row for row, _, _ in pairs for _ in range(2)], "pair ranker")
         starts = np.concatenate([[0], np.cumsum([len(texts) for texts in responses])]).astype(np.int64)
         sums, others = np.zeros(starts[-1]), np.zeros(starts[-1])
         for (row, first, second), (straight, swapped) in zip(pairs, logits.reshape(-1, 2), strict=True):
@@ -103,9 +108,9 @@ class PairRanker:
         self, messages: Messages, texts: Sequence[str], counts: dict[str, int]
     ) -> tuple[list[int], list[list[int]]]:
         """Token ids of a prompt and of its responses, cut to their lengths; what was cut is counted."""
-        encoded = self._tokenizer([self._markers[0] + as_text(messages), *(self._markers[1] + text for text in texts)])[
-            "input_ids"
-        ]
+        encoded = self._tokenizer(
+            [self._markers[0] + as_text(messages), *(self._markers[1] + text for text in texts)], verbose=False
+        )["input_ids"]
         source = _cut(encoded[0], self._source_max)
         counts["cut_prompts"] += len(source) < len(encoded[0])
         room = (self._total_max - len(source)) // 2
@@ -115,15 +120,10 @@ class PairRanker:
 
     def _compare(self, lines: list[list[list[int]]], progress: Advance | None) -> np.ndarray:
         """Logits that the first candidate of each line is better, (L,) float64; longest lines first."""
-        lengths = [sum(map(len, line)) for line in lines]
-        order = sorted(range(len(lines)), key=lambda place: (-lengths[place], place))
         logits = np.zeros(len(lines))
         with torch.inference_mode():
-            done = 0
-            while done < len(order):
-                places = order[done : done + max(1, self._batch_tokens // lengths[order[done]])]
+            for places in batches_by_length([sum(map(len, line)) for line in lines], self._batch_tokens):
                 logits[places] = self._logits([lines[place] for place in places]).double().cpu().numpy()
-                done += len(places)
                 if progress is not None:
                     progress(len(places))
         return logits

@@ -6,6 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
+from sgpo.errors import InputError
+
 Messages = Sequence[dict[str, str]]
 Advance = Callable[[int], None]
 
@@ -44,3 +46,19 @@ def as_text(messages: Messages) -> str:
     if len(messages) == 1:
         return messages[0]["content"]
     return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
+
+
+def check_finite(values: np.ndarray, rows: Sequence[int], who: str) -> None:
+    """Raises InputError where a model's output is nan or infinite; a number that stands for nothing ranks nothing.
+
+    Args:
+        values: (N,) outputs.
+        rows: (N,) the prompt that each belongs to.
+        who: the model, in the message.
+    """
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        raise InputError(
+            f"{who}: the output for row {rows[bad[0]]} is {values[bad[0]]}; allowed: finite numbers. A dtype with more "
+            "range (float32, bfloat16) may help."
+        )

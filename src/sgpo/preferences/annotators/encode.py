@@ -1,0 +1,73 @@
+"""Prompts and responses as a classifier reads them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+from sgpo.policy.tokens import TokenizedResponse, tokenize_responses
+from sgpo.preferences.annotators.ranking import Messages, as_text
+
+
+class Encoded(NamedTuple):
+    """One input: its token ids, the segment of each where the tokenizer tells them, and whether its prompt is cut."""
+
+    ids: list[int]
+    segments: list[int] | None
+    is_cut: bool
+
+
+def encode_responses(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages], responses: Sequence[str], max_length: int
+) -> list[Encoded | None]:
+    r"""Token ids of N prompts with their responses; None where the response leaves the prompt no token.
+
+    With a chat template: the conversation that the response closes. Without one, where the tokenizer has a separator
+    token (BERT, DeBERTa, RoBERTa): two segments, the prompt as `as_text` has it and the response. Else the text
+    "prompt\nresponse", with the special tokens that the tokenizer puts around a text.
+
+    Of what exceeds `max_length` tokens, the beginning of the prompt is cut, after its opening special token.
+
+    Raises:
+        InputError: the chat template refuses a prompt.
+    """
+    if tokenizer.chat_template is None and tokenizer.sep_token_id is not None:
+        return [_two_segments(tokenizer, *row, max_length) for row in zip(prompts, responses, strict=True)]
+    if tokenizer.chat_template is None:
+        rows = [_two_lines(tokenizer, *row) for row in zip(prompts, responses, strict=True)]
+    else:
+        rows = tokenize_responses(tokenizer, prompts, responses)
+    return [_fit(row, max_length, tokenizer.bos_token_id) for row in rows]
+
+
+def _two_lines(tokenizer: PreTrainedTokenizerBase, messages: Messages, response: str) -> TokenizedResponse:
+    head = as_text(messages) + "\n"
+    ids = tokenizer(head + response, verbose=False)["input_ids"]
+    alone = tokenizer(head, verbose=False)["input_ids"]
+    split = next((place for place, pair in enumerate(zip(alone, ids, strict=False)) if len(set(pair)) > 1), len(alone))
+    return TokenizedResponse(ids[:split], ids[split:])
+
+
+def _fit(row: TokenizedResponse, max_length: int, bos: int | None) -> Encoded | None:
+    prompt, response = row
+    if len(prompt) + len(response) <= max_length:
+        return Encoded(prompt + response, None, False)
+    opening = prompt[:1] if bos is not None and prompt[:1] == [bos] else []
+    room = max_length - len(opening) - len(response)
+    return Encoded(opening + prompt[-room:] + response, None, True) if room > 0 else None
+
+
+def _two_segments(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, response: str, max_length: int
+) -> Encoded | None:
+    prompt = as_text(messages)
+    # Not verbose: what is too long for the model is cut below, and needs no warning of the tokenizer.
+    encoding = tokenizer(prompt, response, verbose=False)
+    is_cut = len(encoding["input_ids"]) > max_length
+    if is_cut:
+        around = tokenizer.num_special_tokens_to_add(pair=True)
+        if len(tokenizer(response, add_special_tokens=False, verbose=False)["input_ids"]) + around >= max_length:
+            return None
+        tokenizer.truncation_side = "left"
+        encoding = tokenizer(prompt, response, truncation="only_first", max_length=max_length)
+    return Encoded(encoding["input_ids"], encoding.get("token_type_ids"), is_cut)
