@@ -71,6 +71,7 @@ class ServerPool:
         *,
         progress: Callable[[int], None] | None = None,
         on_answer: Callable[[int, Answer], None] | None = None,
+        concurrency: int | None = None,
     ) -> list[Answer]:
         """Asks for a completion of each request body of POST /v1/chat/completions.
 
@@ -79,6 +80,7 @@ class ServerPool:
             progress: called with 1 for each answer.
             on_answer: called with the body's place and its answer as soon as that is there, in any order; what it was
                 called with is not lost when the call fails later.
+            concurrency: open requests at each server; None takes the pool's.
 
         Returns: N answers, in the order of the bodies.
 
@@ -86,14 +88,14 @@ class ServerPool:
             InputError: a server refuses a request (its status and words are quoted), or a request or all servers
                 failed too often (the last failure of each server is named).
         """
-        return asyncio.run(self._map(bodies, progress, on_answer))
+        return asyncio.run(self._map(bodies, progress, on_answer, concurrency or self._concurrency))
 
     def _servers(self) -> list[Server]:
         # Connections belong to the event loop of one call.
         return [Server(url, self._api_key, self._timeout) for url in self.urls]
 
-    async def _map(self, bodies, progress, on_answer) -> list[Answer]:
-        turns = Turns(self._servers(), limit=self._concurrency, pause=self._pause, longest=self._timeout)
+    async def _map(self, bodies, progress, on_answer, concurrency) -> list[Answer]:
+        turns = Turns(self._servers(), limit=concurrency, pause=self._pause, longest=self._timeout)
         places = iter(range(len(bodies)))
         answers: list[Answer | None] = [None] * len(bodies)
 
@@ -106,7 +108,7 @@ class ServerPool:
                 if progress is not None:
                     progress(1)
 
-        count = min(self._concurrency * len(self.urls), len(bodies))
+        count = min(concurrency * len(self.urls), len(bodies))
         workers = [asyncio.create_task(work()) for _ in range(count)]
         try:
             await asyncio.gather(*workers)
