@@ -175,8 +175,8 @@ class Preflight:
         if long:
             found.warnings.append(
                 f"{path}: {len(long)} of {len(lengths)} prompts have more than {room} tokens (the first: row "
-                f"{long[0]}, {lengths[long[0]]} tokens). Their rounds leave them out and count them: a response must fit in the "
-                "model's context, and some of it below leader.max_length."
+                f"{long[0]}, {lengths[long[0]]} tokens). Their rounds leave them out and count them: a response must "
+                "fit in the model's context, and some of it below leader.max_length."
             )
         found.prompt_tokens = sum(lengths) / len(lengths)
 
