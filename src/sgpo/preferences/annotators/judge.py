@@ -98,15 +98,22 @@ class Judge:
         return fill_template(self._template, prompt, first, second)
 
 
-def read_template(path: str | Path | None) -> str:
+def read_template(
+    path: str | Path | None, *, default: str = "judge_template.txt", asked: Sequence[str] = _ASKED
+) -> str:
     """The text of a template; None: the one that comes along.
+
+    Args:
+        path: the file.
+        default: name of the one that comes along.
+        asked: texts that it must hold, as the verdicts that are read are asked for by them.
 
     Raises:
         InputError: it cannot be read, lacks {prompt}, {first} or {second}, has another {name}, or does not ask for the
             verdicts that are read.
     """
     if path is None:
-        return files("sgpo.preferences.annotators").joinpath("judge_template.txt").read_text(encoding="utf-8")
+        return files("sgpo.preferences.annotators").joinpath(default).read_text(encoding="utf-8")
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -117,7 +124,7 @@ def read_template(path: str | Path | None) -> str:
     unknown = [name for name in re.findall(r"\{\w+\}", text) if name not in _FIELDS]
     if unknown:
         raise InputError(f"template {path} has {', '.join(unknown)}; allowed: {', '.join(_FIELDS)}.")
-    unasked = [verdict for verdict in _ASKED if verdict not in text]
+    unasked = [verdict for verdict in asked if verdict not in text]
     if unasked:
         raise InputError(
             f"template {path} does not say {' or '.join(map(repr, unasked))}; allowed: a text that asks for one of the "
