@@ -1,0 +1,225 @@
+import itertools
+import re
+from collections import Counter
+from importlib.resources import files
+
+import numpy as np
+import pytest
+
+from faulty_server import Reply, completion, faulty
+from live_server import serving
+from sgpo.errors import InputError
+from sgpo.preferences.annotators.judge import Judge, fill_template, read_template, read_verdict, settle_duel
+from sgpo.serving.answers import Answer
+from sgpo.serving.client import ServerPool
+from tiny_model import build_tiny_model
+
+PROMPTS = [[{"role": "user", "content": "Which?"}], [{"role": "user", "content": "How {many}?"}]]
+RESPONSES = [["a", "bbbb", "cc"], ["{second} longer", "x"]]
+TEMPLATE = "{prompt}\n#{first}#{second}#\nVerdict: A, Verdict: B?"
+
+
+def shown(body):
+    """The two answers as the default template shows them."""
+    (message,) = body["messages"]
+    return re.search(
+        r"\[Answer A\]\n(.*)\n\[End of answer A\]\n\n\[Answer B\]\n(.*)\n\[End of answer B\]", message["content"], re.S
+    ).groups()
+
+
+def verdict(winner, reason="stop"):
+    return completion(f"Both say something.\n\nVerdict: {winner}", reason=reason)
+
+
+def prefer(key):
+    """A judge that prefers the answer with the larger key, whatever the order."""
+
+    def answer(number, body):
+        first, second = map(key, shown(body))
+        # The later an odd request is asked, the sooner it is answered.
+        reply = verdict("tie" if first == second else "A" if first > second else "B")
+        return Reply(reply.body, delay=0.02 if number % 2 else 0.0)
+
+    return answer
+
+
+def judge(server, **options):
+    return Judge(ServerPool([server.url], pause=0.01, retries=1), "judge", **options)
+
+
+def test_a_judge_with_a_preference_is_consistent_and_rewards_are_shares_of_wins():
+    with faulty(prefer(len)) as server:
+        found = judge(server)(PROMPTS, RESPONSES)
+    np.testing.assert_array_equal(found.rewards, [0, 1, 0.5, 1, 0])
+    wanted = {"comparisons": 4, "ties": 0, "inconsistent": 0, "unparsed": 0, "first_preferred": 4}
+    assert found.counts == wanted
+
+
+def test_a_judge_that_prefers_whichever_comes_first_says_nothing():
+    with faulty(lambda number, body: verdict("A")) as server:
+        found = judge(server)(PROMPTS, RESPONSES)
+    np.testing.assert_array_equal(found.rewards, [0.5] * 5)
+    assert found.counts == {"comparisons": 4, "ties": 4, "inconsistent": 4, "unparsed": 0, "first_preferred": 8}
+
+
+def test_a_judge_that_sees_no_difference_ties_consistently():
+    with faulty(lambda number, body: verdict("tie")) as server:
+        found = judge(server)(PROMPTS, RESPONSES)
+    assert found.counts == {"comparisons": 4, "ties": 4, "inconsistent": 0, "unparsed": 0, "first_preferred": 0}
+
+
+def test_both_orders_of_every_pair_are_asked_once_with_the_fields_of_the_request():
+    with faulty(prefer(len)) as server:
+        judge(server, max_tokens=9, temperature=0.5, seed=3, request={"seed": None, "reasoning_effort": "low"})(
+            PROMPTS, RESPONSES
+        )
+    asked = Counter(map(shown, server.asked))
+    wanted = [pair for texts in RESPONSES for pair in itertools.permutations(texts, 2)]
+    assert asked == Counter(wanted)
+    fields = [{name: value for name, value in body.items() if name != "messages"} for body in server.asked]
+    assert fields == [{"model": "judge", "max_tokens": 9, "temperature": 0.5, "reasoning_effort": "low"}] * 8
+
+
+def test_comparisons_without_two_verdicts_do_not_count():
+    def answer(number, body):
+        # It never says anything sensible where "cc" comes first.
+        return completion("I would rather not.") if shown(body)[0] == "cc" else prefer(len)(number, body)
+
+    with faulty(answer) as server:
+        found = judge(server)(PROMPTS, RESPONSES)
+    np.testing.assert_array_equal(found.rewards, [0, 1, np.nan, 1, 0])
+    assert (found.counts["comparisons"], found.counts["unparsed"]) == (4, 2)
+
+
+def test_repetitions_are_asked_about_once_and_empty_responses_never():
+    with faulty(prefer(len)) as server:
+        found = judge(server)(PROMPTS[:1], [["a", "", "bb ", "a", "bb", " \n"]])
+    assert sorted(map(shown, server.asked)) == [("a", "bb"), ("bb", "a")]
+    np.testing.assert_array_equal(found.rewards, [0, np.nan, 1, 0, 1, np.nan])
+
+
+def test_nothing_to_compare_asks_nothing():
+    with faulty(prefer(len)) as server:
+        found = judge(server)(PROMPTS, [["same", "same"], ["alone"]])
+    assert server.asked == []
+    assert np.isnan(found.rewards).all()
+    assert found.counts["comparisons"] == 0
+
+
+def test_progress_adds_up_to_the_prompts():
+    seen = []
+    with faulty(prefer(len)) as server:
+        judge(server)(PROMPTS, RESPONSES, progress=seen.append)
+    assert sum(seen) == pytest.approx(2)
+
+
+def test_a_server_that_refuses_ends_the_ranking():
+    with (
+        faulty(lambda number, body: Reply(b"no such model", status=404)) as server,
+        pytest.raises(InputError, match=r"refuses it: status 404: no such model"),
+    ):
+        judge(server)(PROMPTS, RESPONSES)
+
+
+@pytest.mark.slow
+def test_a_real_server_of_a_model_that_talks_nonsense_is_counted_and_never_guessed(tmp_path):
+    path = build_tiny_model(tmp_path, context=2048)
+    with serving(path) as url:
+        found = Judge(ServerPool([url]), str(path), max_tokens=8)(PROMPTS, RESPONSES)
+    assert np.isnan(found.rewards).all()
+    assert found.counts == {"comparisons": 4, "ties": 0, "inconsistent": 0, "unparsed": 4, "first_preferred": 0}
+
+
+VERDICTS = {
+    "Verdict: A": 1.0,
+    "verdict: b": 0.0,
+    "Because it is short.\nVerdict: tie\n": 0.5,
+    "**Verdict: A**": 1.0,
+    "**Verdict:** B.": 0.0,
+    "Verdict: A\nIn short:\nVerdict: A": 1.0,
+    "Verdict: A\nOn second thought\nVerdict: B": None,
+    "Verdict: A or B": None,
+    "Verdict: A is better than B": None,
+    "My verdict: A": None,
+    "A": None,
+    "Verdict: C": None,
+    "Verdict:": None,
+    "The first one. Verdict: A": None,
+    "": None,
+}
+
+
+@pytest.mark.parametrize("text", VERDICTS)
+def test_a_verdict_is_a_line_that_says_so_and_is_not_contradicted(text):
+    assert read_verdict(Answer((text,), ("stop",))) == VERDICTS[text]
+
+
+@pytest.mark.parametrize("reason", ["length", "content_filter", "tool_calls"])
+def test_an_answer_that_the_judge_did_not_end_has_no_verdict(reason):
+    assert read_verdict(Answer(("Verdict: A",), (reason,))) is None
+
+
+@pytest.mark.parametrize("straight", [0.0, 0.5, 1.0, None])
+@pytest.mark.parametrize("swapped", [0.0, 0.5, 1.0, None])
+def test_exchanging_two_responses_mirrors_their_result_and_keeps_the_counts(straight, swapped):
+    counts, mirrored = Counter(), Counter()
+    result, other = settle_duel(straight, swapped, counts), settle_duel(swapped, straight, mirrored)
+    assert counts == mirrored
+    if result is None:
+        assert other is None and None in (straight, swapped)
+    else:
+        assert result == 1 - other
+        # A result other than a tie takes two verdicts for the same response.
+        assert (result == 1.0) == (straight == 1.0 and swapped == 0.0)
+
+
+def test_what_is_filled_in_is_taken_as_it_is():
+    filled = fill_template(TEMPLATE, PROMPTS[1], "{second} \\1 {prompt}", "{first}")
+    assert filled == "How {many}?\n#{second} \\1 {prompt}#{first}#\nVerdict: A, Verdict: B?"
+
+
+def test_a_conversation_is_shown_with_its_roles():
+    turns = [{"role": "system", "content": "Be brief."}, *PROMPTS[0]]
+    assert fill_template(TEMPLATE, turns, "x", "y").startswith("system: Be brief.\n\nuser: Which?\n#x#y#")
+
+
+def test_the_template_that_comes_along_is_one():
+    path = files("sgpo.preferences.annotators") / "judge_template.txt"
+    assert read_template(str(path)) == read_template(None)
+
+
+def test_a_template_of_the_users_is_what_is_asked(tmp_path):
+    (tmp_path / "mine.txt").write_text(TEMPLATE)
+    with faulty(lambda number, body: verdict("A")) as server:
+        judge(server, template=tmp_path / "mine.txt")([PROMPTS[0]], [["x", "y"]])
+    asked = sorted(body["messages"][0]["content"].splitlines()[1] for body in server.asked)
+    assert asked == ["#x#y#", "#y#x#"]
+
+
+TEMPLATES = {
+    "a place that is missing": ("{prompt} {first} Verdict: A Verdict: B", "lacks {second}; allowed: all of {prompt}"),
+    "an unknown place": (TEMPLATE + "{answer} {score}", "has {answer}, {score}; allowed: {prompt}, {first}, {second}"),
+    "no verdict": (
+        "{prompt} {first} {second} Say [[A]].",
+        "does not say 'Verdict: A' or 'Verdict: B'; allowed: a text",
+    ),
+    "no text": (b"\xff", "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_template_that_cannot_work_is_refused(name, tmp_path):
+    text, message = TEMPLATES[name]
+    (tmp_path / "bad.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(InputError, match=re.escape(message)):
+        read_template(tmp_path / "bad.txt")
+
+
+def test_braces_that_name_nothing_are_text(tmp_path):
+    (tmp_path / "json.txt").write_text(TEMPLATE + ' {"verdict": {}} {a b}')
+    assert read_template(tmp_path / "json.txt").endswith("{a b}")
+
+
+def test_a_template_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere.txt: cannot be read"):
+        read_template(tmp_path / "nowhere.txt")
