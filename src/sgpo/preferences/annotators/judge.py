@@ -39,7 +39,7 @@ class Judge:
         max_tokens: of an answer.
         temperature: of the judge's sampling.
         seed: sent with every request.
-        request: further fields of a request, which go before the ones above; a field that is None is left out.
+        request: further fields of a request, or other values of those above; a field that is None is left out.
 
     Raises:
         InputError: the template cannot be read, or is none.

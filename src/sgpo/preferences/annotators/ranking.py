@@ -9,7 +9,7 @@ import numpy as np
 from sgpo.errors import InputError
 
 Messages = Sequence[dict[str, str]]
-Advance = Callable[[int], None]
+Advance = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Annotator(Protocol):
         Args:
             prompts: P conversations that end in a user turn.
             responses: P lists of texts.
-            progress: called with the number of prompts newly ranked.
+            progress: called with the number of prompts newly ranked, or a fraction of one.
         """
         ...
 
