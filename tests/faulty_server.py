@@ -41,14 +41,14 @@ class Recorded:
         asked: bodies of the requests, in order of arrival.
         headers: headers of the requests.
         times: when each arrived, on the monotonic clock.
-        most_open: most requests that were open at once.
+        opens: how many requests were open when each arrived, itself included.
     """
 
     url: str
     asked: list[dict] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
-    most_open: int = 0
+    opens: list[int] = field(default_factory=list)
 
 
 @contextmanager
@@ -69,7 +69,7 @@ def faulty(answer: Callable[[int, dict], Reply]) -> Iterator[Recorded]:
                 record.headers.append({name.lower(): value for name, value in self.headers.items()})
                 record.times.append(time.monotonic())
                 now_open += 1
-                record.most_open = max(record.most_open, now_open)
+                record.opens.append(now_open)
             try:
                 self._send(answer(number, body))
             finally:

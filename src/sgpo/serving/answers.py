@@ -51,11 +51,14 @@ def read_completion(reply: str) -> Answer:
 def _read_choice(choice: object) -> tuple[str, str]:
     message = choice.get("message") if isinstance(choice, dict) else None
     text = message.get("content") if isinstance(message, dict) else None
+    reason = choice.get("finish_reason") if isinstance(choice, dict) else None
+    if text is None and reason == "length" and isinstance(message, dict):
+        # A reasoning model that is cut before it comes to its answer: it has said nothing, and would again.
+        text = ""
     if not isinstance(text, str):
         raise Unusable("a choice without text")
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
         raise Unusable("a text that is no Unicode: half of a surrogate pair")
-    reason = choice.get("finish_reason")
     if not isinstance(reason, str):
         raise Unusable("a choice without finish_reason")
     if reason in ("abort", "error"):

@@ -25,8 +25,8 @@ class ServerPool:
         urls: base URLs, such as http://localhost:8000/v1.
         api_key: None reads OPENAI_API_KEY, or sends "none". It goes to the servers and nowhere else.
         timeout: seconds for one attempt; connecting may take ten of them.
-        retries: attempts of a request after the first, over all servers; also failures in a row, after the first,
-            that each server may have before the call ends.
+        retries: attempts of a request after the first at each server; also failures in a row, after the first, that
+            all servers may have before the call ends.
         concurrency: open requests at each server.
         pause: seconds that the first failure sets a server aside; doubled each time, up to a minute.
 
@@ -120,10 +120,10 @@ class ServerPool:
         return answers
 
     async def _ask(self, turns: Turns, body: Body, place: int) -> Answer:
-        attempts = 0
+        failed: list[Server] = []
         while True:
-            turn = await turns.take()
-            attempts += 1
+            # Each server once before the first is asked again.
+            turn = await turns.take(avoid=failed[len(failed) // len(turns.servers) * len(turns.servers) :])
             try:
                 answer = read_completion(await turn.server.complete(body))
                 turns.succeed(turn)
@@ -131,12 +131,13 @@ class ServerPool:
             except Refused as error:
                 raise InputError(f"request {place}: {turn.server.url} refuses it: {error}.") from error
             except (Silent, Unusable) as error:
+                failed.append(turn.server)
                 turns.fail(turn, str(error), getattr(error, "retry_after", None))
                 if turns.all_down(self._retries + 1):
                     raise InputError(f"no server answers ({turns.last_words()}).") from error
-                if attempts > self._retries:
+                if len(failed) == (self._retries + 1) * len(turns.servers):
                     raise InputError(
-                        f"request {place}: no answer in {attempts} attempts ({turns.last_words()})."
+                        f"request {place}: no answer in {len(failed)} attempts ({turns.last_words()})."
                     ) from error
             finally:
                 turns.release(turn)

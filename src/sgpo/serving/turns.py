@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sgpo.serving.server import Server
 
@@ -42,16 +42,20 @@ class Turns:
         self._limit, self._pause, self._longest = limit, pause, longest
         self._changed = asyncio.Event()
 
-    async def take(self) -> Turn:
-        """Waits for a server that has room, and takes a turn there, to be given back with `release`."""
+    async def take(self, avoid: Collection[Server] = ()) -> Turn:
+        """Waits for a server that has room, and takes a turn there, to be given back with `release`.
+
+        Servers to avoid are taken only when there are no others: one that is gone always has room.
+        """
+        wanted = [server for server in self.servers if server not in avoid] or self.servers
         while True:
-            free = [server for server in self.servers if self._states[server].has_room(self._limit)]
+            free = [server for server in wanted if self._states[server].has_room(self._limit)]
             if free:
                 server = min(free, key=lambda one: self._states[one].open)
                 self._states[server].open += 1
                 return Turn(server)
             self._changed.clear()
-            waits = [wait for state in self._states.values() if (wait := state.aside_for()) > 0]
+            waits = [wait for server in wanted if (wait := self._states[server].aside_for()) > 0]
             try:
                 await asyncio.wait_for(self._changed.wait(), min(waits, default=None))
             except TimeoutError:
@@ -63,11 +67,8 @@ class Turns:
         self._changed.set()
 
     def succeed(self, turn: Turn) -> None:
-        """The server has answered: it is there, and if it was asked after its last failure, ready for more."""
-        state = self._states[turn.server]
-        state.failures = 0
-        if turn.began >= state.failed_at:
-            state.aside_until = 0.0
+        """The server has answered: it is there."""
+        self._states[turn.server].failures = 0
 
     def fail(self, turn: Turn, said: str, retry_after: float | None = None) -> None:
         """The server has failed: it is set aside, for as long as it asks where it does.
