@@ -36,9 +36,13 @@ ALLOWED = {
         "processes", "config",
     },
     "cli_split": {"policy", "preferences", "hub", "progress"},
+    "cli_eval": {"cli_eval_run"},
+    "cli_eval_run": {
+        "evaluate", "policy", "preferences", "serving", "rounds", "run_dir", "progress", "processes", "config", "hub",
+    },
     "cli": {
-        "cli_split", "rounds", "plan", "study", "leader", "report", "robust", "gaps_file", "progress", "processes",
-        "config", "hub",
+        "cli_eval", "cli_split", "rounds", "plan", "study", "leader", "report", "robust", "gaps_file", "progress",
+        "processes", "config", "hub",
     },
     "__main__": {"cli"},
 }  # fmt: skip

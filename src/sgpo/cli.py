@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from sgpo import __version__
+from sgpo.cli_eval import add_eval
 from sgpo.cli_split import add_split
 from sgpo.errors import InputError
 
@@ -52,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("train", help=_TRAIN_HELP, add_help=False)
 
     add_split(commands)
+    add_eval(commands)
 
     worst = commands.add_parser("worst-case", help="the worst case of an array of gaps in a Wasserstein ball")
     worst.add_argument("file", help="gaps (beta-scaled reward differences): text, one per line; .npy; or .parquet")
@@ -80,6 +82,7 @@ def _run(arguments: argparse.Namespace) -> int:
     offline = settle_hub_access(named_sources(content))
     from sgpo.processes import Processes
     from sgpo.progress import Reporter
+    from sgpo.run_dir import explaining_full_disk
 
     processes = Processes()
     console = None if arguments.quiet or not processes.is_main else Console()
@@ -88,24 +91,28 @@ def _run(arguments: argparse.Namespace) -> int:
     if "world" in content:
         from sgpo.study.run import WorldRecipe, plan_world, run_world
 
-        recipe = validate(WorldRecipe, content, arguments.config)
-        directory = recipe.output
+        with processes.main_first():
+            recipe = validate(WorldRecipe, content, arguments.config)
         if arguments.dry_run:
             Console().print(plan_world(recipe))
             return 0
-        run_world(recipe, command=command, processes=processes, reporter=reporter)
+        with explaining_full_disk(recipe.output):
+            run_world(recipe, command=command, processes=processes, reporter=reporter)
+            return _finish(Path(recipe.output), console) if processes.is_main else 0
     else:
         from sgpo.plan import plan_run
         from sgpo.rounds.loop import run_recipe
 
-        config = validate(RunConfig, content, arguments.config)
-        directory = config.output
-        plan = plan_run(config, offline=offline and arguments.dry_run)
+        with processes.main_first():
+            config = validate(RunConfig, content, arguments.config)
+            # What is wrong with the inputs is found, and told, once.
+            plan = plan_run(config, offline=offline and arguments.dry_run) if processes.is_main else None
         if arguments.dry_run:
-            Console().print(plan)
+            Console().print(plan or "")
             return 0
-        run_recipe(config, command=command, processes=processes, reporter=reporter)
-    return _finish(Path(directory), console) if processes.is_main else 0
+        with explaining_full_disk(config.output):
+            run_recipe(config, command=command, processes=processes, reporter=reporter)
+            return _finish(Path(config.output), console) if processes.is_main else 0
 
 
 def _finish(directory: Path, console) -> int:

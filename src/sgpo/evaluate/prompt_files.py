@@ -66,8 +66,8 @@ def read_answers_to(path: str | Path, prompts: Sequence[Messages]) -> NamedAnswe
         shown = ", ".join(f"{place} ({shorten(prompts[place][-1]['content'], 40)})" for place in absent[:3])
         more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
         raise InputError(
-            f"{path} lacks an answer to {len(absent)} of {len(prompts)} prompts, rows {shown}{more}; allowed: an answer "
-            "to each of them, whose prompt is theirs to the byte."
+            f"{path} lacks an answer to {len(absent)} of {len(prompts)} prompts, rows {shown}{more}; allowed: an "
+            "answer to each of them, whose prompt is theirs to the byte."
         )
     rows = [found[_key(prompt)] for prompt in prompts]
     names = {row.values.get("generator") for row in rows}

@@ -1,0 +1,130 @@
+"""Results as small tables for the terminal."""
+
+import math
+
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from sgpo.evaluate.alpaca import Annotations
+from sgpo.evaluate.held_out import HeldOutReport
+from sgpo.evaluate.judging import JudgedComparison
+from sgpo.evaluate.length_control import LengthControlled, RawWinRate
+from sgpo.evaluate.mt_judgments import Average, Judgments, MTBench
+from sgpo.evaluate.ranking import RankingAccuracy
+from sgpo.evaluate.rewarding import RewardComparison
+
+EN_DASH = "\N{EN DASH}"
+
+
+def alpaca_table(read: Annotations, raw: RawWinRate, controlled: list[LengthControlled]) -> Table:
+    """AlpacaEval's win rates in percent, with standard errors."""
+    title = f"{read.generator} against {read.baseline}, judged by {read.annotator}"
+    table = _table(title, "win rate", "%", "standard error")
+    table.add_row("raw", _number(raw.win_rate, 2), _number(raw.standard_error, 2))
+    for one in controlled:
+        table.add_row(f"length-controlled ({one.model})", _number(one.win_rate, 2), _number(one.standard_error, 2))
+    table.caption = (
+        f"{raw.wins:,} wins, {raw.draws:,} draws, {raw.losses:,} losses; {raw.unjudged:,} without a judgement. Mean "
+        f"characters: {read.lengths.mean():.0f}, the baseline's {read.baseline_lengths.mean():.0f}."
+    )
+    return table
+
+
+def mt_bench_table(read: Judgments, averages: MTBench) -> Table:
+    """MT-Bench's averages by category and turn, with 95% intervals of the averages over turns."""
+    turns = list(averages.by_turn)
+    table = _table(
+        f"{read.model}, judged by {read.judge}",
+        "category",
+        "mean",
+        "95% interval",
+        *(f"turn {turn}" for turn in turns),
+        "judged",
+    )
+
+    def add(name: str, whole: Average, parts: list[Average | None]) -> None:
+        cells = [EN_DASH if part is None else _number(part.mean, 2) for part in parts]
+        judged = f"{whole.judgments - whole.failed:,} of {whole.judgments:,}"
+        table.add_row(name, _number(whole.mean, 2), _span(whole.low, whole.high, 2), *cells, judged)
+
+    for category, whole in averages.by_category.items():
+        add(escape(category), whole, [averages.by_category_and_turn.get((category, turn)) for turn in turns])
+    add("all", averages.overall, [averages.by_turn[turn] for turn in turns])
+    return table
+
+
+def judge_table(result: JudgedComparison, first: str, second: str, judge: str) -> Table:
+    """A judged comparison, with what tells how far the judge can be trusted."""
+    table = _table(f"{first} against {second}, judged by {judge}", "", "share", "95% interval", "of")
+    table.add_row(
+        "win rate", _number(result.win_rate), _span(result.low, result.high), f"{result.judged:,} of {result.prompts:,}"
+    )
+    table.add_row(
+        "for the answer in front",
+        _number(result.front_share),
+        _span(result.front_low, result.front_high),
+        f"{result.verdicts:,} verdicts",
+    )
+    table.caption = (
+        f"{result.wins:,} wins, {result.ties:,} ties ({result.identical:,} between equal answers), {result.losses:,} "
+        f"losses. {result.inconsistent:,} inconsistent; {result.unparsed:,} unparsed, which count in nothing else."
+    )
+    return table
+
+
+def reward_table(result: RewardComparison, policy: str, baseline: str) -> Table:
+    """A comparison by rewards."""
+    table = _table(f"{policy} against {baseline}", "", "value", "95% interval")
+    table.add_row("win rate", _number(result.win_rate), _span(result.low, result.high))
+    for name, mean in (("mean reward", result.reward), ("mean reward of the baseline", result.baseline_reward)):
+        table.add_row(name, _number(mean.mean), _span(mean.low, mean.high))
+    counts = "".join(f", {count:,} {name.replace('_', ' ')}" for name, count in result.counts.items() if count)
+    table.caption = f"{result.prompts:,} prompts, {result.unrewarded:,} without a reward{counts}."
+    return table
+
+
+def held_out_table(report: HeldOutReport, name: str) -> Table:
+    """Accuracy on held-out pairs, overall and in parts, with calibration and certificate below."""
+    table = _table(name, "held-out pairs", "accuracy", "95% interval", "pairs")
+
+    def add(part: str, accuracy: RankingAccuracy) -> None:
+        table.add_row(part, _number(accuracy.accuracy), _span(accuracy.low, accuracy.high), f"{accuracy.pairs:,}")
+
+    preferences = report.preferences
+    add("all", preferences.overall)
+    for source, accuracy in preferences.by_source.items():
+        add(escape(f"source {source}"), accuracy)
+    for part in preferences.by_length:
+        add(f"chosen longer by {part.shortest:.0f} to {part.longest:.0f} tokens", part.accuracy)
+    calibration = preferences.calibration
+    scale = calibration.temperature
+    table.caption = (
+        f"Calibration error {calibration.error:.3f}; the gaps fit best times {scale.scale:.3g} "
+        f"({_span(scale.low, scale.high)}), where 1 is calibrated."
+    )
+    if report.certificate is not None:
+        bound = report.certificate
+        table.caption += (
+            f" Certificate: mean log-likelihood of these pairs at least {bound.bound:.4f} nats at the radius "
+            f"{bound.radius:.4f} ({bound.space} space); it is {bound.human:.4f}, and {bound.own:.4f} on the "
+            "self-annotated pairs."
+        )
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(box=None, title=Text(title), title_justify="left", caption_justify="left")
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="right" if place else "left")
+    return table
+
+
+def _number(value: float, digits: int = 3) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else EN_DASH
+
+
+def _span(low: float, high: float, digits: int = 3) -> str:
+    if math.isnan(low) or math.isnan(high):
+        return EN_DASH
+    return f"{low:.{digits}f} to {high:.{digits}f}"
