@@ -1,5 +1,6 @@
 """Whether the Hugging Face Hub can be reached, found out once and quickly."""
 
+import http.client
 import os
 import urllib.error
 import urllib.request
@@ -43,5 +44,6 @@ def _answers(endpoint: str) -> bool:
             return True
     except urllib.error.HTTPError:
         return True
-    except OSError:
+    except (OSError, ValueError, http.client.HTTPException):
+        # No connection, no such address, or something that speaks no HTTP.
         return False

@@ -1,7 +1,8 @@
 """The processes of a run: one, or those that `accelerate launch` started."""
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
 
@@ -34,18 +35,38 @@ class Processes:
         return self.rank == 0
 
     def wait(self) -> None:
-        """Returns when every process has come here."""
+        """Returns when every process has come here; see `from_main` for one that never does."""
         if self._state:
-            self._state.wait_for_everyone()
+            with self._needing_the_others():
+                self._state.wait_for_everyone()
 
-    def main_first(self) -> AbstractContextManager[None]:
-        """Lets the main process through a block before the others enter it."""
-        return self._state.main_process_first() if self._state else nullcontext()
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """Lets the main process through a block before the others enter it, which they do not where it fails."""
+        if not self.is_main:
+            self.wait()
+        yield
+        if self.is_main:
+            self.wait()
 
     def from_main(self, value: _Value) -> _Value:
-        """The main process's value, in every process."""
+        """The main process's value, in every process.
+
+        Raises:
+            SystemExit: another process has ended, which says itself why.
+        """
         if not self._state:
             return value
         values = [value]
-        broadcast_object_list(values)
+        with self._needing_the_others():
+            broadcast_object_list(values)
         return values[0]
+
+    @contextmanager
+    def _needing_the_others(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            # One process has failed, and one traceback or message is enough to say so.
+            reason = str(error).strip().partition("\n")[0]
+            raise SystemExit(f"process {self.rank} of {self.count} ends, because another one has: {reason}") from error

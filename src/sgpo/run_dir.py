@@ -1,5 +1,6 @@
 """Where a run lives on disk: stages that are whole or absent, a manifest, and one writer at a time."""
 
+import errno
 import fcntl
 import json
 import os
@@ -138,6 +139,10 @@ class RunDir:
         started = time.monotonic()
         try:
             yield partial
+            # Before the stage is in place: killed in between, the stage is made and recorded again, never unrecorded.
+            entry = {"seconds": round(time.monotonic() - started, 2), "finished": _now(), **(notes or {})}
+            self.manifest["stages"][stage] = entry
+            self._write_manifest()
             os.replace(partial, final)
         except BaseException:
             if partial.is_dir():
@@ -146,9 +151,25 @@ class RunDir:
                 partial.unlink(missing_ok=True)
             raise
         shutil.rmtree(self.shards_path(stage), ignore_errors=True)
-        self.manifest["stages"][stage] = {"seconds": round(time.monotonic() - started, 2), "finished": _now()}
-        self.manifest["stages"][stage].update(notes or {})
-        self._write_manifest()
+
+
+@contextmanager
+def explaining_full_disk(root: str | Path) -> Iterator[None]:
+    """Turns whatever a library raises when the disk of a run is full into one message.
+
+    Raises:
+        InputError: no space is left, or none of the quota; it says that what is finished is kept.
+    """
+    try:
+        yield
+    except Exception as error:
+        # Arrow and safetensors have exceptions of their own, which share only the words of the system.
+        if not any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT)):
+            raise
+        raise InputError(
+            f"{root}: no room is left on the disk ({' '.join(str(error).split())}). Finished stages and shards are "
+            "kept; the same command goes on once there is room."
+        ) from error
 
 
 def check_same_config(stored_path: Path, config: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from datasets import Features
 from transformers import set_seed
 
+from sgpo.errors import InputError
 from sgpo.processes import Processes
 from sgpo.progress import Advance, Reporter
 from sgpo.run_dir import RunDir
@@ -103,12 +104,17 @@ class Stages:
         Args:
             name: of the stage; it becomes a dataset of the shards in order, with about.json: what they were made with
                 and the sum of their notes.
-            count: items of work, such as prompts.
+            count: items of work, such as prompts; at least 1.
             size: items of a shard.
             features: columns of the rows.
-            open_work: opened by every process, if any shard is missing.
-            main_only: the main process does all shards, because its work is spread over the devices by itself.
+            open_work: opened by every process that takes part, if any shard is missing.
+            main_only: only the main process takes part, because its work is spread over the devices by itself.
+
+        Raises:
+            InputError: there is no item; shards that were made with different things.
         """
+        if count < 1 or size < 1:
+            raise InputError(f"{name}: {count} items in shards of {size}; allowed: at least one item, and one a shard.")
         if self.has(name):
             return
         spans = [range(first, min(first + size, count)) for first in range(0, count, size)]
@@ -117,10 +123,11 @@ class Stages:
         with self.reporter.stage(name), self.run.writing(name, notes) as path:
             missing = self.processes.from_main(shards.missing(len(spans)))
             share, of = (0, 1) if main_only else (self.processes.rank, self.processes.count)
-            mine = [] if main_only and not self.processes.is_main else missing[share::of]
             if missing:
-                with open_work() as work:
-                    self._work_off(name, shards, [(index, spans[index]) for index in mine], work)
+                with ExitStack() as stack:
+                    if self.processes.is_main or not main_only:
+                        mine = [(index, spans[index]) for index in missing[share::of]]
+                        self._work_off(name, shards, mine, stack.enter_context(open_work()))
                     self.processes.wait()
             if self.processes.is_main:
                 dataset, counts, about = shards.read(len(spans))
