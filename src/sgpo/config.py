@@ -68,6 +68,9 @@ class DataConfig(Section):
     heldout: str | None = Field(None, description="Human pairs to report accuracy on; never trained on.")
     heldout_split: str | None = Field(None, description="Split of the held-out pairs; null: train.")
     split: SplitConfig | None = Field(None, description="Draws all of these instead; see below.")
+    validation_share: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="Share of the seeds' prompts set aside to measure radii or to judge rounds by."
+    )
     seeds_in_rounds: bool = Field(False, description="Add the seed pairs to the self-annotated pairs of every round.")
 
 
@@ -160,7 +163,14 @@ class AnnotationConfig(Section):
 class FollowerConfig(Section):
     """The adversary: worst case of the gaps in a Wasserstein ball. What goes together is checked by SGPOConfig."""
 
-    radius: NotNegative = Field(0.01, description="Wasserstein radius, in the unit of the gap space; 0 is DPO.")
+    radius: NotNegative | Literal["measured", "validated"] = Field(
+        0.01,
+        description="Wasserstein radius, in the unit of the gap space; 0 is DPO. Or found in each round; see below.",
+    )
+    radius_factor: NotNegative = Field(1.0, description="What the measured radius is multiplied by.")
+    radius_grid: list[NotNegative] = Field(
+        [0.0, 0.01, 0.05, 0.1], description="What the validated radius is chosen from; each costs a training."
+    )
     source_radius: dict[Literal["human", "self"], NotNegative] | None = Field(
         None, description="Radius of human seeds and of self-annotated pairs, in place of `radius`."
     )
@@ -178,6 +188,14 @@ class FollowerConfig(Section):
     recent_pairs: Count | None = Field(None, description="Running window of schedule `step`; null: 1024.")
     solver: Literal["exact", "highs", "slsqp"] = Field("exact", description="The paper used `slsqp`.")
     group_size: Count | None = Field(None, description="The paper's G, 100; null: all pairs at once.")
+
+    @model_validator(mode="after")
+    def _radii_are_found_as_they_can_be(self) -> "FollowerConfig":
+        if isinstance(self.radius, str) and self.source_radius is not None:
+            raise ValueError(f"source_radius is given with radius={self.radius!r}; allowed: one of them")
+        if 0 not in self.radius_grid:
+            raise ValueError(f"radius_grid is {self.radius_grid}; allowed: radii with 0 (plain DPO) among them")
+        return self
 
 
 class LeaderConfig(Section):
@@ -199,6 +217,10 @@ class LeaderConfig(Section):
         "envelope", description="How the leader meets the worst case; PAPER.md D3."
     )
     proximal: NotNegative = Field(0.0, description="Pull towards the displaced gaps, with step `mixture`.")
+    accept: Literal["always", "validated"] = Field(
+        "always",
+        description="Take every round, or only those that the validation pairs let; radius `validated` is that too.",
+    )
     lora: dict[str, Any] | None = Field(
         None, description="Arguments of PEFT's LoraConfig; null trains all weights. Rounds merge the adapter."
     )
@@ -250,6 +272,22 @@ class Recipe(Section):
             raise ValueError(
                 f"follower.source_radius names {', '.join(sorted(radii)) or 'no source'}; allowed: "
                 f"{' and '.join(sources)}, the sources of a round's pairs (data.seeds_in_rounds adds human)"
+            )
+        return self
+
+    @property
+    def judges_rounds(self) -> bool:
+        """Whether a round may be turned down."""
+        return self.follower.radius == "validated" or self.leader.accept == "validated"
+
+    @model_validator(mode="after")
+    def _validation_pairs_are_there_and_used(self) -> "Recipe":
+        needed = self.judges_rounds or self.follower.radius == "measured"
+        if needed != (self.data.validation_share > 0):
+            raise ValueError(
+                f"data.validation_share is {self.data.validation_share} with "
+                f"follower.radius={self.follower.radius!r} and leader.accept={self.leader.accept!r}; allowed: a "
+                "share > 0 where one of them needs human pairs, else 0"
             )
         return self
 

@@ -95,8 +95,12 @@ def plan_run(config: RunConfig, *, offline: bool = False) -> Plan:
 
 def check_arguments(config: Recipe) -> None:
     """Raises InputError for what the leader's own config refuses."""
+    follower = config.follower
+    radii = [follower.radius] if not isinstance(follower.radius, str) else follower.radius_grid
     for number in range(min(config.rounds, 1) + 1):
-        build_arguments(leader_settings(config, number, seed=0), config.leader.trainer, output_dir="unused")
+        for radius in radii:
+            settings = leader_settings(config, number, seed=0, radius=radius)
+            build_arguments(settings, config.leader.trainer, output_dir="unused")
 
 
 def run_size(config: Recipe, parameters: int) -> int:

@@ -18,6 +18,7 @@ def find_alerts(record: RunRecord) -> list[str]:
         *_collapse(record),
         *_disagreement(record),
         *_decline(record),
+        *_turned_down(record),
         *_longer_responses(record),
         *_moved_share(record),
     ]
@@ -60,6 +61,17 @@ def _decline(record: RunRecord) -> Iterator[str]:
             f"The last round, {last['name']}, is below {best['name']} in {name}: {number(last, key):.3f} against "
             f"{number(best, key):.3f}" + ("; the intervals overlap, so this may be noise." if within else ".")
         )
+
+
+def _turned_down(record: RunRecord) -> Iterator[str]:
+    for metrics in record.rounds:
+        decision = metrics.get("decision")
+        if decision and not decision["accepted"]:
+            yield (
+                f"{metrics['name'].capitalize()} was not taken: {decision['pairs']} human pairs set aside say that it "
+                f"does not pay ({', '.join(sorted({tried['reason'] for tried in decision['tried']}))}). Its policy is "
+                "that of the round before."
+            )
 
 
 def _longer_responses(record: RunRecord) -> Iterator[str]:

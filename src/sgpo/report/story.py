@@ -45,10 +45,13 @@ def _how(record: RunRecord, follower: dict[str, Any]) -> str:
         return f"The radius is 0, so every round is plain DPO; {beta}."
     unit = " nats" if follower["space"] == "margin" else ""
     loss = f"{follower['tangents']} tangents of the log loss" if follower.get("tangents") else "the exact log loss"
+    size = {
+        "measured": "(the radius) that is measured in each round between held-out human gaps and its own",
+        "validated": "(the radius) that held-out human pairs choose in each round",
+    }.get(follower["radius"]) or f"(the radius) of {follower['radius']:g}{unit}"
     return (
         "Each round trains against the worst case: the least favourable distribution of preference gaps within a "
-        f"Wasserstein-1 distance (the radius) of {follower['radius']:g}{unit} from the annotated ones, "
-        f"in {follower['space']} space, with {loss}; {beta}."
+        f"Wasserstein-1 distance {size} from the annotated ones, in {follower['space']} space, with {loss}; {beta}."
     )
 
 
@@ -73,7 +76,9 @@ def pair_flow(record: RunRecord) -> Grid | None:
     for metrics in rounds:
         prompts, kept = (number(metrics, f"annotation.{key}") for key in ("prompts", "pairs"))
         dropped = metrics["annotation"].get("dropped") or {}
-        share = f" ({kept / prompts:.1%})" if prompts and kept is not None else ""
+        paired = number(metrics, "annotation.paired")
+        paired = kept if paired is None else paired
+        share = f" ({paired / prompts:.1%})" if prompts and kept is not None else ""
         cells = [_whole(prompts), _whole(number(metrics, "annotation.responses")), _whole(kept) + share]
         rows.append((metrics["name"], cells + [_whole(dropped.get(reason)) for reason in reasons]))
     titles = ["Round", "Prompts", "Responses", "Pairs kept", *(f"Dropped: {reason}" for reason in reasons)]
@@ -84,8 +89,9 @@ def stage_times(record: RunRecord) -> Grid | None:
     """Seconds per stage, a row per round; None where the manifest has no stage."""
     groups: dict[str, dict[str, float]] = {}
     for stage, entry in record.manifest["stages"].items():
-        group, _, part = stage.rpartition("/")
-        part = part.partition(".")[0].replace("_", " ")
+        group, _, part = stage.partition("/")
+        # All trials of a round are one column; their number is the grid's.
+        part = "trials" if part.startswith("trials/") else part.partition(".")[0].replace("_", " ").replace("/", " by ")
         parts = groups.setdefault(group.replace("-", " ") or part, {})
         parts[part] = parts.get(part, 0.0) + entry["seconds"]
     # The group with the most stages first: a whole round shows the order of the loop.

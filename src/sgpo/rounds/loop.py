@@ -15,7 +15,7 @@ from sgpo.config import RunConfig
 from sgpo.evaluate.ranking import ranking_accuracy
 from sgpo.leader.scores import POLICY_COLUMNS, REFERENCE_COLUMNS, stored_gaps
 from sgpo.policy.load import Policy
-from sgpo.preferences.seeds import select_seeds
+from sgpo.preferences.seeds import hold_out, select_seeds
 from sgpo.preferences.source import load_pairs
 from sgpo.processes import Processes
 from sgpo.progress import Reporter
@@ -27,6 +27,7 @@ from sgpo.rounds.preflight import Preflight
 from sgpo.rounds.scoring import add_fingerprints, score_pairs
 from sgpo.rounds.stages import Stages
 from sgpo.rounds.training import Training
+from sgpo.rounds.validation import PAIRS as VALIDATION_PAIRS
 from sgpo.run_dir import RunDir, write_atomically
 
 
@@ -59,7 +60,7 @@ def run_recipe(config: RunConfig, *, command: list[str], processes: Processes, r
     quiet_libraries()
     with closing(open_run(config, command, processes)) as run:
         resolved = split_data(config, Stages(run, config.seed, processes, reporter))
-        if resolved is not config:
+        if resolved is not config and processes.is_main:
             # The prompts of a split are known only now.
             Preflight(resolved, offline=False).inspect()
         run_rounds(resolved, run, processes=processes, reporter=reporter)
@@ -103,8 +104,7 @@ def run_rounds(
     for number in range(config.rounds + 1):
         if number:
             annotation.run(number)
-            training.solve_follower(number)
-        training.train(number)
+        training.run(number)
         loop.measure(number, evaluate)
 
 
@@ -123,9 +123,22 @@ class _Loop:
     def prepare_seeds(self) -> None:
         """Seed pairs, and held-out pairs where there are any, with the reference's scores."""
         data, alone = self._config.data, self._stages.alone
-        alone("seed/pairs", lambda path: self._human_pairs(path, data.seeds, data.seeds_split, data.seed_pairs))
+        alone("seed/pairs", lambda path: self._score_human(self._seeds()[0], path))
+        if data.validation_share:
+            alone(VALIDATION_PAIRS, lambda path: self._score_human(self._seeds()[1], path))
         if data.heldout:
-            alone("heldout/pairs", lambda path: self._human_pairs(path, data.heldout, data.heldout_split, None))
+            alone(
+                "heldout/pairs",
+                lambda path: self._score_human(load_pairs(data.heldout, split=data.heldout_split), path),
+            )
+
+    def _seeds(self) -> tuple[Dataset, Dataset]:
+        """The seed pairs, and those of them that are set aside."""
+        data, seed = self._config.data, self._config.seed
+        pairs = load_pairs(data.seeds, split=data.seeds_split)
+        if data.seed_pairs is not None:
+            pairs = select_seeds(pairs, data.seed_pairs, seed)
+        return hold_out(pairs, data.validation_share, seed) if data.validation_share else (pairs, pairs.select([]))
 
     def measure(self, number: int, evaluate: Evaluator | None) -> None:
         """The metrics of a finished round, in its own file and as a line of metrics.jsonl."""
@@ -142,10 +155,7 @@ class _Loop:
         max_length = self._config.leader.max_length
         return score_pairs(pairs, policy, columns, max_length=max_length, who=who, reporter=self._stages.reporter)
 
-    def _human_pairs(self, path: Path, source: str, split: str | None, size: int | None) -> None:
-        pairs = load_pairs(source, split=split)
-        if size is not None:
-            pairs = select_seeds(pairs, size, self._config.seed)
+    def _score_human(self, pairs: Dataset, path: Path) -> None:
         pairs = pairs.select_columns(["prompt", "chosen", "rejected"]).add_column("source", ["human"] * len(pairs))
         reference = self._policies.reference()
         pairs = self._score_pairs(reference, pairs, "reference", REFERENCE_COLUMNS)

@@ -22,8 +22,13 @@ def stage_metrics(folder: Path, pairs: Dataset, beta: float) -> dict[str, Any]:
     if (folder / "responses").exists():
         metrics["annotation"] = _annotation_metrics(folder, pairs)
         metrics["follower"] = read_summary(folder / "worst_case.parquet")
-    log = json.loads((folder / "policy" / "training_log.json").read_text(encoding="utf-8"))
-    return {**metrics, "leader": _leader_metrics(log, beta)}
+    if (folder / "decision.json").exists():
+        metrics["decision"] = json.loads((folder / "decision.json").read_text(encoding="utf-8"))
+    log = folder / "policy" / "training_log.json"
+    if log.exists():
+        metrics["leader"] = _leader_metrics(json.loads(log.read_text(encoding="utf-8")), beta)
+    # A round that was not taken trained nothing that is kept.
+    return metrics
 
 
 def _annotation_metrics(folder: Path, pairs: Dataset) -> dict[str, Any]:

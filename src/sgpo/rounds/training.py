@@ -10,22 +10,26 @@ from datasets import Dataset, load_from_disk
 from sgpo.config import Recipe, RunConfig
 from sgpo.errors import InputError
 from sgpo.leader.guards import LeaderAlert
-from sgpo.leader.scores import FINGERPRINT_COLUMN, POLICY_COLUMNS, REFERENCE_COLUMNS
+from sgpo.leader.scores import FINGERPRINT_COLUMN, POLICY_COLUMNS, REFERENCE_COLUMNS, stored_gaps
 from sgpo.leader.train import build_arguments, train_leader
 from sgpo.policy.load import Policy, load_tokenizer
 from sgpo.rounds.follower import write_worst_case
 from sgpo.rounds.policies import Policies
 from sgpo.rounds.scoring import add_fingerprints
 from sgpo.rounds.stages import Stages
+from sgpo.rounds.validation import TRAINING_LOG, Validation
 
 
-def leader_settings(config: Recipe, number: int, *, seed: int, processes: int = 1) -> dict[str, Any]:
+def leader_settings(
+    config: Recipe, number: int, *, seed: int, radius: float | None = None, processes: int = 1
+) -> dict[str, Any]:
     """SGPOConfig's arguments for one round; round 0 is DPO on the seeds (Algorithm 1, line 1).
 
     Args:
         config: the recipe.
         number: of the round.
         seed: of the training.
+        radius: of the follower; None: the recipe's own number.
         processes: that share a batch.
 
     Raises:
@@ -54,7 +58,8 @@ def leader_settings(config: Recipe, number: int, *, seed: int, processes: int = 
         return {**settings, "radius": 0.0}
     return {
         **settings,
-        **follower.model_dump(mode="json"),
+        **follower.model_dump(mode="json", exclude={"radius_factor", "radius_grid"}),
+        **({} if radius is None else {"radius": radius}),
         "tangents": follower.tangents or 0,
         "step": leader.step,
         "proximal": leader.proximal,
@@ -66,21 +71,55 @@ class Training:
 
     def __init__(self, config: RunConfig, stages: Stages, policies: Policies) -> None:
         self._config, self._stages, self._policies = config, stages, policies
+        self._validation = Validation(config, stages, policies)
         self._root = stages.run.root
 
-    def solve_follower(self, number: int) -> None:
-        """The worst case of the round's gaps, as a file."""
-        self._stages.alone(f"round-{number}/worst_case.parquet", lambda path: self._solve_follower(number, path))
+    def run(self, number: int) -> None:
+        """Trains a round: DPO on the seeds in round 0, the robust loss afterwards.
 
-    def train(self, number: int) -> None:
-        """DPO on the seeds in round 0, the robust loss afterwards."""
-        self._stages.together(f"round-{number}/policy", lambda path: self._train(number, path))
+        Where rounds are judged, each radius of the grid is tried, and what the validation pairs choose is the round's
+        policy; where they turn all of them down, it is the policy before. Round 0 is always taken: people labelled its
+        pairs, and without it no implicit reward tells two responses apart.
+        """
+        if self._config.data.validation_share and number:
+            # What the round's radius is measured with, or its policy compared to.
+            self._validation.score(number - 1)
+        if number == 0 or not self._config.judges_rounds:
+            radius = self._radius(number)
+            self._solve_follower(number, radius)
+            self._stages.together(f"round-{number}/policy", lambda path: self._train(number, path, radius))
+            return
+        if not self._stages.has(f"round-{number}/policy"):
+            radii = self._grid(number)
+            for place, radius in enumerate(radii):
+                trial = f"round-{number}/trials/{place}"
+                self._stages.together(f"{trial}/policy", lambda path, radius=radius: self._train(number, path, radius))
+                self._validation.score_trial(trial)
+            self._validation.decide(number, radii)
+        self._validation.clear(number)
+        decision = self._validation.decision(number)
+        self._solve_follower(number, decision["radius"])
 
-    def _pairs(self, number: int) -> tuple[Dataset, dict[str, Any]]:
+    def _grid(self, number: int) -> list[float]:
+        if self._config.follower.radius == "validated":
+            return self._config.follower.radius_grid
+        return [self._radius(number)]
+
+    def _radius(self, number: int) -> float:
+        if number == 0:
+            return 0.0
+        if self._config.follower.radius == "measured":
+            pairs = load_from_disk(self._root / f"round-{number}/pairs")
+            return self._validation.measured_radius(
+                number, stored_gaps(pairs, self._config.leader.beta), pairs["source"][:]
+            )
+        return self._config.follower.radius
+
+    def _pairs(self, number: int, radius: float) -> tuple[Dataset, dict[str, Any]]:
         """The pairs of a round with the scores of the reference that the leader refers to, and its arguments."""
         seeds = load_from_disk(self._root / "seed/pairs")
-        seed = self._stages.seed(f"round-{number}/policy")
-        settings = leader_settings(self._config, number, seed=seed, processes=self._stages.processes.count)
+        seed, count = self._stages.seed(f"round-{number}/policy"), self._stages.processes.count
+        settings = leader_settings(self._config, number, seed=seed, radius=radius, processes=count)
         # What scored the seeds is the reference of the whole run: another model at its path is not believed.
         settings["reference_fingerprint"] = seeds[0][FINGERPRINT_COLUMN].partition(":")[0]
         if number == 0:
@@ -97,20 +136,19 @@ class Training:
         fingerprint, max_length = settings["reference_fingerprint"], self._config.leader.max_length
         return add_fingerprints(pairs, tokenizer, fingerprint, max_length=max_length), settings
 
-    def _solve_follower(self, number: int, path: Path) -> None:
-        pairs, settings = self._pairs(number)
-        arguments = build_arguments(settings, self._config.leader.trainer, output_dir="unused")
-        write_worst_case(pairs, arguments, path)
+    def _solve_follower(self, number: int, radius: float) -> None:
+        """The worst case of the round's gaps, as a file."""
+        if number == 0:
+            return
 
-    def _live_reference(self, number: int) -> Policy | None:
-        """The reference itself, for the one loss that needs its logits beside its stored scores."""
-        if self._config.leader.trainer.get("decoupling", 1) == 1:
-            return None
-        is_sft = number == 0 or self._config.reference == "sft"
-        return self._policies.reference() if is_sft else self._policies.of_round(number - 1)
+        def work(path: Path) -> None:
+            pairs, settings = self._pairs(number, radius)
+            write_worst_case(pairs, build_arguments(settings, self._config.leader.trainer, output_dir="unused"), path)
 
-    def _train(self, number: int, path: Path) -> None:
-        leader, (pairs, settings) = self._config.leader, self._pairs(number)
+        self._stages.alone(f"round-{number}/worst_case.parquet", work)
+
+    def _train(self, number: int, path: Path, radius: float) -> None:
+        leader, (pairs, settings) = self._config.leader, self._pairs(number, radius)
         policy = self._policies.of_round(number - 1) if number else self._policies.reference()
         steps = math.ceil(settings["num_train_epochs"] * math.ceil(len(pairs) / leader.batch_size))
         reporter = self._stages.reporter
@@ -126,4 +164,11 @@ class Training:
                 reference=self._live_reference(number),
             )
         if self._stages.processes.is_main:
-            (path / "training_log.json").write_text(json.dumps(log, indent=1), encoding="utf-8")
+            (path / TRAINING_LOG).write_text(json.dumps(log, indent=1), encoding="utf-8")
+
+    def _live_reference(self, number: int) -> Policy | None:
+        """The reference itself, for the one loss that needs its logits beside its stored scores."""
+        if self._config.leader.trainer.get("decoupling", 1) == 1:
+            return None
+        is_sft = number == 0 or self._config.reference == "sft"
+        return self._policies.reference() if is_sft else self._policies.of_round(number - 1)
