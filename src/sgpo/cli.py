@@ -108,7 +108,8 @@ def _run(arguments: argparse.Namespace) -> int:
             # What is wrong with the inputs is found, and told, once.
             plan = plan_run(config, offline=offline and arguments.dry_run) if processes.is_main else None
         if arguments.dry_run:
-            Console().print(plan or "")
+            if plan is not None:
+                Console().print(plan)
             return 0
         with explaining_full_disk(config.output):
             run_recipe(config, command=command, processes=processes, reporter=reporter)
