@@ -43,6 +43,11 @@ def prefer(key):
     return answer
 
 
+def counts(**found):
+    names = ("comparisons", "ties", "inconsistent", "unparsed", "first_preferred", "too_long")
+    return {**dict.fromkeys(names, 0), **found}
+
+
 def judge(server, **options):
     return Judge(ServerPool([server.url], pause=0.01, retries=1), "judge", **options)
 
@@ -51,21 +56,20 @@ def test_a_judge_with_a_preference_is_consistent_and_rewards_are_shares_of_wins(
     with faulty(prefer(len)) as server:
         found = judge(server)(PROMPTS, RESPONSES)
     np.testing.assert_array_equal(found.rewards, [0, 1, 0.5, 1, 0])
-    wanted = {"comparisons": 4, "ties": 0, "inconsistent": 0, "unparsed": 0, "first_preferred": 4}
-    assert found.counts == wanted
+    assert found.counts == counts(comparisons=4, first_preferred=4)
 
 
 def test_a_judge_that_prefers_whichever_comes_first_says_nothing():
     with faulty(lambda number, body: verdict("A")) as server:
         found = judge(server)(PROMPTS, RESPONSES)
     np.testing.assert_array_equal(found.rewards, [0.5] * 5)
-    assert found.counts == {"comparisons": 4, "ties": 4, "inconsistent": 4, "unparsed": 0, "first_preferred": 8}
+    assert found.counts == counts(comparisons=4, ties=4, inconsistent=4, first_preferred=8)
 
 
 def test_a_judge_that_sees_no_difference_ties_consistently():
     with faulty(lambda number, body: verdict("tie")) as server:
         found = judge(server)(PROMPTS, RESPONSES)
-    assert found.counts == {"comparisons": 4, "ties": 4, "inconsistent": 0, "unparsed": 0, "first_preferred": 0}
+    assert found.counts == counts(comparisons=4, ties=4)
 
 
 def test_both_orders_of_every_pair_are_asked_once_with_the_fields_of_the_request():
@@ -98,6 +102,17 @@ def test_repetitions_are_asked_about_once_and_empty_responses_never():
     np.testing.assert_array_equal(found.rewards, [0, np.nan, 1, 0, 1, np.nan])
 
 
+def test_what_is_too_long_to_read_is_not_asked_about_and_counted():
+    long = [{"role": "user", "content": "Why? " * 20_000}]
+    with faulty(prefer(len)) as server:
+        found = judge(server, max_chars=2000)([*PROMPTS, long], [["a", "b" * 1990, "cc"], ["d", "eee"], ["f", "g"]])
+    assert found.counts == counts(comparisons=2, first_preferred=2, too_long=3)
+    np.testing.assert_array_equal(found.rewards, [0, np.nan, 1, 0, 1, np.nan, np.nan])
+    assert all(len(body["messages"][0]["content"]) <= 2000 for body in server.asked)
+    with pytest.raises(InputError, match="max_chars is 0; allowed: None or a whole number >= 1"):
+        judge(server, max_chars=0)
+
+
 def test_nothing_to_compare_asks_nothing():
     with faulty(prefer(len)) as server:
         found = judge(server)(PROMPTS, [["same", "same"], ["alone"]])
@@ -127,7 +142,7 @@ def test_a_real_server_of_a_model_that_talks_nonsense_is_counted_and_never_guess
     with serving(path) as url:
         found = Judge(ServerPool([url]), str(path), max_tokens=8)(PROMPTS, RESPONSES)
     assert np.isnan(found.rewards).all()
-    assert found.counts == {"comparisons": 4, "ties": 0, "inconsistent": 0, "unparsed": 4, "first_preferred": 0}
+    assert found.counts == counts(comparisons=4, unparsed=4)
 
 
 VERDICTS = {

@@ -128,6 +128,14 @@ def test_a_response_that_leaves_the_prompt_no_room_is_not_ranked(path):
     assert np.isnan(found.rewards).tolist() == [True, False]
 
 
+def test_a_prompt_of_100_000_characters_is_cut_like_any_other(path):
+    prompt = [{"role": "user", "content": "a b" * 33_333 + "?"}]
+    found = RewardModel(path)([prompt, prompt], [["yes", "no"], ["", "yes"]])
+    assert found.counts == {"cut_prompts": 4, "too_long": 0}
+    assert found.rewards[0] == pytest.approx(found.rewards[3], abs=1e-6)
+    assert np.isfinite(found.rewards).all()
+
+
 def test_two_segments_keep_their_special_tokens_when_the_prompt_is_cut(encoder):
     tokenizer = AutoTokenizer.from_pretrained(encoder)
     prompt, text = "z" * 30 + "abc", "blue"

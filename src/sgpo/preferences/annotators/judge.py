@@ -39,10 +39,12 @@ class Judge:
         max_tokens: of an answer.
         temperature: of the judge's sampling.
         seed: sent with every request.
+        max_chars: comparisons with more characters to read are not asked for, as a judge whose context they exceed
+            would refuse them and end the run; None asks for all.
         request: further fields of a request, or other values of those above; a field that is None is left out.
 
     Raises:
-        InputError: the template cannot be read, or is none.
+        InputError: the template cannot be read, or is none; `max_chars` < 1.
     """
 
     def __init__(
@@ -54,9 +56,12 @@ class Judge:
         max_tokens: int = 256,
         temperature: float = 0.0,
         seed: int = 0,
+        max_chars: int | None = None,
         request: dict[str, Any] | None = None,
     ) -> None:
-        self._pool, self._template = pool, read_template(template)
+        if max_chars is not None and max_chars < 1:
+            raise InputError(f"max_chars is {max_chars}; allowed: None or a whole number >= 1.")
+        self._pool, self._template, self._max_chars = pool, read_template(template), max_chars
         fields = {"model": model, "max_tokens": max_tokens, "temperature": temperature, "seed": seed, **(request or {})}
         self._request = {name: value for name, value in fields.items() if value is not None}
 
@@ -65,22 +70,29 @@ class Judge:
     ) -> Ranking:
         """Ranks P lists of responses; see `Annotator`.
 
-        Counts: `comparisons`; of these `ties`, `inconsistent` (which are ties) and `unparsed` (which do not count);
-        and `first_preferred`, verdicts for whichever was in front.
+        Counts: `comparisons` that were asked for; of these `ties`, `inconsistent` (which are ties) and `unparsed`
+        (which do not count); `first_preferred`, verdicts for whichever was in front; and `too_long`, not asked for.
 
         Raises:
             InputError: see `ServerPool.map`.
         """
         texts = [list(dict.fromkeys(text.strip() for text in row if text.strip())) for row in responses]
-        duels = [(row, *duel) for row, distinct in enumerate(texts) for duel in combinations(distinct, 2)]
-        bodies = [
-            {**self._request, "messages": [{"role": "user", "content": self._ask(prompts[row], *shown)}]}
-            for row, first, second in duels
-            for shown in ((first, second), (second, first))
-        ]
-        share = len(prompts) / max(len(bodies), 1)
-        answers = self._pool.map(bodies, progress=None if progress is None else lambda count: progress(count * share))
+        duels, questions, too_long = [], [], 0
+        for row, distinct in enumerate(texts):
+            for first, second in combinations(distinct, 2):
+                question = fill_template(self._template, prompts[row], first, second)
+                if self._max_chars is not None and len(question) > self._max_chars:
+                    too_long += 1
+                    continue
+                duels.append((row, first, second))
+                questions += [question, fill_template(self._template, prompts[row], second, first)]
+        share = len(prompts) / max(len(questions), 1)
+        answers = self._pool.map(
+            [{**self._request, "messages": [{"role": "user", "content": question}]} for question in questions],
+            progress=None if progress is None else lambda count: progress(count * share),
+        )
         counts = Counter(dict.fromkeys(("comparisons", "ties", "inconsistent", "unparsed", "first_preferred"), 0))
+        counts["too_long"] = too_long
         results: dict[tuple[int, str], list[float]] = {}
         for number, (row, first, second) in enumerate(duels):
             result = settle_duel(*map(read_verdict, answers[2 * number : 2 * number + 2]), counts)
@@ -93,9 +105,6 @@ class Judge:
             for text in candidates
         ]
         return Ranking(np.array(rewards, dtype=np.float64), dict(counts))
-
-    def _ask(self, prompt: Messages, first: str, second: str) -> str:
-        return fill_template(self._template, prompt, first, second)
 
 
 def read_template(
