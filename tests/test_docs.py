@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sgpo.config import RunConfig, Section, read_recipe, validate
+from sgpo.config import EvaluateConfig, RunConfig, Section, read_recipe, validate
 from sgpo.study.run import WorldRecipe
 from sgpo.study.settings import WorldSettings
 
@@ -32,7 +32,7 @@ def rows(section: type[Section]) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("row", [*rows(RunConfig), *rows(WorldSettings)])
+@pytest.mark.parametrize("row", [*rows(RunConfig), *rows(EvaluateConfig), *rows(WorldSettings)])
 def test_every_key_of_a_recipe_is_documented_with_its_default(row):
     assert row in RECIPE_PAGE
 

@@ -1,7 +1,7 @@
 """A recipe: what `sgpo run` takes, checked where it enters. Below the loop, functions take plain arguments."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -237,6 +237,68 @@ class LeaderConfig(Section):
         return self
 
 
+class EvaluateConfig(Section):
+    """One evaluation that a run makes after each round, as `sgpo eval` would."""
+
+    kind: Literal["alpaca", "mt_bench", "judge", "reward", "preferences"] = Field(
+        description="As `sgpo eval` has them."
+    )
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")] | None = Field(
+        None, description="Names its results and its folder; null: the kind."
+    )
+    instructions: str | None = Field(None, description="AlpacaEval's instructions, of `alpaca`.")
+    questions: str | None = Field(None, description="FastChat's question.jsonl, of `mt_bench`.")
+    prompts: str | None = Field(None, description="Prompts of `judge` and `reward`, each once.")
+    pairs: str | None = Field(None, description="Held-out human pairs, of `preferences`.")
+    baseline: str | None = Field(
+        None, description="What `judge` and `reward` compare with: answers or a policy; null: the SFT model."
+    )
+    model: str | None = Field(None, description="The reward model's folder or Hub id, or the judge's name.")
+    function: str | None = Field(None, description="In place of a reward model: as in `annotation`.")
+    servers: list[str] = Field(default_factory=list, description="Base URLs of the judge.")
+    template: str | None = Field(None, description="File with the judge's prompt; null: one that comes along.")
+    logprobs: bool = Field(False, description="Weigh the judge's wins by log-probabilities.")
+    certificate: bool = Field(False, description="Certify `preferences` with the round's own pairs (PAPER.md D7).")
+    temperature: NotNegative = Field(0.7, description="Of the policy's answers; `mt_bench` has its own.")
+    max_new_tokens: Count = Field(1024, description="Of one answer.")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Further arguments of PairwiseJudge and ServerPool, or of RewardModel."
+    )
+
+    @property
+    def title(self) -> str:
+        """What its results are filed under."""
+        return self.name or self.kind
+
+    @model_validator(mode="after")
+    def _the_kind_has_what_it_needs(self) -> "EvaluateConfig":
+        needs = {
+            "alpaca": {"instructions"},
+            "mt_bench": {"questions"},
+            "judge": {"prompts", "model", "servers"},
+            "reward": {"prompts"},
+            "preferences": {"pairs"},
+        }[self.kind]
+        may = {
+            "alpaca": {"temperature", "max_new_tokens"},
+            "mt_bench": {"max_new_tokens"},
+            "judge": {"baseline", "template", "logprobs", "options", "temperature", "max_new_tokens"},
+            "reward": {"baseline", "model", "function", "options", "temperature", "max_new_tokens"},
+            "preferences": {"certificate"},
+        }[self.kind]
+        for key, field in type(self).model_fields.items():
+            value, default = getattr(self, key), field.get_default(call_default_factory=True)
+            if key in needs and not value:
+                raise ValueError(f"{key} is missing; kind {self.kind!r} needs it")
+            if key not in needs | may | {"kind", "name"} and value != default:
+                raise ValueError(f"{key} is {value!r} with kind {self.kind!r}, which takes none")
+        if self.kind == "reward" and bool(self.model) == bool(self.function):
+            raise ValueError("kind 'reward' needs model or function, and one of them")
+        if self.function and self.options:
+            raise ValueError(f"options is {self.options!r} with a function, which takes none")
+        return self
+
+
 class HardwareConfig(Section):
     """What the run is planned for; it changes nothing but the estimates of `--dry-run`."""
 
@@ -262,6 +324,7 @@ class Recipe(Section):
     annotation: AnnotationConfig = AnnotationConfig()
     follower: FollowerConfig = FollowerConfig()
     leader: LeaderConfig = LeaderConfig()
+    evaluate: list[EvaluateConfig] = Field(default_factory=list, description="After each round; see below.")
     hardware: HardwareConfig | None = Field(None, description="For estimates; see below.")
 
     @model_validator(mode="after")
@@ -289,6 +352,13 @@ class Recipe(Section):
                 f"follower.radius={self.follower.radius!r} and leader.accept={self.leader.accept!r}; allowed: a "
                 "share > 0 where one of them needs human pairs, else 0"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _evaluations_have_names_of_their_own(self) -> "Recipe":
+        titles = [evaluation.title for evaluation in self.evaluate]
+        if twice := sorted({title for title in titles if titles.count(title) > 1}):
+            raise ValueError(f"evaluate has {', '.join(twice)} more than once; allowed: a `name` for each")
         return self
 
     @model_validator(mode="after")
@@ -363,6 +433,12 @@ def named_sources(content: dict[str, Any]) -> list[str]:
         for key in keys if isinstance(values, dict) else ():
             value = values.get(key)
             found += [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)]
+    listed = content.get("evaluate")
+    for evaluation in listed if isinstance(listed, list) else ():
+        keys = ("instructions", "prompts", "pairs", "baseline") if isinstance(evaluation, dict) else ()
+        found += [evaluation[key] for key in keys if isinstance(evaluation.get(key), str)]
+        if keys and evaluation.get("kind") == "reward" and isinstance(evaluation.get("model"), str):
+            found.append(evaluation["model"])
     split = content.get("data", {}).get("split") if isinstance(content.get("data"), dict) else None
     for source in split.get("sources", ()) if isinstance(split, dict) else ():
         if isinstance(source, dict) and isinstance(source.get("path"), str):
@@ -403,13 +479,25 @@ def validate(kind: type[_Model], content: dict[str, Any], name: str) -> _Model:
 def _sentence(kind: type[BaseModel], item: Any) -> str:
     key = ".".join(str(part) for part in item["loc"] if not str(part).startswith(("constrained", "list[", "function")))
     if item["type"] == "extra_forbidden":
-        section: Any = kind
-        for part in item["loc"][:-1]:
-            section = section.model_fields[part].annotation
-        return f"unknown key {key}; allowed: {', '.join(section.model_fields)}."
+        return f"unknown key {key}; allowed: {', '.join(_section_at(kind, item['loc'][:-1]).model_fields)}."
     message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if item["type"] == "value_error":
         return f"{key + ': ' if key else ''}{message}."
     if item["type"] == "missing":
         return f"{key} is missing."
     return f"{key} is {item['input']!r}; allowed: {message}."
+
+
+def _section_at(kind: type[BaseModel], place: tuple[int | str, ...]) -> type[BaseModel]:
+    """The section at a place of a recipe; numbers are places in a list of sections."""
+    for part in place:
+        if not isinstance(part, int):
+            kind = _find_section(kind.model_fields[part].annotation)
+    return kind
+
+
+def _find_section(annotation: Any) -> type[BaseModel] | None:
+    """The section that an annotation names, whatever it is wrapped in."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _find_section(part)) is not None), None)
