@@ -196,6 +196,16 @@ def test_many_requests_that_fail_together_do_not_use_up_the_retries():
     assert len(server.asked) == 56
 
 
+def test_a_request_that_fails_everywhere_ends_the_call_though_the_others_are_answered():
+    def answer(number, body):
+        poisoned = body["messages"][0]["content"] == "0"
+        return Reply(b"boom", status=500, delay=0.1) if poisoned else Reply(echo(number, body).body, delay=0.02)
+
+    with faulty(answer) as server, pytest.raises(InputError, match=r"request 0: no answer in 3 attempts .*500: boom"):
+        pool(server, concurrency=2, retries=2).map(bodies(200))
+    assert 5 < len(server.asked) < 200
+
+
 def test_what_was_answered_has_been_handed_over_when_the_others_fail():
     seen = {}
     fault = FAULTS["status 500"]

@@ -11,7 +11,7 @@ from typing import IO
 
 from sgpo.serving import watch
 
-_QUOTED_LINES = 20
+_QUOTED_LINES, _QUOTED_BYTES = 20, 10_000
 
 
 def open_output(log: str | Path | None) -> IO[bytes]:
@@ -25,7 +25,9 @@ def open_output(log: str | Path | None) -> IO[bytes]:
 def quote_output(output: IO[bytes], start: int) -> str:
     """A sentence with the last lines written to `output` after its byte `start`."""
     # The process writes at the place that seeking would move.
-    written = os.pread(output.fileno(), os.fstat(output.fileno()).st_size - start, start)
+    end = os.fstat(output.fileno()).st_size
+    start = max(start, end - _QUOTED_BYTES)
+    written = os.pread(output.fileno(), end - start, start)
     lines = written.decode("utf-8", errors="replace").splitlines()[-_QUOTED_LINES:]
     return " The end of its output:\n" + "\n".join(lines) if lines else " It wrote nothing."
 
