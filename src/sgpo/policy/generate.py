@@ -98,7 +98,6 @@ class TransformersGenerator:
         if sampling.temperature > 0:
             uniforms = draw_uniforms([(one.seed, one.number) for one in rows], sampling.max_new_tokens)
             written = torch.tensor([len(one.written) for one in rows], device=policy.device)
-            # Double precision where the device has it: a float32 number cannot tell 2^24 tokens apart.
             pick = [Pick(sampling, torch.tensor(uniforms, device=policy.device).float(), written, length)]
         watch = _Watch(policy, rows, sampling, ends, length, to_the_end=to_the_end)
         output = policy.model.generate(

@@ -41,7 +41,9 @@ class Pick(LogitsProcessor):
         drawn = self._uniforms.gather(1, place.clamp(max=self._uniforms.shape[1] - 1).unsqueeze(1))
         law = torch.softmax(self._warp(input_ids, scores.float()), dim=-1)
         cumulative = law.cumsum(dim=-1)
-        # Rounding may leave the last entry below the number that is looked up: the sum itself is the scale.
-        target = drawn.to(cumulative.dtype) * cumulative[:, -1:]
+        # Rounding may leave the last entry below the number that is looked up: the sum itself is the scale. And it may
+        # leave that number, in float32, at 1: below the sum, the token found is one that has a share of it.
+        whole = cumulative[:, -1:]
+        target = torch.minimum(drawn.to(cumulative.dtype) * whole, torch.nextafter(whole, torch.zeros_like(whole)))
         picked = torch.searchsorted(cumulative, target, right=True).clamp(max=law.shape[1] - 1)
         return scores.scatter(1, picked, torch.inf)
