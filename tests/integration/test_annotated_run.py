@@ -1,0 +1,66 @@
+"""Rounds that are ranked by someone else than the policy itself."""
+
+import json
+
+import numpy as np
+import pytest
+from datasets import load_from_disk
+
+from faulty_server import completion, faulty
+from sgpo.cli import main
+from sgpo.preferences.annotators.pair_ranker import PairRanker
+from sgpo.preferences.annotators.reward_model import RewardModel
+from tiny_annotators import build_tiny_classifier, build_tiny_pair_ranker
+
+SHORTEST = "def rank(prompts, responses):\n    return [[-len(text) for text in texts] for texts in responses]\n"
+
+
+def run_with(recipe, *changes):
+    # Preferences that the policy does not share move it far at the recipe's learning rate.
+    always = ["rounds=1", "leader.learning_rate=1e-5"]
+    assert main(["run", "--config", str(recipe), "--quiet", *always, *changes]) == 0
+    folder = recipe.parent / "run/round-1"
+    pairs = load_from_disk(folder / "pairs").filter(lambda row: row["source"] == "self")
+    texts = [[row[side][0]["content"] for side in ("chosen", "rejected")] for row in pairs]
+    counts = json.loads((folder / "pairs/annotation.json").read_text())
+    assert counts["prompts"] == counts["paired"] + sum(counts["dropped"].values())
+    assert counts["pairs"] == len(texts) > 0
+    return pairs["prompt"][:], texts, counts
+
+
+def test_a_function_ranks_and_all_its_pairs_are_made(recipe, tmp_path):
+    (tmp_path / "rewards.py").write_text(SHORTEST)
+    function = f"annotation.function={tmp_path / 'rewards.py'}:rank"
+    _, texts, counts = run_with(recipe, "annotation.annotator=function", function, "annotation.choice=all")
+    assert all(len(chosen) < len(rejected) for chosen, rejected in texts)
+    assert counts["pairs"] >= counts["paired"]
+
+
+@pytest.mark.parametrize(
+    ("annotator", "build", "load"),
+    [
+        ("reward_model", build_tiny_classifier, RewardModel),
+        ("pair_ranker", build_tiny_pair_ranker, PairRanker),
+    ],
+)
+def test_a_model_ranks(recipe, tmp_path, annotator, build, load):
+    path = build(tmp_path / annotator)
+    changes = [f"annotation.annotator={annotator}", f"annotation.model={path}", "generation.candidates=2"]
+    prompts, texts, _ = run_with(recipe, *changes)
+    rewards = load(path)(prompts, texts).rewards.reshape(-1, 2)
+    assert (np.diff(rewards) < 0).all()
+
+
+def test_a_judge_on_a_server_ranks_and_its_counts_are_kept(recipe):
+    def prefer_shorter(number, body):
+        shown = body["messages"][0]["content"]
+        first = shown.split("[Answer A]\n")[1].split("\n[End of answer A]")[0]
+        second = shown.split("[Answer B]\n")[1].split("\n[End of answer B]")[0]
+        return completion(f"Verdict: {'A' if len(first) < len(second) else 'B' if len(first) > len(second) else 'tie'}")
+
+    with faulty(prefer_shorter) as server:
+        changes = ["annotation.annotator=judge", "annotation.model=judge", f"annotation.servers=[{server.url}]"]
+        _, texts, counts = run_with(recipe, *changes)
+    assert all(len(chosen) < len(rejected) for chosen, rejected in texts)
+    assert 2 * counts["ranking"]["comparisons"] == len(server.asked) > 0
+    assert (counts["ranking"]["inconsistent"], counts["ranking"]["unparsed"]) == (0, 0)
