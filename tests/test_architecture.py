@@ -40,8 +40,9 @@ ALLOWED = {
     "cli_eval_run": {
         "evaluate", "policy", "preferences", "serving", "rounds", "run_dir", "progress", "processes", "config", "hub",
     },
+    "cli_study": {"study"},
     "cli": {
-        "cli_eval", "cli_split", "rounds", "plan", "study", "leader", "report", "robust", "gaps_file", "progress",
+        "cli_eval", "cli_split", "cli_study", "run_dir", "rounds", "plan", "study", "leader", "report", "robust", "gaps_file", "progress",
         "processes", "config", "hub",
     },
     "__main__": {"cli"},

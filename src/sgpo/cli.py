@@ -8,6 +8,7 @@ from pathlib import Path
 from sgpo import __version__
 from sgpo.cli_eval import add_eval
 from sgpo.cli_split import add_split
+from sgpo.cli_study import add_study
 from sgpo.errors import InputError
 
 _TRAIN_HELP = "one leader run on a preference dataset; takes the arguments of `trl dpo` and the robust ones"
@@ -54,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add_split(commands)
     add_eval(commands)
+    add_study(commands)
 
     worst = commands.add_parser("worst-case", help="the worst case of an array of gaps in a Wasserstein ball")
     worst.add_argument("file", help="gaps (beta-scaled reward differences): text, one per line; .npy; or .parquet")

@@ -57,7 +57,7 @@ def calls():
 
 @pytest.fixture
 def table(calls):
-    def run(seed, quick):
+    def run(seed, quick, folder):
         calls.append(seed)
         if seed == 2 and calls.count(2) == 1:
             raise KeyboardInterrupt

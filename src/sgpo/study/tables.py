@@ -22,8 +22,8 @@ class StudyTable:
         name: as the command line has it, such as "table3".
         title: one line.
         seeds, quick_seeds: how many seeds the full and the quick form take.
-        run: the rows of one seed, from the seed and whether the form is quick. A row holds `seed`, the keys of `by`,
-            and the measures.
+        run: the rows of one seed, from the seed, whether the form is quick, and a folder for run directories. A row
+            holds the keys of `by` and the measures.
         by: keys whose combinations are the rows of the summary.
         measures: numbers that are averaged over seeds.
     """
@@ -32,7 +32,7 @@ class StudyTable:
     title: str
     seeds: int
     quick_seeds: int
-    run: Callable[[int, bool], list[Row]]
+    run: Callable[[int, bool, Path], list[Row]]
     by: tuple[str, ...]
     measures: tuple[str, ...]
 
@@ -71,7 +71,7 @@ def run_table(
     for seed in range(count):
         path = raw / f"{seed:05d}.parquet"
         if not path.exists():
-            _write_rows([{"seed": seed, **row} for row in table.run(seed, quick)], path)
+            _write_rows([{"seed": seed, **row} for row in table.run(seed, quick, output / "runs" / name)], path)
         progress(1)
     rows = [row for seed in range(count) for row in pq.read_table(raw / f"{seed:05d}.parquet").to_pylist()]
     _write_rows(rows, output / f"{name}.parquet")

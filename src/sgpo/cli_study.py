@@ -1,0 +1,64 @@
+"""The command `sgpo study`: a table of the study, computed seed by seed."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from sgpo.errors import InputError
+
+
+def add_study(commands: Any) -> None:
+    """Adds the command to the parsers of `sgpo`."""
+    study = commands.add_parser("study", help="a table of the study; `sgpo study list` names them")
+    study.add_argument("table", metavar="TABLE", help="its name, or `list`")
+    study.add_argument("--output", metavar="DIR", help="folder for rows, summaries and runs; goes on where it was")
+    study.add_argument("--quick", action="store_true", help="the small form, for a first look")
+    study.add_argument("--seeds", type=int, metavar="N", help="how many seeds; default: the table's own number")
+    study.set_defaults(call=run_study)
+
+
+def run_study(arguments: argparse.Namespace) -> int:
+    """Runs the command. Returns 0.
+
+    Raises:
+        InputError: no such table, no output, or as `run_table`.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from sgpo.study.registry import TABLES
+
+    console = Console()
+    if arguments.table == "list":
+        shown = Table("table", "what it shows", "seeds", "quick")
+        for table in TABLES.values():
+            shown.add_row(table.name, table.title, str(table.seeds), str(table.quick_seeds))
+        console.print(shown)
+        return 0
+    if arguments.table not in TABLES:
+        raise InputError(f"table is {arguments.table!r}; allowed: {', '.join(TABLES)}, or list.")
+    if arguments.output is None:
+        raise InputError("--output is missing; allowed: a folder.")
+    _run_table(arguments, console)
+    return 0
+
+
+def _run_table(arguments: argparse.Namespace, console: Any) -> None:
+    from rich.markdown import Markdown
+    from rich.progress import track
+
+    from sgpo.study.registry import TABLES
+    from sgpo.study.tables import as_markdown, run_table
+
+    table = TABLES[arguments.table]
+    count = arguments.seeds or (table.quick_seeds if arguments.quick else table.seeds)
+    steps = iter(track(range(count), description="seeds", console=console, transient=True))
+    summary = run_table(
+        table,
+        Path(arguments.output),
+        quick=arguments.quick,
+        seeds=arguments.seeds,
+        progress=lambda done: next(steps, None),
+    )
+    console.print(Markdown(as_markdown(summary, table)))
+    console.print(f"Rows and summary: {arguments.output}", highlight=False)

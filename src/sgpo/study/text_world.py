@@ -1,0 +1,115 @@
+"""The text world of the demo in two regimes: the real loop, with a small language model and a gold reward."""
+
+import copy
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sgpo.config import validate
+from sgpo.processes import Processes
+from sgpo.progress import Reporter
+from sgpo.run_dir import RunDir
+from sgpo.study.run import WorldRecipe, run_world
+from sgpo.study.summary import Row
+
+# The demo's recipe. In the benign regime the gold reward is manners, which carry over to new requests; in the derailing
+# one it is the facts of a request, which the model cannot judge, and a quarter of the labels are turned round.
+BASE: dict[str, Any] = {
+    "rounds": 3,
+    "world": {"facts": 0.0, "flip_rate": 0.05, "seed_pairs": 400, "pool_prompts": 900, "test_prompts": 300},
+    "generation": {"candidates": 4, "temperature": 1.0, "top_p": 0.9, "max_new_tokens": 64, "batch_size": 256},
+    "leader": {
+        "beta": 0.5,
+        "learning_rate": 1.5e-4,
+        "epochs": 1,
+        "seed_learning_rate": 3.0e-4,
+        "seed_epochs": 3,
+        "batch_size": 16,
+        "micro_batch_size": 16,
+        "max_length": 160,
+    },
+}
+REGIMES: dict[str, dict[str, Any]] = {
+    "benign": {},
+    "derailing": {"world.facts": 1.0, "world.flip_rate": 0.25, "leader.learning_rate": 3.0e-4, "leader.epochs": 2},
+}
+_SHARED = ("world", "seed/pairs", "round-0/policy", "round-0/metrics.json")
+
+
+def text_recipe(regime: str, changes: Mapping[str, Any], *, seed: int, output: Path) -> WorldRecipe:
+    """The recipe of a run: the base, the regime's changes and the method's, as dotted keys."""
+    content = copy.deepcopy(BASE) | {"seed": seed, "output": str(output)}
+    for key, value in {**REGIMES[regime], **changes}.items():
+        *parents, last = key.split(".")
+        node = content
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    return validate(WorldRecipe, content, f"{regime}, seed {seed}")
+
+
+def run_text_world(
+    regime: str, methods: Mapping[str, Mapping[str, Any]], *, seed: int, folder: Path, reporter: Reporter | None = None
+) -> list[Row]:
+    """Runs methods in one world of a regime.
+
+    Methods that train alike on the seeds share the world and round 0, which are made once; each run is a directory of
+    its own and goes on where it was.
+
+    Args:
+        regime: of `REGIMES`.
+        methods: name to changes of the recipe.
+        seed: of world and runs.
+        folder: where the run directories lie.
+        reporter: where progress is shown.
+
+    Returns: rows: regime, method, round, gold win_rate against the SFT model with low and high, kl (nats), agreement
+        (share of the round's pairs whose order gold shares), radius, accepted.
+    """
+    rows: list[Row] = []
+    made: dict[str, Path] = {}
+    for name, changes in methods.items():
+        output = folder / f"{regime}-{seed}" / name.replace(" ", "-")
+        recipe = text_recipe(regime, changes, seed=seed, output=output)
+        # What the shared stages depend on.
+        key = json.dumps([recipe.data.validation_share, recipe.leader.trainer], sort_keys=True)
+        if key in made and not output.exists():
+            _adopt(recipe, made[key])
+        run_world(recipe, command=["sgpo", "study"], processes=Processes(), reporter=reporter or Reporter())
+        made.setdefault(key, output)
+        rows += _rows(regime, name, output)
+    return rows
+
+
+def _adopt(recipe: WorldRecipe, source: Path) -> None:
+    """Starts a run directory with the stages that another run has made in the same way."""
+    run = RunDir(recipe.output, recipe.model_dump(mode="json"), ["sgpo", "study"])
+    validation = ("validation/pairs",) if (source / "validation/pairs").exists() else ()
+    for stage in (*_SHARED, *validation):
+        with run.writing(stage) as path:
+            (shutil.copytree if (source / stage).is_dir() else shutil.copy2)(source / stage, path)
+    run.close()
+
+
+def _rows(regime: str, method: str, output: Path) -> list[Row]:
+    rows = []
+    for line in (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        metrics = json.loads(line)
+        gold, decision = metrics["gold"], metrics.get("decision", {})
+        rows.append(
+            {
+                "regime": regime,
+                "method": method,
+                "round": metrics["round"],
+                "win_rate": gold["win_rate"],
+                "low": gold["low"],
+                "high": gold["high"],
+                "kl": gold["kl"],
+                "agreement": gold.get("agreement"),
+                "radius": metrics.get("follower", {}).get("radius"),
+                "accepted": decision.get("accepted"),
+            }
+        )
+    return rows

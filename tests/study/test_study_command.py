@@ -1,0 +1,35 @@
+"""`sgpo study`: names, one table from the command line, and what is refused."""
+
+import pyarrow.parquet as pq
+import pytest
+
+from sgpo.cli import main
+from sgpo.study.registry import TABLES
+
+
+def test_the_list_names_every_table(capsys):
+    assert main(["study", "list"]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in TABLES)
+
+
+def test_a_quick_table_is_printed_and_on_disk(capsys, tmp_path):
+    assert main(["study", "theory-value", "--quick", "--seeds", "2", "--output", str(tmp_path)]) == 0
+    assert "SGPO" in capsys.readouterr().out
+    rows = pq.read_table(tmp_path / "theory-value-quick.parquet").to_pylist()
+    assert {row["seed"] for row in rows} == {0, 1}
+    assert all(row["lost"] <= row["bound"] + 1e-8 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["table99", "--output", "x"], "table is 'table99'; allowed: theory-value"),
+        (["theory-value"], "--output is missing"),
+        (["theory-value", "--output", "x", "--seeds", "0"], "seeds is 0"),
+    ],
+)
+def test_what_is_no_table_is_refused(capsys, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    assert main(["study", *arguments]) == 2
+    assert said in capsys.readouterr().err
