@@ -134,6 +134,14 @@ def test_a_refusal_is_quoted_and_not_tried_again(status, said):
     assert len(server.asked) + len(other.asked) == 1
 
 
+def test_a_page_that_is_not_there_may_be_a_base_url_without_its_end():
+    with faulty(lambda number, body: Reply(b"Not Found", status=404)) as server:
+        with pytest.raises(InputError, match=r"404: Not Found \(a base URL ends in /v1 as a rule\)"):
+            pool(server.url.removesuffix("/v1")).map(bodies(1))
+        with pytest.raises(InputError, match=r"404: Not Found\.$"):
+            pool(server).map(bodies(1))
+
+
 def test_a_server_is_left_alone_for_as_long_as_it_asks():
     busy = Reply(b"", status=429, headers={"retry-after": "1"})
     with faulty(failing(1, busy)) as server:
@@ -277,6 +285,8 @@ def test_a_machine_that_is_gone_does_not_cost_the_time_of_a_long_answer(monkeypa
     [
         ([], {}, "servers is empty"),
         (["localhost:8000"], {}, "'localhost:8000'; allowed: a base URL"),
+        (["http:///v1"], {}, "'http:///v1'; allowed: a base URL"),
+        (["http://a:http/v1"], {}, "'http://a:http/v1'; allowed: a base URL"),
         (["http://a/v1"], {"retries": -1}, "retries is -1"),
         (["http://a/v1"], {"concurrency": 0}, "concurrency is 0"),
         (["http://a/v1"], {"timeout": 0}, "timeout is 0"),

@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from sgpo.errors import InputError
 from sgpo.serving.answers import Answer, Unusable, read_completion
@@ -47,7 +48,7 @@ class ServerPool:
         if not urls:
             raise InputError("servers is empty; allowed: at least one base URL, such as http://localhost:8000/v1.")
         for url in urls:
-            if not url.startswith(("http://", "https://")):
+            if not _is_base_url(url):
                 raise InputError(f"server {url!r}; allowed: a base URL, such as http://localhost:8000/v1.")
         for name, value, least in (("retries", retries, 0), ("concurrency", concurrency, 1)):
             if value < least:
@@ -141,3 +142,11 @@ class ServerPool:
                     ) from error
             finally:
                 turns.release(turn)
+
+
+def _is_base_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False

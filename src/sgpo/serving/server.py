@@ -61,6 +61,8 @@ class Server:
             said = f"status {error.status_code}: {self._quote(error.response.text)}"
             if error.status_code in (408, 409, 429) or error.status_code >= 500:
                 raise Silent(said, _retry_after(error.response.headers.get("retry-after"))) from error
+            if error.status_code == 404 and not self.url.rstrip("/").endswith("/v1"):
+                said += " (a base URL ends in /v1 as a rule)"
             raise Refused(said) from error
 
     def _quote(self, text: str) -> str:
