@@ -1,0 +1,75 @@
+"""A run on two processes, as `accelerate launch` starts them: the same data, and one message when it fails."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+
+import pytest
+import yaml
+from datasets import load_from_disk
+
+from sgpo.cli import main
+
+
+def launch(recipe, *overrides):
+    """Two processes, on the CPU; ended with an error if they hang."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
+    command += ["-m", "sgpo", "run", "--config", str(recipe), "--quiet", *overrides]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=240, env=environment)
+
+
+def rows(run, stage):
+    return load_from_disk(run / stage).to_list()
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_data_of_one_and_train_on_it(recipe):
+    settings = ["rounds=1", "generation.shard_size=5"]
+    one, two = recipe.parent / "run", recipe.parent / "two"
+    assert main(["run", "--config", str(recipe), "--quiet", *settings]) == 0
+    # The same policy to start from: two processes sum gradients in another order.
+    shutil.copytree(one, two, ignore=shutil.ignore_patterns("round-1", "metrics.jsonl", "report.html"))
+    config = yaml.safe_load((two / "config.yaml").read_text())
+    (two / "config.yaml").write_text(yaml.safe_dump({**config, "output": str(two)}))
+    result = launch(recipe, *settings, f"output={two}")
+    assert result.returncode == 0, result.stderr
+    for stage in ("responses", "scores/policy", "scores/reference", "pairs"):
+        assert rows(two, f"round-1/{stage}") == rows(one, f"round-1/{stage}"), stage
+    for part in ("responses/about.json", "pairs/annotation.json"):
+        assert json.loads((two / "round-1" / part).read_text()) == json.loads((one / "round-1" / part).read_text())
+    ours, theirs = (json.loads((run / "round-1/metrics.json").read_text()) for run in (two, one))
+    assert ours["follower"] == theirs["follower"]
+    assert ours["leader"]["steps"] == theirs["leader"]["steps"]
+    assert ours["leader"]["chosen_logps"] == pytest.approx(theirs["leader"]["chosen_logps"], abs=0.5)
+    assert (two / "report.html").is_file()
+    assert not list(two.rglob(".*.shards"))
+
+
+def messages(result):
+    """What the run itself said, beside the launcher's own account of which process failed."""
+    return [line for line in result.stderr.splitlines() if line.startswith("sgpo run:")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        # Found before anything starts, by either process; and in the middle, by the main one while the other waits.
+        (["data.seed_pairs=99"], "the number of seed pairs is 99"),
+        (["generation.max_new_tokens=1", "rounds=1"], "round 1: no pair left"),
+    ],
+)
+def test_what_goes_wrong_under_two_processes_is_said_once_and_nobody_hangs(recipe, overrides, said):
+    result = launch(recipe, *overrides)
+    assert result.returncode != 0
+    assert len(messages(result)) == 1, result.stderr
+    assert said in messages(result)[0]
+    assert "[rank1]: Traceback" not in result.stderr
+    assert not list(recipe.parent.rglob(".*.partial"))
