@@ -180,7 +180,7 @@ scored = st.lists(st.tuples(answers, st.sampled_from([NAN, -1.0, 0.0, 0.5, 2.0])
 choices = st.sampled_from(["best_worst", "best_random", "all"])
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=120)
 @given(st.lists(scored, max_size=6), choices, st.sampled_from([0.0, 0.5, 1.0]), st.integers(0, 3))
 def test_counts_add_up_and_every_pair_is_a_preference(rows, choice, min_margin, seed):
     responses = [[answer for answer, _ in row] for row in rows]
@@ -219,7 +219,7 @@ def _usable(row):
     return found
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(st.permutations(range(5)), choices.filter(lambda choice: choice != "best_random"))
 def test_the_order_of_the_candidates_changes_no_pair(order, choice):
     texts, rewards = "abcde", [0.5, -1.0, 2.0, NAN, 0.0]
