@@ -134,7 +134,7 @@ class AnnotationConfig(Section):
     template: str | None = Field(None, description="File with the judge's prompt; null: the one that comes along.")
     options: dict[str, Any] = Field(default_factory=dict, description="Further arguments of the annotator.")
     choice: Literal["best_worst", "best_random", "all"] = Field(
-        "best_worst", description="Pairs of a prompt: best and worst, best and a random other, or all."
+        "best_worst", description="Pairs of a prompt: best and worst, best and a random worse one, or all."
     )
     min_margin: NotNegative = Field(0.0, description="Pairs whose rewards differ by no more are dropped.")
     per_token: bool = Field(False, description="Rank by the reward per token.")

@@ -22,6 +22,8 @@ def open_annotator(settings: AnnotationConfig, model: ModelConfig) -> Iterator[A
     try:
         annotator = _build(settings, model)
     except TypeError as error:
+        if "argument" not in str(error):
+            raise
         raise InputError(f"annotation.options: {error}; allowed: arguments of the annotator.") from error
     yield annotator
 
