@@ -44,10 +44,13 @@ def test_two_processes_make_the_data_of_one_and_train_on_it(recipe):
         assert rows(two, f"round-1/{stage}") == rows(one, f"round-1/{stage}"), stage
     for part in ("responses/about.json", "pairs/annotation.json"):
         assert json.loads((two / "round-1" / part).read_text()) == json.loads((one / "round-1" / part).read_text())
+    # The same pairs meet in the same steps, and their gradients differ by rounding.
+    ours, theirs = (json.loads((run / "round-1/policy/training_log.json").read_text()) for run in (two, one))
+    for key in ("loss", "grad_norm", "logps/chosen", "rewards/margins"):
+        assert [step[key] for step in ours[:-1]] == pytest.approx([step[key] for step in theirs[:-1]], rel=1e-3), key
     ours, theirs = (json.loads((run / "round-1/metrics.json").read_text()) for run in (two, one))
     assert ours["follower"] == theirs["follower"]
-    assert ours["leader"]["steps"] == theirs["leader"]["steps"]
-    assert ours["leader"]["chosen_logps"] == pytest.approx(theirs["leader"]["chosen_logps"], abs=0.5)
+    assert ours["annotation"] == theirs["annotation"]
     assert (two / "report.html").is_file()
     assert not list(two.rglob(".*.shards"))
 
