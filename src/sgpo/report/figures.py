@@ -78,6 +78,12 @@ def _pictures(record: RunRecord) -> Iterator[Picture]:
             "a coin, and bars are 95% intervals.",
             _svg(_shares(record, "heldout.accuracy", "accuracy", "chance"), "heldout"),
         )
+    for one in record.measured:
+        yield Picture(
+            f"{one.quantity.capitalize()}: {one.name}",
+            f"The {one.meaning}; the dashed line is {one.chance}, and bars are 95% intervals.",
+            _svg(_shares(record, one.key, one.quantity, one.chance), f"evaluation-{one.name}"),
+        )
     if record.has("gold.agreement"):
         yield Picture(
             "Self-annotation against the gold reward",

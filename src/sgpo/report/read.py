@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from sgpo.errors import InputError
+from sgpo.report.evaluations import Measured, find_measured, read_evaluations
 
 # The numbers of metrics.json that the report shows. Other keys may be there and are left alone.
 _NUMBERS = {
@@ -75,6 +76,11 @@ class RunRecord:
     def has(self, key: str) -> bool:
         """Whether any round has this number."""
         return any(number(metrics, key) is not None for metrics in self.rounds)
+
+    @property
+    def measured(self) -> list[Measured]:
+        """The recipe's evaluations that some round has a number of."""
+        return find_measured(self.rounds)
 
     @property
     def length_key(self) -> str:
@@ -194,7 +200,7 @@ def _read_metrics(path: Path, t: int) -> dict[str, Any]:
     window = (metrics.get("follower") or {}).get("window")
     if window is not None and not (isinstance(window, list) and len(window) == 2 and all(map(_is_number, window))):
         raise InputError(f"{path}: follower.window is {window!r}; allowed: two numbers or null.")
-    return metrics
+    return {**metrics, **read_evaluations(metrics, path)}
 
 
 def _read_gaps(path: Path) -> GapTable:

@@ -63,6 +63,7 @@ def _quantities(record: RunRecord) -> list[_Quantity]:
             Column("Held-out accuracy", "share of held-out human pairs that the policy's implicit reward orders right"),
             interval=True,
         ),
+        *(_Quantity(one.key, Column(one.name, one.meaning), interval=True) for one in record.measured),
         _Quantity("annotation.gap_mean", Column("Mean gap", "mean implicit reward of chosen minus rejected, in nats")),
         _Quantity(record.length_key, Column("Mean tokens", record.length_meaning), digits=1),
         _Quantity(

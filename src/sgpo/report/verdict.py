@@ -4,19 +4,41 @@ from typing import Any, NamedTuple
 
 from sgpo.report.read import RunRecord, number
 
-_CLAIMS = {
-    "gold.win_rate": {
-        "higher": "{} beats the SFT model",
-        "lower": "{} is worse than the SFT model",
-        "no clear difference": "no clear difference between {} and the SFT model",
-    },
-    "heldout.accuracy": {
-        "higher": "{} orders held-out human pairs better than chance",
-        "lower": "{} orders held-out human pairs worse than chance",
-        "no clear difference": "no clear difference between {} and chance on held-out human pairs",
-    },
-}
-_COUNTED = {"gold": ("prompts", "test prompts"), "heldout": ("pairs", "pairs")}
+
+class _Claim(NamedTuple):
+    """What a number in a round's metrics says against 1/2: its name, what it counts, and a sentence by result."""
+
+    key: str
+    quantity: str
+    count_key: str
+    counted: str
+    sentences: dict[str, str]
+
+
+_CLAIMS = (
+    _Claim(
+        "gold.win_rate",
+        "win rate",
+        "gold.prompts",
+        "test prompts",
+        {
+            "higher": "{} beats the SFT model",
+            "lower": "{} is worse than the SFT model",
+            "no clear difference": "no clear difference between {} and the SFT model",
+        },
+    ),
+    _Claim(
+        "heldout.accuracy",
+        "accuracy",
+        "heldout.pairs",
+        "pairs",
+        {
+            "higher": "{} orders held-out human pairs better than chance",
+            "lower": "{} orders held-out human pairs worse than chance",
+            "no clear difference": "no clear difference between {} and chance on held-out human pairs",
+        },
+    ),
+)
 
 
 class Interval(NamedTuple):
@@ -59,23 +81,29 @@ def judge(record: RunRecord) -> Verdict:
     if not record.rounds:
         return Verdict("No round has finished yet, so there is nothing to judge.", ())
     last = record.rounds[-1]
-    shown = [key for key in _CLAIMS if interval(last, key)]
+    evaluations = (
+        _Claim(one.key, one.quantity, one.key.replace(".value", ".count"), one.counted, one.claims)
+        for one in record.measured
+    )
+    shown = [claim for claim in (*_CLAIMS, *evaluations) if interval(last, claim.key)]
     if not shown:
-        return Verdict(f"{_capital(last['name'])} was not judged: it has no gold reward and no held-out pairs.", ())
-    lines = [_headline(last, key) for key in shown]
+        return Verdict(
+            f"{_capital(last['name'])} was not judged: it has no gold reward, no held-out pairs and no evaluation.", ()
+        )
+    lines = [_headline(last, claim) for claim in shown]
     sentences = [
-        " ".join(filter(None, ("" if index == 0 else lines[index], _against_baseline(record, key))))
-        for index, key in enumerate(shown)
+        " ".join(filter(None, ("" if index == 0 else lines[index], _against_baseline(record, claim.key))))
+        for index, claim in enumerate(shown)
     ]
     return Verdict(lines[0], tuple(filter(None, sentences)))
 
 
-def _headline(last: dict[str, Any], key: str) -> str:
-    measured, block = interval(last, key), key.partition(".")[0]
-    claim = _CLAIMS[key][compare(measured, Interval(0.5, 0.5, 0.5))].format(last["name"])
-    count = number(last, f"{block}.{_COUNTED[block][0]}")
-    over = f" over {count:,.0f} {_COUNTED[block][1]}" if count else ""
-    return f"{_capital(claim)}: {key.partition('.')[2].replace('_', ' ')} {measured}{over}."
+def _headline(last: dict[str, Any], claim: _Claim) -> str:
+    measured = interval(last, claim.key)
+    sentence = claim.sentences[compare(measured, Interval(0.5, 0.5, 0.5))].format(last["name"])
+    count = number(last, claim.count_key)
+    over = f" over {count:,.0f} {claim.counted}" if count else ""
+    return f"{_capital(sentence)}: {claim.quantity} {measured}{over}."
 
 
 def _against_baseline(record: RunRecord, key: str) -> str:

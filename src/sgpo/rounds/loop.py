@@ -21,6 +21,7 @@ from sgpo.processes import Processes
 from sgpo.progress import Reporter
 from sgpo.rounds.annotation import Annotation
 from sgpo.rounds.data_split import split_data
+from sgpo.rounds.evaluations import Evaluations
 from sgpo.rounds.metrics import stage_metrics
 from sgpo.rounds.policies import Policies
 from sgpo.rounds.preflight import Preflight
@@ -98,8 +99,10 @@ def run_rounds(
     quiet_libraries()
     stages = Stages(run, config.seed, processes or Processes(), reporter or Reporter())
     policies = Policies(config, run)
-    loop = _Loop(config, stages, policies)
+    evaluations = Evaluations(config, stages, policies)
+    loop = _Loop(config, stages, policies, evaluations)
     annotation, training = Annotation(config, stages, policies), Training(config, stages, policies)
+    evaluations.check()
     loop.prepare_seeds()
     for number in range(config.rounds + 1):
         if number:
@@ -116,9 +119,9 @@ def quiet_libraries() -> None:
 
 
 class _Loop:
-    def __init__(self, config: RunConfig, stages: Stages, policies: Policies) -> None:
+    def __init__(self, config: RunConfig, stages: Stages, policies: Policies, evaluations: Evaluations) -> None:
         self._config, self._stages, self._policies = config, stages, policies
-        self._run = stages.run
+        self._run, self._evaluations = stages.run, evaluations
 
     def prepare_seeds(self) -> None:
         """Seed pairs, and held-out pairs where there are any, with the reference's scores."""
@@ -142,6 +145,7 @@ class _Loop:
 
     def measure(self, number: int, evaluate: Evaluator | None) -> None:
         """The metrics of a finished round, in its own file and as a line of metrics.jsonl."""
+        self._evaluations.run(number)
         self._stages.alone(f"round-{number}/metrics.json", lambda path: self._measure(number, evaluate, path))
         if not self._stages.processes.is_main:
             return
@@ -173,6 +177,8 @@ class _Loop:
             heldout = load_from_disk(self._run.path("heldout/pairs"))
             heldout = self._score_pairs(policy, heldout, "policy", POLICY_COLUMNS)
             metrics["heldout"] = ranking_accuracy(stored_gaps(heldout, self._config.leader.beta))._asdict()
+        if self._config.evaluate:
+            metrics["evaluations"] = self._evaluations.headlines(number)
         if evaluate:
             evaluation = evaluate(RoundResult(number, policy, pairs))
             metrics.update(evaluation.metrics)
