@@ -62,15 +62,15 @@ def _open_servers(config: Recipe, path: str | Path, processes: Processes, log: P
 
     settings = config.generation
     tokenizer = load_tokenizer(path, trust_remote_code=config.model.trust_remote_code)
+    try:
+        pool = ServerPool(settings.servers, **settings.server_options)
+    except TypeError as error:
+        raise InputError(f"generation.server_options: {error}; allowed: arguments of ServerPool.") from error
     with ExitStack() as stack:
         if settings.server_command and processes.is_main:
             _launch(stack, settings.server_command, settings.servers, path, log)
         # The others must not ask before the servers are up, nor may the servers go before the others have asked.
         processes.wait()
-        try:
-            pool = ServerPool(settings.servers, **settings.server_options)
-        except TypeError as error:
-            raise InputError(f"generation.server_options: {error}; allowed: arguments of ServerPool.") from error
         yield ServedGenerator(pool, str(path), tokenizer, dialect=settings.server_dialect)
         processes.wait()
 
@@ -80,5 +80,9 @@ def _launch(stack: ExitStack, command: str, urls: list[str], path: str | Path, l
 
     for index, url in enumerate(urls):
         address = urlsplit(url)
-        filled = fill_command(command, policy=path, host=address.hostname, port=address.port or 80)
+        try:
+            port = address.port or 80
+        except ValueError as error:
+            raise InputError(f"generation.servers: {url!r}: {error}; allowed: a URL with a port.") from error
+        filled = fill_command(command, policy=path, host=address.hostname, port=port)
         stack.enter_context(launched_server(filled, [url], log=log.with_suffix(f".{index}.log")))
