@@ -93,6 +93,7 @@ def _add_reward(kinds: Any) -> None:
     reward = parser.add_mutually_exclusive_group(required=True)
     reward.add_argument("--reward-model", metavar="DIR", help="sequence-classification reward model")
     reward.add_argument("--function", metavar="NAME", help="package.module:function or file.py:function")
+    parser.add_argument("--label", type=int, metavar="N", help="which output of the model is the reward, if several")
     parser.add_argument("--output", metavar="FILE", help="where the result goes, with every reward, .json")
     _add_generation(parser, max_new_tokens=2048)
     _add_sampling(parser)

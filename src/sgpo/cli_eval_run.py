@@ -145,6 +145,8 @@ def run_reward(arguments: argparse.Namespace) -> int:
     from sgpo.evaluate.rewarding import compare_by_reward
     from sgpo.evaluate.tables import reward_table
 
+    if arguments.function and arguments.label is not None:
+        raise InputError(f"--label is {arguments.label} with --function, which has no outputs to choose from.")
     output = _check_suffix(arguments.output, "--output") if arguments.output else None
     reporter, prompts = _prepare(), read_prompts(arguments.prompts)
     policy, baseline = (
@@ -157,7 +159,7 @@ def run_reward(arguments: argparse.Namespace) -> int:
     else:
         from sgpo.preferences.annotators.reward_model import RewardModel
 
-        annotator = RewardModel(arguments.reward_model, dtype=arguments.dtype)
+        annotator = RewardModel(arguments.reward_model, label=arguments.label, dtype=arguments.dtype)
     with reporter.stage("rewards"), reporter.bar("rewards", len(prompts)) as advance:
         result = compare_by_reward(annotator, prompts, policy.texts, baseline.texts, progress=advance)
     named = {

@@ -1,7 +1,10 @@
 """`sgpo eval judge`: scripted judges whose verdicts are known, a real one that answers nonsense, and the cache."""
 
+import io
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 
@@ -146,6 +149,60 @@ def test_without_a_terminal_nothing_is_sent_unless_yes(judge):
     assert "--yes" in message
     # 12 answers of at most 256 tokens at 10 a million, and what is read beside them.
     assert "at most 3,072 to write, at most about 0.03" in message
+
+
+class Terminal(io.StringIO):
+    """Somebody who types."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(("typed", "code", "requests"), [("y\n", 0, 12), ("\n", 2, 0), ("no\n", 2, 0), ("", 2, 0)])
+def test_at_a_terminal_only_a_yes_sends_anything(judge, monkeypatch, typed, code, requests):
+    monkeypatch.setattr("sys.stdin", Terminal(typed))
+    with faulty(prefers_good) as server:
+        judge(server.url, code=code)
+        assert len(server.asked) == requests
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_pays_for_nothing_twice(judge, tmp_path):
+    judge_of = {"process": None}
+
+    def kills(number, body):
+        if number == 7:
+            judge_of["process"].kill()
+            return Reply(None)
+        return prefers_good(number, body)
+
+    prompts = write(tmp_path / "prompts.jsonl", [{"prompt": prompt} for prompt in PROMPTS])
+    one, other = answers(tmp_path / "one.jsonl", GOOD, "one"), answers(tmp_path / "other.jsonl", BAD, "other")
+    with faulty(kills) as server:
+        command = [
+            sys.executable,
+            "-m",
+            "sgpo",
+            "eval",
+            "judge",
+            "--prompts",
+            prompts,
+            "--first",
+            one,
+            "--second",
+            other,
+        ]
+        command += ["--server", server.url, "--model", "j", "--output", str(tmp_path / "result.json")]
+        judge_of["process"] = subprocess.Popen(
+            [*command, "--yes", "--concurrency", "1"], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        assert judge_of["process"].wait(timeout=120) == -9
+        paid = len((tmp_path / "result.cache/verdicts.jsonl").read_text().splitlines())
+        assert paid == 7
+        assert not (tmp_path / "result.json").exists()
+    with faulty(prefers_good) as server:
+        assert judge(server.url, "--yes")["wins"] == 6
+        assert len(server.asked) == 12 - paid
 
 
 def test_log_probabilities_weigh_wins_by_the_share_of_the_letters(judge):

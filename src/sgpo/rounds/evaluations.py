@@ -10,10 +10,8 @@ import numpy as np
 from datasets import load_from_disk
 
 from sgpo.config import EvaluateConfig, Recipe
-from sgpo.errors import InputError
 from sgpo.evaluate.alpaca import read_instructions, write_model_outputs
 from sgpo.evaluate.held_out import PairScores, implicit_gaps, pair_sources, report_held_out, score_pairs
-from sgpo.evaluate.judging import PairwiseJudge
 from sgpo.evaluate.mt_bench import read_questions, write_answers
 from sgpo.evaluate.plain import as_plain
 from sgpo.evaluate.prompt_files import NamedAnswers, is_answer_file, read_answers_to, read_prompts, write_answers_to
@@ -21,20 +19,15 @@ from sgpo.evaluate.responding import Responses, answer_prompts, answer_questions
 from sgpo.evaluate.rewarding import compare_by_reward
 from sgpo.leader.scores import REFERENCE_COLUMNS
 from sgpo.policy.load import Policy, load_policy
-from sgpo.policy.locate import check_exists
 from sgpo.policy.sampling import Generator, Sampling
 from sgpo.policy.tokens import Messages
-from sgpo.preferences.annotators.ranking import Annotator
 from sgpo.preferences.source import load_pairs
+from sgpo.rounds.evaluation_parts import naming, open_judge, open_reward
 from sgpo.rounds.generators import open_generator
 from sgpo.rounds.policies import Policies
 from sgpo.rounds.stages import Stages
-from sgpo.serving.cache import CachedPool
-from sgpo.serving.client import ServerPool
 
 RESULT = "result.json"
-# Options of a judge that are its connection's; the others are the judge's own.
-_CONNECTION = ("api_key", "timeout", "retries", "concurrency", "pause")
 
 
 class Evaluations:
@@ -43,17 +36,6 @@ class Evaluations:
     def __init__(self, config: Recipe, stages: Stages, policies: Policies) -> None:
         self._config, self._stages, self._policies = config, stages, policies
         self._root = stages.run.root
-
-    def check(self) -> None:
-        """Reads what every evaluation needs, so that a wrong file is known before the first round.
-
-        Raises:
-            InputError: the evaluation and what is wrong with its file, template, function or options.
-        """
-        if self._stages.processes.is_main:
-            for settings in self._config.evaluate:
-                with _naming(settings):
-                    self._check(settings)
 
     def run(self, number: int) -> None:
         """Evaluates the policy of a round, as far as its results are not on disk.
@@ -73,7 +55,7 @@ class Evaluations:
 
             def write(path: Path, settings=settings, work=work) -> None:
                 path.mkdir()
-                with _naming(settings):
+                with naming(settings):
                     result = {"kind": settings.kind, **work(settings, number, path)}
                 text = json.dumps(as_plain(result), indent=2, allow_nan=False)
                 (path / RESULT).write_text(text + "\n", encoding="utf-8")
@@ -88,33 +70,6 @@ class Evaluations:
             result = json.loads(path.read_text(encoding="utf-8"))
             found[settings.title] = {key: result[key] for key in ("kind", "value", "low", "high", "count")}
         return found
-
-    def _check(self, settings: EvaluateConfig) -> None:
-        if settings.instructions:
-            read_instructions(settings.instructions)
-        if settings.questions:
-            read_questions(settings.questions)
-        if settings.pairs:
-            load_pairs(settings.pairs)
-        if settings.prompts:
-            prompts = read_prompts(settings.prompts)
-            if settings.baseline and is_answer_file(settings.baseline):
-                read_answers_to(settings.baseline, prompts)
-            elif settings.baseline is None and self._config.model.adapter and self._in_servers:
-                raise InputError(
-                    "baseline is null, the SFT model with an adapter, and servers load whole models; allowed: a file "
-                    "of answers, or a merged model."
-                )
-        if settings.kind == "judge":
-            self._judge_and_pool(settings)
-        if settings.function:
-            _open_reward(settings)
-        elif settings.kind == "reward":
-            check_exists(settings.model, "reward model")
-
-    @property
-    def _in_servers(self) -> bool:
-        return self._config.generation.backend != "transformers"
 
     def _folder(self, settings: EvaluateConfig) -> str:
         return f"evaluations/{settings.title}"
@@ -135,13 +90,13 @@ class Evaluations:
                 return self._policies.reference()
             return load_policy(name, dtype=model.dtype, trust_remote_code=model.trust_remote_code)
 
-        with _naming(settings):
+        with naming(settings):
             prompts = read_prompts(settings.prompts)
             texts = self._answers(settings, prompts, name, load).texts
             write_answers_to(path, prompts, NamedAnswers(texts, settings.baseline or "the SFT model"))
 
     def _write_reference(self, settings: EvaluateConfig, path: Path) -> None:
-        with _naming(settings):
+        with naming(settings):
             scores = self._score(self._policies.reference(), load_pairs(settings.pairs), "reference")
         with path.open("wb") as file:
             np.save(file, np.stack([scores.chosen, scores.rejected]), allow_pickle=False)
@@ -166,7 +121,7 @@ class Evaluations:
 
     def _judge(self, settings: EvaluateConfig, number: int, path: Path) -> dict[str, Any]:
         prompts, written, baseline = self._contestants(settings, number, path)
-        judge, pool = self._judge_and_pool(settings)
+        judge, pool = open_judge(settings, self._root / self._folder(settings) / "verdicts.jsonl")
         bodies = judge.requests(prompts, written.texts, baseline.texts)
         with self._stages.reporter.bar("verdicts", len(bodies)) as advance:
             result = judge.compare(pool, prompts, written.texts, baseline.texts, progress=advance)
@@ -175,7 +130,7 @@ class Evaluations:
 
     def _reward(self, settings: EvaluateConfig, number: int, path: Path) -> dict[str, Any]:
         prompts, written, baseline = self._contestants(settings, number, path)
-        annotator = _open_reward(settings)
+        annotator = open_reward(settings)
         with self._stages.reporter.bar("rewards", len(prompts)) as advance:
             result = compare_by_reward(annotator, prompts, written.texts, baseline.texts, progress=advance)
         head = _headline(result.win_rate, result.low, result.high, result.prompts - result.unrewarded)
@@ -216,14 +171,6 @@ class Evaluations:
         written = self._own_answers(settings, prompts, number)
         write_answers_to(path / "answers.json", prompts, NamedAnswers(written.texts, self._name(number)))
         return prompts, written, baseline
-
-    def _judge_and_pool(self, settings: EvaluateConfig) -> tuple[PairwiseJudge, CachedPool]:
-        connection = {key: value for key, value in settings.options.items() if key in _CONNECTION}
-        judging = {key: value for key, value in settings.options.items() if key not in _CONNECTION}
-        with _checking_options("PairwiseJudge and ServerPool"):
-            judge = PairwiseJudge(settings.model, template=settings.template, logprobs=settings.logprobs, **judging)
-            pool = ServerPool(settings.servers, **connection)
-        return judge, CachedPool(pool, self._root / self._folder(settings) / "verdicts.jsonl")
 
     def _own_answers(self, settings: EvaluateConfig, prompts: Sequence[Messages], number: int) -> Responses:
         return self._answers(settings, prompts, self._policies.path(number), lambda: self._policies.of_round(number))
@@ -273,30 +220,3 @@ def _headline(
     value: float | None = None, low: float | None = None, high: float | None = None, count: int = 0
 ) -> dict[str, Any]:
     return {"value": value, "low": low, "high": high, "count": count}
-
-
-def _open_reward(settings: EvaluateConfig) -> Annotator:
-    if settings.function:
-        from sgpo.preferences.annotators.function import FunctionAnnotator
-
-        return FunctionAnnotator(settings.function)
-    from sgpo.preferences.annotators.reward_model import RewardModel
-
-    with _checking_options("RewardModel"):
-        return RewardModel(settings.model, **settings.options)
-
-
-@contextmanager
-def _checking_options(what: str) -> Iterator[None]:
-    try:
-        yield
-    except TypeError as error:
-        raise InputError(f"options: {error}; allowed: arguments of {what}.") from error
-
-
-@contextmanager
-def _naming(settings: EvaluateConfig) -> Iterator[None]:
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"evaluate, {settings.title}: {error}") from error

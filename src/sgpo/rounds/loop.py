@@ -21,6 +21,7 @@ from sgpo.processes import Processes
 from sgpo.progress import Reporter
 from sgpo.rounds.annotation import Annotation
 from sgpo.rounds.data_split import split_data
+from sgpo.rounds.evaluation_parts import check_evaluations
 from sgpo.rounds.evaluations import Evaluations
 from sgpo.rounds.metrics import stage_metrics
 from sgpo.rounds.policies import Policies
@@ -102,7 +103,8 @@ def run_rounds(
     evaluations = Evaluations(config, stages, policies)
     loop = _Loop(config, stages, policies, evaluations)
     annotation, training = Annotation(config, stages, policies), Training(config, stages, policies)
-    evaluations.check()
+    if stages.processes.is_main:
+        check_evaluations(config)
     loop.prepare_seeds()
     for number in range(config.rounds + 1):
         if number:
