@@ -1,22 +1,22 @@
 """A run that is killed at every stage boundary ends with the bytes of one that was not."""
 
-import hashlib
-import json
 import os
 import signal
 import subprocess
 import sys
 
 import pytest
-from datasets import load_from_disk
+
+from integration.whole_runs import fingerprint, recorded_counts
 
 STAGES = [
     "seed/pairs", "heldout/pairs", "round-0/policy", "round-0/metrics.json",
     *(f"round-{number}/{part}" for number in (1, 2)
-      for part in ("responses", "pairs", "worst_case.parquet", "policy", "metrics.json")),
+      for part in ("responses", "scores/policy", "scores/reference", "pairs", "worst_case.parquet", "policy",
+                   "metrics.json")),
 ]  # fmt: skip
 
-# Forks a run that sends itself SIGKILL as soon as one more stage is in its place, before it can say anything about it;
+# Forks a run that sends itself SIGKILL as soon as one more stage is in its place, before it can do anything more;
 # again and again, until a run has nothing left to do. Forking saves importing the libraries sixteen times.
 KILLED_AFTER_EACH_STAGE = """
 import os, signal, sys
@@ -45,21 +45,6 @@ def run(recipe, *arguments):
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def fingerprint(directory):
-    """Weights byte by byte, pairs value by value, and the numbers that were reported."""
-    found = {}
-    for weights in sorted(directory.rglob("*.safetensors")):
-        found[str(weights.relative_to(directory))] = hashlib.sha256(weights.read_bytes()).hexdigest()
-    for pairs in sorted(directory.rglob("pairs")):
-        found[str(pairs.relative_to(directory))] = load_from_disk(pairs).to_list()
-    for line in (directory / "metrics.jsonl").read_text().splitlines():
-        metrics = json.loads(line)
-        metrics.pop("seconds")
-        metrics["leader"].pop("seconds", None)
-        found[f"metrics {metrics['round']}"] = metrics
-    return found
-
-
 @pytest.mark.slow
 def test_sigkill_at_every_stage_boundary_changes_nothing(recipe):
     whole = recipe.parent / "whole"
@@ -70,6 +55,8 @@ def test_sigkill_at_every_stage_boundary_changes_nothing(recipe):
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert result.stdout.splitlines() == [*(f"killed after {stage}" for stage in STAGES), "last exit 0"], result.stderr
     assert fingerprint(interrupted) == fingerprint(whole)
+    assert recorded_counts(interrupted) == recorded_counts(whole)
+    assert list(recorded_counts(whole)) == STAGES
 
 
 @pytest.mark.slow
