@@ -28,6 +28,7 @@ class Calibration(NamedTuple):
             information about the human order by one standard error.
         nll: mean of -log sigma(c * gap) at max(c, 0), in nats; at most log 2.
         standard_error: of `nll` over the pairs, in nats; nan for one pair.
+        deflated: the same at min(max(c, 0), 1): gaps that are too large are forgiven, gaps that are too small are not.
         accuracy: share of positive gaps, zeros counted half.
         losses: (N,) the losses that `nll` is the mean of.
     """
@@ -36,6 +37,7 @@ class Calibration(NamedTuple):
     low: float
     nll: float
     standard_error: float
+    deflated: float
     accuracy: float
     losses: np.ndarray
 
@@ -105,7 +107,8 @@ def calibrate(gaps: ArrayLike) -> Calibration:
         losses = np.logaddexp(0.0, -max(fit.scale, 0.0) * gaps)
     error = float(losses.std(ddof=1)) / math.sqrt(gaps.size) if gaps.size > 1 else math.nan
     accuracy = float(np.mean((gaps > 0) + 0.5 * (gaps == 0)))
-    return Calibration(fit.scale, fit.low, float(losses.mean()), error, accuracy, losses)
+    deflated = float(np.logaddexp(0.0, -min(max(fit.scale, 0.0), 1.0) * gaps).mean())
+    return Calibration(fit.scale, fit.low, float(losses.mean()), error, deflated, accuracy, losses)
 
 
 def accept_round(before_gaps: ArrayLike, after_gaps: ArrayLike, *, errors: float = 1.0) -> Decision:

@@ -100,7 +100,9 @@ class Simulation:
     def _validated(self, theta: np.ndarray, pairs: Pairs, number: int) -> Stage:
         """Every radius of the grid is trained from the same policy on the same pairs, and one or none is taken."""
         grid, count = np.array(self.method.radii), len(theta)
-        runs = [self._train(theta, pairs, np.full(count, radius), self.training.epochs, stage=number) for radius in grid]
+        runs = [
+            self._train(theta, pairs, np.full(count, radius), self.training.epochs, stage=number) for radius in grid
+        ]
         before, after = self.gaps(theta), np.stack([self.gaps(trained) for trained in runs])
         chosen = [choose_radius(before[trial], after[:, trial], self.method.radii) for trial in range(count)]
         accepted = np.array([place is not None for place in chosen])
@@ -111,7 +113,7 @@ class Simulation:
 
     def _take(self, before: np.ndarray, after: np.ndarray, radius: np.ndarray, pairs: Pairs) -> Stage:
         accepted = np.ones(len(before), bool)
-        if self.method.gate:
+        if self.method.accept == "paying":
             gaps = zip(self.gaps(before), self.gaps(after), strict=True)
             accepted = np.array([accept_round(old, new).accepted for old, new in gaps])
         theta = np.where(accepted[:, None], after, before)

@@ -47,16 +47,23 @@ class Candidates:
         return np.einsum("pij,pj->pi", won, reference)
 
 
+def vars_of(candidates: Candidates) -> list[np.ndarray]:
+    """The arrays of candidates, in the order of their fields."""
+    return [getattr(candidates, name) for name in Candidates.__dataclass_fields__]
+
+
 class HumanPairs(NamedTuple):
     """Labelled pairs.
 
     Attributes:
         differences: (N, d) float32, features of the chosen response less those of the rejected one.
+        length: (N,) how much longer the chosen response is, in the unit of `Candidates.length`.
         right: (N,) bool, whether gold agrees with the label (a tie does).
         prompts: (N,) rows of the prompts that they belong to.
     """
 
     differences: np.ndarray
+    length: np.ndarray
     right: np.ndarray
     prompts: np.ndarray
 

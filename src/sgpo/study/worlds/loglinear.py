@@ -1,19 +1,19 @@
 r"""The log-linear world: random features, a gold reward, and human pairs that show only a part of it.
 
-A response has d features. The first `signal` of them carry its quality; of the others, its manner, gold knows only
-that a response far from what the SFT policy usually writes is worse:
+A response has d features. The first `signal` of them carry its quality; the others are its manner. Of those gold knows
+only that a response far from what the SFT policy usually writes is worse:
 
     gold(x, y) = quality * <g, phi_signal> / |g|  -  penalty * |phi_loud|^2  (+ length, see `spurious`)
 
-The manner has `loud` dimensions, in which responses vary `loudness` times as much as in any other (length, layout,
-register), and quiet ones. A linear implicit reward cannot express the penalty; it gives each loud dimension a slope of
-random sign from the accidents of the seed pairs. What self-annotation learns from its own rankings is the direction in
-which its own responses vary most (the mean of sign(D.w) D over pairs is Sigma w for Gaussian differences D: power
-iteration on their covariance Sigma), so that slope grows round by round at the cost of quality.
+Features are loud or quiet: how much responses to one prompt differ in them (length, layout, register: loud). What
+self-annotation learns from its own rankings is the direction in which its own responses differ most: the mean of
+sign(D.w) D over pairs goes with Sigma w for Gaussian differences D, a step of power iteration on their covariance
+Sigma. Whether that helps is the difference between the regimes:
 
-Regimes:
-    benign: many seeds per feature, no penalty: what the seeds teach holds for all prompts.
-    derailing: few and noisy seeds, many features, a penalty: the mechanism above.
+    benign: the loud features are quality. A few seeds see it dimly among many quiet accidents; self-annotation turns the
+        signal up and the accidents down.
+    derailing: the loud features are manner. A linear implicit reward cannot express the penalty, gives each of them a
+        slope of random sign from the accidents of the seeds, and self-annotation turns that up.
     spurious: one loud feature, length, goes with quality among the responses to the seeds' prompts and against it
         among those to the pools' and test prompts (requests that a long answer serves, and requests that it does not).
         Nothing that the seeds say, held out or not, tells the two apart.
@@ -25,8 +25,9 @@ import numpy as np
 from scipy.special import log_softmax
 
 from sgpo.errors import InputError
-from sgpo.study.worlds.arrays import ArrayWorld, Candidates, HumanPairs
-from sgpo.study.worlds.noise import LabelNoise, label_pairs
+from sgpo.study.worlds.arrays import ArrayWorld, Candidates, HumanPairs, vars_of
+from sgpo.study.worlds.noise import LabelNoise
+from sgpo.study.worlds.pairs import draw_pairs
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class LoglinearSettings:
     """What a log-linear world is made of.
 
     Attributes:
-        signal, loud, quiet: numbers of features of each kind.
-        loudness: standard deviation of a loud feature, in that of the others.
+        signal, loud, quiet: numbers of features of each kind: of quality, of loud and of quiet manner.
+        loudness: standard deviation of a loud feature, in that of a quiet one.
         signal_loudness: the same of a signal feature.
         quality: standard deviation of gold's linear part, in nats.
         penalty: nats per unit of |phi_loud|^2 / loudness^2.
@@ -52,7 +53,7 @@ class LoglinearSettings:
 
     signal: int = 2
     loud: int = 2
-    quiet: int = 120
+    quiet: int = 200
     loudness: float = 1.0
     signal_loudness: float = 1.0
     quality: float = 0.7
@@ -60,9 +61,9 @@ class LoglinearSettings:
     spurious: float = 0.0
     label_noise: LabelNoise = LabelNoise()
     candidates: int = 8
-    seeds: int = 120
-    held_out: int = 120
-    pools: tuple[int, ...] = (1000, 2400, 3600)
+    seeds: int = 100
+    held_out: int = 200
+    pools: tuple[int, ...] = (1200, 3000, 4500)
     test: int = 400
     sharpness: float = 0.5
     beta: float = 0.1
@@ -70,7 +71,7 @@ class LoglinearSettings:
 
 REGIMES: dict[str, LoglinearSettings] = {
     "benign": LoglinearSettings(signal_loudness=6.0),
-    "derailing": LoglinearSettings(loudness=12.0, quality=0.4, penalty=0.5),
+    "derailing": LoglinearSettings(quiet=60, loudness=24.0, quality=0.4, penalty=0.5),
     "spurious": LoglinearSettings(loud=1, loudness=6.0, penalty=0.0, spurious=0.7),
 }
 
@@ -112,29 +113,6 @@ def loglinear_world(settings: LoglinearSettings, seed: int, *, name: str = "log-
         pools=pools,
         test=draw(settings.test, streams[4], -settings.spurious),
         beta=settings.beta,
-    )
-
-
-def vars_of(candidates: Candidates) -> list[np.ndarray]:
-    """The arrays of candidates, in the order of their fields."""
-    return [getattr(candidates, name) for name in Candidates.__dataclass_fields__]
-
-
-def draw_pairs(candidates: Candidates, noise: LabelNoise, rng: np.random.Generator) -> HumanPairs:
-    """One labelled pair per prompt: two different responses of the SFT policy."""
-    rows = np.arange(len(candidates.gold))
-    # The two largest of log-probability plus Gumbel noise are a draw of two without replacement.
-    picks = np.argsort(-(candidates.log_ref + rng.gumbel(size=candidates.log_ref.shape)), axis=1)[:, :2]
-    first, second = picks.T
-    preferred = label_pairs(
-        candidates.gold[rows, first], candidates.gold[rows, second], candidates.length[rows, first],
-        candidates.length[rows, second], noise, rng,
-    )  # fmt: skip
-    chosen, rejected = np.where(preferred, first, second), np.where(preferred, second, first)
-    return HumanPairs(
-        candidates.features[rows, chosen] - candidates.features[rows, rejected],
-        candidates.gold[rows, chosen] >= candidates.gold[rows, rejected],
-        rows,
     )
 
 
