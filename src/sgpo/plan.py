@@ -21,6 +21,7 @@ from sgpo.estimate import (
 )
 from sgpo.leader.train import build_arguments
 from sgpo.rounds.preflight import Preflight, check_disk
+from sgpo.rounds.tools import missing_tools
 from sgpo.rounds.training import leader_settings
 from sgpo.run_dir import check_same_config
 
@@ -47,12 +48,14 @@ class Plan:
         stages: in order.
         needs: sentences on model, memory, disk and time.
         notes: what a user should know, and what could not be checked.
+        missing: what this machine lacks, and a run would stop at.
     """
 
     output: str
     stages: tuple[StagePlan, ...]
     needs: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
     def __rich__(self) -> Group:
         timed = any(stage.hours is not None for stage in self.stages)
@@ -62,7 +65,12 @@ class Plan:
         for stage in self.stages:
             duration = "" if stage.hours is None else f"{stage.hours:,.1f}"
             table.add_row(stage.name, stage.work, *([duration] if timed else []))
-        return Group(table, *self.needs, *(f"[yellow]Note:[/yellow] {note}" for note in self.notes))
+        return Group(
+            table,
+            *self.needs,
+            *(f"[yellow]Note:[/yellow] {note}" for note in self.notes),
+            *(f"[red]Missing here:[/red] {what}." for what in self.missing),
+        )
 
 
 def plan_run(config: RunConfig, *, offline: bool = False) -> Plan:
@@ -90,6 +98,7 @@ def plan_run(config: RunConfig, *, offline: bool = False) -> Plan:
         stages=tuple(plan_stages(config, inputs.seeds, inputs.heldout, inputs.pools, inputs.parameters, lengths)),
         needs=needs(config, inputs.parameters, inputs.architecture, lengths),
         notes=(*inputs.warnings, *unchecked),
+        missing=tuple(missing_tools(config)),
     )
 
 

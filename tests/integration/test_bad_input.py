@@ -1,6 +1,7 @@
 """Every mistake ends in one message that names it, exit code 2, no traceback, and an unharmed disk."""
 
 import json
+import sys
 
 import pytest
 import yaml
@@ -123,6 +124,24 @@ def test_pool_of_prompts_longer_than_the_context(capsys, recipe):
     write_rows(recipe, "prompts.jsonl", [{"prompt": "bridge " * 300}] * 12)
     message = run_refusal(capsys, recipe)
     assert "prompts.jsonl: every prompt is too long (the first has" in message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["generation.backend=vllm", f"generation.vllm.python={sys.executable}"], "has no vLLM: pip install"),
+        (["generation.backend=vllm", "generation.vllm.python=/nowhere/python"], "'/nowhere/python' cannot be started"),
+        (["annotation.annotator=function", "annotation.function=nowhere.py:rank"], "nowhere.py does not exist"),
+        (["annotation.annotator=reward_model", "annotation.model=/nowhere"], "'/nowhere' does not exist"),
+        (
+            ["annotation.annotator=judge", "annotation.model=x", "annotation.servers=[http://x/v1]",
+             "annotation.template=nowhere.txt"],
+            "template nowhere.txt: cannot be read",
+        ),
+    ],
+)  # fmt: skip
+def test_tools_that_are_not_there_are_found_before_anything_is_trained(capsys, recipe, overrides, said):
+    assert said in run_refusal(capsys, recipe, *overrides)
 
 
 def test_unknown_trainer_argument(capsys, recipe):

@@ -48,7 +48,12 @@ def open_generator(
         from sgpo.policy.vllm import VLLMGenerator
 
         tokenizer = load_tokenizer(path, trust_remote_code=config.model.trust_remote_code)
-        with VLLMGenerator(path, tokenizer, dtype=config.model.dtype, **settings.vllm) as generator:
+        options = {"dtype": config.model.dtype, "trust_remote_code": config.model.trust_remote_code, "log": log}
+        try:
+            backend = VLLMGenerator(path, tokenizer, **{**options, **settings.vllm})
+        except TypeError as error:
+            raise InputError(f"generation.vllm: {error}; allowed: arguments of VLLMGenerator.") from error
+        with backend as generator:
             yield generator
     else:
         with _open_servers(config, path, processes, log) as generator:

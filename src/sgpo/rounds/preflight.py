@@ -191,11 +191,12 @@ def _model_config(config: RunConfig) -> AutoConfig:
 
 
 def check_disk(output: Path, needed: int) -> None:
-    """Raises InputError where a disk has less room than a run needs, in bytes."""
+    """Raises InputError where a disk has less room than a run needs, in bytes, beside the weights it has written."""
     existing = next(parent for parent in (output.absolute(), *output.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
+    needed -= sum(file.stat().st_size for file in output.glob("round-*/policy/*.safetensors"))
     if needed > free:
         raise InputError(
-            f"output: {output} needs about {needed / _GIB:.1f} GiB and {free / _GIB:.1f} GiB are free; allowed: a "
+            f"output: {output} needs about {needed / _GIB:.3g} GiB and {free / _GIB:.3g} GiB are free; allowed: a "
             "disk with enough room, or fewer rounds."
         )
