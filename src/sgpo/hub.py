@@ -38,8 +38,8 @@ def _may_be_hub_id(name: str) -> bool:
 def _answers(endpoint: str) -> bool:
     if not endpoint.startswith(("https://", "http://")):
         return False
-    request = urllib.request.Request(endpoint, method="HEAD")
     try:
+        request = urllib.request.Request(endpoint, method="HEAD")
         with urllib.request.urlopen(request, timeout=_SECONDS):
             return True
     except urllib.error.HTTPError:

@@ -90,7 +90,9 @@ class Preflight:
 
     def _look_at_pairs(self) -> None:
         data, found = self._config.data, self._found
-        seeds = self._read(data.seeds, lambda: load_pairs(data.seeds, split=data.seeds_split), data.seed_pairs)
+        seeds = self._read(
+            data.seeds, lambda: load_pairs(data.seeds, split=data.seeds_split), data.seed_pairs, "data.seed_pairs"
+        )
         if seeds is not None and data.seed_pairs is not None and data.seed_pairs > len(seeds):
             raise InputError(
                 f"data.seeds: {data.seeds}: the number of seed pairs is {data.seed_pairs}; allowed: 1 to {len(seeds)}, "
@@ -99,7 +101,9 @@ class Preflight:
         found.seeds = data.seed_pairs or len(seeds)
         if not data.heldout:
             return
-        heldout = self._read(data.heldout, lambda: load_pairs(data.heldout, split=data.heldout_split), 0)
+        heldout = self._read(
+            data.heldout, lambda: load_pairs(data.heldout, split=data.heldout_split), 0, "data.heldout"
+        )
         found.heldout = 0 if heldout is None else len(heldout)
         if seeds is not None and heldout is not None:
             shared = {str(prompt) for prompt in seeds["prompt"]} & {str(prompt) for prompt in heldout["prompt"]}
@@ -109,12 +113,14 @@ class Preflight:
                     "policy."
                 )
 
-    def _read(self, path: str, load: Callable[[], Dataset], assumed: int | None) -> Dataset | None:
+    def _read(self, path: str, load: Callable[[], Dataset], assumed: int | None, key: str) -> Dataset | None:
         try:
             return load()
-        except InputError:
-            if not self._offline or Path(path).exists() or assumed is None:
+        except InputError as error:
+            if not self._offline or Path(path).exists():
                 raise
+            if assumed is None:
+                raise InputError(f"{error}. To plan without the Hub, state {key}.") from error
         size = f"; the recipe says {assumed}" if assumed else ""
         self._found.unchecked.append(f"{path} (the Hub does not answer{size})")
         return None
@@ -123,9 +129,11 @@ class Preflight:
         model, found = self._config.model, self._found
         try:
             config = _model_config(self._config)
-        except InputError:
-            if not self._offline or Path(model.path).exists() or model.parameters is None:
+        except InputError as error:
+            if not self._offline or Path(model.path).exists():
                 raise
+            if model.parameters is None:
+                raise InputError(f"{error} To plan without the Hub, state model.parameters.") from error
             found.unchecked.append(f"{model.path} (the Hub does not answer; the recipe says {model.parameters:,})")
             found.parameters = model.parameters
             return
@@ -151,7 +159,9 @@ class Preflight:
             self._found.pools.append(pool_size(available, config, number, f"data.prompts: {path}"))
 
     def _read_pool(self, path: str, assumed: int | None) -> int:
-        pool = self._read(path, lambda: load_prompts(path, split=self._config.data.prompts_split), assumed)
+        pool = self._read(
+            path, lambda: load_prompts(path, split=self._config.data.prompts_split), assumed, "data.prompts_per_round"
+        )
         if pool is None:
             return assumed
         distinct = len({str(prompt) for prompt in pool["prompt"]})

@@ -1,0 +1,60 @@
+"""A recipe with Hub ids is planned without a network, as far as it says itself what it needs."""
+
+import pytest
+import yaml
+
+from sgpo.cli import main
+
+RECIPE = {
+    "rounds": 2,
+    "model": {"path": "somebody/sft-model", "dtype": "bfloat16", "parameters": 7_241_732_096},
+    "data": {
+        "seeds": "somebody/preferences",
+        "seed_pairs": 2000,
+        "prompts": "somebody/prompts",
+        "prompts_per_round": [8000, 20_000],
+    },
+    "hardware": {"devices": 8, "memory_gib": 80, "teraflops": 312},
+}
+
+
+def plan(tmp_path, capsys, recipe):
+    """Exit code and words of a dry run. The tests are offline, and nobody has these names in a cache."""
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "output": str(tmp_path / "run")}))
+    code = main(["run", "--config", str(tmp_path / "recipe.yaml"), "--dry-run"])
+    said = capsys.readouterr()
+    assert not (tmp_path / "run").exists()
+    return code, " ".join(said.out.split()), said.err
+
+
+def test_a_recipe_of_hub_ids_is_planned_at_its_word_and_says_so(tmp_path, capsys):
+    code, said, error = plan(tmp_path, capsys, RECIPE)
+    assert code == 0, error
+    for note in (
+        "not checked: somebody/sft-model (the Hub does not answer; the recipe says 7,241,732,096).",
+        "not checked: somebody/preferences (the Hub does not answer; the recipe says 2000).",
+        "not checked: somebody/prompts (the Hub does not answer; the recipe says 28000).",
+    ):
+        assert note in said
+    assert "2000 human pairs" in said
+    assert "8000 prompts, 16000 responses" in said
+    assert "20000 prompts, 40000 responses" in said
+    assert "Model: 7,241.7 M parameters" in said
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "named"),
+    [
+        ("model", "parameters", "somebody/sft-model"),
+        ("data", "seed_pairs", "somebody/preferences"),
+        ("data", "prompts_per_round", "somebody/prompts"),
+    ],
+)
+def test_a_recipe_that_does_not_say_enough_is_refused_without_the_hub(tmp_path, capsys, section, key, named):
+    recipe = {**RECIPE, section: {name: value for name, value in RECIPE[section].items() if name != key}}
+    code, said, error = plan(tmp_path, capsys, recipe)
+    assert (code, said) == (2, "")
+    assert named in error
+    assert error.startswith("sgpo run: ")
+    assert f"To plan without the Hub, state {section}.{key}." in error
+    assert error.count("\n") == 1
