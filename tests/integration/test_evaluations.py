@@ -1,5 +1,6 @@
 """`evaluate:` in a recipe: what is measured after each round, on the micro run."""
 
+import hashlib
 import json
 import shutil
 
@@ -15,6 +16,7 @@ from sgpo.evaluate.alpaca import read_model_outputs
 from sgpo.evaluate.certificate import certify_policy
 from sgpo.evaluate.mt_bench import read_answers, read_questions
 from sgpo.evaluate.prompt_files import read_answers_to, read_prompts
+from sgpo.policy.generate import generate_responses
 from sgpo.policy.load import load_policy
 from sgpo.policy.score import score_responses
 from sgpo.preferences.source import load_pairs
@@ -104,6 +106,14 @@ def test_every_kind_is_measured_in_every_round_and_shown(recipe, files, micro_mo
 
     outputs = read_model_outputs(folder / "round-1/evaluations/alpaca/model_outputs.json")
     assert (outputs.generator, len(outputs.outputs)) == ("run-round-1", 3)
+    # They are the round's own policy's, with the same numbers drawn in every round.
+    seed = int.from_bytes(hashlib.sha256(b"3/evaluations/alpaca").digest()[:4], "big") // 2
+    asked = [[{"role": "user", "content": instruction}] for instruction in outputs.instructions]
+    for number in (0, 1):
+        policy = load_policy(folder / f"round-{number}/policy")
+        written = generate_responses(policy, asked, n=1, max_new_tokens=12, seed=seed)
+        outputs = read_model_outputs(folder / f"round-{number}/evaluations/alpaca/model_outputs.json")
+        assert outputs.outputs == [row[0].text for row in written]
     questions = read_questions(files["questions"])
     read_answers(folder / "round-1/evaluations/mt_bench/model_answer/run-round-1.jsonl", questions)
     assert rounds[1]["alpaca"]["value"] is None
@@ -164,7 +174,10 @@ def test_a_judge_is_asked_once_however_often_the_run_is_killed(recipe, files):
         ({"kind": "reward", "prompts": "nowhere.jsonl", "function": "f"}, "evaluate, reward: 'nowhere.jsonl'"),
         ({"kind": "preferences", "name": "human", "pairs": "nowhere.jsonl"}, "evaluate, human: 'nowhere.jsonl'"),
         ({"kind": "mt_bench", "questions": "nowhere.jsonl"}, "evaluate, mt_bench: nowhere.jsonl cannot be read"),
-        ({"kind": "reward", "prompts": "{prompts}", "model": "./nowhere"}, "evaluate, reward: reward model './nowhere'"),
+        (
+            {"kind": "reward", "prompts": "{prompts}", "model": "./nowhere"},
+            "evaluate, reward: reward model './nowhere'",
+        ),
         ({"kind": "alpaca"}, "instructions is missing; kind 'alpaca' needs it"),
         ({"kind": "alpaca", "instructions": "i", "modle": "m"}, "unknown key evaluate.0.modle"),
     ],

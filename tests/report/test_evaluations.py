@@ -60,6 +60,14 @@ def test_a_judge_that_could_not_be_read_leaves_a_gap(fake):
     assert "Win rate: arena" in write_report(fake.root).read_text(encoding="utf-8")
 
 
+def test_a_judge_that_was_never_read_is_neither_column_nor_figure(fake):
+    for metrics in fake.metrics:
+        metrics["evaluations"]["arena"] = measured("judge", None)
+    titles = [column.title for column in summary_rows(read_run(fake.write())).columns]
+    assert "arena" not in titles and "human" in titles
+    assert "Win rate: arena" not in write_report(fake.root).read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("evaluations", "words"),
     [
