@@ -77,9 +77,7 @@ def evidence(gaps: ArrayLike, *, control: ArrayLike | None = None) -> Evidence:
     return Evidence(score, float(norm.sf(score)))
 
 
-def latest_supported(
-    gaps: Sequence[ArrayLike], *, control: ArrayLike | None = None, level: float = LEVEL
-) -> Shipment:
+def latest_supported(gaps: Sequence[ArrayLike], *, control: ArrayLike | None = None, level: float = LEVEL) -> Shipment:
     """The latest policy whose held-out gaps carry information about the human order; None where none does.
 
     The evidence of a run grows with its rounds where self-annotation carries the seeds' signal over to new prompts, and

@@ -114,9 +114,9 @@ def calibrate(gaps: ArrayLike) -> Calibration:
 def accept_round(before_gaps: ArrayLike, after_gaps: ArrayLike, *, errors: float = 1.0) -> Decision:
     """Decides by held-out human pairs whether a round is taken.
 
-    A round is taken where the gaps after it carry information about the human order (temperature above 0 by one standard
-    error), and where the calibrated likelihood has not fallen by more than `errors` paired standard errors. Only the
-    direction is judged: a round that repeats what the policy knew and moves further in it is taken.
+    A round is taken where the gaps after it carry information about the human order (temperature above 0 by one
+    standard error), and where the calibrated likelihood has not fallen by more than `errors` paired standard errors.
+    Only the direction is judged: a round that repeats what the policy knew and moves further in it is taken.
 
     Args:
         before_gaps: (N,) gaps of held-out human pairs under the policy before the round, in nats; finite. All 0 for

@@ -1,4 +1,4 @@
-"""The worlds of the study's fast tables: a regime of the log-linear world or the real preferences, and a label noise."""
+"""Worlds of the study's fast tables: a regime of the log-linear world or the real preferences, and a label noise."""
 
 from dataclasses import dataclass
 from functools import lru_cache

@@ -34,7 +34,7 @@ class Method:
         space, window, tangents, step: of the follower and the leader's step. Gaps outside the window are taken at its
             nearest end.
         radius: where the radius comes from: "own" (the tuned parameter), a number, "measured" (times the tuned
-            parameter), or "validated" (chosen each round from `radii`; a round that none of them lets pay is not taken).
+            parameter), or "validated" (chosen each round from `radii`; none where no round pays).
         radii: grid of the validated radius.
         seeds_in_rounds: human seeds are trained on in every round, with plain DPO's loss.
         reference: "sft", or "previous": of the leader's loss; the implicit reward always refers to the SFT policy.
@@ -140,8 +140,8 @@ _ALL = (
         radius="measured", own="radius_factor", own_values=(0.5, 1.0),
     ),
     Method(
-        "SSAPO, validated", {**_PAPER, "follower.radius": "validated", "follower.radii": list(RADII)}, loss="robust",
-        radius="validated", radii=RADII, accept="paying",
+        "SSAPO, validated", {**_PAPER, "follower.radius": "validated", "follower.radius_grid": list(RADII)},
+        loss="robust", radius="validated", radii=RADII, accept="paying",
     ),
     Method("SSAPO, supported", {**_PAPER, "acceptance": "supported"}, loss="robust", radius=0.01, accept="supported"),
     Method(

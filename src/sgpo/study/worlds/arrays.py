@@ -1,7 +1,7 @@
 """A world as arrays: prompts with finitely many candidate responses, a log-linear policy over them, and its judge.
 
-The policy is  pi(y|x) = pi_ref(y|x) exp(phi(x, y) . theta) / Z(x),  so its implicit reward is  beta phi . theta  up to a
-constant per prompt, and the gap of a pair  beta (phi_w - phi_l) . theta.  All sums over responses are finite: nothing
+The policy is  pi(y|x) = pi_ref(y|x) exp(phi(x, y) . theta) / Z(x),  so its implicit reward is  beta phi . theta  up to
+a constant per prompt, and the gap of a pair  beta (phi_w - phi_l) . theta.  All sums over responses are finite: nothing
 that is measured here is sampled.
 """
 

@@ -10,8 +10,8 @@ self-annotation learns from its own rankings is the direction in which its own r
 sign(D.w) D over pairs goes with Sigma w for Gaussian differences D, a step of power iteration on their covariance
 Sigma. Whether that helps is the difference between the regimes:
 
-    benign: the loud features are quality. A few seeds see it dimly among many quiet accidents; self-annotation turns the
-        signal up and the accidents down.
+    benign: the loud features are quality. A few seeds see it dimly among many quiet accidents; self-annotation turns
+        the signal up and the accidents down.
     derailing: the loud features are manner. A linear implicit reward cannot express the penalty, gives each of them a
         slope of random sign from the accidents of the seeds, and self-annotation turns that up.
     spurious: one loud feature, length, goes with quality among the responses to the seeds' prompts and against it
@@ -25,9 +25,12 @@ import numpy as np
 from scipy.special import log_softmax
 
 from sgpo.errors import InputError
-from sgpo.study.worlds.arrays import ArrayWorld, Candidates, HumanPairs, vars_of
-from sgpo.study.worlds.noise import LabelNoise
+from sgpo.study.worlds.arrays import ArrayWorld, Candidates, vars_of
+from sgpo.study.worlds.noise import NO_NOISE, LabelNoise
 from sgpo.study.worlds.pairs import draw_pairs
+from sgpo.study.worlds.seed_choice import AT_RANDOM, SeedChoice
+
+OFFERED = 4
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class LoglinearSettings:
     quality: float = 0.7
     penalty: float = 0.05
     spurious: float = 0.0
-    label_noise: LabelNoise = LabelNoise()
+    label_noise: LabelNoise = NO_NOISE
     candidates: int = 8
     seeds: int = 100
     held_out: int = 200
@@ -76,7 +79,7 @@ REGIMES: dict[str, LoglinearSettings] = {
 }
 
 
-def settings_of(regime: str, noise: LabelNoise = LabelNoise(), *, quick: bool = False) -> LoglinearSettings:  # noqa: B008
+def settings_of(regime: str, noise: LabelNoise = NO_NOISE, *, quick: bool = False) -> LoglinearSettings:
     """The settings of a regime with a noise; `quick` has a fifth of the pools and half of the test prompts.
 
     Raises:
@@ -91,8 +94,13 @@ def settings_of(regime: str, noise: LabelNoise = LabelNoise(), *, quick: bool = 
     return settings
 
 
-def loglinear_world(settings: LoglinearSettings, seed: int, *, name: str = "log-linear") -> ArrayWorld:
-    """Draws a world: the gold reward itself, prompts, candidates and labels, all from the seed."""
+def loglinear_world(
+    settings: LoglinearSettings, seed: int, *, name: str = "log-linear", choice: SeedChoice = AT_RANDOM
+) -> ArrayWorld:
+    """Draws a world: the gold reward itself, prompts, candidates and labels, all from the seed.
+
+    Seeds are chosen among four times as many prompts, the others of which are thrown away.
+    """
     # One stream per part: worlds of the same seed that differ in one setting share everything else.
     streams = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(8)]
     direction = streams[0].normal(size=settings.signal)
@@ -101,14 +109,15 @@ def loglinear_world(settings: LoglinearSettings, seed: int, *, name: str = "log-
     def draw(count: int, rng: np.random.Generator, spurious: float) -> Candidates:
         return _draw_candidates(settings, count, rng, direction, spurious)
 
-    human = draw(settings.seeds + settings.held_out, streams[1], settings.spurious)
-    pairs = draw_pairs(human, settings.label_noise, streams[2])
+    held_out = draw(settings.held_out, streams[1], settings.spurious)
+    offered = draw(OFFERED * settings.seeds, streams[6], settings.spurious)
+    seeds = offered.take(choice.pick(offered.embedding, settings.seeds))
     pools = tuple(draw(count, streams[3], -settings.spurious) for count in settings.pools)
     together = Candidates(*(np.concatenate(parts) for parts in zip(*(vars_of(pool) for pool in pools), strict=True)))
     return ArrayWorld(
         name=name,
-        seeds=HumanPairs(*(column[: settings.seeds] for column in pairs)),
-        held_out=HumanPairs(*(column[settings.seeds :] for column in pairs)),
+        seeds=draw_pairs(seeds, settings.label_noise, streams[2]),
+        held_out=draw_pairs(held_out, settings.label_noise, streams[7]),
         labelled=draw_pairs(together, settings.label_noise, streams[5]),
         pools=pools,
         test=draw(settings.test, streams[4], -settings.spurious),

@@ -40,6 +40,9 @@ class LabelNoise:
         return self.kind if self.kind == "none" else f"{self.kind} {self.rate:.0%}"
 
 
+NO_NOISE = LabelNoise()
+
+
 def label_pairs(
     first: ArrayLike,
     second: ArrayLike,

@@ -1,11 +1,12 @@
-r"""Real preferences as a world: a policy over the responses that real models gave, judged by what GPT-4 thought of them.
+r"""Real preferences as a world: a policy over responses that real models gave, judged by what GPT-4 thought of them.
 
-What the data holds: for each prompt up to 12 responses of different models, each with the probability p that GPT-4-turbo
-prefers it to one and the same opponent's response. What it does not hold: comparisons of two of these responses. Gold
-is therefore the log-odds log p / (1 - p), the Bradley-Terry strength against the common opponent, and the probability
-that one response is preferred to another is  sigma(gold_1 - gold_2).  Probabilities are cut at 1e-5 and 1 - 1e-5 (the
-judge reports five digits); responses that are cut alike are tied. The SFT policy answers with each response of a prompt
-equally often. Labels of human pairs are drawn from those probabilities, with noise of the study's own.
+What the data holds: for each prompt up to 12 responses of different models, each with the probability p that
+GPT-4-turbo prefers it to one and the same opponent's response. What it does not hold: comparisons of two of these
+responses. Gold is therefore the log-odds log p / (1 - p), the Bradley-Terry strength against the common opponent, and
+the probability that one response is preferred to another is  sigma(gold_1 - gold_2).  Probabilities are cut at 1e-5 and
+1 - 1e-5 (the judge reports five digits); responses that are cut alike are tied. The SFT policy answers with each
+response of a prompt equally often. Labels of human pairs are drawn from those probabilities, with noise of the study's
+own.
 
 What is held out: prompts. Seeds, held-out pairs, pools and tests share no prompt; which is which is drawn by the seed.
 Features are scaled by mean and standard deviation over all responses, which uses no label.
@@ -22,8 +23,9 @@ import numpy as np
 
 from sgpo.errors import InputError
 from sgpo.study.worlds.arrays import ArrayWorld, Candidates, vars_of
-from sgpo.study.worlds.noise import LabelNoise
+from sgpo.study.worlds.noise import NO_NOISE, LabelNoise
 from sgpo.study.worlds.pairs import draw_pairs
+from sgpo.study.worlds.seed_choice import AT_RANDOM, SeedChoice
 from sgpo.study.worlds.text_features import prompt_features, text_features
 
 CUT = 1e-5
@@ -45,7 +47,7 @@ class RealSettings:
     held_out: float = 0.17
     pools: float = 0.4
     held_out_pairs: int = 4
-    label_noise: LabelNoise = LabelNoise()
+    label_noise: LabelNoise = NO_NOISE
     beta: float = 0.1
 
 
@@ -65,20 +67,26 @@ def load_candidates(folder: str | Path, *, without: tuple[str, ...] = ("NullMode
     if path is None:
         raise InputError(f"{folder} holds neither {' nor '.join(FILES)}; allowed: a folder with one of them.")
     responses: dict[str, dict[str, float]] = defaultdict(dict)
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-    with opened as lines:
-        for number, line in enumerate(lines, start=1):
-            row = _checked(line, f"{path} row {number}")
-            if row["generator"] not in without:
-                responses[row["prompt"]].setdefault(row["response"], float(row["win_probability"]))
+    content = path.read_bytes()
+    lines = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8").split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        row = _checked(line, f"{path} row {number}")
+        if row["generator"] not in without:
+            responses[row["prompt"]].setdefault(row["response"], float(row["win_probability"]))
     kept = {prompt: found for prompt, found in responses.items() if len(found) > 1}
     if not kept:
         raise InputError(f"{path} has no prompt with two different responses; allowed: at least one.")
     return _as_arrays(kept)
 
 
-def real_world(candidates: Candidates, settings: RealSettings, seed: int, *, name: str = "real") -> ArrayWorld:
+def real_world(
+    candidates: Candidates, settings: RealSettings, seed: int, *, name: str = "real", choice: SeedChoice = AT_RANDOM
+) -> ArrayWorld:
     """Divides real prompts among seeds, held-out pairs, pools and tests, and draws the labels.
+
+    Seeds are chosen among the prompts of seeds and pools together; those that are not chosen are the pools.
 
     Raises:
         InputError: too few prompts for one in each part.
@@ -90,7 +98,12 @@ def real_world(candidates: Candidates, settings: RealSettings, seed: int, *, nam
     if min(sizes) < 1 or sum(sizes) >= count:
         raise InputError(f"{count} prompts are divided as {sizes} and a rest; allowed: at least one prompt in each.")
     order = divide.permutation(count)
-    seeds, held_out, *pools, test = (candidates.take(rows) for rows in np.split(order, np.cumsum(sizes)))
+    seeds, held_out, *pools, test = np.split(order, np.cumsum(sizes))
+    offered = np.concatenate([seeds, *pools])
+    chosen = choice.pick(candidates.embedding[offered], len(seeds))
+    rest = np.setdiff1d(np.arange(len(offered)), chosen)
+    pools = np.split(offered[rest], np.cumsum([len(pool) for pool in pools])[:-1])
+    seeds, held_out, test, *pools = (candidates.take(rows) for rows in (offered[chosen], held_out, test, *pools))
     together = Candidates(*(np.concatenate(parts) for parts in zip(*map(vars_of, pools), strict=True)))
     noise = settings.label_noise
     return ArrayWorld(

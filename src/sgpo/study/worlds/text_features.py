@@ -3,6 +3,7 @@
 import math
 import re
 import zlib
+from itertools import pairwise
 
 import numpy as np
 
@@ -61,7 +62,7 @@ def _words(text: str) -> list[str]:
 
 def _hashed(words: list[str]) -> np.ndarray:
     """Signed counts of words and pairs of neighbours in 32 buckets, over the root of their number."""
-    grams = [*words, *(f"{first} {second}" for first, second in zip(words, words[1:], strict=False))]
+    grams = [*words, *(f"{first} {second}" for first, second in pairwise(words))]
     found = np.zeros(BUCKETS)
     for gram in grams:
         code = zlib.crc32(gram.encode())
