@@ -108,7 +108,9 @@ def _run(arguments: argparse.Namespace) -> int:
         with processes.main_first():
             config = validate(RunConfig, content, arguments.config)
             # What is wrong with the inputs is found, and told, once.
-            plan = plan_run(config, offline=offline and arguments.dry_run) if processes.is_main else None
+            plan = None
+            if processes.is_main:
+                plan = plan_run(config, offline=offline and arguments.dry_run, processes=processes.count)
             if plan is not None and plan.missing and not arguments.dry_run:
                 raise InputError("; ".join(plan.missing) + ".")
         if arguments.dry_run:

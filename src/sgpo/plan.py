@@ -73,7 +73,7 @@ class Plan:
         )
 
 
-def plan_run(config: RunConfig, *, offline: bool = False) -> Plan:
+def plan_run(config: RunConfig, *, offline: bool = False, processes: int = 1) -> Plan:
     """Checks a recipe against its files, model and disk, and says what the run would do.
 
     Writes nothing and loads no weights.
@@ -81,6 +81,7 @@ def plan_run(config: RunConfig, *, offline: bool = False) -> Plan:
     Args:
         config: the recipe.
         offline: see `Preflight`.
+        processes: that will share the run.
 
     Raises:
         InputError: whatever would stop the run later and can be known now.
@@ -89,7 +90,7 @@ def plan_run(config: RunConfig, *, offline: bool = False) -> Plan:
     if stored.is_file():
         check_same_config(stored, config.model_dump(mode="json"))
     inputs = Preflight(config, offline=offline).inspect()
-    check_arguments(config)
+    check_arguments(config, processes)
     check_disk(Path(config.output), run_size(config, inputs.parameters))
     lengths = expected_lengths(config, inputs.prompt_tokens)
     unchecked = [f"not checked: {what}." for what in inputs.unchecked]
@@ -102,13 +103,13 @@ def plan_run(config: RunConfig, *, offline: bool = False) -> Plan:
     )
 
 
-def check_arguments(config: Recipe) -> None:
-    """Raises InputError for what the leader's own config refuses."""
+def check_arguments(config: Recipe, processes: int = 1) -> None:
+    """Raises InputError for what the leader's own config refuses, and for a batch that the processes do not divide."""
     follower = config.follower
     radii = [follower.radius] if not isinstance(follower.radius, str) else follower.radius_grid
     for number in range(min(config.rounds, 1) + 1):
         for radius in radii:
-            settings = leader_settings(config, number, seed=0, radius=radius)
+            settings = leader_settings(config, number, seed=0, radius=radius, processes=processes)
             build_arguments(settings, config.leader.trainer, output_dir="unused")
 
 

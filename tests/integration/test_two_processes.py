@@ -65,7 +65,7 @@ def messages(result):
     ("overrides", "said"),
     [
         # Found before anything starts, by either process; and in the middle, by the main one while the other waits.
-        (["data.seed_pairs=99"], "the number of seed pairs is 99"),
+        (["leader.micro_batch_size=4"], "leader.batch_size is 4; allowed: a multiple of leader.micro_batch_size times"),
         (["generation.max_new_tokens=1", "rounds=1"], "round 1: no pair left"),
     ],
 )

@@ -106,8 +106,9 @@ class Annotation:
         """The prompts of a round that leave room for a response, and how many do not."""
         path = self._policies.path(number - 1)
         prompts = round_prompts(self._config, number)["prompt"][:]
-        lengths = prompt_lengths(load_tokenizer(path), prompts)
-        room = prompt_room(self._config, AutoConfig.from_pretrained(path))
+        trust = self._config.model.trust_remote_code
+        lengths = prompt_lengths(load_tokenizer(path, trust_remote_code=trust), prompts)
+        room = prompt_room(self._config, AutoConfig.from_pretrained(path, trust_remote_code=trust))
         kept = [prompt for prompt, length in zip(prompts, lengths, strict=True) if length <= room]
         if not kept:
             raise InputError(

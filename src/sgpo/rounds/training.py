@@ -132,7 +132,8 @@ class Training:
         pairs = pairs.remove_columns([*REFERENCE_COLUMNS, FINGERPRINT_COLUMN])
         for own, reference in zip(POLICY_COLUMNS, REFERENCE_COLUMNS, strict=True):
             pairs = pairs.add_column(reference, pairs[own][:])
-        tokenizer = load_tokenizer(self._policies.path(number - 1))
+        trust = self._config.model.trust_remote_code
+        tokenizer = load_tokenizer(self._policies.path(number - 1), trust_remote_code=trust)
         fingerprint, max_length = settings["reference_fingerprint"], self._config.leader.max_length
         return add_fingerprints(pairs, tokenizer, fingerprint, max_length=max_length), settings
 
