@@ -20,6 +20,7 @@ from sgpo.estimate import (
     training_flops,
 )
 from sgpo.leader.train import build_arguments
+from sgpo.rounds.evaluation_parts import check_evaluations
 from sgpo.rounds.preflight import Preflight, check_disk
 from sgpo.rounds.tools import missing_tools
 from sgpo.rounds.training import leader_settings
@@ -91,6 +92,9 @@ def plan_run(config: RunConfig, *, offline: bool = False, processes: int = 1) ->
         check_same_config(stored, config.model_dump(mode="json"))
     inputs = Preflight(config, offline=offline).inspect()
     check_arguments(config, processes)
+    if config.data.split is None:
+        # With a split of its own, an evaluation may name a file that is not written yet; the run checks it then.
+        check_evaluations(config)
     check_disk(Path(config.output), run_size(config, inputs.parameters))
     lengths = expected_lengths(config, inputs.prompt_tokens)
     unchecked = [f"not checked: {what}." for what in inputs.unchecked]
