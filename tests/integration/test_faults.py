@@ -8,6 +8,7 @@ import sys
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import load_from_disk
 
 from integration.whole_runs import fingerprint, recorded_counts
 from sgpo.cli import main
@@ -63,6 +64,12 @@ def check_counts(run):
         assert counts[f"round-1/scores/{who}"] == {"rows": rows, "shards": SHARDS, "scored": rows}
     said = json.loads((run / "round-1/pairs/annotation.json").read_text())
     assert said["prompts"] == PROMPTS == said["paired"] + sum(said["dropped"].values())
+    assert counts["round-1/pairs"] == {
+        "rows": len(load_from_disk(run / "round-1/pairs")),
+        "prompts": PROMPTS,
+        "paired": said["paired"],
+        "dropped": sum(said["dropped"].values()),
+    }
     assert said["responses"] == PROMPTS * CANDIDATES
     assert not list(run.rglob(".*.shards"))
     assert not list(run.rglob(".*.partial"))

@@ -70,7 +70,8 @@ class Annotation:
             self._score(number, who)
         if self._config.annotation.annotator != "implicit":
             self._rank(number)
-        self._stages.alone(f"round-{number}/pairs", lambda path: self._pair(number, path))
+        notes: dict[str, int] = {}
+        self._stages.alone(f"round-{number}/pairs", lambda path: self._pair(number, path, notes), notes=notes)
 
     # -- responses ----------------------------------------------------------------------------------------------
 
@@ -177,7 +178,7 @@ class Annotation:
 
     # -- pairs --------------------------------------------------------------------------------------------------
 
-    def _pair(self, number: int, path: Path) -> None:
+    def _pair(self, number: int, path: Path, notes: dict[str, int]) -> None:
         config, settings = self._config, self._config.annotation
         folder, rows = self._root / f"round-{number}", self._responses(number)
         scores = {who: load_from_disk(folder / "scores" / who) for who in _SCORERS}
@@ -224,6 +225,8 @@ class Annotation:
         if config.data.seeds_in_rounds:
             pairs = concatenate_datasets([pairs, self._rescored_seeds(number).cast(pairs.features)])
         pairs.save_to_disk(path)
+        prompts, paired = annotation.counts["prompts"], annotation.counts["paired"]
+        notes.update(rows=len(pairs), prompts=prompts, paired=paired, dropped=prompts - paired)
         (path / "annotation.json").write_text(json.dumps({**annotation.counts, **counts}), encoding="utf-8")
 
     def _count_too_long(self, number: int, counts: dict[str, Any]) -> None:

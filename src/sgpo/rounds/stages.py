@@ -67,13 +67,13 @@ class Stages:
         """Whether a stage is whole, as the main process sees it."""
         return self.processes.from_main(self.run.has(name))
 
-    def alone(self, name: str, work: Callable[[Path], None]) -> None:
-        """Has the main process do a stage while the others wait."""
+    def alone(self, name: str, work: Callable[[Path], None], *, notes: dict[str, int] | None = None) -> None:
+        """Has the main process do a stage while the others wait; the manifest keeps the counts that `work` notes."""
         if self.has(name):
             return
         if self.processes.is_main:
             set_seed(self.seed(name))
-            with self.reporter.stage(name), self.run.writing(name) as path:
+            with self.reporter.stage(name), self.run.writing(name, notes) as path:
                 work(path)
         self.processes.wait()
 
