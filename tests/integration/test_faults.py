@@ -132,6 +132,28 @@ def test_a_disk_that_fills_up_within_a_stage_is_one_message_and_the_run_goes_on(
     check_counts(run)
 
 
+def test_a_pool_that_is_exchanged_between_two_starts_is_found_out(recipe, capsys, monkeypatch):
+    filling = recipe.parent / "run/round-1/.responses.shards"
+    write = Shards.write
+
+    def interrupted(shards, index, *arguments, **options):
+        if index == 1:
+            raise KeyboardInterrupt
+        write(shards, index, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Shards, "write", interrupted)
+        assert main(["run", "--config", str(recipe), *OPTIONS]) == 130
+    write_prompts(recipe, [f"Who is number {number}?" for number in range(PROMPTS)])
+    capsys.readouterr()
+    assert main(["run", "--config", str(recipe), *OPTIONS]) == 2
+    assert f"allowed: the same for all. Remove {filling} to make them again." in capsys.readouterr().err
+    shutil.rmtree(filling)
+    assert main(["run", "--config", str(recipe), *OPTIONS]) == 0
+    rows = load_from_disk(filling.with_name("responses"))
+    assert all(prompt[0]["content"].startswith("Who is number") for prompt in rows["prompt"])
+
+
 # Gives a run in a file system of its own a little more room each time it has none, until it ends.
 GROWING_DISK = """
 import os, subprocess, sys

@@ -1,5 +1,6 @@
 """Self-annotation of a round: responses, their scores, their rewards, and the pairs that are made of them."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -97,7 +98,9 @@ class Annotation:
                         _response_columns(part, generator.generate(part, seeds, sampling, progress=advance))
                     )
 
-                yield ShardWork(do, {"policy": self._policies.fingerprint(number - 1), TOO_LONG: too_long})
+                # A pool that was exchanged between two starts must not end up beside what was left of the first.
+                about = {"policy": self._policies.fingerprint(number - 1), "prompts": _fingerprint(prompts)}
+                yield ShardWork(do, {**about, TOO_LONG: too_long})
 
         self._shard(
             name, len(prompts), RESPONSE_FEATURES, open_work, main_only=self._config.generation.backend == "vllm"
@@ -276,6 +279,10 @@ def _per_prompt(advance: Advance, part: dict[str, list[Any]]) -> Advance:
     """Counts prompts where a scorer counts responses; a bar takes fractions."""
     each = len(part["prompt"]) / max(sum(map(len, part["responses"])), 1)
     return lambda count: advance(count * each)
+
+
+def _fingerprint(prompts: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(prompts).encode()).hexdigest()[:16]
 
 
 def _read_json(path: Path) -> dict[str, Any]:
