@@ -44,7 +44,10 @@ def flipped_seeds(seed: int, quick: bool, data: Path | None = None) -> list[Row]
 
 
 def rounds(seed: int, quick: bool, data: Path | None = None) -> list[Row]:
-    """Figure 2: gold after each round, shipped or not; rows: world, noise, method, round; win_rate, agreement, radius."""
+    """Figure 2: gold after each round, whether it is shipped or not.
+
+    Rows: world, noise, method, round; win_rate, reward, kl, radius, agreement (of its pairs with gold), kept, taken.
+    """
     names = QUICK_METHODS if quick else FOLLOWED
     rows = []
     for cell in cells(worlds=TABLE_WORLDS, noises=(NO_NOISE,), data=data):
