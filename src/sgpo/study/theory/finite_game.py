@@ -9,6 +9,7 @@ Here the leader's choice moves the losses and the follower's choice is a law on 
 something, which it does not once the law is one of gaps.
 """
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -139,8 +140,14 @@ def _solve(objective, constraints, theta) -> np.ndarray:
     import cvxpy as cp
 
     problem = cp.Problem(cp.Minimize(objective), constraints)
-    problem.solve(solver=cp.CLARABEL)
-    if problem.status != "optimal":
+    # At its tightest the solver now and then runs out of floating-point numbers on logistic terms that are nearly flat.
+    for tolerance in (1e-8, 1e-7, 1e-6):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Solution may be inaccurate", UserWarning)
+            problem.solve(solver=cp.CLARABEL, tol_gap_abs=tolerance, tol_gap_rel=tolerance, tol_feas=tolerance)
+        if problem.status == "optimal":
+            break
+    else:
         raise RuntimeError(f"the leader's program was not solved: {problem.status}")
     return np.asarray(theta.value)
 
