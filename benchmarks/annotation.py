@@ -71,7 +71,7 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "cpu": Size(256, 4, 4, 2048, 40, 300, 60, 240, 64, 32),
+    "cpu": Size(256, 4, 4, 2048, 40, 300, 60, 240, 128, 32),
     "cuda": Size(2048, 20, 16, 32000, 120, 1000, 120, 300, 512, 64),
 }
 PLAIN, OURS, CONTINUOUS = "model.generate, in order", "TransformersGenerator", "continuous batching"

@@ -13,9 +13,9 @@ from sgpo.policy.pick import Pick, draw_uniforms
 from sgpo.policy.sampling import Response, Sampling, prompt_seeds
 from sgpo.policy.tokens import Messages, tokenize_prompts
 
-# Reading a token of a prefix once more costs about this share of a step of one row that writes (on a CPU; from 0.35 to
-# 1.2 the time hardly differs).
-_READING = 0.5
+# Reading a token of a prefix once more costs about this share of a step of one row that writes (on a CPU; from 0.15 to
+# 0.5 the time hardly differs).
+_READING = 0.3
 
 
 class TransformersGenerator:
@@ -26,7 +26,7 @@ class TransformersGenerator:
     the batch, up to rounding; the random state outside is left alone.
 
     Rows wait in order of length. A row that has ended goes on costing its share of every step of its batch; once that
-    has cost as much as reading the prefixes of the rows that still write, those are taken up again together with rows
+    has cost as much as reading the prefixes of the rows that still write, those are taken up again, together with rows
     that wait, so at most twice of what was unavoidable is spent.
 
     Args:
@@ -75,7 +75,7 @@ class TransformersGenerator:
             while waiting or writing:
                 free = self._batch_size - len(writing)
                 writing, waiting = writing + waiting[:free], waiting[free:]
-                self._write(writing, sampling, to_the_end=not waiting)
+                self._write(writing, sampling)
                 for one in writing:
                     if one.ended(sampling):
                         answers[one.row][one.number] = self._respond(one, sampling)
@@ -85,8 +85,8 @@ class TransformersGenerator:
                 writing = [one for one in writing if not one.ended(sampling)]
         return answers
 
-    def _write(self, rows: list["_Row"], sampling: Sampling, *, to_the_end: bool) -> None:
-        """Lets each row write on, until all have ended or, unless `to_the_end`, until it pays to start again."""
+    def _write(self, rows: list["_Row"], sampling: Sampling) -> None:
+        """Lets each row write on, until all have ended or until it pays to start again without those that have."""
         policy = self._policy
         inputs = [one.prompt + one.written for one in rows]
         length, pad = max(map(len, inputs)), policy.tokenizer.pad_token_id
@@ -99,7 +99,7 @@ class TransformersGenerator:
             uniforms = draw_uniforms([(one.seed, one.number) for one in rows], sampling.max_new_tokens)
             written = torch.tensor([len(one.written) for one in rows], device=policy.device)
             pick = [Pick(sampling, torch.tensor(uniforms, device=policy.device).float(), written, length)]
-        watch = _Watch(policy, rows, sampling, ends, length, to_the_end=to_the_end)
+        watch = _Watch(policy, rows, sampling, ends, length)
         output = policy.model.generate(
             input_ids=input_ids,
             attention_mask=mask,
@@ -159,15 +159,13 @@ class _Row:
 class _Watch(StoppingCriteria):
     """Ends rows that reach their own limit or a stop text, and the batch once its ended rows have cost a new start."""
 
-    def __init__(
-        self, policy: Policy, rows: list[_Row], sampling: Sampling, ends: list[int], length: int, *, to_the_end: bool
-    ) -> None:
+    def __init__(self, policy: Policy, rows: list[_Row], sampling: Sampling, ends: list[int], length: int) -> None:
         self._policy, self._stop, self._length = policy, sampling.stop, length
         self._ends = torch.tensor(ends, device=policy.device)
         self._room = torch.tensor([sampling.max_new_tokens - len(one.written) for one in rows], device=policy.device)
         self._before = [one.written for one in rows]
         self._done = torch.zeros(len(rows), dtype=torch.bool, device=policy.device)
-        self._to_the_end, self._wasted = to_the_end, 0
+        self._wasted = 0
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
         new = input_ids.shape[1] - self._length
@@ -177,11 +175,10 @@ class _Watch(StoppingCriteria):
                 if not done:
                     ids = self._before[row] + input_ids[row, self._length :].tolist()
                     self._done[row] = _first_stop(_decode(self._policy, ids), self._stop) is not None
-        if not self._to_the_end:
-            ended = int(self._done.sum())
-            self._wasted += ended
-            if self._wasted >= _READING * (len(self._done) - ended) * input_ids.shape[1] and ended:
-                return torch.ones_like(self._done)
+        ended = int(self._done.sum())
+        self._wasted += ended
+        if ended and self._wasted >= _READING * (len(self._done) - ended) * input_ids.shape[1]:
+            return torch.ones_like(self._done)
         return self._done
 
 
