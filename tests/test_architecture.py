@@ -42,8 +42,8 @@ ALLOWED = {
     },
     "cli_study": {"study"},
     "cli": {
-        "cli_eval", "cli_split", "cli_study", "run_dir", "rounds", "plan", "study", "leader", "report", "robust", "gaps_file", "progress",
-        "processes", "config", "hub",
+        "cli_eval", "cli_split", "cli_study", "run_dir", "rounds", "plan", "study", "leader", "report", "robust",
+        "gaps_file", "progress", "processes", "config", "hub",
     },
     "__main__": {"cli"},
 }  # fmt: skip

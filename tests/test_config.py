@@ -26,7 +26,7 @@ def test_the_defaults_are_the_papers_settings():
     [
         (
             {"follower": {"radus": 1}},
-            "r.yaml: unknown key follower.radus; allowed: radius, radius_factor, radius_grid, source_radius, space, tangents, window,",
+            "r.yaml: unknown key follower.radus; allowed: radius, radius_factor, radius_grid, source_radius, space,",
         ),
         ({"foo": 1}, "unknown key foo; allowed: output, seed,"),
         ({"follower": {"radius": -1}}, "follower.radius is -1; allowed: greater than or equal to 0."),
