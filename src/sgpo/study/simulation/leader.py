@@ -73,8 +73,9 @@ def train(
     Returns: (T, d).
     """
     differences, count = pairs.differences, pairs.kept.shape[1]
-    shift = beta * _gaps(differences, theta) if method.reference == "previous" else None
-    loss = _Loss(method, trials, pairs, beta * _gaps(differences, theta), radii, beta)
+    # With the policy that the round starts from as reference the first gaps are 0, and not what rounding leaves of it.
+    origin = theta if method.reference == "previous" else np.zeros_like(theta)
+    loss = _Loss(method, trials, pairs, beta * _gaps(differences, theta - origin), radii, beta)
     steps = epochs * -(-count // batch_size)
     adam = Adam(theta, trials.learning_rates, steps)
     kept_all = np.broadcast_to(pairs.kept, (len(theta), count))
@@ -84,9 +85,7 @@ def train(
         for start in range(0, count, batch_size):
             rows = order[start : start + batch_size]
             batch, kept = differences[:, rows], kept_all[:, rows]
-            gaps = beta * _gaps(batch, adam.theta)
-            if shift is not None:
-                gaps -= np.broadcast_to(shift, (len(theta), count))[:, rows]
+            gaps = beta * _gaps(batch, adam.theta - origin)
             pull = loss.slope(gaps, kept, rows, done / steps)
             adam.step(beta * _pull_back(batch, pull))
             done += 1

@@ -106,5 +106,7 @@ def fit_reward_model(pairs: HumanPairs, penalty: float) -> np.ndarray:
         gradient = -(expit(-gaps) @ differences) / len(gaps) + penalty * w
         return float(np.logaddexp(0, -gaps).mean() + 0.5 * penalty * w @ w), gradient
 
-    found = minimize(loss, np.zeros(differences.shape[1]), jac=True, method="L-BFGS-B", options={"gtol": 1e-8})
+    found = minimize(
+        loss, np.zeros(differences.shape[1]), jac=True, method="L-BFGS-B", options={"gtol": 1e-8, "ftol": 1e-15}
+    )
     return found.x[None]
