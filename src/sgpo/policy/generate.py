@@ -5,17 +5,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from sgpo.errors import InputError
+from sgpo.policy.kv_cache import join_caches, keep_rows, open_cache
 from sgpo.policy.load import Policy
 from sgpo.policy.pick import Pick, draw_uniforms
 from sgpo.policy.sampling import Response, Sampling, prompt_seeds
 from sgpo.policy.tokens import Messages, tokenize_prompts
 
-# Reading a token of a prefix once more costs about this share of a step of one row that writes (on a CPU; from 0.15 to
-# 0.5 the time hardly differs).
-_READING = 0.3
+# What it costs to start a batch again without the rows that have ended, in steps of the others: where they keep what
+# they have read, and per token of their prefixes where they must read it once more (on a CPU).
+_STARTING, _READING = 4, 0.3
 
 
 class TransformersGenerator:
@@ -26,8 +27,9 @@ class TransformersGenerator:
     the batch, up to rounding; the random state outside is left alone.
 
     Rows wait in order of length. A row that has ended goes on costing its share of every step of its batch; once that
-    has cost as much as reading the prefixes of the rows that still write, those are taken up again, together with rows
-    that wait, so at most twice of what was unavoidable is spent.
+    has cost as much as a new start, the others leave it behind and go on together with rows that wait. They keep the
+    keys and values of what they have read, unless the model keeps something else (a state-space layer), which makes
+    them read it again.
 
     Args:
         policy: the policy; it is left as it is.
@@ -71,23 +73,36 @@ class TransformersGenerator:
         answers: list[list[Response | None]] = [[None] * sampling.n for _ in prompts]
         left = [sampling.n] * len(prompts)
         with _undisturbed(self._policy):
-            writing: list[_Row] = []
-            while waiting or writing:
-                free = self._batch_size - len(writing)
-                writing, waiting = writing + waiting[:free], waiting[free:]
-                self._write(writing, sampling)
-                for one in writing:
-                    if one.ended(sampling):
-                        answers[one.row][one.number] = self._respond(one, sampling)
-                        left[one.row] -= 1
-                        if progress is not None and not left[one.row]:
-                            progress(1)
-                writing = [one for one in writing if not one.ended(sampling)]
+            batch = _Batch([], None)
+            while waiting or batch.rows:
+                free = self._batch_size - len(batch.rows)
+                fresh, waiting = waiting[:free], waiting[free:]
+                for one in self._take_up(batch, fresh, sampling) + self._write(batch, sampling):
+                    answers[one.row][one.number] = self._respond(one, sampling)
+                    left[one.row] -= 1
+                    if progress is not None and not left[one.row]:
+                        progress(1)
         return answers
 
-    def _write(self, rows: list["_Row"], sampling: Sampling) -> None:
-        """Lets each row write on, until all have ended or until it pays to start again without those that have."""
-        policy = self._policy
+    def _take_up(self, batch: "_Batch", fresh: list["_Row"], sampling: Sampling) -> list["_Row"]:
+        """Adds rows to a batch, read as far as the batch's own; returns those that have ended at once."""
+        cache = open_cache(self._policy.model) if fresh else None
+        if cache is None:
+            batch.rows += fresh
+            return []
+        new = _Batch(fresh, cache)
+        ended = self._write(new, sampling, steps=1)
+        batch.join(new)
+        return ended
+
+    def _write(self, batch: "_Batch", sampling: Sampling, *, steps: int | None = None) -> list["_Row"]:
+        """Lets each row write on, until all have ended or until it pays to go on without those that have.
+
+        Returns: the rows that have ended; they leave the batch.
+        """
+        policy, rows = self._policy, batch.rows
+        if not rows:
+            return []
         inputs = [one.prompt + one.written for one in rows]
         length, pad = max(map(len, inputs)), policy.tokenizer.pad_token_id
         input_ids = torch.tensor([[pad] * (length - len(ids)) + ids for ids in inputs], device=policy.device)
@@ -99,13 +114,13 @@ class TransformersGenerator:
             uniforms = draw_uniforms([(one.seed, one.number) for one in rows], sampling.max_new_tokens)
             written = torch.tensor([len(one.written) for one in rows], device=policy.device)
             pick = [Pick(sampling, torch.tensor(uniforms, device=policy.device).float(), written, length)]
-        watch = _Watch(policy, rows, sampling, ends, length)
+        watch = _Watch(policy, batch, sampling, ends, length)
         output = policy.model.generate(
             input_ids=input_ids,
             attention_mask=mask,
             generation_config=GenerationConfig(
                 do_sample=False,
-                max_new_tokens=room,
+                max_new_tokens=steps or room,
                 eos_token_id=ends,
                 pad_token_id=pad,
                 bos_token_id=policy.tokenizer.bos_token_id,
@@ -113,9 +128,11 @@ class TransformersGenerator:
             ),
             logits_processor=LogitsProcessorList(pick),
             stopping_criteria=StoppingCriteriaList([watch]),
+            **({} if batch.cache is None else {"past_key_values": batch.cache}),
         )
         for one, ids in zip(rows, output[:, length:].tolist(), strict=True):
             one.take(ids, set(ends), sampling, policy)
+        return batch.leave_behind(sampling)
 
     def _respond(self, one: "_Row", sampling: Sampling) -> Response:
         text = self._decode(one.written[:-1] if one.closed else one.written)
@@ -156,16 +173,42 @@ class _Row:
                     return
 
 
+@dataclass
+class _Batch:
+    """Rows that write together, and the keys and values of all their tokens but the last."""
+
+    rows: list[_Row]
+    cache: DynamicCache | None  # None where nothing is kept
+
+    def join(self, other: "_Batch") -> None:
+        """Takes up the rows of another batch."""
+        if not self.rows:
+            self.cache = other.cache
+        elif other.rows:
+            join_caches(self.cache, other.cache)
+        self.rows = self.rows + other.rows
+
+    def leave_behind(self, sampling: Sampling) -> list[_Row]:
+        """Drops the rows that have ended, and returns them."""
+        keep = [place for place, one in enumerate(self.rows) if not one.ended(sampling)]
+        ended = [one for one in self.rows if one.ended(sampling)]
+        self.rows = [self.rows[place] for place in keep]
+        if self.cache is not None and keep:
+            keep_rows(self.cache, keep, max(len(one.prompt) + len(one.written) for one in self.rows) - 1)
+        return ended
+
+
 class _Watch(StoppingCriteria):
     """Ends rows that reach their own limit or a stop text, and the batch once its ended rows have cost a new start."""
 
-    def __init__(self, policy: Policy, rows: list[_Row], sampling: Sampling, ends: list[int], length: int) -> None:
+    def __init__(self, policy: Policy, batch: _Batch, sampling: Sampling, ends: list[int], length: int) -> None:
+        rows = batch.rows
         self._policy, self._stop, self._length = policy, sampling.stop, length
         self._ends = torch.tensor(ends, device=policy.device)
         self._room = torch.tensor([sampling.max_new_tokens - len(one.written) for one in rows], device=policy.device)
         self._before = [one.written for one in rows]
         self._done = torch.zeros(len(rows), dtype=torch.bool, device=policy.device)
-        self._wasted = 0
+        self._kept, self._wasted = batch.cache is not None, 0
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
         new = input_ids.shape[1] - self._length
@@ -177,7 +220,8 @@ class _Watch(StoppingCriteria):
                     self._done[row] = _first_stop(_decode(self._policy, ids), self._stop) is not None
         ended = int(self._done.sum())
         self._wasted += ended
-        if ended and self._wasted >= _READING * (len(self._done) - ended) * input_ids.shape[1]:
+        start = _STARTING if self._kept else _READING * input_ids.shape[1]
+        if ended and self._wasted >= start * (len(self._done) - ended):
             return torch.ones_like(self._done)
         return self._done
 
