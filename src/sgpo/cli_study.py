@@ -14,6 +14,7 @@ def add_study(commands: Any) -> None:
     study.add_argument("--output", metavar="DIR", help="folder for rows, summaries and runs; goes on where it was")
     study.add_argument("--quick", action="store_true", help="the small form, for a first look")
     study.add_argument("--seeds", type=int, metavar="N", help="how many seeds; default: the table's own number")
+    study.add_argument("--data", metavar="DIR", help="folder of real preferences: a further world")
     study.set_defaults(call=run_study)
 
 
@@ -26,31 +27,29 @@ def run_study(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from sgpo.study.registry import TABLES
+    from sgpo.study.registry import study_tables
 
-    console = Console()
+    console, tables = Console(), study_tables(None if arguments.data is None else Path(arguments.data))
     if arguments.table == "list":
         shown = Table("table", "what it shows", "seeds", "quick")
-        for table in TABLES.values():
+        for table in tables.values():
             shown.add_row(table.name, table.title, str(table.seeds), str(table.quick_seeds))
         console.print(shown)
         return 0
-    if arguments.table not in TABLES:
-        raise InputError(f"table is {arguments.table!r}; allowed: {', '.join(TABLES)}, or list.")
+    if arguments.table not in tables:
+        raise InputError(f"table is {arguments.table!r}; allowed: {', '.join(tables)}, or list.")
     if arguments.output is None:
         raise InputError("--output is missing; allowed: a folder.")
-    _run_table(arguments, console)
+    _run_table(tables[arguments.table], arguments, console)
     return 0
 
 
-def _run_table(arguments: argparse.Namespace, console: Any) -> None:
+def _run_table(table: Any, arguments: argparse.Namespace, console: Any) -> None:
     from rich.markdown import Markdown
     from rich.progress import track
 
-    from sgpo.study.registry import TABLES
     from sgpo.study.tables import as_markdown, run_table
 
-    table = TABLES[arguments.table]
     count = arguments.seeds or (table.quick_seeds if arguments.quick else table.seeds)
     steps = iter(track(range(count), description="seeds", console=console, transient=True))
     summary = run_table(

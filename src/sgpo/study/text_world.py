@@ -35,6 +35,18 @@ REGIMES: dict[str, dict[str, Any]] = {
     "benign": {},
     "derailing": {"world.facts": 1.0, "world.flip_rate": 0.25, "leader.learning_rate": 3.0e-4, "leader.epochs": 2},
 }
+METHODS: dict[str, dict[str, Any]] = {
+    "iterative DPO": {"follower.radius": 0},
+    "SSAPO, paper": {"follower.radius": 0.01},
+    "SSAPO, measured": {"follower.radius": "measured", "data.validation_share": 0.25},
+    "SSAPO, validated": {
+        "follower.radius": "validated", "follower.radius_grid": [0.0, 0.05, 0.2], "data.validation_share": 0.25,
+    },
+}  # fmt: skip
+# Small enough that CI can run it; what comes out means nothing.
+_QUICK = {
+    "rounds": 1, "world.pool_prompts": 60, "world.seed_pairs": 64, "world.test_prompts": 40, "world.sft_examples": 960,
+}  # fmt: skip
 _SHARED = ("world", "seed/pairs", "round-0/policy", "round-0/metrics.json")
 
 
@@ -81,6 +93,13 @@ def run_text_world(
         made.setdefault(key, output)
         rows += _rows(regime, name, output)
     return rows
+
+
+def text_world_rows(seed: int, quick: bool, folder: Path) -> list[Row]:
+    """The methods of `METHODS` in both regimes; rows as `run_text_world`."""
+    methods = dict(list(METHODS.items())[:2]) if quick else METHODS
+    changes = {name: {**method, **(_QUICK if quick else {})} for name, method in methods.items()}
+    return [row for regime in REGIMES for row in run_text_world(regime, changes, seed=seed, folder=folder)]
 
 
 def _adopt(recipe: WorldRecipe, source: Path) -> None:
