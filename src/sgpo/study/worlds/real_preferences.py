@@ -136,7 +136,7 @@ def _as_arrays(responses: dict[str, dict[str, float]]) -> Candidates:
     rows = [(place, slot) for place, prompt in enumerate(prompts) for slot in range(len(responses[prompt]))]
     found = np.array([text_features(prompt, text) for prompt in prompts for text in responses[prompt]])
     spread = found.std(axis=0)
-    found = (found - found.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    found = (found - found.mean(axis=0)) / np.where(spread > 1e-9, spread, 1.0)
     shape, (place, slot) = (len(prompts), most), np.array(rows).T
     features, gold, length = np.zeros((*shape, found.shape[1]), np.float32), np.zeros(shape), np.zeros(shape)
     log_ref = np.full(shape, -np.inf)
