@@ -7,10 +7,12 @@ from sgpo.errors import InputError
 from sgpo.robust.programs import solve_worst_case
 from sgpo.study import experiments
 from sgpo.study.cells import Cell, cells
+from sgpo.study.fast_tables import fast_tables
 from sgpo.study.follower_time import groups, tangents
 from sgpo.study.methods import METHODS, PLAIN
 from sgpo.study.simulation.leader import Trials
 from sgpo.study.simulation.rounds import Simulation
+from sgpo.study.tables import run_table
 from sgpo.study.worlds.arrays import judge
 from sgpo.study.worlds.noise import NO_NOISE
 from study.array_worlds import write_preferences
@@ -102,3 +104,10 @@ def test_real_cells_need_their_data():
     assert "real" not in {cell.world for cell in cells()}
     with pytest.raises(InputError, match="holds neither"):
         Cell("real", NO_NOISE, "/nowhere").draw(0, quick=True)
+
+
+def test_every_fast_table_is_written_from_rows_that_have_its_columns(tmp_path):
+    for table in fast_tables():
+        summary = run_table(table, tmp_path, quick=True, seeds=1)
+        assert {*table.by, *table.measures} <= set(summary[0]), table.name
+        assert (tmp_path / f"{table.name}-quick.parquet").is_file()

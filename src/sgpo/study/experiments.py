@@ -10,7 +10,7 @@ from pathlib import Path
 from sgpo.study.cells import REAL, Cell, cells
 from sgpo.study.methods import DEFAULT, METHODS, MORE_LABELS, PAPER, PLAIN, Method
 from sgpo.study.summary import Row, summarise
-from sgpo.study.tuning import QUICK_TRIALS, TRIALS, tune
+from sgpo.study.tuning import CRITERIA, QUICK_TRIALS, TRIALS, tune
 from sgpo.study.worlds.loglinear import loglinear_world, settings_of
 from sgpo.study.worlds.noise import NO_NOISE, LabelNoise
 from sgpo.study.worlds.real_preferences import RealSettings, load_candidates, real_world
@@ -18,6 +18,7 @@ from sgpo.study.worlds.seed_choice import SeedChoice
 
 FLIPPED = LabelNoise("symmetric", 0.25)
 RADIUS_GRID = (0.0, 0.01, 0.03, 0.05, 0.1, 0.3, 0.6)
+HELD_OUT = (50, 100, 200, 400, 800)
 TABLE_WORLDS = ("benign", "derailing")
 FOLLOWED = ("DPO on seeds", PLAIN, "SPA", PAPER, "SSAPO, validated", DEFAULT)
 # In their quick form tables have these methods only; CI asks whether they run, not what comes out.
@@ -105,6 +106,26 @@ def seed_choice(seed: int, quick: bool, data: Path | None = None) -> list[Row]:
             for name in ("DPO on seeds", PLAIN, DEFAULT):
                 tuned = tune(world, METHODS[name], cell.training, 0, trials=_trials(quick))
                 rows.append({**cell.keys, "choice": rule, "method": name, "win_rate": tuned.final["win_rate"]})
+    return rows
+
+
+def held_out_size(seed: int, quick: bool) -> list[Row]:
+    """How many held-out pairs the default needs, and what the criterion of tuning makes of it.
+
+    Rows: world, noise, pairs, criterion, method; win_rate, and sft, whether the SFT policy was shipped.
+    """
+    rows = []
+    for cell in cells(worlds=TABLE_WORLDS, noises=(NO_NOISE, FLIPPED)):
+        for pairs in HELD_OUT[:1] if quick else HELD_OUT:
+            settings = replace(settings_of(cell.world, cell.noise, quick=quick), held_out=pairs)
+            world = loglinear_world(settings, seed, name=cell.world)
+            for criterion in CRITERIA:
+                for name in ("DPO on seeds", PLAIN, DEFAULT):
+                    tuned = tune(
+                        world, METHODS[name], cell.training, seed, trials=_trials(quick), criterion=criterion
+                    ).final  # fmt: skip
+                    found = {"pairs": pairs, "criterion": criterion, "method": name, "win_rate": tuned["win_rate"]}
+                    rows.append({**cell.keys, **found, "sft": float(tuned["shipped"] == -1)})
     return rows
 
 

@@ -1,0 +1,100 @@
+"""The study's tables on array worlds, as `sgpo study` runs them. Minutes are for one core of a 2020s server.
+
+In full: table1 20, table3 4, table4 2, table4-policy 2, table5 27, figure2 3, seeds 2, held-out 27, worst-case 45; in
+quick form all of them together 10 seconds.
+"""
+
+from pathlib import Path
+
+from sgpo.study import experiments
+from sgpo.study.follower_time import groups, tangents
+from sgpo.study.tables import StudyTable
+
+_CELL = ("world", "noise")
+
+
+def fast_tables(data: Path | None = None) -> tuple[StudyTable, ...]:
+    """The tables, with the world of real preferences where `data` is the folder that holds them."""
+    return (
+        StudyTable(
+            "table1",
+            "Gold win rate against the SFT policy, every method (Tables 1, 2)",
+            seeds=40,
+            quick_seeds=2,
+            run=lambda seed, quick, folder: experiments.main_results(seed, quick, data),
+            by=(*_CELL, "method"),
+            measures=("win_rate", "reward", "kl"),
+        ),
+        StudyTable(
+            "table3",
+            "Radius: fixed, measured and validated (Table 3)",
+            seeds=40,
+            quick_seeds=2,
+            run=lambda seed, quick, folder: experiments.radius(seed, quick, data),
+            by=(*_CELL, "step", "rule"),
+            measures=("win_rate", "radius_used"),
+        ),
+        StudyTable(
+            "table4",
+            "Time and value of the follower by solver, K and group size (Table 4)",
+            seeds=3,
+            quick_seeds=1,
+            run=lambda seed, quick, folder: groups(seed, quick),
+            by=("solver", "tangents", "group"),
+            measures=("pairs", "seconds", "value", "price"),
+        ),
+        StudyTable(
+            "table4-policy",
+            "Gold win rate by K (Table 4)",
+            seeds=40,
+            quick_seeds=2,
+            run=lambda seed, quick, folder: tangents(seed, quick),
+            by=(*_CELL, "tangents"),
+            measures=("win_rate",),
+        ),
+        StudyTable(
+            "table5",
+            "A quarter of the human labels turned round (Table 5)",
+            seeds=40,
+            quick_seeds=2,
+            run=lambda seed, quick, folder: experiments.flipped_seeds(seed, quick, data),
+            by=(*_CELL, "method"),
+            measures=("win_rate",),
+        ),
+        StudyTable(
+            "figure2",
+            "Gold win rate after each round (Figure 2)",
+            seeds=40,
+            quick_seeds=2,
+            run=lambda seed, quick, folder: experiments.rounds(seed, quick, data),
+            by=(*_CELL, "method", "round"),
+            measures=("win_rate", "agreement", "kl"),
+        ),
+        StudyTable(
+            "seeds",
+            "Seeds by farthest points against random ones, everything else held still",
+            seeds=40,
+            quick_seeds=2,
+            run=lambda seed, quick, folder: experiments.seed_choice(seed, quick, data),
+            by=(*_CELL, "method", "choice"),
+            measures=("win_rate",),
+        ),
+        StudyTable(
+            "held-out",
+            "How many held-out pairs the default needs, under either criterion of tuning",
+            seeds=40,
+            quick_seeds=1,
+            run=lambda seed, quick, folder: experiments.held_out_size(seed, quick),
+            by=(*_CELL, "pairs", "criterion", "method"),
+            measures=("win_rate", "sft"),
+        ),
+        StudyTable(
+            "worst-case",
+            "Every method in every world with every noise",
+            seeds=20,
+            quick_seeds=1,
+            run=lambda seed, quick, folder: experiments.worst_case_over_worlds(seed, quick, data),
+            by=(*_CELL, "method"),
+            measures=("win_rate",),
+        ),
+    )
