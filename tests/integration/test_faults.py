@@ -223,6 +223,12 @@ def dry_run(recipe, capsys, *options):
     return code, " ".join(captured.out.split()), captured.err
 
 
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch):
+    """Messages of a plan are broken at the terminal's edge, in the middle of a long path if need be."""
+    monkeypatch.setenv("COLUMNS", "400")
+
+
 QUESTIONS = [f"Who is number {number}?" for number in range(8)]
 
 
