@@ -1,6 +1,6 @@
 """What annotating a round costs beside what one would write instead: the same model and prompts, one run.
 
-    python benchmarks/annotation.py                                  # a random Llama on the CPU, ten minutes
+    python benchmarks/annotation.py                                  # a random Llama on the CPU, ten CPU minutes
     python benchmarks/annotation.py --device cuda                    # a random Llama of 1B parameters, bf16
     python benchmarks/annotation.py --model my-sft --reference my-base --prompts prompts.jsonl
 
