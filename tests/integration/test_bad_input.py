@@ -129,7 +129,7 @@ def test_pool_of_prompts_longer_than_the_context(capsys, recipe):
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["generation.backend=vllm", f"generation.vllm.python={sys.executable}"], "has no vLLM: install it into an environment of its own"),
+        (["generation.backend=vllm", f"generation.vllm.python={sys.executable}"], "has no vLLM: install it into an"),
         (["generation.backend=vllm", "generation.vllm.python=/nowhere/python"], "'/nowhere/python' cannot be started"),
         (["annotation.annotator=function", "annotation.function=nowhere.py:rank"], "nowhere.py does not exist"),
         (["annotation.annotator=reward_model", "annotation.model=/nowhere"], "'/nowhere' does not exist"),

@@ -26,8 +26,8 @@ def missing_tools(config: Recipe) -> list[str]:
             raise InputError(f"generation.vllm.python: {python!r} cannot be started: {error}.") from error
         if found.returncode:
             missing.append(
-                f"generation.backend is 'vllm', and {python} has no vLLM: install it into an environment of its own, and "
-                "name that one's interpreter as generation.vllm.python"
+                f"generation.backend is 'vllm', and {python} has no vLLM: install it into an environment of its own, "
+                "and name that one's interpreter as generation.vllm.python"
             )
     asks_servers = config.generation.backend == "server" or config.annotation.annotator == "judge"
     if asks_servers and not _imports("openai"):
