@@ -50,13 +50,14 @@ def split_data(config: RunConfig, stages: Stages) -> RunConfig:
 
 def _write(config: RunConfig, path: Path, policies: Policies, reporter: Reporter) -> None:
     settings, mixture = config.data.split, mix_sources(config)
-    embeddings = None
+    embeddings = device = None
     states = path.with_name(f".{path.name}-states.partial")
     try:
         if settings.selection == "farthest":
-            prompts = mixture.pairs["prompt"][:]
+            policy, prompts = policies.reference(), mixture.pairs["prompt"][:]
+            device = str(policy.device)
             with reporter.bar("hidden states of the prompts", len(prompts)) as advance:
-                embeddings = embed_prompts(policies.reference(), prompts, progress=advance, out=states)
+                embeddings = embed_prompts(policy, prompts, progress=advance, out=states)
         with reporter.bar("seeds", settings.seeds) as advance:
             split = split_pairs(
                 mixture.pairs,
@@ -66,6 +67,7 @@ def _write(config: RunConfig, path: Path, policies: Policies, reporter: Reporter
                 seed=config.seed,
                 selection=settings.selection,
                 embeddings=embeddings,
+                device=device,
                 progress=advance,
             )
     finally:

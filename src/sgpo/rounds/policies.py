@@ -21,7 +21,7 @@ class Policies:
 
     def of_round(self, number: int) -> Policy:
         """The policy that a round ended with."""
-        return self._load(str(self.path(number)), adapter=None)
+        return self.at(self.path(number))
 
     def reference(self) -> Policy:
         """The SFT model."""
@@ -34,6 +34,10 @@ class Policies:
     def fingerprint_reference(self) -> str:
         """`fingerprint_policy` of the SFT model."""
         return self._fingerprint(self._config.path, adapter=self._config.adapter)
+
+    def at(self, folder: Path) -> Policy:
+        """A policy that lies in a folder of the run."""
+        return self._load(str(folder), adapter=None)
 
     def _load(self, path: str, adapter: str | None) -> Policy:
         return load_policy(

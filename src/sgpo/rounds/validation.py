@@ -11,7 +11,7 @@ from datasets import load_from_disk
 
 from sgpo.config import RunConfig
 from sgpo.leader.scores import POLICY_COLUMNS, stored_gaps
-from sgpo.policy.load import Policy, load_policy
+from sgpo.policy.load import Policy
 from sgpo.robust.radius import accept_round, calibrate, choose_radius, measured_radius
 from sgpo.rounds.policies import Policies
 from sgpo.rounds.scoring import score_pairs
@@ -36,9 +36,8 @@ class Validation:
 
     def score_trial(self, trial: str) -> None:
         """The same for a policy that is tried."""
-        folder, model = self._root / trial / "policy", self._config.model
-        load = lambda: load_policy(folder, dtype=model.dtype, trust_remote_code=model.trust_remote_code)  # noqa: E731
-        self._stages.alone(f"{trial}/validation.json", lambda path: self._write_gaps(load(), path))
+        folder = self._root / trial / "policy"
+        self._stages.alone(f"{trial}/validation.json", lambda path: self._write_gaps(self._policies.at(folder), path))
 
     def measured_radius(self, number: int, gaps: np.ndarray, sources: list[str]) -> float:
         """The radius of a round, from the gaps of its pairs, under the policy that the round starts from."""
