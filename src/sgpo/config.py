@@ -11,6 +11,8 @@ from sgpo.errors import InputError
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+# Of the seeds' prompts, where pairs are set aside and the recipe does not say how many.
+VALIDATION_SHARE = 0.2
 
 
 class Section(BaseModel):
@@ -68,8 +70,8 @@ class DataConfig(Section):
     heldout: str | None = Field(None, description="Human pairs to report accuracy on; never trained on.")
     heldout_split: str | None = Field(None, description="Split of the held-out pairs; null: train.")
     split: SplitConfig | None = Field(None, description="Draws all of these instead; see below.")
-    validation_share: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="Share of the seeds' prompts set aside to measure radii or to judge rounds by."
+    validation_share: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        None, description="Share of the seeds' prompts set aside to judge by; null: 0.2 where it is needed, else 0."
     )
     seeds_in_rounds: bool = Field(False, description="Add the seed pairs to the self-annotated pairs of every round.")
 
@@ -217,9 +219,10 @@ class LeaderConfig(Section):
         "envelope", description="How the leader meets the worst case; PAPER.md D3."
     )
     proximal: NotNegative = Field(0.0, description="Pull towards the displaced gaps, with step `mixture`.")
-    accept: Literal["always", "validated"] = Field(
-        "always",
-        description="Take every round, or only those that the validation pairs let; radius `validated` is that too.",
+    accept: Literal["supported", "supported_any_length", "validated", "always"] = Field(
+        "supported",
+        description="Ship the latest round that validation pairs support, turn rounds down one by one, or ship the last "
+        "one; see below.",
     )
     lora: dict[str, Any] | None = Field(
         None, description="Arguments of PEFT's LoraConfig; null trains all weights. Rounds merge the adapter."
@@ -343,14 +346,28 @@ class Recipe(Section):
         """Whether a round may be turned down."""
         return self.follower.radius == "validated" or self.leader.accept == "validated"
 
+    @property
+    def chooses_round(self) -> bool:
+        """Whether one of the rounds is chosen at the end."""
+        return self.leader.accept in ("supported", "supported_any_length")
+
+    @property
+    def validation_share(self) -> float:
+        """Share of the seeds' prompts that is set aside: the recipe's, or the default where something needs it."""
+        share = self.data.validation_share
+        return share if share is not None else VALIDATION_SHARE * self._needs_validation
+
+    @property
+    def _needs_validation(self) -> bool:
+        return self.judges_rounds or self.chooses_round or self.follower.radius == "measured"
+
     @model_validator(mode="after")
     def _validation_pairs_are_there_and_used(self) -> "Recipe":
-        needed = self.judges_rounds or self.follower.radius == "measured"
-        if needed != (self.data.validation_share > 0):
+        if self._needs_validation != (self.validation_share > 0):
             raise ValueError(
                 f"data.validation_share is {self.data.validation_share} with "
                 f"follower.radius={self.follower.radius!r} and leader.accept={self.leader.accept!r}; allowed: a "
-                "share > 0 where one of them needs human pairs, else 0"
+                "share > 0 where one of them needs human pairs, else 0 or null"
             )
         return self
 

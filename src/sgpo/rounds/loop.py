@@ -27,6 +27,7 @@ from sgpo.rounds.metrics import stage_metrics
 from sgpo.rounds.policies import Policies
 from sgpo.rounds.preflight import Preflight
 from sgpo.rounds.scoring import add_fingerprints, score_pairs
+from sgpo.rounds.shipping import Shipping
 from sgpo.rounds.stages import Stages
 from sgpo.rounds.training import Training
 from sgpo.rounds.validation import PAIRS as VALIDATION_PAIRS
@@ -111,6 +112,8 @@ def run_rounds(
             annotation.run(number)
         training.run(number)
         loop.measure(number, evaluate)
+    if config.chooses_round:
+        Shipping(config, stages, policies).decide()
 
 
 def quiet_libraries() -> None:
@@ -129,7 +132,7 @@ class _Loop:
         """Seed pairs, and held-out pairs where there are any, with the reference's scores."""
         data, alone = self._config.data, self._stages.alone
         alone("seed/pairs", lambda path: self._score_human(self._seeds()[0], path))
-        if data.validation_share:
+        if self._config.validation_share:
             alone(VALIDATION_PAIRS, lambda path: self._score_human(self._seeds()[1], path))
         if data.heldout:
             alone(
@@ -143,7 +146,8 @@ class _Loop:
         pairs = load_pairs(data.seeds, split=data.seeds_split)
         if data.seed_pairs is not None:
             pairs = select_seeds(pairs, data.seed_pairs, seed)
-        return hold_out(pairs, data.validation_share, seed) if data.validation_share else (pairs, pairs.select([]))
+        share = self._config.validation_share
+        return hold_out(pairs, share, seed) if share else (pairs, pairs.select([]))
 
     def measure(self, number: int, evaluate: Evaluator | None) -> None:
         """The metrics of a finished round, in its own file and as a line of metrics.jsonl."""

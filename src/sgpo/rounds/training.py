@@ -81,7 +81,7 @@ class Training:
         policy; where they turn all of them down, it is the policy before. Round 0 is always taken: people labelled its
         pairs, and without it no implicit reward tells two responses apart.
         """
-        if self._config.data.validation_share and number:
+        if self._config.validation_share and number:
             # What the round's radius is measured with, or its policy compared to.
             self._validation.score(number - 1)
         if number == 0 or not self._config.judges_rounds:

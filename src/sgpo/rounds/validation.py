@@ -43,7 +43,7 @@ class Validation:
         """The radius of a round, from the gaps of its pairs, under the policy that the round starts from."""
         own = gaps[np.array(sources) == "self"]
         follower = self._config.follower
-        return measured_radius(self._gaps(number - 1), own, space=follower.space, factor=follower.radius_factor)
+        return measured_radius(self.gaps(number - 1), own, space=follower.space, factor=follower.radius_factor)
 
     def decide(self, number: int, radii: list[float]) -> None:
         """Puts the round's policy in place: that of the radius chosen, or the policy before; the trials go."""
@@ -67,7 +67,8 @@ class Validation:
         """What was decided of a round: radius, place in the grid (None: not taken), and why."""
         return json.loads((self._root / f"round-{number}/{DECISION}").read_text(encoding="utf-8"))
 
-    def _gaps(self, number: int) -> np.ndarray:
+    def gaps(self, number: int) -> np.ndarray:
+        """Gaps of the validation pairs under the policy of a round that `score` has seen, (N,) in nats."""
         return _read_gaps(self._root / f"round-{number}/validation.json")
 
     def _write_gaps(self, policy: Policy, path: Path) -> None:
@@ -85,7 +86,7 @@ class Validation:
     def _write_decision(self, number: int, radii: list[float], path: Path) -> None:
         folder = self._root / f"round-{number}"
         after = [_read_gaps(folder / f"trials/{place}/validation.json") for place in range(len(radii))]
-        before = self._gaps(number - 1)
+        before = self.gaps(number - 1)
         decisions = [accept_round(before, gaps) for gaps in after]
         place = choose_radius(before, after, radii) if len(radii) > 1 else (0 if decisions[0].accepted else None)
         tried = [

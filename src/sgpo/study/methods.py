@@ -73,8 +73,12 @@ class Method:
         return {key: list(self.own_values) if value == OWN else value for key, value in self.recipe.items()}
 
 
-_DPO = {"follower.radius": 0}
-_PAPER = {"follower.radius": 0.01, "follower.space": "probability", "follower.tangents": 6, "leader.step": "envelope"}
+_ALL_ROUNDS = {"leader.accept": "always"}
+_DPO = {"follower.radius": 0, **_ALL_ROUNDS}
+_PAPER = {
+    "follower.radius": 0.01, "follower.space": "probability", "follower.tangents": 6, "leader.step": "envelope",
+    **_ALL_ROUNDS,
+}  # fmt: skip
 _MARGIN = {"space": "margin", "window": (-2.0, 10.0), "tangents": None}
 _MARGIN_KEYS = {"follower.space": "margin", "follower.window": [-2, 10], "follower.tangents": None}
 # Two thirds of the log-linear world's labels are held out. All methods are tuned on them; these ask them in the run.
@@ -84,7 +88,7 @@ RADII = (0.0, 0.01, 0.05, 0.2)
 
 def _ssapo(space: str, step: str) -> Method:
     """SSAPO with a radius that is tuned like everyone's own parameter."""
-    keys = {"follower.radius": OWN, "leader.step": step}
+    keys = {**_ALL_ROUNDS, "follower.radius": OWN, "leader.step": step}
     if space == "margin":
         return Method(
             f"SSAPO margin {step}", {**_MARGIN_KEYS, **keys}, loss="robust", step=step, radius="own", own="radius",
@@ -97,8 +101,11 @@ def _ssapo(space: str, step: str) -> Method:
 
 
 _ALL = (
-    Method("DPO on seeds", {"rounds": 0}, annotator=None),
-    Method("DPO on all labels", {"rounds": 0, "data.seeds": "all labelled pairs"}, annotator=None, labels="all"),
+    Method("DPO on seeds", {"rounds": 0, **_ALL_ROUNDS}, annotator=None),
+    Method(
+        "DPO on all labels", {"rounds": 0, "data.seeds": "all labelled pairs", **_ALL_ROUNDS}, annotator=None,
+        labels="all",
+    ),
     Method("iterative DPO", _DPO),
     Method(
         "iterative DPO, reward model", {**_DPO, "annotation.annotator": "reward_model"}, annotator="reward_model",
@@ -142,7 +149,10 @@ _ALL = (
         loss="robust", radius="measured", own="radius_factor", own_values=(0.5, 1.0),
     ),
     Method(
-        "SSAPO, validated", {**_PAPER, **_HELD, "follower.radius": "validated", "follower.radius_grid": list(RADII)},
+        "SSAPO, validated", {
+            **_PAPER, **_HELD, "follower.radius": "validated", "follower.radius_grid": list(RADII),
+            "leader.accept": "validated",
+        },
         loss="robust", radius="validated", radii=RADII, accept="paying",
     ),
     Method(

@@ -10,6 +10,7 @@ from typing import Any
 from sgpo.config import validate
 from sgpo.processes import Processes
 from sgpo.progress import Reporter
+from sgpo.rounds.shipping import SHIPPED
 from sgpo.run_dir import RunDir
 from sgpo.study.run import WorldRecipe, run_world
 from sgpo.study.summary import Row
@@ -35,19 +36,24 @@ REGIMES: dict[str, dict[str, Any]] = {
     "benign": {},
     "derailing": {"world.facts": 1.0, "world.flip_rate": 0.25, "leader.learning_rate": 3.0e-4, "leader.epochs": 2},
 }
+DEFAULT = "SSAPO, supported (default)"
 METHODS: dict[str, dict[str, Any]] = {
-    "iterative DPO": {"follower.radius": 0},
-    "SSAPO, paper": {"follower.radius": 0.01},
-    "SSAPO, measured": {"follower.radius": "measured", "data.validation_share": 0.25},
+    "iterative DPO": {"follower.radius": 0, "leader.accept": "always"},
+    "SSAPO, paper": {"follower.radius": 0.01, "leader.accept": "always"},
+    DEFAULT: {},
+    "iterative DPO, supported": {"follower.radius": 0},
+    "SSAPO, measured": {"follower.radius": "measured", "leader.accept": "always"},
     "SSAPO, validated": {
-        "follower.radius": "validated", "follower.radius_grid": [0.0, 0.05, 0.2], "data.validation_share": 0.25,
+        "follower.radius": "validated", "follower.radius_grid": [0.0, 0.05, 0.2], "leader.accept": "validated",
     },
 }  # fmt: skip
 # Small enough that CI can run it; what comes out means nothing.
 _QUICK = {
     "rounds": 1, "world.pool_prompts": 60, "world.seed_pairs": 64, "world.test_prompts": 40, "world.sft_examples": 960,
 }  # fmt: skip
-_SHARED = ("world", "seed/pairs", "round-0/policy", "round-0/metrics.json")
+_SHARED = (
+    "world", "seed/pairs", "validation/pairs", "round-0/policy", "round-0/metrics.json", "round-0/validation.json",
+)  # fmt: skip
 
 
 def text_recipe(regime: str, changes: Mapping[str, Any], *, seed: int, output: Path) -> WorldRecipe:
@@ -67,8 +73,8 @@ def run_text_world(
 ) -> list[Row]:
     """Runs methods in one world of a regime.
 
-    Methods that train alike on the seeds share the world and round 0, which are made once; each run is a directory of
-    its own and goes on where it was.
+    All methods share the world, and those that set aside as many seeds share round 0; each is made once. Each run is a
+    directory of its own and goes on where it was.
 
     Args:
         regime: of `REGIMES`.
@@ -78,17 +84,23 @@ def run_text_world(
         reporter: where progress is shown.
 
     Returns: rows: regime, method, round, gold win_rate against the SFT model with low and high, kl (nats), agreement
-        (share of the round's pairs whose order gold shares), radius, accepted.
+        (share of the round's pairs whose order gold shares), radius, accepted; in the last round shipped (the round
+        whose policy the run ships, -1: the SFT model) and shipped_win_rate (gold, of that policy).
     """
     rows: list[Row] = []
     made: dict[str, Path] = {}
+    world: Path | None = None
     for name, changes in methods.items():
         output = folder / f"{regime}-{seed}" / name.replace(" ", "-")
         recipe = text_recipe(regime, changes, seed=seed, output=output)
         # What the shared stages depend on.
-        key = json.dumps([recipe.data.validation_share, recipe.leader.trainer], sort_keys=True)
-        if key in made and not output.exists():
-            _adopt(recipe, made[key])
+        key = json.dumps([recipe.validation_share, recipe.leader.trainer], sort_keys=True)
+        if not output.exists():
+            if key in made:
+                _adopt(recipe, made[key], _SHARED)
+            elif world is not None:
+                _adopt(recipe, world, ("world",))
+        world = world or output
         run_world(recipe, command=["sgpo", "study"], processes=Processes(), reporter=reporter or Reporter())
         made.setdefault(key, output)
         rows += _rows(regime, name, output)
@@ -102,13 +114,13 @@ def text_world_rows(seed: int, quick: bool, folder: Path) -> list[Row]:
     return [row for regime in REGIMES for row in run_text_world(regime, changes, seed=seed, folder=folder)]
 
 
-def _adopt(recipe: WorldRecipe, source: Path) -> None:
-    """Starts a run directory with the stages that another run has made in the same way."""
+def _adopt(recipe: WorldRecipe, source: Path, stages: tuple[str, ...]) -> None:
+    """Starts a run directory with those of the stages that another run has made in the same way."""
     run = RunDir(recipe.output, recipe.model_dump(mode="json"), ["sgpo", "study"])
-    validation = ("validation/pairs",) if (source / "validation/pairs").exists() else ()
-    for stage in (*_SHARED, *validation):
-        with run.writing(stage) as path:
-            (shutil.copytree if (source / stage).is_dir() else shutil.copy2)(source / stage, path)
+    for stage in stages:
+        if (source / stage).exists():
+            with run.writing(stage) as path:
+                (shutil.copytree if (source / stage).is_dir() else shutil.copy2)(source / stage, path)
     run.close()
 
 
@@ -131,4 +143,10 @@ def _rows(regime: str, method: str, output: Path) -> list[Row]:
                 "accepted": decision.get("accepted"),
             }
         )
+    shipped = rows[-1]["round"]
+    if (output / SHIPPED).exists():
+        shipped = json.loads((output / SHIPPED).read_text(encoding="utf-8"))["round"]
+    rows[-1]["shipped"] = -1 if shipped is None else shipped
+    # Against itself the SFT model wins one half.
+    rows[-1]["shipped_win_rate"] = 0.5 if shipped is None else rows[shipped]["win_rate"]
     return rows

@@ -1,0 +1,78 @@
+"""Which round's policy a run ships: the latest one that the human pairs set aside support (PAPER.md D8)."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, load_from_disk
+from transformers import PreTrainedTokenizerBase
+
+from sgpo.config import RunConfig
+from sgpo.policy.load import load_tokenizer
+from sgpo.policy.tokens import tokenize_responses
+from sgpo.robust.acceptance import LEVEL, latest_supported
+from sgpo.robust.radius import calibrate
+from sgpo.rounds.policies import Policies
+from sgpo.rounds.stages import Stages
+from sgpo.rounds.validation import PAIRS, Validation
+
+SHIPPED = "shipped.json"
+
+
+class Shipping:
+    """Looks at all rounds once they are done, from the last one back."""
+
+    def __init__(self, config: RunConfig, stages: Stages, policies: Policies) -> None:
+        self._config, self._stages, self._policies = config, stages, policies
+        self._validation = Validation(config, stages, policies)
+        self._root = stages.run.root
+
+    def decide(self) -> None:
+        """Writes shipped.json, as a stage: the round, the folder of its policy, and what each round's pairs said."""
+        self._validation.score(self._config.rounds)
+        self._stages.alone(SHIPPED, self._write)
+
+    def _write(self, path: Path) -> None:
+        gaps = [self._validation.gaps(number) for number in range(self._config.rounds + 1)]
+        control = self._extra_tokens() if self._config.leader.accept == "supported" else None
+        path.write_text(json.dumps(self._decision(gaps, control), indent=2) + "\n", encoding="utf-8")
+
+    def _extra_tokens(self) -> np.ndarray:
+        trust = self._config.model.trust_remote_code
+        tokenizer = load_tokenizer(self._policies.path(0), trust_remote_code=trust)
+        return extra_tokens(load_from_disk(self._root / PAIRS), tokenizer)
+
+    def _decision(self, gaps: list[np.ndarray], control: np.ndarray | None) -> dict[str, Any]:
+        shipment = latest_supported(gaps, control=control)
+        place = shipment.place
+        return {
+            "round": place,
+            "path": self._config.model.path if place is None else f"round-{place}/policy",
+            "pairs": len(gaps[0]),
+            "level": LEVEL,
+            "rounds": [
+                {
+                    "round": number,
+                    "score": found.score,
+                    "p_value": found.p_value,
+                    "threshold": float(threshold),
+                    "accuracy": calibrate(row).accuracy,
+                }
+                for number, (found, threshold, row) in enumerate(
+                    zip(shipment.evidence, shipment.thresholds, gaps, strict=True)
+                )
+            ],
+        }
+
+
+def extra_tokens(pairs: Dataset, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """How many tokens the chosen response of each of N pairs is longer than the rejected one, (N,) float64."""
+    chosen, rejected = (
+        np.array([
+            len(row.response_ids)
+            for row in tokenize_responses(tokenizer, pairs["prompt"][:], [one[0]["content"] for one in pairs[side]])
+        ])
+        for side in ("chosen", "rejected")
+    )  # fmt: skip
+    return (chosen - rejected).astype(np.float64)
