@@ -221,8 +221,8 @@ class LeaderConfig(Section):
     proximal: NotNegative = Field(0.0, description="Pull towards the displaced gaps, with step `mixture`.")
     accept: Literal["supported", "supported_any_length", "validated", "always"] = Field(
         "supported",
-        description="Ship the latest round that validation pairs support, turn rounds down one by one, or ship the last "
-        "one; see below.",
+        description="Ship the latest round that validation pairs support, turn rounds down one by one, or ship the "
+        "last one; see below.",
     )
     lora: dict[str, Any] | None = Field(
         None, description="Arguments of PEFT's LoraConfig; null trains all weights. Rounds merge the adapter."

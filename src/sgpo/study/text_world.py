@@ -141,6 +141,8 @@ def _rows(regime: str, method: str, output: Path) -> list[Row]:
                 "agreement": gold.get("agreement"),
                 "radius": metrics.get("follower", {}).get("radius"),
                 "accepted": decision.get("accepted"),
+                "shipped": None,
+                "shipped_win_rate": None,
             }
         )
     shipped = rows[-1]["round"]
