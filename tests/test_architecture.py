@@ -91,6 +91,11 @@ def test_the_report_and_the_mathematics_need_no_models(path):
         assert not heads & {"transformers", "datasets", "logging", "pathlib"}
 
 
+def test_no_file_is_longer_than_400_lines():
+    lengths = {str(path.relative_to(SOURCE)): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
+    assert {file: length for file, length in lengths.items() if length > 400} == {}
+
+
 def test_importing_sgpo_loads_no_heavy_library():
     code = "import sys, sgpo; print([m for m in ('torch', 'numpy', 'transformers', 'trl') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

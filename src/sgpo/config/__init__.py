@@ -1,28 +1,19 @@
 """A recipe: what `sgpo run` takes, checked where it enters. Below the loop, functions take plain arguments."""
 
-from sgpo.config.recipe import (
-    AnnotationConfig,
-    Count,
-    DataConfig,
-    EvaluateConfig,
-    FollowerConfig,
-    GenerationConfig,
-    HardwareConfig,
-    LeaderConfig,
-    ModelConfig,
-    NotNegative,
-    Positive,
-    Recipe,
-    RunConfig,
-    Section,
-    SourceConfig,
-    SplitConfig,
-    named_sources,
-    read_recipe,
-    validate,
-)
+from sgpo.config.annotation import AnnotationConfig
+from sgpo.config.check import validate
+from sgpo.config.data import DataConfig, SourceConfig, SplitConfig
+from sgpo.config.evaluation import EvaluateConfig
+from sgpo.config.game import FollowerConfig, LeaderConfig
+from sgpo.config.generation import GenerationConfig
+from sgpo.config.hardware import HardwareConfig
+from sgpo.config.model import ModelConfig
+from sgpo.config.read import named_sources, read_recipe
+from sgpo.config.recipe import VALIDATION_SHARE, Recipe, RunConfig
+from sgpo.config.section import Count, NotNegative, Positive, Section
 
 __all__ = [
+    "VALIDATION_SHARE",
     "AnnotationConfig",
     "Count",
     "DataConfig",

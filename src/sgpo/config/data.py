@@ -1,0 +1,50 @@
+"""The pairs and prompts of a run: named one by one, or drawn from sets of pairs."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sgpo.config.section import Count, Positive, Section
+
+
+class SourceConfig(Section):
+    """A dataset of preference pairs, and its share of a mixture."""
+
+    path: str = Field(description="File, folder or Hub id.")
+    weight: Positive = Field(1.0, description="Its share of the rows, beside the other sources'.")
+    split: str | None = Field(None, description="Split of the dataset, where there are any; null: train.")
+
+
+class SplitConfig(Section):
+    """Seeds, pools and held-out pairs drawn from sets of preference pairs, with no prompt in two of them."""
+
+    sources: Annotated[list[SourceConfig], Field(min_length=1)] = Field(description="Where the pairs come from.")
+    seeds: Count = Field(2000, description="Seed pairs.")
+    pools: list[Count] = Field(description="Prompts of each round.")
+    heldout: Annotated[int, Field(ge=0)] = Field(0, description="Held-out pairs.")
+    selection: Literal["random", "farthest"] = Field(
+        "random", description="How seeds are chosen; farthest points of the SFT model's hidden states, or at random."
+    )
+    max_prompt_chars: Count | None = Field(None, description="Prompts with more characters are left out.")
+
+
+class DataConfig(Section):
+    """Human pairs to start from, prompts to annotate, and human pairs to judge by."""
+
+    seeds: str | None = Field(None, description="Preference pairs: file, folder or Hub id.")
+    seeds_split: str | None = Field(None, description="Split of the seeds, where there are any; null: train.")
+    seed_pairs: Count | None = Field(None, description="How many to draw at random; null takes all.")
+    prompts: str | list[str] | None = Field(
+        None, description="Prompts to annotate: file, folder or Hub id; a list gives each round its own."
+    )
+    prompts_split: str | None = Field(None, description="Split of the prompts; null: train.")
+    prompts_per_round: Count | list[Count] | None = Field(
+        None, description="Fresh prompts per round: a number, a list, or null for an even share of the pool."
+    )
+    heldout: str | None = Field(None, description="Human pairs to report accuracy on; never trained on.")
+    heldout_split: str | None = Field(None, description="Split of the held-out pairs; null: train.")
+    split: SplitConfig | None = Field(None, description="Draws all of these instead; see below.")
+    validation_share: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        None, description="Share of the seeds' prompts set aside to judge by; null: 0.2 where it is needed, else 0."
+    )
+    seeds_in_rounds: bool = Field(False, description="Add the seed pairs to the self-annotated pairs of every round.")
