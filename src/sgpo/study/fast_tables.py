@@ -7,6 +7,7 @@ quick form all of them together 10 seconds.
 from pathlib import Path
 
 from sgpo.study import experiments
+from sgpo.study.figures import dots, radius, rounds, worst_cells
 from sgpo.study.follower_time import groups, tangents
 from sgpo.study.tables import StudyTable
 
@@ -15,6 +16,10 @@ _CELL = ("world", "noise")
 
 def fast_tables(data: Path | None = None) -> tuple[StudyTable, ...]:
     """The tables, with the world of real preferences where `data` is the folder that holds them."""
+    return (*_numbered_tables(data), *_further_tables(data))
+
+
+def _numbered_tables(data: Path | None) -> tuple[StudyTable, ...]:
     return (
         StudyTable(
             "table1",
@@ -24,6 +29,7 @@ def fast_tables(data: Path | None = None) -> tuple[StudyTable, ...]:
             run=lambda seed, quick, folder: experiments.main_results(seed, quick, data),
             by=(*_CELL, "method"),
             measures=("win_rate", "reward", "kl"),
+            figure=dots.win_rate_by_method,
         ),
         StudyTable(
             "table3",
@@ -33,6 +39,7 @@ def fast_tables(data: Path | None = None) -> tuple[StudyTable, ...]:
             run=lambda seed, quick, folder: experiments.radius(seed, quick, data),
             by=(*_CELL, "step", "rule"),
             measures=("win_rate", "radius_used"),
+            figure=radius.win_rate_by_radius,
         ),
         StudyTable(
             "table4",
@@ -60,7 +67,13 @@ def fast_tables(data: Path | None = None) -> tuple[StudyTable, ...]:
             run=lambda seed, quick, folder: experiments.flipped_seeds(seed, quick, data),
             by=(*_CELL, "method"),
             measures=("win_rate",),
+            figure=dots.win_rate_by_method,
         ),
+    )
+
+
+def _further_tables(data: Path | None) -> tuple[StudyTable, ...]:
+    return (
         StudyTable(
             "figure2",
             "Gold win rate after each round (Figure 2)",
@@ -69,6 +82,7 @@ def fast_tables(data: Path | None = None) -> tuple[StudyTable, ...]:
             run=lambda seed, quick, folder: experiments.rounds(seed, quick, data),
             by=(*_CELL, "method", "round"),
             measures=("win_rate", "agreement", "kl"),
+            figure=rounds.win_rate_by_round,
         ),
         StudyTable(
             "seeds",
@@ -78,6 +92,7 @@ def fast_tables(data: Path | None = None) -> tuple[StudyTable, ...]:
             run=lambda seed, quick, folder: experiments.seed_choice(seed, quick, data),
             by=(*_CELL, "method", "choice"),
             measures=("win_rate",),
+            figure=dots.win_rate_by_choice,
         ),
         StudyTable(
             "held-out",
@@ -87,6 +102,7 @@ def fast_tables(data: Path | None = None) -> tuple[StudyTable, ...]:
             run=lambda seed, quick, folder: experiments.held_out_size(seed, quick),
             by=(*_CELL, "pairs", "criterion", "method"),
             measures=("win_rate", "sft"),
+            figure=rounds.win_rate_by_held_out_pairs,
         ),
         StudyTable(
             "worst-case",
@@ -96,5 +112,6 @@ def fast_tables(data: Path | None = None) -> tuple[StudyTable, ...]:
             run=lambda seed, quick, folder: experiments.worst_case_over_worlds(seed, quick, data),
             by=(*_CELL, "method"),
             measures=("win_rate",),
+            figure=worst_cells.win_rate_by_cell,
         ),
     )

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from sgpo.study.fast_tables import fast_tables
+from sgpo.study.figures import rounds, theory
 from sgpo.study.tables import StudyTable
 from sgpo.study.text_world import text_world_rows
 from sgpo.study.theory.claims import convergence, regret_under_shift, value_lost
@@ -23,15 +24,17 @@ def _theory_tables() -> list[StudyTable]:
         StudyTable(
             "theory-value", "Value lost to the worst law in the ball, and its bound (finite game)", 100, 5,
             lambda seed, quick, folder: value_lost(seed), ("radius", "leader"), ("lost", "bound"),
+            theory.value_lost_by_radius,
         ),
         StudyTable(
             "theory-regret", "Largest regret under a shift, DPO and SGPO with radius 0.1 (finite game)", 50, 3,
             lambda seed, quick, folder: regret_under_shift(seed, starts=2 if quick else 6), ("shift",),
-            ("dpo", "sgpo", "bound"),
+            ("dpo", "sgpo", "bound"), theory.regret_by_shift,
         ),
         StudyTable(
             "theory-rate", "Distance to the equilibrium, step by step (finite game)", 20, 2,
             lambda seed, quick, folder: convergence(seed), ("path", "iteration"), ("log10_distance",),
+            theory.distance_by_iteration,
         ),
     ]  # fmt: skip
 
@@ -39,5 +42,5 @@ def _theory_tables() -> list[StudyTable]:
 def _text_table() -> StudyTable:
     return StudyTable(
         "text-world", "The real loop in the text world, benign and derailing", 5, 1, text_world_rows,
-        ("regime", "method", "round"), ("win_rate", "kl", "agreement"),
+        ("regime", "method", "round"), ("win_rate", "kl", "agreement"), rounds.win_rate_by_round_and_regime,
     )  # fmt: skip

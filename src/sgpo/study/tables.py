@@ -8,9 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from matplotlib.figure import Figure
 
 from sgpo.errors import InputError
 from sgpo.run_dir import write_atomically
+from sgpo.study.figures.style import as_svg
 from sgpo.study.summary import Row, summarise
 
 
@@ -26,6 +28,7 @@ class StudyTable:
             holds the keys of `by` and the measures.
         by: keys whose combinations are the rows of the summary.
         measures: numbers that are averaged over seeds.
+        figure: draws the rows of the summary, whose measures or bounds may be absent or nan; None: no figure.
     """
 
     name: str
@@ -35,6 +38,7 @@ class StudyTable:
     run: Callable[[int, bool, Path], list[Row]]
     by: tuple[str, ...]
     measures: tuple[str, ...]
+    figure: Callable[[list[Row]], Figure] | None = None
 
 
 def run_table(
@@ -45,12 +49,13 @@ def run_table(
     seeds: int | None = None,
     progress: Callable[[int], None] = lambda count: None,
 ) -> list[Row]:
-    """Computes the seeds of a table that are not on disk yet, and writes rows and summary.
+    """Computes the seeds of a table that are not on disk yet, and writes rows, summary and figure.
 
     Args:
         table: what to compute.
         output: a folder: raw/TABLE/ gets one Parquet file per seed as soon as it is done, TABLE.parquet all rows,
-            TABLE-summary.parquet and TABLE.md the means. With `quick` the names end in -quick.
+            TABLE-summary.parquet and TABLE.md the means, TABLE.svg the figure where the table has one. With `quick` the
+            names end in -quick.
         quick: the small form.
         seeds: how many seeds; None: the table's own number.
         progress: called with the number of seeds newly done.
@@ -78,6 +83,8 @@ def run_table(
     summary = summary_rows(rows, by=table.by, measures=table.measures)
     _write_rows(summary, output / f"{name}-summary.parquet")
     write_atomically(output / f"{name}.md", f"# {table.title}\n\n{as_markdown(summary, table)}\n")
+    if table.figure is not None:
+        write_atomically(output / f"{name}.svg", as_svg(table.figure(summary), table.title))
     return summary
 
 

@@ -1,0 +1,1 @@
+"""Figures of the study: summary rows in, a matplotlib Figure out; nothing here reads or writes files."""
