@@ -11,6 +11,7 @@ from sgpo.cli_split import add_split
 from sgpo.cli_study import add_study
 from sgpo.errors import InputError
 
+_RUN_HELP = "the whole loop: from seed pairs to an aligned model"
 _TRAIN_HELP = "one leader run on a preference dataset; takes the arguments of `trl dpo` and the robust ones"
 
 
@@ -23,6 +24,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if command == "train":
             return _train(argv[1:])
+        if command == "run":
+            # Options may stand between overrides; argparse allows that to a parser of its own, not to a command's.
+            return _run(_run_parser().parse_intermixed_args(argv[1:]))
         arguments = _parser().parse_args(argv)
         return arguments.call(arguments)
     except InputError as error:
@@ -41,16 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sgpo {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    run = commands.add_parser("run", help="the whole loop: from seed pairs to an aligned model")
-    run.add_argument("--config", required=True, metavar="FILE", help="the recipe, a YAML file")
-    run.add_argument("--output", metavar="DIR", help="the run directory; overrides the recipe's `output`")
-    run.add_argument(
-        "--dry-run", action="store_true", help="check everything that can be known beforehand, print the plan"
-    )
-    run.add_argument("--quiet", action="store_true", help="no progress, no table")
-    run.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="dotted overrides, such as follower.radius=0.05")
-    run.set_defaults(call=_run)
-
+    commands.add_parser("run", help=_RUN_HELP, add_help=False)
     commands.add_parser("train", help=_TRAIN_HELP, add_help=False)
 
     add_split(commands)
@@ -71,6 +66,18 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("directory", help="the run directory")
     report.set_defaults(call=_report)
     return parser
+
+
+def _run_parser() -> argparse.ArgumentParser:
+    run = argparse.ArgumentParser(prog="sgpo run")
+    run.add_argument("--config", required=True, metavar="FILE", help="the recipe, a YAML file")
+    run.add_argument("--output", metavar="DIR", help="the run directory; overrides the recipe's `output`")
+    run.add_argument(
+        "--dry-run", action="store_true", help="check everything that can be known beforehand, print the plan"
+    )
+    run.add_argument("--quiet", action="store_true", help="no progress, no table")
+    run.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="dotted overrides, such as follower.radius=0.05")
+    return run
 
 
 def _run(arguments: argparse.Namespace) -> int:

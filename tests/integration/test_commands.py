@@ -68,6 +68,33 @@ def test_dry_run_writes_nothing_and_counts_what_the_run_then_does(capsys, recipe
     assert f"at most {round_1['leader']['steps']} steps" in plan
 
 
+def test_overrides_count_wherever_they_stand(capsys, recipe):
+    plans = []
+    for order in (
+        ["--config", str(recipe), "--dry-run", "rounds=1", "generation.candidates=2", "data.seed_pairs=5"],
+        ["rounds=1", "--config", str(recipe), "generation.candidates=2", "--dry-run", "data.seed_pairs=5"],
+    ):
+        assert main(["run", *order]) == 0
+        plans.append(capsys.readouterr().out)
+    assert plans[0] == plans[1]
+    plan = " ".join(plans[1].replace("│", " ").split())
+    assert "12 prompts, 24 responses" in plan
+    assert "5 human pairs, scored by the reference" in plan
+
+
+def test_of_two_overrides_of_a_key_the_last_one_wins_across_options(capsys, recipe):
+    assert main(["run", "rounds=x", "--config", str(recipe), "rounds=y", "--dry-run", "rounds=z"]) == 2
+    assert "rounds is 'z'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--radius", "--dryrun", "-q"])
+def test_an_option_that_a_run_does_not_have_is_refused_between_overrides(capsys, recipe, option):
+    with pytest.raises(SystemExit) as caught:
+        main(["run", "rounds=1", "--config", str(recipe), option, "seed=1", "--quiet"])
+    assert caught.value.code == 2
+    assert f"sgpo run: error: unrecognized arguments: {option}" in capsys.readouterr().err
+
+
 def test_a_run_keeps_what_its_report_and_its_next_stage_need(recipe, micro_model):
     assert main(["run", "--config", str(recipe), "--quiet"]) == 0
     run = recipe.parent / "run"
