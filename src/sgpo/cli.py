@@ -136,7 +136,10 @@ def _finish(directory: Path, console) -> int:
 
     page = write_report(directory)
     if console:
-        console.print(rich_table(summary_rows(read_run(directory))))
+        record = read_run(directory)
+        console.print(rich_table(summary_rows(record)))
+        if record.shipped:
+            console.print(record.shipped.sentence, highlight=False)
         console.print(f"Report: {page}", highlight=False)
     return 0
 

@@ -87,6 +87,7 @@ class FakeRun:
         self.config: dict[str, Any] = copy.deepcopy(CONFIG)
         self.metrics = [fake_metrics(t) for t in range(4)]
         self.samples: list[dict[str, Any]] | None = copy.deepcopy(SAMPLES)
+        self.shipped: dict[str, Any] | None = None
 
     def write(self) -> Path:
         self.root.mkdir(parents=True, exist_ok=True)
@@ -97,6 +98,8 @@ class FakeRun:
             self._write_round(metrics)
         lines = "".join(json.dumps(metrics) + "\n" for metrics in self.metrics)
         (self.root / "metrics.jsonl").write_text(lines)
+        if self.shipped is not None:
+            (self.root / "shipped.json").write_text(json.dumps(self.shipped))
         return self.root
 
     def _manifest(self) -> dict[str, Any]:

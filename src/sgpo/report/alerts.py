@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from sgpo.report.read import RunRecord, number
+from sgpo.report.shipping import FEW_PAIRS
 from sgpo.report.verdict import compare, interval
 
 COLLAPSE_RATIO = 1.5  # times the log-probability that the reference gives to the same chosen responses
@@ -18,6 +19,7 @@ def find_alerts(record: RunRecord) -> list[str]:
         *_collapse(record),
         *_disagreement(record),
         *_decline(record),
+        *_unsupported(record),
         *_turned_down(record),
         *_longer_responses(record),
         *_moved_share(record),
@@ -60,6 +62,23 @@ def _decline(record: RunRecord) -> Iterator[str]:
         yield (
             f"The last round, {last['name']}, is below {best['name']} in {name}: {number(last, key):.3f} against "
             f"{number(best, key):.3f}" + ("; the intervals overlap, so this may be noise." if within else ".")
+        )
+
+
+def _unsupported(record: RunRecord) -> Iterator[str]:
+    shipped = record.shipped
+    if shipped is None:
+        return
+    if shipped.pairs < FEW_PAIRS:
+        yield (
+            f"Only {shipped.pairs} human pairs were set aside to choose the round: with fewer than {FEW_PAIRS} hardly "
+            "anything can be supported. A larger data.validation_share or more seeds give the choice a basis; "
+            "leader.accept: always does without it."
+        )
+    if shipped.round is None:
+        yield (
+            "No round is supported by the human pairs set aside, beyond what the length of responses explains: self-"
+            "annotation may have derailed, or the pairs are too few to tell. All policies are there to be looked at."
         )
 
 

@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from sgpo.report.alerts import find_alerts
 from sgpo.report.figures import draw_figures
 from sgpo.report.read import RunRecord, read_run
-from sgpo.report.story import pair_flow, stage_times, tell_story
+from sgpo.report.story import pair_flow, shipping_evidence, stage_times, tell_story
 from sgpo.report.table import html_table, summary_rows
 from sgpo.report.verdict import judge
 from sgpo.run_dir import write_atomically
@@ -53,6 +53,7 @@ def render_report(record: RunRecord) -> str:
         samples=record.samples.get(sampled, []),
         samples_name=names.get(sampled, f"round {sampled}"),
         flow=pair_flow(record),
+        evidence=shipping_evidence(record),
         times=stage_times(record),
         command=shlex.join(record.manifest.get("command") or []),
         versions=", ".join(f"{name} {version}" for name, version in versions.items()),

@@ -14,6 +14,7 @@ import yaml
 
 from sgpo.errors import InputError
 from sgpo.report.evaluations import Measured, find_measured, read_evaluations
+from sgpo.report.shipping import Shipped, parse_shipped
 
 # The numbers of metrics.json that the report shows. Other keys may be there and are left alone.
 _NUMBERS = {
@@ -57,6 +58,7 @@ class RunRecord:
         gaps: per round, its pairs in the worst case; only the rounds that have one.
         samples: per round, responses beside those of the SFT model; only the rounds that have them.
         seed_pairs: how many human pairs the run starts from; None while they are not drawn.
+        shipped: the round that the run ships; None where the recipe does not choose, or has not yet.
     """
 
     name: str
@@ -66,6 +68,13 @@ class RunRecord:
     gaps: dict[int, GapTable]
     samples: dict[int, list[dict[str, Any]]]
     seed_pairs: int | None
+    shipped: Shipped | None = None
+
+    @property
+    def judged_round(self) -> dict[str, Any]:
+        """Metrics of the round that the run stands for: the one it ships, else the last finished one."""
+        chosen = self.shipped.round if self.shipped else None
+        return self.rounds[-1] if chosen is None else self.rounds[chosen]
 
     @property
     def missing_rounds(self) -> list[int]:
@@ -129,6 +138,7 @@ def read_run(directory: str | Path) -> RunRecord:
         gaps=gaps,
         samples=samples,
         seed_pairs=_count_rows(root / "seed" / "pairs"),
+        shipped=_read_shipped(root / "shipped.json"),
     )
 
 
@@ -201,6 +211,10 @@ def _read_metrics(path: Path, t: int) -> dict[str, Any]:
     if window is not None and not (isinstance(window, list) and len(window) == 2 and all(map(_is_number, window))):
         raise InputError(f"{path}: follower.window is {window!r}; allowed: two numbers or null.")
     return {**metrics, **read_evaluations(metrics, path)}
+
+
+def _read_shipped(path: Path) -> Shipped | None:
+    return parse_shipped(_parse_json(_read_text(path), path), path) if path.exists() else None
 
 
 def _read_gaps(path: Path) -> GapTable:

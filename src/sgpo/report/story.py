@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from sgpo.report.read import RunRecord, number
+from sgpo.report.shipping import name_of
 from sgpo.report.table import EN_DASH
 
 
@@ -83,6 +84,20 @@ def pair_flow(record: RunRecord) -> Grid | None:
         rows.append((metrics["name"], cells + [_whole(dropped.get(reason)) for reason in reasons]))
     titles = ["Round", "Prompts", "Responses", "Pairs kept", *(f"Dropped: {reason}" for reason in reasons)]
     return Grid(titles, rows) if rows else None
+
+
+def shipping_evidence(record: RunRecord) -> Grid | None:
+    """What the human pairs set aside say of each round; None where no round is chosen by them."""
+    if record.shipped is None:
+        return None
+    rows = [
+        (
+            name_of(one.round),
+            [f"{one.accuracy:.3f}", f"{one.score:.2f}", f"{one.p_value:.2g}", f"{one.threshold:.2g}"],
+        )
+        for one in record.shipped.evidence
+    ]
+    return Grid(["Round", "Pairs ordered as people did", "Score of the test", "p-value", "Must be below"], rows)
 
 
 def stage_times(record: RunRecord) -> Grid | None:

@@ -90,8 +90,10 @@ def summary_rows(record: RunRecord) -> Summary:
     if record.has("gold.win_rate"):
         sft = (Cell(_format(quantity.of_sft, quantity.digits)) for quantity in shown)
         rows.append((Cell("SFT model"), *sft))
+    shipped = record.shipped.round if record.shipped else None
     for metrics in record.rounds:
-        rows.append((Cell(metrics["name"]), *(_cell(metrics, quantity) for quantity in shown)))
+        name = metrics["name"] + (" (shipped)" if metrics["round"] == shipped else "")
+        rows.append((Cell(name), *(_cell(metrics, quantity) for quantity in shown)))
     return Summary((Column("Round", ""), *(quantity.column for quantity in shown)), tuple(rows))
 
 

@@ -77,10 +77,10 @@ def compare(one: Interval, other: Interval) -> str:
 
 
 def judge(record: RunRecord) -> Verdict:
-    """The last finished round against the SFT model (or chance) and against DPO on the seeds."""
+    """The round that is shipped, or the last finished one, against the SFT model (or chance) and DPO on the seeds."""
     if not record.rounds:
         return Verdict("No round has finished yet, so there is nothing to judge.", ())
-    last = record.rounds[-1]
+    last = record.judged_round
     evaluations = (
         _Claim(one.key, one.quantity, one.key.replace(".value", ".count"), one.counted, one.claims)
         for one in record.measured
@@ -107,7 +107,7 @@ def _headline(last: dict[str, Any], claim: _Claim) -> str:
 
 
 def _against_baseline(record: RunRecord, key: str) -> str:
-    first, last = record.rounds[0], record.rounds[-1]
+    first, last = record.rounds[0], record.judged_round
     before = interval(first, key)
     if first["round"] != 0 or last["round"] == 0 or before is None:
         return ""
