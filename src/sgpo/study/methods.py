@@ -1,7 +1,7 @@
 """The methods that the study compares: each one a recipe of the same loop, and what of it is tuned."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sgpo.errors import InputError
@@ -41,6 +41,8 @@ class Method:
         accept: which policies are taken: "all"; "paying": a stage, the seeds' included, only where
             `sgpo.robust.radius.accept_round` lets it, and the next one starts from what was taken; "supported": at the
             end, `sgpo.robust.acceptance.latest_supported` with length as a control, or "supported_any_length" without.
+        human_last: the policy that is shipped is trained once more, with DPO on all human pairs, held-out ones
+            included; not where the SFT policy is shipped. Nothing is chosen by held-out pairs after that.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Method:
     seeds_in_rounds: bool = False
     reference: str = "sft"
     accept: str = "all"
+    human_last: bool = False
 
     def __post_init__(self) -> None:
         for field, allowed in _CHOICES.items():
@@ -74,6 +77,8 @@ class Method:
 
 
 _ALL_ROUNDS = {"leader.accept": "always"}
+# A choice among rounds is followed by a final DPO on all human pairs, unless the recipe says otherwise.
+_NOT_LAST = {"leader.final_epochs": 0}
 _DPO = {"follower.radius": 0, **_ALL_ROUNDS}
 _PAPER = {
     "follower.radius": 0.01, "follower.space": "probability", "follower.tangents": 6, "leader.step": "envelope",
@@ -100,13 +105,22 @@ def _ssapo(space: str, step: str) -> Method:
     )  # fmt: skip
 
 
+def _human_last(method: Method) -> tuple[Method, Method]:
+    """A method, and the same with a final DPO on all human pairs."""
+    plain = {**method.recipe, **_NOT_LAST}
+    last = {**method.recipe, **_HELD, "leader.final_epochs": 3}
+    return replace(method, recipe=plain), replace(
+        method, name=f"{method.name}, human last", recipe=last, human_last=True
+    )
+
+
 _ALL = (
-    Method("DPO on seeds", {"rounds": 0, **_ALL_ROUNDS}, annotator=None),
+    *_human_last(Method("DPO on seeds", {"rounds": 0, **_ALL_ROUNDS}, annotator=None)),
     Method(
         "DPO on all labels", {"rounds": 0, "data.seeds": "all labelled pairs", **_ALL_ROUNDS}, annotator=None,
         labels="all",
     ),
-    Method("iterative DPO", _DPO),
+    *_human_last(Method("iterative DPO", _DPO)),
     Method(
         "iterative DPO, reward model", {**_DPO, "annotation.annotator": "reward_model"}, annotator="reward_model",
         own="penalty of the reward model", own_values=(0.003, 0.1),
@@ -155,18 +169,23 @@ _ALL = (
         },
         loss="robust", radius="validated", radii=RADII, accept="paying",
     ),
-    Method(
-        "SSAPO, supported", {**_PAPER, **_HELD, "leader.accept": "supported"}, loss="robust", radius=0.01,
-        accept="supported",
+    *_human_last(
+        Method(
+            "SSAPO, supported", {**_PAPER, **_HELD, "leader.accept": "supported"}, loss="robust", radius=0.01,
+            accept="supported",
+        )
     ),
     Method(
-        "SSAPO, supported at any length", {**_PAPER, **_HELD, "leader.accept": "supported_any_length"}, loss="robust",
-        radius=0.01, accept="supported_any_length",
+        "SSAPO, supported at any length",
+        {**_PAPER, **_HELD, **_NOT_LAST, "leader.accept": "supported_any_length"}, loss="robust", radius=0.01,
+        accept="supported_any_length",
     ),
-    Method("iterative DPO, supported", {**_DPO, **_HELD, "leader.accept": "supported"}, accept="supported"),
+    *_human_last(
+        Method("iterative DPO, supported", {**_DPO, **_HELD, "leader.accept": "supported"}, accept="supported")
+    ),
 )  # fmt: skip
 
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
-DEFAULT, PAPER, PLAIN = "SSAPO, supported", "SSAPO, paper", "iterative DPO"
+DEFAULT, PAPER, PLAIN = "SSAPO, supported, human last", "SSAPO, paper", "iterative DPO"
 # Methods that are given more than the seeds' labels stand beside the others, not among them.
 MORE_LABELS = ("DPO on all labels",)

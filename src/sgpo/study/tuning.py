@@ -83,7 +83,10 @@ def tune(
     best = int(np.argmin(losses))
     settings = {"learning_rate": float(simulation.trials.learning_rates[best])}
     settings["own"] = float(simulation.trials.own[best]) if method.own else None
-    gold = _measure(world, shipped[best])
+    final_theta = shipped[best]
+    if method.human_last and places[best] is not None:
+        final_theta = simulation.finish(final_theta, best)
+    gold = _measure(world, final_theta)
     final = {"method": method.name, **gold, **settings, "shipped": -1 if places[best] is None else int(places[best])}
     final["held_out_accuracy"] = fits[best].accuracy
     rounds = [

@@ -1,6 +1,6 @@
 """The loop on arrays: DPO on the seeds, then rounds of self-annotation, follower and leader, for T trials at once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -118,6 +118,14 @@ class Simulation:
             accepted = np.array([accept_round(old, new).accepted for old, new in gaps])
         theta = np.where(accepted[:, None], after, before)
         return Stage(theta, radius, pairs.agreement, pairs.kept.mean(1), accepted)
+
+    def finish(self, theta: np.ndarray, trial: int) -> np.ndarray:
+        """(d,) a trial's policy (d,) after DPO on all human pairs, those that judged it included."""
+        pairs = join(human_pairs(self.world.seeds), human_pairs(self.world.held_out))
+        rate = Trials(self.trials.learning_rates[trial : trial + 1], np.full(1, np.nan))
+        last = replace(self, method=replace(self.method, loss="dpo", radius=0.0), trials=rate)
+        stage = len(self.world.pools) + 1
+        return last._train(theta[None], pairs, np.zeros(1), self.training.seed_epochs, stage=stage)[0]
 
     def gaps(self, theta: np.ndarray) -> np.ndarray:
         """(T, N) gaps of the held-out human pairs under policies, in nats."""
