@@ -40,6 +40,7 @@ def recipe_of(method: Method, value: float) -> dict:
 def test_every_method_is_a_recipe_that_the_loop_takes(method):
     for value in method.own_values or (math.nan,):
         recipe = validate(RunConfig, recipe_of(method, value), "recipe")
+        assert bool(recipe.final_epochs) == method.human_last
         assert recipe.leader.accept == {"all": "always", "paying": "validated"}.get(method.accept, method.accept)
 
 
@@ -118,3 +119,26 @@ def test_a_method_that_cannot_be_is_refused(fields, message):
 def test_values_that_do_not_divide_the_budget_are_refused():
     with pytest.raises(InputError, match="3 values for 8 trials"):
         trials_of(Method("mine", {}, own="a", own_values=(1, 2, 3)))
+
+
+def test_people_have_the_last_word_in_what_is_shipped_and_no_say_in_what_is_chosen():
+    world = small_world()
+    name = "DPO on seeds, human last"
+    tuned, plain = (tune(world, METHODS[one], TRAINING, 3) for one in (name, "DPO on seeds"))
+    for key in ("learning_rate", "shipped", "held_out_accuracy"):
+        assert tuned.final[key] == plain.final[key]
+    simulation = Simulation(world, METHODS[name], trials_of(METHODS[name]), TRAINING, 3)
+    theta = simulation.run()[-1].theta
+    best = int(np.flatnonzero(simulation.trials.learning_rates == tuned.final["learning_rate"])[0])
+    finished = simulation.finish(theta[best], best)
+    assert tuned.final["win_rate"] == pytest.approx(judge(world.test, finished[None]).win_rate[0])
+    # It fits the pairs that were held out, which its start had not seen.
+    before, after = (np.logaddexp(0, -simulation.gaps(one[None])).mean() for one in (theta[best], finished))
+    assert after < before
+
+
+def test_the_sft_policy_gets_no_last_training():
+    world, method = small_world(), METHODS[DEFAULT]
+    world = replace(world, held_out=world.held_out._replace(differences=np.zeros_like(world.held_out.differences)))
+    tuned = tune(world, method, TRAINING, 3)
+    assert (tuned.final["shipped"], tuned.final["win_rate"]) == (-1, pytest.approx(0.5))

@@ -53,6 +53,11 @@ class LeaderConfig(Section):
     epochs: Positive = Field(1.0, description="Epochs of every round but round 0.")
     seed_epochs: Positive = Field(3.0, description="Epochs of DPO on the seed pairs (round 0).")
     seed_learning_rate: Positive | None = Field(None, description="Learning rate of round 0; null: learning_rate.")
+    final_epochs: NotNegative | None = Field(
+        None,
+        description="Epochs of a last DPO on all human pairs, from the round that is shipped; null: seed_epochs where "
+        "one is chosen by pairs set aside, else 0.",
+    )
     batch_size: Count = Field(32, description="Pairs per optimiser step, over all processes.")
     micro_batch_size: Count = Field(4, description="Pairs per forward pass and process.")
     max_length: Count = Field(1024, description="Tokens of prompt and response together.")

@@ -63,12 +63,20 @@ class Recipe(Section):
         return share if share is not None else VALIDATION_SHARE * self._needs_validation
 
     @property
+    def final_epochs(self) -> float:
+        """Epochs of the last DPO on all human pairs: the recipe's, or round 0's where a round is chosen."""
+        epochs = self.leader.final_epochs
+        return epochs if epochs is not None else self.leader.seed_epochs * self.chooses_round
+
+    @property
     def _needs_validation(self) -> bool:
         return self.judges_rounds or self.chooses_round or self.follower.radius == "measured"
 
     @model_validator(mode="after")
     def _validation_pairs_are_there_and_used(self) -> "Recipe":
-        if self._needs_validation != (self.validation_share > 0):
+        wanted, there = self._needs_validation, self.validation_share > 0
+        # What a last DPO trains on may be set aside for other ends, such as a choice of learning rates.
+        if wanted != there and not (there and self.leader.final_epochs):
             raise ValueError(
                 f"data.validation_share is {self.data.validation_share} with "
                 f"follower.radius={self.follower.radius!r} and leader.accept={self.leader.accept!r}; allowed: a "

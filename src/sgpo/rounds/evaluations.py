@@ -60,13 +60,13 @@ class Evaluations:
                 text = json.dumps(as_plain(result), indent=2, allow_nan=False)
                 (path / RESULT).write_text(text + "\n", encoding="utf-8")
 
-            self._stages.alone(f"round-{number}/evaluations/{settings.title}", write)
+            self._stages.alone(f"{self._policies.folder(number)}/evaluations/{settings.title}", write)
 
     def headlines(self, number: int) -> dict[str, dict[str, Any]]:
         """What goes into a round's metrics: per evaluation its kind, and value, low, high, count where it has them."""
         found = {}
         for settings in self._config.evaluate:
-            path = self._root / f"round-{number}/evaluations/{settings.title}/{RESULT}"
+            path = self._root / f"{self._policies.folder(number)}/evaluations/{settings.title}/{RESULT}"
             result = json.loads(path.read_text(encoding="utf-8"))
             found[settings.title] = {key: result[key] for key in ("kind", "value", "low", "high", "count")}
         return found
@@ -148,8 +148,8 @@ class Evaluations:
         scores, beta = self._score(policy, pairs, "policy"), self._config.leader.beta
         gaps = implicit_gaps(scores, PairScores(*stored, scores.chosen_tokens, scores.rejected_tokens), beta)
         own_gaps = None
-        # Round 0 has annotated nothing itself.
-        if settings.certificate and number:
+        # DPO on human pairs, the first and the last, has annotated nothing itself.
+        if settings.certificate and 0 < number < self._policies.final:
             own = load_from_disk(self._root / f"round-{number}/pairs")
             own = own.select([row for row, source in enumerate(own["source"]) if source == "self"])
             after = self._score(policy, own, "policy")
@@ -204,7 +204,7 @@ class Evaluations:
         return self._stages.seed(self._folder(settings))
 
     def _name(self, number: int) -> str:
-        return f"{self._root.resolve().name}-round-{number}"
+        return f"{self._root.resolve().name}-{self._policies.folder(number)}"
 
 
 class _Alone:

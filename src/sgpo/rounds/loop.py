@@ -112,8 +112,12 @@ def run_rounds(
             annotation.run(number)
         training.run(number)
         loop.measure(number, evaluate)
-    if config.chooses_round:
-        Shipping(config, stages, policies).decide()
+    shipping = Shipping(config, stages, policies)
+    shipping.decide()
+    start = shipping.round
+    if config.final_epochs and start is not None:
+        training.finish(start)
+        loop.measure(policies.final, evaluate)
 
 
 def quiet_libraries() -> None:
@@ -152,14 +156,18 @@ class _Loop:
     def measure(self, number: int, evaluate: Evaluator | None) -> None:
         """The metrics of a finished round, in its own file and as a line of metrics.jsonl."""
         self._evaluations.run(number)
-        self._stages.alone(f"round-{number}/metrics.json", lambda path: self._measure(number, evaluate, path))
+        self._stages.alone(
+            f"{self._policies.folder(number)}/metrics.json", lambda path: self._measure(number, evaluate, path)
+        )
         if not self._stages.processes.is_main:
             return
         lines = [
-            json.dumps(json.loads(self._run.path(f"round-{done}/metrics.json").read_text(encoding="utf-8")))
-            for done in range(number + 1)
+            json.dumps(json.loads(self._metrics_path(done).read_text(encoding="utf-8"))) for done in range(number + 1)
         ]
         write_atomically(self._run.root / "metrics.jsonl", "\n".join(lines) + "\n")
+
+    def _metrics_path(self, number: int) -> Path:
+        return self._run.path(f"{self._policies.folder(number)}/metrics.json")
 
     def _score_pairs(self, policy: Policy, pairs: Dataset, who: str, columns: tuple[str, str]) -> Dataset:
         max_length = self._config.leader.max_length
@@ -173,10 +181,10 @@ class _Loop:
         add_fingerprints(pairs, reference.tokenizer, fingerprint, max_length=max_length).save_to_disk(path)
 
     def _measure(self, number: int, evaluate: Evaluator | None, path: Path) -> None:
-        name = f"round {number}" if number else "DPO on seeds"
-        folder = self._run.path(f"round-{number}")
+        name = {0: "DPO on seeds", self._policies.final: "final DPO"}.get(number, f"round {number}")
+        folder = self._run.path(self._policies.folder(number))
         pairs = load_from_disk(folder / "pairs" if number else self._run.path("seed/pairs"))
-        metrics = {"round": number, "name": name, "seconds": self._run.seconds(f"round-{number}/")}
+        metrics = {"round": number, "name": name, "seconds": self._run.seconds(f"{folder.name}/")}
         metrics.update(stage_metrics(folder, pairs, self._config.leader.beta))
         policy = self._policies.of_round(number)
         if self._config.data.heldout:

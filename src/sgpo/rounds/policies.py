@@ -7,17 +7,28 @@ from sgpo.leader.scores import fingerprint_policy
 from sgpo.policy.load import Policy, load_policy
 from sgpo.run_dir import RunDir
 
+FINAL = "final"
+
 
 class Policies:
     """Loads a run's reference and the policies of its rounds; one at a time is the caller's part."""
 
     def __init__(self, config: Recipe, run: RunDir) -> None:
-        self._config, self._run = config.model, run
+        self._config, self._run, self._rounds = config.model, run, config.rounds
         self._fingerprints: dict[str, str] = {}
+
+    @property
+    def final(self) -> int:
+        """The number of the last DPO on human pairs, after all rounds."""
+        return self._rounds + 1
+
+    def folder(self, number: int) -> str:
+        """The folder of a round in the run directory."""
+        return FINAL if number == self.final else f"round-{number}"
 
     def path(self, number: int) -> Path:
         """Where the policy of a round lies."""
-        return self._run.path(f"round-{number}/policy")
+        return self._run.path(f"{self.folder(number)}/policy")
 
     def of_round(self, number: int) -> Policy:
         """The policy that a round ended with."""

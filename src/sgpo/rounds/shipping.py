@@ -29,14 +29,26 @@ class Shipping:
         self._root = stages.run.root
 
     def decide(self) -> None:
-        """Writes shipped.json, as a stage: the round, the folder of its policy, and what each round's pairs said."""
-        self._validation.score(self._config.rounds)
-        self._stages.alone(SHIPPED, self._write)
+        """Where the recipe has it so, writes shipped.json: the round, the policy, and what the pairs said of each."""
+        if self._config.chooses_round:
+            self._validation.score(self._config.rounds)
+            self._stages.alone(SHIPPED, self._write)
+
+    @property
+    def round(self) -> int | None:
+        """The round that is shipped: the one decided on, or the last; None: the SFT model."""
+        if not self._config.chooses_round:
+            return self._config.rounds
+        return json.loads((self._root / SHIPPED).read_text(encoding="utf-8"))["round"]
 
     def _write(self, path: Path) -> None:
         gaps = [self._validation.gaps(number) for number in range(self._config.rounds + 1)]
         control = self._extra_tokens() if self._config.leader.accept == "supported" else None
         path.write_text(json.dumps(self._decision(gaps, control), indent=2) + "\n", encoding="utf-8")
+
+    def _path(self, number: int) -> str:
+        number = self._policies.final if self._config.final_epochs else number
+        return f"{self._policies.folder(number)}/policy"
 
     def _extra_tokens(self) -> np.ndarray:
         trust = self._config.model.trust_remote_code
@@ -48,7 +60,7 @@ class Shipping:
         place = shipment.place
         return {
             "round": place,
-            "path": self._config.model.path if place is None else f"round-{place}/policy",
+            "path": self._config.model.path if place is None else self._path(place),
             "pairs": len(gaps[0]),
             "level": LEVEL,
             "rounds": [

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, load_from_disk
+from datasets import Dataset, concatenate_datasets, load_from_disk
 
 from sgpo.config import Recipe, RunConfig
 from sgpo.errors import InputError
@@ -17,6 +17,7 @@ from sgpo.rounds.follower import write_worst_case
 from sgpo.rounds.policies import Policies
 from sgpo.rounds.scoring import add_fingerprints
 from sgpo.rounds.stages import Stages
+from sgpo.rounds.validation import PAIRS as VALIDATION_PAIRS
 from sgpo.rounds.validation import TRAINING_LOG, Validation
 
 
@@ -100,6 +101,29 @@ class Training:
         decision = self._validation.decision(number)
         self._solve_follower(number, decision["radius"])
 
+    def finish(self, start: int) -> None:
+        """DPO on all human pairs, those set aside included, from the policy of a round: people have the last word.
+
+        The pairs are of the SFT model's scores and the settings those of round 0, but for the epochs.
+        """
+        final, root = self._policies.final, self._root
+
+        def gather(path: Path) -> None:
+            parts = [load_from_disk(root / name) for name in ("seed/pairs", VALIDATION_PAIRS) if (root / name).exists()]
+            concatenate_datasets(parts).save_to_disk(path)
+
+        name = self._policies.folder(final)
+        self._stages.alone(f"{name}/pairs", gather)
+        self._stages.together(f"{name}/policy", lambda path: self._finish(start, path))
+
+    def _finish(self, start: int, path: Path) -> None:
+        name = self._policies.folder(self._policies.final)
+        pairs, seed = load_from_disk(self._root / f"{name}/pairs"), self._stages.seed(f"{name}/policy")
+        settings = leader_settings(self._config, 0, seed=seed, processes=self._stages.processes.count)
+        settings["num_train_epochs"] = self._config.final_epochs
+        settings["reference_fingerprint"] = pairs[0][FINGERPRINT_COLUMN].partition(":")[0]
+        self._fit(start, path, pairs, settings, self._live_reference(0))
+
     def _grid(self, number: int) -> list[float]:
         if self._config.follower.radius == "validated":
             return self._config.follower.radius_grid
@@ -149,8 +173,15 @@ class Training:
         self._stages.alone(f"round-{number}/worst_case.parquet", work)
 
     def _train(self, number: int, path: Path, radius: float) -> None:
-        leader, (pairs, settings) = self._config.leader, self._pairs(number, radius)
-        policy = self._policies.of_round(number - 1) if number else self._policies.reference()
+        pairs, settings = self._pairs(number, radius)
+        self._fit(number - 1 if number else None, path, pairs, settings, self._live_reference(number))
+
+    def _fit(
+        self, start: int | None, path: Path, pairs: Dataset, settings: dict[str, Any], reference: Policy | None
+    ) -> None:
+        """Trains the policy of a round, or the SFT model, and leaves the result at a path."""
+        leader = self._config.leader
+        policy = self._policies.reference() if start is None else self._policies.of_round(start)
         steps = math.ceil(settings["num_train_epochs"] * math.ceil(len(pairs) / leader.batch_size))
         reporter = self._stages.reporter
         with reporter.bar("leader steps", steps) as advance, reporter.showing(LeaderAlert):
@@ -162,7 +193,7 @@ class Training:
                 extra=leader.trainer,
                 peft_config=leader.lora,
                 advance=advance,
-                reference=self._live_reference(number),
+                reference=reference,
             )
         if self._stages.processes.is_main:
             (path / TRAINING_LOG).write_text(json.dumps(log, indent=1), encoding="utf-8")

@@ -121,7 +121,8 @@ class GoldJudge:
             kl: mean of `log pi(y|x) - log pi_ref(y|x)` over the policy's own responses, an unbiased estimate of
                 KL(pi || pi_ref) in nats per response where responses end by themselves;
             response_tokens: mean length;
-            agreement (rounds >= 1): share of the self-annotated pairs whose order gold shares, ties counted half.
+            agreement (where there are any): share of the self-annotated pairs whose order gold shares, ties counted
+                half.
         """
         answers = _answer(result.policy, self._prompts, len(self._baseline[0]), seed=self._seed + 1)
         texts = [[response.text for response in row] for row in answers]
@@ -135,7 +136,7 @@ class GoldJudge:
             "kl": self._kl(result.policy, texts),
             "response_tokens": float(np.mean([response.n_tokens for row in answers for response in row])),
         }
-        if result.number:
+        if "self" in result.pairs["source"][:]:
             gold["agreement"] = self._agreement(result)
         samples = [
             {
