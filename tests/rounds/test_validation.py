@@ -36,7 +36,7 @@ def round_of(tmp_path):
             write(run.path(f"round-1/trials/{place}/policy/model.safetensors"), f"trial {place}")
             write(run.path(f"round-1/trials/{place}/policy/training_log.json"), "[]")
             write(run.path(f"round-1/trials/{place}/validation.json"), json.dumps({"gaps": list(gaps)}))
-        config = SimpleNamespace(model=None)
+        config = SimpleNamespace(model=None, rounds=1)
         validation = Validation(config, Stages(run, 0, Processes(), Reporter()), Policies(config, run))
         validation.decide(1, radii)
         validation.clear(1)
