@@ -1,10 +1,13 @@
 """Tables of the study: means over seeds, paired differences, and a run that goes on."""
 
 import math
+from dataclasses import replace
+from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from matplotlib.figure import Figure
 from scipy import stats
 
 from sgpo.errors import InputError
@@ -82,6 +85,28 @@ def test_the_quick_form_is_kept_apart(table, tmp_path):
     run_table(table, tmp_path, quick=True)
     assert (tmp_path / "table9-quick.parquet").exists()
     assert not (tmp_path / "table9.parquet").exists()
+
+
+def test_a_figure_is_drawn_from_the_summary_and_written_whole(table, tmp_path):
+    drawn = []
+
+    def draw(summary):
+        drawn.append(summary)
+        figure = Figure()
+        figure.suptitle(f"{summary[1]['rate']:.1f}")
+        return figure
+
+    summary = run_table(replace(table, figure=draw), tmp_path, quick=True)
+    assert drawn == [summary]
+    svg = ElementTree.parse(tmp_path / "table9-quick.svg").getroot()
+    assert "1.5" in "".join(svg.itertext())
+    assert svg.find("{http://www.w3.org/2000/svg}title").text == "A table"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_table_without_a_figure_writes_none(table, tmp_path):
+    run_table(table, tmp_path, quick=True)
+    assert not list(tmp_path.glob("*.svg"))
 
 
 def test_bad_arguments_are_named(table, tmp_path):

@@ -15,6 +15,7 @@ from sgpo.study.summary import Row
 
 WIN_RATE = "gold win rate against the SFT policy"
 _DASHES = (0, (4, 3))
+_LINE = 0.21  # inches: a line of the legend
 
 
 def number(row: Row, key: str) -> float | None:
@@ -53,7 +54,7 @@ def panels(
     """
     columns = min(columns, len(titles))
     rows = math.ceil(len(titles) / columns)
-    figure = Figure(figsize=(width, height * rows + 0.6), layout="constrained")
+    figure = Figure(figsize=(width, height * rows + 0.2), layout="constrained")
     found = figure.subplots(rows, columns, sharex=share_x, sharey=True, squeeze=False).ravel().tolist()
     for axes, title in zip(found, titles, strict=False):
         axes.set_title(title)
@@ -114,8 +115,9 @@ def whole_numbers(axes: Axes) -> None:
 
 
 def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
-    """A legend under the panels, in columns that its longest label leaves room for."""
+    """A legend under the panels, in columns that its longest label leaves room for; the figure grows by its lines."""
     longest = max(len(str(handle.get_label())) for handle in handles)
     most = max(1, int(figure.get_figwidth() * 72 / (5.6 * longest + 45)))
     lines = math.ceil(len(handles) / most)
+    figure.set_figheight(figure.get_figheight() + _LINE * lines)
     figure.legend(handles=list(handles), loc="outside lower center", ncols=math.ceil(len(handles) / lines))
