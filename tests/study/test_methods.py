@@ -96,7 +96,8 @@ def test_the_default_ships_what_is_supported_and_the_sft_policy_otherwise():
         gaps = [simulation.gaps(stage.theta)[trial] for stage in stages]
         place = latest_supported(gaps, control=world.held_out.length).place
         assert tuned.final["shipped"] == (-1 if place is None else place)
-        expected = 0.5 if place is None else judge(world.test, stages[place].theta[trial][None]).win_rate[0]
+        theta = np.zeros(world.dimensions) if place is None else simulation.finish(stages[place].theta[trial], trial)
+        expected = 0.5 if place is None else judge(world.test, theta[None]).win_rate[0]
         assert tuned.final["win_rate"] == pytest.approx(expected)
         shipped.add(place)
     assert None in shipped
