@@ -38,12 +38,13 @@ def test_the_papers_settings_are_the_papers(name):
 
 
 @pytest.mark.parametrize("name", LARGE)
-def test_our_recipe_is_the_papers_but_for_follower_backend_and_held_out_pairs(name):
+def test_our_recipe_is_the_papers_but_for_follower_backend_human_pairs_and_the_round_it_ships(name):
     paper, ours = recipe_of(name).model_dump(), recipe_of(f"{name}-exact").model_dump()
     assert (ours["follower"].pop("solver"), paper["follower"].pop("solver")) == ("exact", "slsqp")
     assert (ours["follower"].pop("group_size"), paper["follower"].pop("group_size")) == (None, 100)
     assert (ours["generation"].pop("backend"), paper["generation"].pop("backend")) == ("vllm", "transformers")
     assert (ours["data"]["split"].pop("heldout"), paper["data"]["split"].pop("heldout")) == (500, 0)
+    assert (ours["leader"].pop("accept"), paper["leader"].pop("accept")) == ("supported", "always")
     for recipe in (ours, paper):
         recipe.pop("output")
         recipe["generation"].pop("batch_size")

@@ -21,7 +21,7 @@ from sgpo.estimate import (
 )
 from sgpo.leader.train import build_arguments
 from sgpo.rounds.evaluation_parts import check_evaluations
-from sgpo.rounds.preflight import Preflight, check_disk
+from sgpo.rounds.preflight import Preflight, missing_room
 from sgpo.rounds.tools import missing_tools
 from sgpo.rounds.training import leader_settings
 from sgpo.run_dir import check_same_config
@@ -95,7 +95,6 @@ def plan_run(config: RunConfig, *, offline: bool = False, processes: int = 1) ->
     if config.data.split is None:
         # With a split of its own, an evaluation may name a file that is not written yet; the run checks it then.
         check_evaluations(config)
-    check_disk(Path(config.output), run_size(config, inputs.parameters))
     lengths = expected_lengths(config, inputs.prompt_tokens)
     unchecked = [f"not checked: {what}." for what in inputs.unchecked]
     return Plan(
@@ -103,7 +102,7 @@ def plan_run(config: RunConfig, *, offline: bool = False, processes: int = 1) ->
         stages=tuple(plan_stages(config, inputs.seeds, inputs.heldout, inputs.pools, inputs.parameters, lengths)),
         needs=needs(config, inputs.parameters, inputs.architecture, lengths),
         notes=(*inputs.warnings, *unchecked),
-        missing=tuple(missing_tools(config)),
+        missing=(*missing_tools(config), *missing_room(Path(config.output), run_size(config, inputs.parameters))),
     )
 
 
@@ -118,8 +117,8 @@ def check_arguments(config: Recipe, processes: int = 1) -> None:
 
 
 def run_size(config: Recipe, parameters: int) -> int:
-    """Bytes of the policies that a run directory keeps, one per round and one for the seeds."""
-    return (config.rounds + 1) * parameters * BYTES[config.model.dtype]
+    """Bytes of the policies that a run directory keeps: one per round, one for the seeds, one of the last DPO."""
+    return (config.rounds + 1 + bool(config.final_epochs)) * parameters * BYTES[config.model.dtype]
 
 
 def expected_lengths(config: Recipe, prompt_tokens: float | None) -> Lengths:
@@ -172,7 +171,11 @@ def plan_stages(
         stages.append(
             StagePlan("data", f"{seeds} seeds {chosen}, {len(pools)} pools, {heldout} held out; no prompt twice")
         )
+    human, aside = seeds, round(config.validation_share * seeds)
+    seeds -= aside
     stages += [StagePlan("seed/pairs", f"{seeds} human pairs, scored by the reference")]
+    if aside:
+        stages.append(StagePlan("validation/pairs", f"{aside} human pairs set aside, about, scored by every round"))
     if heldout:
         stages.append(StagePlan("heldout/pairs", f"{heldout} human pairs to judge by, scored by the reference"))
     training = training_flops(parameters, seeds * leader.seed_epochs, lengths, recomputed=True)
@@ -192,6 +195,19 @@ def plan_stages(
         passes += training_flops(parameters, pairs * leader.epochs, lengths, recomputed=True)
         writing = generation_flops(parameters, pool, config.generation.candidates, lengths)
         stages.append(StagePlan(f"round-{number}", work, _hours(config, passes, writing)))
+    return [*stages, *_plan_end(config, human, parameters, lengths)]
+
+
+def _plan_end(config: Recipe, human: int, parameters: int, lengths: Lengths) -> list[StagePlan]:
+    """What follows the rounds, with so many human pairs."""
+    stages = []
+    if config.chooses_round:
+        stages.append(StagePlan("shipped.json", "the latest round that the pairs set aside support, or the SFT model"))
+    if config.final_epochs:
+        training = training_flops(parameters, human * config.final_epochs, lengths, recomputed=True)
+        steps = _steps(config, human, config.final_epochs)
+        work = f"a last DPO on all {human} human pairs, from the round that is shipped: {steps} steps"
+        stages.append(StagePlan("final", work, _hours(config, training, 0.0)))
     return stages
 
 

@@ -35,7 +35,7 @@ def test_the_verdict_is_on_the_round_that_is_shipped_and_not_on_the_last(run):
     record = read(run, SECOND)
     assert record.shipped.sentence == (
         "Ship round 2 (round-2/policy): its order of the 80 human pairs set aside is supported, p = 0.004, below "
-        "0.025, and no later round is (1 tested)."
+        "0.025, and that of no later round is (1 tested)."
     )
     assert judge(record).headline.startswith("Round 2 beats the SFT model: win rate 0.703")
     names = [row[0].value for row in summary_rows(record).rows]

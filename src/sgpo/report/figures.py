@@ -110,8 +110,11 @@ def _pictures(record: RunRecord) -> Iterator[Picture]:
 
 def _rounds_axis(axes: Axes, record: RunRecord) -> None:
     axes.set_xlabel("round (0: DPO on the seeds)")
-    axes.set_xlim(-0.4, record.config["rounds"] + 0.4)
+    last = record.config["rounds"]
+    axes.set_xlim(-0.4, last + record.has_final + 0.4)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if record.has_final:
+        axes.xaxis.set_major_formatter(lambda place, _: "final" if place > last else f"{place:.0f}")
 
 
 def _series(record: RunRecord, key: str) -> tuple[list[int], list[float]]:

@@ -73,8 +73,14 @@ class RunRecord:
     @property
     def judged_round(self) -> dict[str, Any]:
         """Metrics of the round that the run stands for: the one it ships, else the last finished one."""
-        chosen = self.shipped.round if self.shipped else None
-        return self.rounds[-1] if chosen is None else self.rounds[chosen]
+        if self.shipped is None or self.shipped.round is None or self.has_final:
+            return self.rounds[-1]
+        return self.rounds[self.shipped.round]
+
+    @property
+    def has_final(self) -> bool:
+        """Whether a last DPO on all human pairs is among the rounds."""
+        return bool(self.rounds) and self.rounds[-1]["round"] > self.config["rounds"]
 
     @property
     def missing_rounds(self) -> list[int]:
@@ -122,8 +128,8 @@ def read_run(directory: str | Path) -> RunRecord:
     config = _read_config(root / "config.yaml")
     manifest = _read_manifest(root / "manifest.json")
     rounds, gaps, samples = [], {}, {}
-    for t in range(config["rounds"] + 1):
-        folder = root / f"round-{t}"
+    folders = [*(root / f"round-{t}" for t in range(config["rounds"] + 1)), root / "final"]
+    for t, folder in enumerate(folders):
         if (folder / "metrics.json").exists():
             rounds.append(_read_metrics(folder / "metrics.json", t))
         if (folder / "worst_case.parquet").exists():

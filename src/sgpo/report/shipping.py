@@ -45,12 +45,12 @@ class Shipped:
                 f"Ship the SFT model ({self.path}): of no round do the {asked} say that its implicit reward orders "
                 "responses as people do."
             )
-        found = self.evidence[self.round]
-        later = f", and no later round is ({len(self.evidence) - 1 - self.round} tested)"
+        found, later = self.evidence[self.round], len(self.evidence) - 1 - self.round
+        last = " after a last DPO on all human pairs" if self.path.startswith("final") else ""
         return (
-            f"Ship {name_of(self.round)} ({self.path}): its order of the {asked} is supported, p = "
+            f"Ship {name_of(self.round)}{last} ({self.path}): its order of the {asked} is supported, p = "
             f"{found.p_value:.2g}, below {found.threshold:.2g}"
-            f"{later if self.round < len(self.evidence) - 1 else ''}."
+            f"{f', and that of no later round is ({later} tested)' if later else ''}."
         )
 
 

@@ -90,7 +90,7 @@ def summary_rows(record: RunRecord) -> Summary:
     if record.has("gold.win_rate"):
         sft = (Cell(_format(quantity.of_sft, quantity.digits)) for quantity in shown)
         rows.append((Cell("SFT model"), *sft))
-    shipped = record.shipped.round if record.shipped else None
+    shipped = record.judged_round["round"] if record.shipped and record.shipped.round is not None else None
     for metrics in record.rounds:
         name = metrics["name"] + (" (shipped)" if metrics["round"] == shipped else "")
         rows.append((Cell(name), *(_cell(metrics, quantity) for quantity in shown)))

@@ -200,13 +200,14 @@ def _model_config(config: RunConfig) -> AutoConfig:
         raise InputError(f"model.path: {config.model.path}: no model config can be read: {reason}") from error
 
 
-def check_disk(output: Path, needed: int) -> None:
-    """Raises InputError where a disk has less room than a run needs, in bytes, beside the weights it has written."""
+def missing_room(output: Path, needed: int) -> list[str]:
+    """A sentence where a disk has less room than a run needs, in bytes, beside the weights it has written."""
     existing = next(parent for parent in (output.absolute(), *output.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
-    needed -= sum(file.stat().st_size for file in output.glob("round-*/policy/*.safetensors"))
-    if needed > free:
-        raise InputError(
-            f"output: {output} needs about {needed / _GIB:.3g} GiB and {free / _GIB:.3g} GiB are free; allowed: a "
-            "disk with enough room, or fewer rounds."
-        )
+    needed -= sum(file.stat().st_size for file in output.glob("*/policy/*.safetensors"))
+    if needed <= free:
+        return []
+    return [
+        f"output: {output} needs about {needed / _GIB:.3g} GiB and {free / _GIB:.3g} GiB are free; allowed: a disk "
+        "with enough room, or fewer rounds"
+    ]

@@ -13,7 +13,7 @@ from sgpo.plan import Plan, StagePlan, check_arguments, expected_lengths, needs,
 from sgpo.processes import Processes
 from sgpo.progress import Reporter
 from sgpo.rounds.loop import open_run, quiet_libraries, run_rounds
-from sgpo.rounds.preflight import check_disk
+from sgpo.rounds.preflight import missing_room
 from sgpo.rounds.prompts import round_sizes
 from sgpo.rounds.stages import Stages
 from sgpo.run_dir import check_same_config
@@ -55,7 +55,7 @@ def plan_world(recipe: WorldRecipe) -> Plan:
         )
     check_arguments(recipe)
     parameters = count_parameters(layers=world.layers, hidden=world.hidden, heads=world.heads)
-    check_disk(Path(recipe.output), run_size(recipe, parameters))
+    missing = tuple(missing_room(Path(recipe.output), run_size(recipe, parameters)))
     pools = round_sizes(world.pool_prompts, recipe, "world.pool_prompts")
     sft_steps = math.ceil(world.sft_examples / world.sft_batch_size)
     lengths = expected_lengths(recipe, None)
@@ -63,7 +63,8 @@ def plan_world(recipe: WorldRecipe) -> Plan:
         StagePlan("world", f"SFT of a small Llama: {sft_steps} steps; {world.test_prompts} test prompts"),
         *plan_stages(recipe, world.seed_pairs, 0, pools, parameters, lengths),
     ]
-    return Plan(output=recipe.output, stages=tuple(stages), needs=needs(recipe, parameters, None, lengths))
+    described = needs(recipe, parameters, None, lengths)
+    return Plan(output=recipe.output, stages=tuple(stages), needs=described, missing=missing)
 
 
 def run_world(recipe: WorldRecipe, *, command: list[str], processes: Processes, reporter: Reporter) -> None:
@@ -72,7 +73,8 @@ def run_world(recipe: WorldRecipe, *, command: list[str], processes: Processes, 
     Raises:
         InputError: see `plan_world` and `RunDir`.
     """
-    plan_world(recipe)
+    if missing := plan_world(recipe).missing:
+        raise InputError("; ".join(missing) + ".")
     quiet_libraries()
     with closing(open_run(recipe, command, processes)) as run:
         Stages(run, recipe.seed, processes, reporter).alone("world", lambda path: _prepare(recipe, path, reporter))
