@@ -26,6 +26,8 @@ def tell_story(record: RunRecord) -> Story:
     """The run in a sentence or two, for a reader who has never seen the project."""
     config, follower = record.config, record.config["follower"]
     seeds = f"{_count(record.seed_pairs, 'human preference pair')}" if record.seed_pairs else "human preference pairs"
+    if record.shipped:
+        seeds += f" (and {record.shipped.pairs:,} set aside to say which round to ship)"
     model = (config.get("model") or {}).get("path")
     model = f"the model {model}" if model else "a small model trained for this run"
     annotated = sum(int(number(metrics, "annotation.pairs") or 0) for metrics in record.rounds)

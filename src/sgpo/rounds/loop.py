@@ -33,6 +33,8 @@ from sgpo.rounds.training import Training
 from sgpo.rounds.validation import PAIRS as VALIDATION_PAIRS
 from sgpo.run_dir import RunDir, write_atomically
 
+FINAL_NAME = "final DPO"
+
 
 @dataclass(frozen=True)
 class RoundResult:
@@ -181,7 +183,7 @@ class _Loop:
         add_fingerprints(pairs, reference.tokenizer, fingerprint, max_length=max_length).save_to_disk(path)
 
     def _measure(self, number: int, evaluate: Evaluator | None, path: Path) -> None:
-        name = {0: "DPO on seeds", self._policies.final: "final DPO"}.get(number, f"round {number}")
+        name = {0: "DPO on seeds", self._policies.final: FINAL_NAME}.get(number, f"round {number}")
         folder = self._run.path(self._policies.folder(number))
         pairs = load_from_disk(folder / "pairs" if number else self._run.path("seed/pairs"))
         metrics = {"round": number, "name": name, "seconds": self._run.seconds(f"{folder.name}/")}

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from sgpo.config import validate
 from sgpo.processes import Processes
 from sgpo.progress import Reporter
+from sgpo.rounds.loop import FINAL_NAME
 from sgpo.rounds.shipping import SHIPPED
 from sgpo.run_dir import RunDir
 from sgpo.study.run import WorldRecipe, run_world
@@ -36,17 +39,19 @@ REGIMES: dict[str, dict[str, Any]] = {
     "benign": {},
     "derailing": {"world.facts": 1.0, "world.flip_rate": 0.25, "leader.learning_rate": 3.0e-4, "leader.epochs": 2},
 }
-DEFAULT = "SSAPO, supported (default)"
+_LAST = {"leader.final_epochs": 3}
 METHODS: dict[str, dict[str, Any]] = {
-    "iterative DPO": {"follower.radius": 0, "leader.accept": "always"},
-    "SSAPO, paper": {"follower.radius": 0.01, "leader.accept": "always"},
-    DEFAULT: {},
+    "iterative DPO": {"follower.radius": 0, "leader.accept": "always", **_LAST},
+    "SSAPO, paper": {"follower.radius": 0.01, "leader.accept": "always", **_LAST},
+    "SSAPO, supported": {},
     "iterative DPO, supported": {"follower.radius": 0},
     "SSAPO, measured": {"follower.radius": "measured", "leader.accept": "always"},
     "SSAPO, validated": {
         "follower.radius": "validated", "follower.radius_grid": [0.0, 0.05, 0.2], "leader.accept": "validated",
     },
 }  # fmt: skip
+# The demo's settings were chosen on world seeds 0 to 3, and methods on 1000 to 1002: neither is reported.
+FIRST_SEED = 100
 # Small enough that CI can run it; what comes out means nothing.
 _QUICK = {
     "rounds": 1, "world.pool_prompts": 60, "world.seed_pairs": 64, "world.test_prompts": 40, "world.sft_examples": 960,
@@ -84,8 +89,10 @@ def run_text_world(
         reporter: where progress is shown.
 
     Returns: rows: regime, method, round, gold win_rate against the SFT model with low and high, kl (nats), agreement
-        (share of the round's pairs whose order gold shares), radius, accepted; in the last round shipped (the round
-        whose policy the run ships, -1: the SFT model) and shipped_win_rate (gold, of that policy).
+        (share of the round's pairs whose order gold shares), radius, accepted; in the last round of a method shipped
+        (the round whose policy it ships, -1: the SFT model) and shipped_win_rate (gold, of that policy). A run that
+        ends with a last DPO on all human pairs is two methods: itself without it, and "NAME, human last", a row of
+        the round after the last.
     """
     rows: list[Row] = []
     made: dict[str, Path] = {}
@@ -108,10 +115,10 @@ def run_text_world(
 
 
 def text_world_rows(seed: int, quick: bool, folder: Path) -> list[Row]:
-    """The methods of `METHODS` in both regimes; rows as `run_text_world`."""
-    methods = dict(list(METHODS.items())[:2]) if quick else METHODS
+    """The methods of `METHODS` in both regimes, in the world of seed 100 + `seed`; rows as `run_text_world`."""
+    methods = dict(list(METHODS.items())[:3]) if quick else METHODS
     changes = {name: {**method, **(_QUICK if quick else {})} for name, method in methods.items()}
-    return [row for regime in REGIMES for row in run_text_world(regime, changes, seed=seed, folder=folder)]
+    return [row for regime in REGIMES for row in run_text_world(regime, changes, seed=FIRST_SEED + seed, folder=folder)]
 
 
 def _adopt(recipe: WorldRecipe, source: Path, stages: tuple[str, ...]) -> None:
@@ -125,30 +132,44 @@ def _adopt(recipe: WorldRecipe, source: Path, stages: tuple[str, ...]) -> None:
 
 
 def _rows(regime: str, method: str, output: Path) -> list[Row]:
-    rows = []
-    for line in (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-        metrics = json.loads(line)
-        gold, decision = metrics["gold"], metrics.get("decision", {})
-        rows.append(
-            {
-                "regime": regime,
-                "method": method,
-                "round": metrics["round"],
-                "win_rate": gold["win_rate"],
-                "low": gold["low"],
-                "high": gold["high"],
-                "kl": gold["kl"],
-                "agreement": gold.get("agreement"),
-                "radius": metrics.get("follower", {}).get("radius"),
-                "accepted": decision.get("accepted"),
-                "shipped": None,
-                "shipped_win_rate": None,
-            }
-        )
-    shipped = rows[-1]["round"]
-    if (output / SHIPPED).exists():
-        shipped = json.loads((output / SHIPPED).read_text(encoding="utf-8"))["round"]
-    rows[-1]["shipped"] = -1 if shipped is None else shipped
+    found = [json.loads(line) for line in (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    rounds = [metrics for metrics in found if metrics["name"] != FINAL_NAME]
+    shipped = _shipped(output, rounds[-1]["round"])
+    rows = [_row(regime, method, metrics) for metrics in rounds]
     # Against itself the SFT model wins one half.
-    rows[-1]["shipped_win_rate"] = 0.5 if shipped is None else rows[shipped]["win_rate"]
+    rows[-1] |= {"shipped": shipped, "shipped_win_rate": 0.5 if shipped == -1 else rows[shipped]["win_rate"]}
+    recipe = yaml.safe_load((output / "config.yaml").read_text(encoding="utf-8"))
+    chooses = recipe["leader"]["accept"] == "supported"
+    if recipe["leader"]["final_epochs"] or (chooses and recipe["leader"]["final_epochs"] is None):
+        last = _row(regime, f"{method}, human last", found[-1])
+        last |= {"round": len(rounds), "shipped": shipped, "shipped_win_rate": last["win_rate"]}
+        if shipped == -1:
+            last |= {"win_rate": None, "low": None, "high": None, "kl": None, "shipped_win_rate": 0.5}
+        rows.append({**last, "agreement": None, "radius": None, "accepted": None})
     return rows
+
+
+def _row(regime: str, method: str, metrics: dict[str, Any]) -> Row:
+    gold, decision = metrics["gold"], metrics.get("decision", {})
+    return {
+        "regime": regime,
+        "method": method,
+        "round": metrics["round"],
+        "win_rate": gold["win_rate"],
+        "low": gold["low"],
+        "high": gold["high"],
+        "kl": gold["kl"],
+        "agreement": gold.get("agreement"),
+        "radius": metrics.get("follower", {}).get("radius"),
+        "accepted": decision.get("accepted"),
+        "shipped": None,
+        "shipped_win_rate": None,
+    }
+
+
+def _shipped(output: Path, last: int) -> int:
+    """The round that a run ships, -1: the SFT model."""
+    if not (output / SHIPPED).exists():
+        return last
+    decided = json.loads((output / SHIPPED).read_text(encoding="utf-8"))["round"]
+    return -1 if decided is None else decided
