@@ -14,6 +14,9 @@ def add_study(commands: Any) -> None:
     study.add_argument("--output", metavar="DIR", help="folder for rows, summaries and runs; goes on where it was")
     study.add_argument("--quick", action="store_true", help="the small form, for a first look")
     study.add_argument("--seeds", type=int, metavar="N", help="how many seeds; default: the table's own number")
+    study.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="processes, each with seeds of its own; default: 1"
+    )
     study.add_argument("--data", metavar="DIR", help="folder of real preferences: a further world")
     study.set_defaults(call=run_study)
 
@@ -48,16 +51,22 @@ def _run_table(table: Any, arguments: argparse.Namespace, console: Any) -> None:
     from rich.markdown import Markdown
     from rich.progress import track
 
-    from sgpo.study.tables import as_markdown, run_table
+    from sgpo.study.tables import as_markdown, run_table, seed_count
 
-    count = arguments.seeds or (table.quick_seeds if arguments.quick else table.seeds)
+    output, quick = Path(arguments.output), arguments.quick
+    count = seed_count(table, quick=quick, seeds=arguments.seeds)
+    if arguments.jobs < 1:
+        raise InputError(f"--jobs is {arguments.jobs}; allowed: a whole number >= 1.")
     steps = iter(track(range(count), description="seeds", console=console, transient=True))
-    summary = run_table(
-        table,
-        Path(arguments.output),
-        quick=arguments.quick,
-        seeds=arguments.seeds,
-        progress=lambda done: next(steps, None),
-    )
+    if arguments.jobs > 1:
+        from sgpo.study.jobs import compute_seeds
+
+        data = None if arguments.data is None else Path(arguments.data)
+        compute_seeds(
+            table.name, output, range(count), quick=quick, data=data, jobs=arguments.jobs,
+            progress=lambda done: next(steps, None),
+        )  # fmt: skip
+    summary = run_table(table, output, quick=quick, seeds=arguments.seeds, progress=lambda done: next(steps, None))
     console.print(Markdown(as_markdown(summary, table)))
-    console.print(f"Rows and summary: {arguments.output}", highlight=False)
+    figure = " and figure" if table.figure is not None else ""
+    console.print(f"Rows, summary{figure}: {output / table.name}{'-quick' if quick else ''}.*", highlight=False)

@@ -9,7 +9,7 @@ from sgpo.study import experiments
 from sgpo.study.cells import Cell, cells
 from sgpo.study.fast_tables import fast_tables
 from sgpo.study.follower_time import groups, tangents
-from sgpo.study.methods import METHODS, PLAIN
+from sgpo.study.methods import DEFAULT, METHODS, PLAIN
 from sgpo.study.simulation.leader import Trials
 from sgpo.study.simulation.rounds import Simulation
 from sgpo.study.tables import run_table
@@ -111,3 +111,24 @@ def test_every_fast_table_is_written_from_rows_that_have_its_columns(tmp_path):
         summary = run_table(table, tmp_path, quick=True, seeds=1)
         assert {*table.by, *table.measures} <= set(summary[0]), table.name
         assert (tmp_path / f"{table.name}-quick.parquet").is_file()
+
+
+def test_tables_1_and_5_are_parts_of_the_worst_case_to_the_digit():
+    whole = experiments.worst_case_over_worlds(3, True)
+    for rows, where in (
+        (experiments.main_results(3, True), experiments.main_cells(None)),
+        (experiments.flipped_seeds(3, True), experiments.flipped_cells(None)),
+    ):
+        assert experiments.part_of_worst_case(whole, where) == rows
+    assert experiments.part_of_worst_case(whole[:4], experiments.main_cells(None)) is None
+
+
+def test_the_rounds_of_the_default_end_with_what_it_ships():
+    rows = [row for row in experiments.rounds(1, True) if row["method"] == DEFAULT]
+    for world in experiments.TABLE_WORLDS:
+        mine = [row for row in rows if row["world"] == world]
+        assert [row["round"] for row in mine] == list(range(len(mine)))
+        final = next(
+            row for row in experiments.main_results(1, True) if (row["world"], row["method"]) == (world, DEFAULT)
+        )
+        assert mine[-1]["win_rate"] == final["win_rate"]

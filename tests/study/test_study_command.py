@@ -30,6 +30,7 @@ def test_a_quick_table_is_printed_and_on_disk(capsys, tmp_path):
         (["table99", "--output", "x"], "table is 'table99'; allowed: table1"),
         (["theory-value"], "--output is missing"),
         (["theory-value", "--output", "x", "--seeds", "0"], "seeds is 0"),
+        (["theory-value", "--output", "x", "--jobs", "0"], "--jobs is 0"),
     ],
 )
 def test_what_is_no_table_is_refused(capsys, tmp_path, monkeypatch, arguments, said):
@@ -46,3 +47,21 @@ def test_every_table_has_a_quick_form_with_its_keys_and_measures(tmp_path, name)
     rows = pq.read_table(tmp_path / f"{name}-quick.parquet").to_pylist()
     assert {*table.by, *table.measures, "seed"} <= set(rows[0])
     assert len({tuple(row[key] for key in table.by) for row in rows}) == len(rows)
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_rows_of_one(tmp_path):
+    folders = {jobs: tmp_path / str(jobs) for jobs in (1, 2)}
+    for jobs, folder in folders.items():
+        arguments = ["--quick", "--seeds", "3", "--jobs", str(jobs), "--output", str(folder)]
+        assert main(["study", "table3", *arguments]) == 0
+    one, two = (pq.read_table(folder / "table3-quick.parquet").to_pylist() for folder in folders.values())
+    assert one == two
+
+
+@pytest.mark.slow
+def test_what_a_process_refuses_is_told_once_and_leaves_no_seed(capsys, tmp_path):
+    arguments = ["--quick", "--seeds", "2", "--jobs", "2", "--data", str(tmp_path / "none"), "--output", str(tmp_path)]
+    assert main(["study", "table1", *arguments]) == 2
+    assert str(tmp_path / "none") in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.parquet"))

@@ -115,3 +115,43 @@ def test_bad_arguments_are_named(table, tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InputError, match="is a file"):
         run_table(table, tmp_path / "file", quick=True)
+
+
+def test_the_difference_to_the_row_beside_is_paired_by_seed(tmp_path):
+    rates = [{"a": 0.1 * seed, "b": 0.1 * seed + 0.2 + 0.01 * (seed % 2)} for seed in range(6)]
+    table = StudyTable(
+        "table9", "A table", 6, 2, lambda seed, quick, folder: [
+            {"method": name, "rate": rate} for name, rate in rates[seed].items()
+        ], by=("method",), measures=("rate",), against=("method", "a"), spread=True,
+    )  # fmt: skip
+    first, second = run_table(table, tmp_path, quick=False)
+    assert "less" not in first
+    expected = stats.ttest_rel([row["b"] for row in rates], [row["a"] for row in rates]).confidence_interval()
+    assert (second["less_low"], second["less_high"]) == pytest.approx((expected.low, expected.high))
+    assert first["rate_sd"] == pytest.approx(np.std([row["a"] for row in rates], ddof=1))
+    text = (tmp_path / "table9.md").read_text()
+    assert "| method | rate | sd | less a | seeds |" in text
+    assert "| b | 0.455 ± 0.198 | 0.189 | 0.205 ± 0.006 | 6 |" in text
+
+
+def test_a_part_of_another_table_is_taken_from_it_and_computed_where_that_lacks_rows(tmp_path):
+    whole = StudyTable(
+        "whole", "All", 2, 1, lambda seed, quick, folder: [
+            {"method": name, "rate": seed + 0.5} for name in "abc"
+        ], by=("method",), measures=("rate",),
+    )  # fmt: skip
+    computed = []
+
+    def run(seed, quick, folder):
+        computed.append(seed)
+        return [{"method": "a", "rate": seed + 0.5}]
+
+    def only_a(rows):
+        return [row for row in rows if row["method"] == "a"] or None
+
+    part = StudyTable("part", "Some", 2, 1, run, by=("method",), measures=("rate",), part=("whole", only_a))
+    run_table(whole, tmp_path, quick=False, seeds=1)
+    run_table(part, tmp_path, quick=False)
+    assert computed == [1]
+    rows = pq.read_table(tmp_path / "part.parquet").to_pylist()
+    assert rows == [{"seed": seed, "method": "a", "rate": seed + 0.5} for seed in range(2)]

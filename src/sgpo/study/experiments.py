@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sgpo.study.cells import REAL, Cell, cells
-from sgpo.study.methods import DEFAULT, METHODS, MORE_LABELS, PAPER, PLAIN, Method
+from sgpo.study.methods import DECISION, DEFAULT, METHODS, MORE_LABELS, PAPER, PLAIN, Method
 from sgpo.study.summary import Row, summarise
 from sgpo.study.tuning import CRITERIA, QUICK_TRIALS, TRIALS, tune
 from sgpo.study.worlds.loglinear import loglinear_world, settings_of
@@ -20,7 +20,7 @@ FLIPPED = LabelNoise("symmetric", 0.25)
 RADIUS_GRID = (0.0, 0.01, 0.03, 0.05, 0.1, 0.3, 0.6)
 HELD_OUT = (50, 100, 200, 400, 800)
 TABLE_WORLDS = ("benign", "derailing")
-FOLLOWED = ("DPO on seeds", PLAIN, "SPA", PAPER, "SSAPO, validated", DEFAULT)
+FOLLOWED = (PLAIN, "SPA", PAPER, "SSAPO, validated", DECISION, DEFAULT)
 # In their quick form tables have these methods only; CI asks whether they run, not what comes out.
 QUICK_METHODS = ("DPO on seeds", PLAIN, PAPER, DEFAULT)
 
@@ -31,7 +31,12 @@ def main_results(seed: int, quick: bool, data: Path | None = None) -> list[Row]:
     Rows: world, noise, method; win_rate (gold, against the SFT policy), reward and kl (nats), learning_rate, own,
     shipped (the round whose policy is shipped, -1: the SFT policy), held_out_accuracy.
     """
-    return _final_rows(cells(noises=(NO_NOISE,), data=data), _methods(quick), seed, quick)
+    return _final_rows(main_cells(data), _methods(quick), seed, quick)
+
+
+def main_cells(data: Path | None) -> list[Cell]:
+    """Where `main_results` looks."""
+    return cells(noises=(NO_NOISE,), data=data)
 
 
 def worst_case_over_worlds(seed: int, quick: bool, data: Path | None = None) -> list[Row]:
@@ -41,7 +46,36 @@ def worst_case_over_worlds(seed: int, quick: bool, data: Path | None = None) -> 
 
 def flipped_seeds(seed: int, quick: bool, data: Path | None = None) -> list[Row]:
     """Table 5: a quarter of the labels turned round; rows as `main_results`."""
-    return _final_rows(cells(worlds=TABLE_WORLDS, noises=(NO_NOISE, FLIPPED), data=data), _methods(quick), seed, quick)
+    return _final_rows(flipped_cells(data), _methods(quick), seed, quick)
+
+
+def flipped_cells(data: Path | None) -> list[Cell]:
+    """Where `flipped_seeds` looks."""
+    return cells(worlds=TABLE_WORLDS, noises=(NO_NOISE, FLIPPED), data=data)
+
+
+def part_of_worst_case(rows: list[Row], where: list[Cell]) -> list[Row] | None:
+    """The rows of some cells out of a seed of `worst_case_over_worlds`; None where it lacks one of them."""
+    wanted = [(cell.keys["world"], cell.keys["noise"]) for cell in where]
+    found = [row for row in rows if (row["world"], row["noise"]) in wanted]
+    return found if {(row["world"], row["noise"]) for row in found} == set(wanted) else None
+
+
+def worst_cells_as_markdown(rows: list[Row]) -> str:
+    """`worst_cells` as a Markdown table."""
+    lines = [
+        "The cell in which each method does worst:",
+        "",
+        "| method | world | noise | win_rate | 95% |",
+        "|" + "---|" * 5,
+    ]
+    for row in worst_cells(rows):
+        more = " (with more labels)" if row["more_labels"] else ""
+        interval = f"{row['low']:.3f} to {row['high']:.3f}"
+        lines.append(
+            f"| {row['method']}{more} | {row['world']} | {row['noise']} | {row['win_rate']:.3f} | {interval} |"
+        )
+    return "\n".join(lines)
 
 
 def rounds(seed: int, quick: bool, data: Path | None = None) -> list[Row]:
@@ -110,7 +144,7 @@ def seed_choice(seed: int, quick: bool, data: Path | None = None) -> list[Row]:
 
 
 def held_out_size(seed: int, quick: bool) -> list[Row]:
-    """How many held-out pairs the default needs, and what the criterion of tuning makes of it.
+    """How many held-out pairs the decision needs, and what the criterion of tuning makes of it.
 
     Rows: world, noise, pairs, criterion, method; win_rate, and sft, whether the SFT policy was shipped.
     """
@@ -120,7 +154,7 @@ def held_out_size(seed: int, quick: bool) -> list[Row]:
             settings = replace(settings_of(cell.world, cell.noise, quick=quick), held_out=pairs)
             world = loglinear_world(settings, seed, name=cell.world)
             for criterion in CRITERIA:
-                for name in ("DPO on seeds", PLAIN, DEFAULT):
+                for name in ("DPO on seeds", PLAIN, DECISION, DEFAULT):
                     tuned = tune(
                         world, METHODS[name], cell.training, seed, trials=_trials(quick), criterion=criterion
                     ).final  # fmt: skip

@@ -9,9 +9,11 @@ from pathlib import Path
 from sgpo.study import experiments
 from sgpo.study.figures import dots, radius, rounds, worst_cells
 from sgpo.study.follower_time import groups, tangents
+from sgpo.study.methods import PLAIN
 from sgpo.study.tables import StudyTable
 
 _CELL = ("world", "noise")
+_AGAINST = ("method", PLAIN)
 
 
 def fast_tables(data: Path | None = None) -> tuple[StudyTable, ...]:
@@ -30,6 +32,8 @@ def _numbered_tables(data: Path | None) -> tuple[StudyTable, ...]:
             by=(*_CELL, "method"),
             measures=("win_rate", "reward", "kl"),
             figure=dots.win_rate_by_method,
+            against=_AGAINST,
+            part=("worst-case", lambda rows: experiments.part_of_worst_case(rows, experiments.main_cells(data))),
         ),
         StudyTable(
             "table3",
@@ -40,6 +44,7 @@ def _numbered_tables(data: Path | None) -> tuple[StudyTable, ...]:
             by=(*_CELL, "step", "rule"),
             measures=("win_rate", "radius_used"),
             figure=radius.win_rate_by_radius,
+            against=("rule", "0"),
         ),
         StudyTable(
             "table4",
@@ -68,6 +73,8 @@ def _numbered_tables(data: Path | None) -> tuple[StudyTable, ...]:
             by=(*_CELL, "method"),
             measures=("win_rate",),
             figure=dots.win_rate_by_method,
+            against=_AGAINST,
+            part=("worst-case", lambda rows: experiments.part_of_worst_case(rows, experiments.flipped_cells(data))),
         ),
     )
 
@@ -93,25 +100,30 @@ def _further_tables(data: Path | None) -> tuple[StudyTable, ...]:
             by=(*_CELL, "method", "choice"),
             measures=("win_rate",),
             figure=dots.win_rate_by_choice,
+            against=("choice", "random"),
+            spread=True,
         ),
         StudyTable(
             "held-out",
-            "How many held-out pairs the default needs, under either criterion of tuning",
-            seeds=40,
+            "How many held-out pairs the decision needs, under either criterion of tuning",
+            seeds=20,
             quick_seeds=1,
             run=lambda seed, quick, folder: experiments.held_out_size(seed, quick),
             by=(*_CELL, "pairs", "criterion", "method"),
             measures=("win_rate", "sft"),
             figure=rounds.win_rate_by_held_out_pairs,
+            against=_AGAINST,
         ),
         StudyTable(
             "worst-case",
             "Every method in every world with every noise",
-            seeds=20,
+            seeds=40,
             quick_seeds=1,
             run=lambda seed, quick, folder: experiments.worst_case_over_worlds(seed, quick, data),
             by=(*_CELL, "method"),
             measures=("win_rate",),
             figure=worst_cells.win_rate_by_cell,
+            against=_AGAINST,
+            closing=experiments.worst_cells_as_markdown,
         ),
     )

@@ -187,5 +187,7 @@ _ALL = (
 
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 DEFAULT, PAPER, PLAIN = "SSAPO, supported, human last", "SSAPO, paper", "iterative DPO"
+# The default without its last DPO.
+DECISION = "SSAPO, supported"
 # Methods that are given more than the seeds' labels stand beside the others, not among them.
 MORE_LABELS = ("DPO on all labels",)

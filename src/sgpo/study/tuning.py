@@ -23,7 +23,8 @@ class Tuned(NamedTuple):
 
     Attributes:
         final: one row: what the chosen trial ships.
-        rounds: a row per stage of the chosen trial, whether it is shipped or not.
+        rounds: a row per stage of the chosen trial, whether it is shipped or not; with a last DPO one more, of what
+            is shipped.
     """
 
     final: Row
@@ -93,6 +94,8 @@ def tune(
         {"method": method.name, "round": number, **_measure(world, stage.theta[best]), **_stage(stage, best)}
         for number, stage in enumerate(stages)
     ]
+    if method.human_last:
+        rounds.append({**rounds[-1], "round": len(stages), **gold, "agreement": None, "radius": None, "kept": None})
     return Tuned(final, rounds)
 
 

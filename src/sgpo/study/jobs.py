@@ -1,0 +1,50 @@
+"""The seeds of a table by several processes at once: each seed is a file of its own, and needs no other."""
+
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from sgpo.study.registry import study_tables
+from sgpo.study.tables import check_folder, compute_seed
+
+
+def compute_seeds(
+    name: str,
+    output: Path,
+    seeds: range,
+    *,
+    quick: bool,
+    data: Path | None,
+    jobs: int,
+    progress: Callable[[int], None] = lambda count: None,
+) -> None:
+    """Computes the seeds of a table that are not on disk yet; what one of them raises is raised.
+
+    Args:
+        name: of the table.
+        output: the folder of `run_table`.
+        seeds: which.
+        quick: the small form.
+        data: as `study_tables` has it.
+        jobs: processes, each of one thread.
+        progress: called with the number of seeds newly done.
+    """
+    check_folder(output)
+    # Not forked: torch has threads, and they do not survive that.
+    with ProcessPoolExecutor(
+        jobs, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        futures = [pool.submit(_compute, name, output, seed, quick, data) for seed in seeds]
+        try:
+            for future in as_completed(futures):
+                future.result()
+                progress(1)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _compute(name: str, output: Path, seed: int, quick: bool, data: Path | None) -> None:
+    compute_seed(study_tables(data)[name], output, seed, quick=quick)
