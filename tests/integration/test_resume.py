@@ -9,16 +9,22 @@ import pytest
 
 from integration.whole_runs import fingerprint, recorded_counts
 
+# A round is chosen by four pairs set aside, which is enough to go through all stages; a last DPO follows.
+CHOICE = [
+    "leader.accept=supported_any_length", "data.validation_share=0.5", "leader.final_epochs=1", "leader.batch_size=2",
+]  # fmt: skip
 STAGES = [
-    "seed/pairs", "heldout/pairs", "round-0/policy", "round-0/metrics.json",
-    *(f"round-{number}/{part}" for number in (1, 2)
-      for part in ("responses", "scores/policy", "scores/reference", "pairs", "worst_case.parquet", "policy",
-                   "metrics.json")),
+    "seed/pairs", "validation/pairs", "heldout/pairs", "round-0/policy", "round-0/metrics.json",
+    *(stage for number in (1, 2)
+      for stage in (*(f"round-{number}/{part}" for part in ("responses", "scores/policy", "scores/reference", "pairs")),
+                    f"round-{number - 1}/validation.json",
+                    *(f"round-{number}/{part}" for part in ("worst_case.parquet", "policy", "metrics.json")))),
+    "round-2/validation.json", "shipped.json", "final/pairs", "final/policy", "final/metrics.json",
 ]  # fmt: skip
 
 # Forks a run that sends itself SIGKILL as soon as one more stage is in its place, before it can do anything more;
 # again and again, until a run has nothing left to do. Forking saves importing the libraries sixteen times.
-KILLED_AFTER_EACH_STAGE = """
+KILLED_AFTER_EACH_STAGE = f"CHOICE = {CHOICE!r}" + """
 import os, signal, sys
 import sgpo.rounds.loop, sgpo.report.build
 from sgpo.cli import main
@@ -34,7 +40,7 @@ for attempt in range(len(sys.argv[3:]) + 1):
     child = os.fork()
     if child == 0:
         sgpo.run_dir.os.replace = replace_and_die
-        os._exit(main(["run", "--config", sys.argv[1], "--quiet"]))
+        os._exit(main(["run", "--config", sys.argv[1], "--quiet", *CHOICE]))
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 print("last exit", status)
 """
@@ -48,7 +54,7 @@ def run(recipe, *arguments):
 @pytest.mark.slow
 def test_sigkill_at_every_stage_boundary_changes_nothing(recipe):
     whole = recipe.parent / "whole"
-    result = run(recipe, f"output={whole}")
+    result = run(recipe, *CHOICE, f"output={whole}")
     assert result.returncode == 0, result.stderr
     interrupted = recipe.parent / "run"
     command = [sys.executable, "-c", KILLED_AFTER_EACH_STAGE, str(recipe), str(interrupted), *STAGES]
