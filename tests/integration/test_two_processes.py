@@ -13,6 +13,8 @@ from datasets import load_from_disk
 
 from sgpo.cli import main
 
+AFTER_ROUND_0 = ("metrics.jsonl", "shipped.json", "report.html")
+
 
 def launch(recipe, *overrides):
     """Two processes, on the CPU; ended with an error if they hang."""
@@ -31,11 +33,14 @@ def rows(run, stage):
 
 @pytest.mark.slow
 def test_two_processes_make_the_data_of_one_and_train_on_it(recipe):
-    settings = ["rounds=1", "generation.shard_size=5"]
+    settings = [
+        "rounds=1", "generation.shard_size=5", "leader.accept=supported_any_length", "data.validation_share=0.5",
+        "leader.batch_size=2", "leader.micro_batch_size=1", "leader.final_epochs=1",
+    ]  # fmt: skip
     one, two = recipe.parent / "run", recipe.parent / "two"
     assert main(["run", "--config", str(recipe), "--quiet", *settings]) == 0
     # The same policy to start from: two processes sum gradients in another order.
-    shutil.copytree(one, two, ignore=shutil.ignore_patterns("round-1", "metrics.jsonl", "report.html"))
+    shutil.copytree(one, two, ignore=shutil.ignore_patterns("round-1", "final", *AFTER_ROUND_0))
     config = yaml.safe_load((two / "config.yaml").read_text())
     (two / "config.yaml").write_text(yaml.safe_dump({**config, "output": str(two)}))
     result = launch(recipe, *settings, f"output={two}")
@@ -51,6 +56,11 @@ def test_two_processes_make_the_data_of_one_and_train_on_it(recipe):
     ours, theirs = (json.loads((run / "round-1/metrics.json").read_text()) for run in (two, one))
     assert ours["follower"] == theirs["follower"]
     assert ours["annotation"] == theirs["annotation"]
+    ours, theirs = (json.loads((run / "shipped.json").read_text()) for run in (two, one))
+    assert ours["round"] == theirs["round"] == 1
+    assert rows(two, "final/pairs") == rows(one, "final/pairs")
+    ours, theirs = (json.loads((run / "final/metrics.json").read_text())["heldout"] for run in (two, one))
+    assert ours == theirs
     assert (two / "report.html").is_file()
     assert not list(two.rglob(".*.shards"))
 
