@@ -30,8 +30,12 @@ def test_real_preferences_run_from_text_to_held_out_accuracy(tmp_path):
     recipe = prepare(DATA, tmp_path / "real", longest_prompt=60, longest_response=220, rounds=2, epochs=1, hidden=64)
     small = ["generation.max_new_tokens=80", "generation.candidates=3", "leader.max_length=200", "leader.batch_size=8"]
     assert main(["run", "--config", str(recipe), "--quiet", *small]) == 0
-    rounds = [json.loads(line) for line in (tmp_path / "real/run/metrics.jsonl").read_text().splitlines()]
-    assert len(rounds) == 3
+    lines = [json.loads(line) for line in (tmp_path / "real/run/metrics.jsonl").read_text().splitlines()]
+    rounds = lines[:3]
+    assert [metrics["round"] for metrics in rounds] == [0, 1, 2]
+    # Where a round is supported, a last DPO follows.
+    shipped = json.loads((tmp_path / "real/run/shipped.json").read_text())
+    assert len(lines) == 3 + (shipped["round"] is not None)
     for metrics in rounds:
         heldout = metrics["heldout"]
         assert heldout["low"] <= heldout["accuracy"] <= heldout["high"]
