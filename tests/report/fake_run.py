@@ -121,7 +121,7 @@ class FakeRun:
         }
 
     def _write_round(self, metrics: dict[str, Any]) -> None:
-        folder = self.root / f"round-{metrics['round']}"
+        folder = self.root / (f"round-{t}" if (t := metrics["round"]) <= self.config["rounds"] else "final")
         folder.mkdir(exist_ok=True)
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=2))
         if "follower" in metrics:

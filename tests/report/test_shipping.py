@@ -4,6 +4,7 @@ import copy
 
 import pytest
 
+from report.fake_run import fake_metrics
 from sgpo.errors import InputError
 from sgpo.report.alerts import find_alerts
 from sgpo.report.build import write_report
@@ -23,6 +24,7 @@ SECOND = {
         for t, (p, bound) in enumerate(zip(P_VALUES, THRESHOLDS, strict=True))
     ],
 }
+FINAL = {**SECOND, "path": "final/policy"}
 NONE = {**SECOND, "round": None, "path": "some/sft-model", "pairs": 12}
 
 
@@ -67,3 +69,53 @@ def test_a_run_that_chooses_no_round_says_nothing_of_it(run):
 def test_a_damaged_decision_is_named(run, damage):
     with pytest.raises(InputError, match=r"shipped\.json: damaged"):
         read(run, {**SECOND, **damage})
+
+
+@pytest.mark.parametrize(
+    ("leader", "shipped", "missing"),
+    [
+        ({"accept": "supported"}, None, "The choice of the round to ship"),
+        ({"accept": "supported_any_length"}, None, "The choice of the round to ship"),
+        ({"accept": "supported"}, FINAL, "The last DPO on all human pairs"),
+        ({"accept": "always", "final_epochs": 2}, None, "The last DPO on all human pairs"),
+        ({"accept": "supported"}, SECOND, None),
+        ({"accept": "supported"}, {**NONE, "path": "final/sft-model"}, None),
+        ({"accept": "always", "final_epochs": None}, None, None),
+        ({"accept": "always", "final_epochs": 0}, None, None),
+        ({}, None, None),
+    ],
+)
+def test_a_run_whose_rounds_are_done_and_whose_end_is_not_is_called_unfinished(run, leader, shipped, missing):
+    run.config["leader"] |= leader
+    record = read(run, shipped)
+    page = write_report(run.root).read_text()
+    if missing is None:
+        assert "Not finished" not in page
+    else:
+        assert f"Not finished.</strong> {missing} is still missing." in page
+        # No row has the policy that is shipped.
+        assert not any("shipped" in row[0].value for row in summary_rows(record).rows)
+
+
+def test_after_a_last_dpo_the_report_judges_it_and_calls_the_run_finished(run):
+    last = {key: value for key, value in fake_metrics(3).items() if key not in ("annotation", "follower")}
+    run.metrics.append({**last, "round": 4, "name": "final DPO"})
+    run.config["leader"]["accept"] = "supported"
+    record = read(run, FINAL)
+    page = write_report(run.root).read_text()
+    assert "Not finished" not in page
+    assert judge(record).headline.startswith("Final DPO beats the SFT model")
+    assert summary_rows(record).rows[-1][0].value == "final DPO (shipped)"
+    assert "answered by the SFT model and by final DPO" in page
+
+
+def test_the_samples_are_those_of_the_round_that_is_shipped(run):
+    read(run, SECOND)
+    assert "answered by the SFT model and by round 2." in write_report(run.root).read_text()
+
+
+def test_length_is_named_only_where_the_test_takes_it_out(run):
+    for accept, named in (("supported", True), ("supported_any_length", False)):
+        run.config["leader"]["accept"] = accept
+        (alert,) = (alert for alert in find_alerts(read(run, NONE)) if alert.startswith("No round is supported"))
+        assert ("length" in alert) is named

@@ -76,9 +76,11 @@ def _unsupported(record: RunRecord) -> Iterator[str]:
             "leader.accept: always does without it."
         )
     if shipped.round is None:
+        length_out = record.config["leader"].get("accept") != "supported_any_length"
+        beyond = ", beyond what the length of responses explains" if length_out else ""
         yield (
-            "No round is supported by the human pairs set aside, beyond what the length of responses explains: self-"
-            "annotation may have derailed, or the pairs are too few to tell. All policies are there to be looked at."
+            f"No round is supported by the human pairs set aside{beyond}: self-annotation may have derailed, or the "
+            "pairs are too few to tell. All policies are there to be looked at."
         )
 
 

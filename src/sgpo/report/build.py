@@ -40,6 +40,8 @@ def render_report(record: RunRecord) -> str:
     )
     summary = summary_rows(record)
     sampled = max((t for t, rows in record.samples.items() if rows), default=None)
+    if record.shipped and record.rounds and record.samples.get(record.judged_round["round"]):
+        sampled = record.judged_round["round"]
     names = {metrics["round"]: metrics["name"] for metrics in record.rounds}
     versions = {"sgpo": record.manifest.get("sgpo", "?"), **(record.manifest.get("versions") or {})}
     return environment.get_template("page.html").render(

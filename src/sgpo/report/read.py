@@ -73,9 +73,9 @@ class RunRecord:
     @property
     def judged_round(self) -> dict[str, Any]:
         """Metrics of the round that the run stands for: the one it ships, else the last finished one."""
-        if self.shipped is None or self.shipped.round is None or self.has_final:
+        if self.shipped is None or self.has_final:
             return self.rounds[-1]
-        return self.rounds[self.shipped.round]
+        return next((metrics for metrics in self.rounds if metrics["round"] == self.shipped.round), self.rounds[-1])
 
     @property
     def has_final(self) -> bool:
@@ -87,6 +87,16 @@ class RunRecord:
         """Rounds that the recipe asks for and that have no metrics yet."""
         done = {metrics["round"] for metrics in self.rounds}
         return [t for t in range(self.config["rounds"] + 1) if t not in done]
+
+    @property
+    def missing_end(self) -> str:
+        """What the recipe asks for after its rounds and that is not there yet; empty where nothing is."""
+        leader = self.config["leader"]
+        if self.shipped is None and str(leader.get("accept")).startswith("supported"):
+            return "The choice of the round to ship"
+        # Without a choice, the recipe alone says whether there is a last DPO; runs of older versions do not.
+        wanted = leader.get("final_epochs") if self.shipped is None else self.shipped.has_last_dpo
+        return "The last DPO on all human pairs" if wanted and not self.has_final else ""
 
     def has(self, key: str) -> bool:
         """Whether any round has this number."""

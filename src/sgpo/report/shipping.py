@@ -37,6 +37,11 @@ class Shipped:
     evidence: tuple[RoundEvidence, ...]
 
     @property
+    def has_last_dpo(self) -> bool:
+        """Whether the policy that is shipped is that of a last DPO on all human pairs."""
+        return self.round is not None and self.path.startswith("final/")
+
+    @property
     def sentence(self) -> str:
         """What to ship and why, in a sentence or two."""
         asked = f"{self.pairs} human pairs set aside"
@@ -46,7 +51,7 @@ class Shipped:
                 "responses as people do."
             )
         found, later = self.evidence[self.round], len(self.evidence) - 1 - self.round
-        last = " after a last DPO on all human pairs" if self.path.startswith("final") else ""
+        last = " after a last DPO on all human pairs" if self.has_last_dpo else ""
         return (
             f"Ship {name_of(self.round)}{last} ({self.path}): its order of the {asked} is supported, p = "
             f"{found.p_value:.2g}, below {found.threshold:.2g}"

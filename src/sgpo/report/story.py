@@ -59,16 +59,17 @@ def _how(record: RunRecord, follower: dict[str, Any]) -> str:
 
 
 def _unfinished(record: RunRecord) -> str:
-    missing = record.missing_rounds
-    if not missing:
+    if record.missing_rounds:
+        rounds = ", ".join(map(str, record.missing_rounds))
+        noun = f"Rounds {rounds} are" if len(record.missing_rounds) > 1 else f"Round {rounds} is"
+        what = f"{noun} still missing, of 0 to {record.config['rounds']}."
+    elif record.missing_end:
+        what = f"{record.missing_end} is still missing."
+    else:
         return ""
     stages = record.manifest["stages"]
-    last = f"The last whole stage is {list(stages)[-1]}. " if stages else "No stage is whole yet. "
-    rounds = ", ".join(map(str, missing))
-    noun = f"Rounds {rounds} are" if len(missing) > 1 else f"Round {rounds} is"
-    return f"{noun} still missing, of 0 to {record.config['rounds']}. {last}" + (
-        "Running the same recipe again goes on from there; this page shows what exists."
-    )
+    last = f"The last whole stage is {list(stages)[-1]}." if stages else "No stage is whole yet."
+    return f"{what} {last} Running the same recipe again goes on from there; this page shows what exists."
 
 
 def pair_flow(record: RunRecord) -> Grid | None:

@@ -90,7 +90,9 @@ def summary_rows(record: RunRecord) -> Summary:
     if record.has("gold.win_rate"):
         sft = (Cell(_format(quantity.of_sft, quantity.digits)) for quantity in shown)
         rows.append((Cell("SFT model"), *sft))
-    shipped = record.judged_round["round"] if record.shipped and record.shipped.round is not None else None
+    # Nothing is shipped yet where its last DPO is to come.
+    is_there = record.shipped and record.shipped.round is not None and not record.missing_end
+    shipped = record.judged_round["round"] if record.rounds and is_there else None
     for metrics in record.rounds:
         name = metrics["name"] + (" (shipped)" if metrics["round"] == shipped else "")
         rows.append((Cell(name), *(_cell(metrics, quantity) for quantity in shown)))

@@ -93,7 +93,8 @@ def run_rounds(
     Args:
         config: the validated recipe.
         run: the run directory.
-        evaluate: called once per round with its policy; what it returns goes into the round's metrics.
+        evaluate: called once per round with its policy, and for a last DPO as round `config.rounds` + 1; what it
+            returns goes into the round's metrics.
         processes: those that share the run; None: this one.
         reporter: where progress is shown.
 

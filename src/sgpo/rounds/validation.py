@@ -23,7 +23,7 @@ TRAINING_LOG = "training_log.json"
 
 
 class Validation:
-    """What the validation pairs say of policies. Nothing trains on them; only the choice is reported."""
+    """What the validation pairs say of policies. No round trains on them; only the choice is reported."""
 
     def __init__(self, config: RunConfig, stages: Stages, policies: Policies) -> None:
         self._config, self._stages, self._policies = config, stages, policies
