@@ -1,9 +1,14 @@
 """`sgpo study`: names, one table from the command line, and what is refused."""
 
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
 import pyarrow.parquet as pq
 import pytest
 
 from sgpo.cli import main
+from sgpo.study.jobs import one_thread_each
 from sgpo.study.registry import study_tables
 
 # The text world trains language models; tests/study/test_run.py holds its path.
@@ -57,6 +62,16 @@ def test_two_processes_write_the_rows_of_one(tmp_path):
         assert main(["study", "table3", *arguments]) == 0
     one, two = (pq.read_table(folder / "table3-quick.parquet").to_pylist() for folder in folders.values())
     assert one == two
+
+
+@pytest.mark.parametrize("before", [None, "3"])
+def test_each_process_has_one_thread_and_this_one_keeps_its_own(monkeypatch, before):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if before is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", before)
+    with one_thread_each(), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        assert pool.submit(os.getenv, "OMP_NUM_THREADS").result() == "1"
+    assert os.environ.get("OMP_NUM_THREADS") == before
 
 
 @pytest.mark.slow

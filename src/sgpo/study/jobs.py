@@ -1,11 +1,11 @@
 """The seeds of a table by several processes at once: each seed is a file of its own, and needs no other."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
-
-import torch
 
 from sgpo.study.registry import study_tables
 from sgpo.study.tables import check_folder, compute_seed
@@ -34,9 +34,7 @@ def compute_seeds(
     """
     check_folder(output)
     # Not forked: torch has threads, and they do not survive that.
-    with ProcessPoolExecutor(
-        jobs, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
+    with one_thread_each(), ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         futures = [pool.submit(_compute, name, output, seed, quick, data) for seed in seeds]
         try:
             for future in as_completed(futures):
@@ -44,6 +42,20 @@ def compute_seeds(
                 progress(1)
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Has processes that are started inside use one thread: NumPy and PyTorch read that when they are imported."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
 
 
 def _compute(name: str, output: Path, seed: int, quick: bool, data: Path | None) -> None:
