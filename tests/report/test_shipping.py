@@ -1,6 +1,7 @@
 """What the report says of the round that a run ships."""
 
 import copy
+import json
 
 import pytest
 
@@ -9,7 +10,7 @@ from sgpo.errors import InputError
 from sgpo.report.alerts import find_alerts
 from sgpo.report.build import write_report
 from sgpo.report.read import read_run
-from sgpo.report.story import shipping_evidence
+from sgpo.report.story import shipping_evidence, stage_times
 from sgpo.report.table import summary_rows
 from sgpo.report.verdict import judge
 
@@ -119,3 +120,13 @@ def test_length_is_named_only_where_the_test_takes_it_out(run):
         run.config["leader"]["accept"] = accept
         (alert,) = (alert for alert in find_alerts(read(run, NONE)) if alert.startswith("No round is supported"))
         assert ("length" in alert) is named
+
+
+def test_the_choice_is_a_row_of_the_stages_times(run):
+    run.write()
+    manifest = json.loads((run.root / "manifest.json").read_text())
+    manifest["stages"]["shipped.json"] = {"seconds": 0.3}
+    (run.root / "manifest.json").write_text(json.dumps(manifest))
+    times = stage_times(read_run(run.root))
+    (row,) = (cells for name, cells in times.rows if name == "shipped")
+    assert row[-1] == "0.30 s"

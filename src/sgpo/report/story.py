@@ -110,7 +110,7 @@ def stage_times(record: RunRecord) -> Grid | None:
         group, _, part = stage.partition("/")
         # All trials of a round are one column; their number is the grid's.
         part = "trials" if part.startswith("trials/") else part.partition(".")[0].replace("_", " ").replace("/", " by ")
-        parts = groups.setdefault(group.replace("-", " ") or part, {})
+        parts = groups.setdefault(group.partition(".")[0].replace("-", " "), {})
         parts[part] = parts.get(part, 0.0) + entry["seconds"]
     # The group with the most stages first: a whole round shows the order of the loop.
     fullest_first = sorted(groups.values(), key=len, reverse=True)
