@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sgpo.config import validate
 from sgpo.processes import Processes
 from sgpo.progress import Reporter
@@ -110,7 +108,7 @@ def run_text_world(
         world = world or output
         run_world(recipe, command=["sgpo", "study"], processes=Processes(), reporter=reporter or Reporter())
         made.setdefault(key, output)
-        rows += _rows(regime, name, output)
+        rows += _rows(regime, name, recipe)
     return rows
 
 
@@ -131,16 +129,15 @@ def _adopt(recipe: WorldRecipe, source: Path, stages: tuple[str, ...]) -> None:
     run.close()
 
 
-def _rows(regime: str, method: str, output: Path) -> list[Row]:
+def _rows(regime: str, method: str, recipe: WorldRecipe) -> list[Row]:
+    output = Path(recipe.output)
     found = [json.loads(line) for line in (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     rounds = [metrics for metrics in found if metrics["name"] != FINAL_NAME]
     shipped = _shipped(output, rounds[-1]["round"])
     rows = [_row(regime, method, metrics) for metrics in rounds]
     # Against itself the SFT model wins one half.
     rows[-1] |= {"shipped": shipped, "shipped_win_rate": 0.5 if shipped == -1 else rows[shipped]["win_rate"]}
-    recipe = yaml.safe_load((output / "config.yaml").read_text(encoding="utf-8"))
-    chooses = recipe["leader"]["accept"] == "supported"
-    if recipe["leader"]["final_epochs"] or (chooses and recipe["leader"]["final_epochs"] is None):
+    if recipe.final_epochs:
         last = _row(regime, f"{method}, human last", found[-1])
         last |= {"round": len(rounds), "shipped": shipped, "shipped_win_rate": last["win_rate"]}
         if shipped == -1:
