@@ -14,7 +14,7 @@ def refusal(**changes) -> str:
     return str(caught.value)
 
 
-def test_the_defaults_are_the_papers_settings():
+def test_the_defaults_of_follower_generation_and_training_are_the_papers_settings():
     config = validate(RunConfig, RECIPE, "r.yaml")
     assert (config.follower.radius, config.follower.tangents, config.follower.space) == (0.01, 6, "probability")
     assert (config.generation.temperature, config.generation.max_new_tokens) == (0.7, 300)
@@ -38,6 +38,8 @@ def test_the_defaults_are_the_papers_settings():
         ({"leader": {"batch_size": 6}}, "batch_size is 6; allowed: a multiple of micro_batch_size (4)"),
         ({"rounds": 2, "data": {"seeds": "s", "prompts": "p", "prompts_per_round": [3]}}, "one per round (2)"),
         ({"data": {"seeds": "s"}}, "data.prompts is missing"),
+        # Whoever sets nothing aside meets a default that needs pairs, and is told of the way without.
+        ({"data": {"seeds": "s", "prompts": "p", "validation_share": 0}}, "leader.accept='always' need none."),
         ({"model": {}}, "model.path is missing"),
     ],
 )

@@ -80,7 +80,8 @@ class Recipe(Section):
             raise ValueError(
                 f"data.validation_share is {self.data.validation_share} with "
                 f"follower.radius={self.follower.radius!r} and leader.accept={self.leader.accept!r}; allowed: a "
-                "share > 0 where one of them needs human pairs, else 0 or null"
+                "share > 0 where one of them needs human pairs, else 0 or null. A number as radius and "
+                "leader.accept='always' need none"
             )
         return self
 
