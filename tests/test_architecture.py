@@ -30,7 +30,7 @@ ALLOWED = {
     },
     "hub": set(),
     "estimate": set(),
-    "plan": {"leader", "rounds", "run_dir", "config", "estimate"},
+    "plan": {"robust", "leader", "rounds", "run_dir", "config", "estimate"},
     "study": {
         "robust", "policy", "preferences", "leader", "evaluate", "rounds", "plan", "run_dir", "progress",
         "processes", "config",

@@ -20,6 +20,7 @@ from sgpo.estimate import (
     training_flops,
 )
 from sgpo.leader.train import build_arguments
+from sgpo.robust.acceptance import ENOUGH_PAIRS
 from sgpo.rounds.evaluation_parts import check_evaluations
 from sgpo.rounds.preflight import Preflight, missing_room
 from sgpo.rounds.tools import missing_tools
@@ -97,11 +98,12 @@ def plan_run(config: RunConfig, *, offline: bool = False, processes: int = 1) ->
         check_evaluations(config)
     lengths = expected_lengths(config, inputs.prompt_tokens)
     unchecked = [f"not checked: {what}." for what in inputs.unchecked]
+    notes = (*inputs.warnings, *few_pairs(config, inputs.seeds), *unchecked)
     return Plan(
         output=config.output,
         stages=tuple(plan_stages(config, inputs.seeds, inputs.heldout, inputs.pools, inputs.parameters, lengths)),
         needs=needs(config, inputs.parameters, inputs.architecture, lengths),
-        notes=(*inputs.warnings, *unchecked),
+        notes=notes,
         missing=(*missing_tools(config), *missing_room(Path(config.output), run_size(config, inputs.parameters))),
     )
 
@@ -114,6 +116,18 @@ def check_arguments(config: Recipe, processes: int = 1) -> None:
         for radius in radii:
             settings = leader_settings(config, number, seed=0, radius=radius, processes=processes)
             build_arguments(settings, config.leader.trainer, output_dir="unused")
+
+
+def few_pairs(config: Recipe, seeds: int) -> list[str]:
+    """A sentence where too few of the seeds are set aside to choose a round by."""
+    aside = round(config.validation_share * seeds)
+    if not config.chooses_round or aside >= ENOUGH_PAIRS:
+        return []
+    return [
+        f"about {aside} human pairs are set aside to say which round to ship; with fewer than {ENOUGH_PAIRS} hardly "
+        "any round can be supported, and the SFT model is shipped where none is. More seeds or a larger "
+        "data.validation_share help; leader.accept: always does without."
+    ]
 
 
 def run_size(config: Recipe, parameters: int) -> int:
@@ -168,9 +182,8 @@ def plan_stages(
     stages = []
     if config.data.split is not None:
         chosen = "at random" if config.data.split.selection == "random" else "as farthest points"
-        stages.append(
-            StagePlan("data", f"{seeds} seeds {chosen}, {len(pools)} pools, {heldout} held out; no prompt twice")
-        )
+        drawn = f"{len(pools)} pool{'' if len(pools) == 1 else 's'}"
+        stages.append(StagePlan("data", f"{seeds} seeds {chosen}, {drawn}, {heldout} held out; no prompt twice"))
     human, aside = seeds, round(config.validation_share * seeds)
     seeds -= aside
     stages += [StagePlan("seed/pairs", f"{seeds} human pairs, scored by the reference")]

@@ -49,7 +49,7 @@ def test_a_recipe_draws_its_own_split_once_and_its_parts_share_no_prompt(split_r
 def test_the_plan_names_the_split(split_recipe, capsys):
     assert main(["run", "--config", str(split_recipe), "--dry-run"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "8 seeds at random, 1 pools, 5 held out" in said
+    assert "8 seeds at random, 1 pool, 5 held out" in said
     assert not (split_recipe.parent / "run").exists()
 
 

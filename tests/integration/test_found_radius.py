@@ -68,6 +68,7 @@ def test_a_validated_radius_is_the_policy_of_one_of_the_grid_and_no_trial_is_lef
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
+        (["follower.radius=validated", "leader.accept=supported"], "The same pairs would choose twice"),
         (
             ["follower.radius=measured", "data.validation_share=0"],
             "data.validation_share is 0.0 with follower.radius='measured'",

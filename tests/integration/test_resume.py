@@ -24,7 +24,9 @@ STAGES = [
 
 # Forks a run that sends itself SIGKILL as soon as one more stage is in its place, before it can do anything more;
 # again and again, until a run has nothing left to do. Forking saves importing the libraries sixteen times.
-KILLED_AFTER_EACH_STAGE = f"CHOICE = {CHOICE!r}" + """
+KILLED_AFTER_EACH_STAGE = (
+    f"CHOICE = {CHOICE!r}"
+    + """
 import os, signal, sys
 import sgpo.rounds.loop, sgpo.report.build
 from sgpo.cli import main
@@ -44,6 +46,7 @@ for attempt in range(len(sys.argv[3:]) + 1):
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 print("last exit", status)
 """
+)
 
 
 def run(recipe, *arguments):

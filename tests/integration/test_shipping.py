@@ -104,6 +104,14 @@ def test_where_no_round_is_supported_the_sft_model_is_shipped_and_nothing_more_i
     assert "Ship the SFT model" in (folder / "report.html").read_text()
 
 
+def test_a_plan_says_that_too_few_pairs_are_set_aside(taught, capsys):
+    arguments = ["run", "--config", str(taught), "--dry-run", *BASE, "leader.accept=supported"]
+    assert main(arguments) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "about 24 human pairs are set aside to say which round to ship; with fewer than 50" in said
+    assert "a last DPO on all 48 human pairs" in said
+
+
 def test_by_default_a_fifth_of_the_seeds_is_set_aside(taught):
     content = yaml.safe_load(taught.read_text())
     del content["leader"]["accept"]

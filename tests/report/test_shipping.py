@@ -19,6 +19,7 @@ SECOND = {
     "round": 2,
     "path": "round-2/policy",
     "pairs": 80,
+    "enough": 50,
     "level": 0.05,
     "rounds": [
         {"round": t, "accuracy": 0.6, "score": 2.5, "p_value": p, "threshold": bound}

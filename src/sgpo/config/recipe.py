@@ -86,6 +86,15 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _pairs_choose_once(self) -> "Recipe":
+        if self.follower.radius == "validated" and self.chooses_round:
+            raise ValueError(
+                f"leader.accept is {self.leader.accept!r} with follower.radius='validated'; allowed: 'validated' or "
+                "'always'. The same pairs would choose twice, and mistake noise for a signal far more often"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _evaluations_have_names_of_their_own(self) -> "Recipe":
         titles = [evaluation.title for evaluation in self.evaluate]
         if twice := sorted({title for title in titles if titles.count(title) > 1}):

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 from sgpo.report.read import RunRecord, number
-from sgpo.report.shipping import FEW_PAIRS
 from sgpo.report.verdict import compare, interval
 
 COLLAPSE_RATIO = 1.5  # times the log-probability that the reference gives to the same chosen responses
@@ -69,10 +68,10 @@ def _unsupported(record: RunRecord) -> Iterator[str]:
     shipped = record.shipped
     if shipped is None:
         return
-    if shipped.pairs < FEW_PAIRS:
+    if shipped.pairs < shipped.enough:
         yield (
-            f"Only {shipped.pairs} human pairs were set aside to choose the round: with fewer than {FEW_PAIRS} hardly "
-            "anything can be supported. A larger data.validation_share or more seeds give the choice a basis; "
+            f"Only {shipped.pairs} human pairs were set aside to choose the round: with fewer than {shipped.enough} "
+            "hardly anything can be supported. A larger data.validation_share or more seeds give the choice a basis; "
             "leader.accept: always does without it."
         )
     if shipped.round is None:

@@ -6,8 +6,6 @@ from typing import Any
 
 from sgpo.errors import InputError
 
-FEW_PAIRS = 50
-
 
 @dataclass(frozen=True)
 class RoundEvidence:
@@ -27,13 +25,14 @@ class Shipped:
     Attributes:
         round: its number; None: no round, but the SFT model.
         path: the policy's folder in the run directory, or the SFT model.
-        pairs: human pairs that were asked.
+        pairs, enough: human pairs that were asked, and how many it takes to say something.
         evidence: of each round, in order.
     """
 
     round: int | None
     path: str
     pairs: int
+    enough: int
     evidence: tuple[RoundEvidence, ...]
 
     @property
@@ -82,6 +81,6 @@ def parse_shipped(content: dict[str, Any], path: Path) -> Shipped:
             number is None or (type(number) is int and 0 <= number < len(evidence))
         ):
             raise ValueError(f"round {number!r} of {len(evidence)}")
-        return Shipped(number, str(content["path"]), int(content["pairs"]), evidence)
+        return Shipped(number, str(content["path"]), int(content["pairs"]), int(content["enough"]), evidence)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: damaged ({error!r}); allowed: what sgpo run writes.") from error

@@ -14,6 +14,8 @@ from sgpo.errors import InputError
 from sgpo.robust.temperature import check_gaps
 
 LEVEL = 0.05
+# With fewer pairs a policy must be right nearly always to be supported (docs/study.md).
+ENOUGH_PAIRS = 50
 
 
 class Evidence(NamedTuple):

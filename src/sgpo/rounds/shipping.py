@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from sgpo.config import RunConfig
 from sgpo.policy.load import load_tokenizer
 from sgpo.policy.tokens import tokenize_responses
-from sgpo.robust.acceptance import LEVEL, latest_supported
+from sgpo.robust.acceptance import ENOUGH_PAIRS, LEVEL, latest_supported
 from sgpo.robust.radius import calibrate
 from sgpo.rounds.policies import Policies
 from sgpo.rounds.stages import Stages
@@ -62,6 +62,7 @@ class Shipping:
             "round": place,
             "path": self._config.model.path if place is None else self._path(place),
             "pairs": len(gaps[0]),
+            "enough": ENOUGH_PAIRS,
             "level": LEVEL,
             "rounds": [
                 {

@@ -9,7 +9,7 @@ from pydantic import model_validator
 
 from sgpo.config import Recipe, RunConfig
 from sgpo.errors import InputError
-from sgpo.plan import Plan, StagePlan, check_arguments, expected_lengths, needs, plan_stages, run_size
+from sgpo.plan import Plan, StagePlan, check_arguments, expected_lengths, few_pairs, needs, plan_stages, run_size
 from sgpo.processes import Processes
 from sgpo.progress import Reporter
 from sgpo.rounds.loop import open_run, quiet_libraries, run_rounds
@@ -64,7 +64,13 @@ def plan_world(recipe: WorldRecipe) -> Plan:
         *plan_stages(recipe, world.seed_pairs, 0, pools, parameters, lengths),
     ]
     described = needs(recipe, parameters, None, lengths)
-    return Plan(output=recipe.output, stages=tuple(stages), needs=described, missing=missing)
+    return Plan(
+        output=recipe.output,
+        stages=tuple(stages),
+        needs=described,
+        notes=tuple(few_pairs(recipe, world.seed_pairs)),
+        missing=missing,
+    )
 
 
 def run_world(recipe: WorldRecipe, *, command: list[str], processes: Processes, reporter: Reporter) -> None:

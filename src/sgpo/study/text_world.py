@@ -90,7 +90,7 @@ def run_text_world(
         (share of the round's pairs whose order gold shares), radius, accepted; in the last round of a method shipped
         (the round whose policy it ships, -1: the SFT model) and shipped_win_rate (gold, of that policy). A run that
         ends with a last DPO on all human pairs is two methods: itself without it, and "NAME, human last", a row of
-        the round after the last.
+        the round after the last, which is the SFT model's where that is shipped.
     """
     rows: list[Row] = []
     made: dict[str, Path] = {}
@@ -141,7 +141,7 @@ def _rows(regime: str, method: str, recipe: WorldRecipe) -> list[Row]:
         last = _row(regime, f"{method}, human last", found[-1])
         last |= {"round": len(rounds), "shipped": shipped, "shipped_win_rate": last["win_rate"]}
         if shipped == -1:
-            last |= {"win_rate": None, "low": None, "high": None, "kl": None, "shipped_win_rate": 0.5}
+            last |= {"win_rate": 0.5, "low": None, "high": None, "kl": 0.0, "shipped_win_rate": 0.5}
         rows.append({**last, "agreement": None, "radius": None, "accepted": None})
     return rows
 
