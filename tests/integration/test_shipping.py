@@ -121,3 +121,13 @@ def test_by_default_a_fifth_of_the_seeds_is_set_aside(taught):
     assert len(load_from_disk(folder / "validation/pairs")) == 10
     assert len(load_from_disk(folder / "seed/pairs")) == 38
     assert (folder / "shipped.json").exists()
+
+
+def test_a_training_of_one_step_trains(recipe):
+    overrides = ["rounds=0", "leader.batch_size=8", "leader.seed_epochs=1"]
+    assert main(["run", "--config", str(recipe), "--quiet", *overrides]) == 0
+    folder = recipe.parent / "run/round-0"
+    assert json.loads((folder / "metrics.json").read_text())["leader"]["steps"] == 1
+    before = load_policy(yaml.safe_load(recipe.read_text())["model"]["path"]).model.state_dict()
+    after = load_policy(folder / "policy").model.state_dict()
+    assert any(not before[name].equal(after[name]) for name in before)

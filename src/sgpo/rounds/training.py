@@ -183,6 +183,9 @@ class Training:
         leader = self._config.leader
         policy = self._policies.reference() if start is None else self._policies.of_round(start)
         steps = math.ceil(settings["num_train_epochs"] * math.ceil(len(pairs) / leader.batch_size))
+        if steps == 1:
+            # A warm-up starts at 0: the only step would change nothing.
+            settings = {**settings, "warmup_steps": 0}
         reporter = self._stages.reporter
         with reporter.bar("leader steps", steps) as advance, reporter.showing(LeaderAlert):
             log = train_leader(
