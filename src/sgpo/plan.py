@@ -124,8 +124,8 @@ def few_pairs(config: Recipe, seeds: int) -> list[str]:
     if not config.chooses_round or aside >= ENOUGH_PAIRS:
         return []
     return [
-        f"about {aside} human pairs are set aside to say which round to ship; with fewer than {ENOUGH_PAIRS} hardly "
-        "any round can be supported, and the SFT model is shipped where none is. More seeds or a larger "
+        f"about {aside} human pairs are set aside to say which round to ship; with fewer than {ENOUGH_PAIRS} a good "
+        "round often goes unsupported, and the SFT model is shipped where none is. More seeds or a larger "
         "data.validation_share help; leader.accept: always does without."
     ]
 

@@ -70,8 +70,8 @@ def _unsupported(record: RunRecord) -> Iterator[str]:
         return
     if shipped.pairs < shipped.enough:
         yield (
-            f"Only {shipped.pairs} human pairs were set aside to choose the round: with fewer than {shipped.enough} "
-            "hardly anything can be supported. A larger data.validation_share or more seeds give the choice a basis; "
+            f"Only {shipped.pairs} human pairs were set aside to choose the round: with fewer than {shipped.enough} a "
+            "good round often goes unsupported. A larger data.validation_share or more seeds give the choice a basis; "
             "leader.accept: always does without it."
         )
     if shipped.round is None:
