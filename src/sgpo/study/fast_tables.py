@@ -1,7 +1,7 @@
 """The study's tables on array worlds, as `sgpo study` runs them. Minutes are for one core of a 2020s server.
 
-In full, with the real preferences: worst-case 31, which table1 and table5 are parts of; held-out 7, table3 5, figure2 2,
-seeds 2, table4 2, table4-policy 1. In quick form all of them together take 10 seconds.
+In full, with the real preferences: worst-case 31, which table1 and table5 are parts of; held-out 7, table3 5, figure2
+2, seeds 2, table4 2, table4-policy 1. In quick form all of them together take 10 seconds.
 """
 
 from pathlib import Path

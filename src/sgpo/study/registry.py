@@ -41,7 +41,7 @@ def _theory_tables() -> list[StudyTable]:
 
 def _text_table() -> StudyTable:
     return StudyTable(
-        "text-world", "The real loop in the text world, benign and derailing", 5, 1, text_world_rows,
+        "text-world", "The real loop in the text world, benign and derailing", 6, 1, text_world_rows,
         ("regime", "method", "round"), ("win_rate", "shipped_win_rate", "kl", "agreement"),
         rounds.win_rate_by_round_and_regime,
     )  # fmt: skip
