@@ -40,7 +40,8 @@ def sft_policy(directory):
 
 
 def result(policy, number=0, pairs=None):
-    return RoundResult(number=number, policy=policy, pairs=pairs)
+    # Round 0 trained on human pairs.
+    return RoundResult(number=number, policy=policy, pairs=pairs or pairs_of([("Hello", "Yes.", "No.", "human")]))
 
 
 def pairs_of(rows):
