@@ -155,3 +155,21 @@ def test_a_part_of_another_table_is_taken_from_it_and_computed_where_that_lacks_
     assert computed == [1]
     rows = pq.read_table(tmp_path / "part.parquet").to_pylist()
     assert rows == [{"seed": seed, "method": "a", "rate": seed + 0.5} for seed in range(2)]
+
+
+def test_rows_of_other_data_are_refused_and_are_no_part(tmp_path):
+    def table(name, data, **more):
+        return StudyTable(
+            name, "A table", 1, 1, lambda seed, quick, folder: [{"method": str(data), "rate": 0.5}], by=("method",),
+            measures=("rate",), data=data, **more,
+        )  # fmt: skip
+
+    first = tmp_path / "first"
+    run_table(table("whole", None), tmp_path, quick=False)
+    with pytest.raises(InputError, match=r"00000\.parquet was computed with --data left out"):
+        run_table(table("whole", first), tmp_path, quick=False)
+    part = ("whole", lambda rows: rows)
+    assert run_table(table("part", first, part=part), tmp_path, quick=False)[0]["method"] == str(first)
+    assert run_table(table("part", first, part=part), tmp_path, quick=False)[0]["method"] == str(first)
+    with pytest.raises(InputError, match=r"was computed with --data .*first; allowed: the same"):
+        run_table(table("part", tmp_path / "second"), tmp_path, quick=False)

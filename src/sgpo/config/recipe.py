@@ -90,7 +90,7 @@ class Recipe(Section):
         if self.follower.radius == "validated" and self.chooses_round:
             raise ValueError(
                 f"leader.accept is {self.leader.accept!r} with follower.radius='validated'; allowed: 'validated' or "
-                "'always'. The same pairs would choose twice, and mistake noise for a signal far more often"
+                "'always'. The same pairs would choose twice, and mistake noise for a signal more often"
             )
         return self
 

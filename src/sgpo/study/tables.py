@@ -34,6 +34,8 @@ class StudyTable:
             value, paired by seed.
         spread: the Markdown has the standard deviation over seeds, too; the summary always has.
         closing: what the Markdown ends with, from the rows.
+        data: folder that rows are computed from, beside what the code draws; rows of another folder, or of none, are
+            not taken for its own.
         part: the rows of a seed out of those of another table, by its name; None where that one lacks some.
     """
 
@@ -48,6 +50,7 @@ class StudyTable:
     against: tuple[str, str] | None = None
     spread: bool = False
     closing: Callable[[list[Row]], str] | None = None
+    data: Path | None = None
     part: tuple[str, Callable[[list[Row]], list[Row] | None]] | None = None
 
 
@@ -111,18 +114,26 @@ def seed_count(table: StudyTable, *, quick: bool, seeds: int | None) -> int:
 
 
 def compute_seed(table: StudyTable, output: Path, seed: int, *, quick: bool) -> None:
-    """Writes the rows of one seed, unless they are there; another table's rows are used where they hold them all."""
-    path = _raw(table.name, output, seed, quick)
+    """Writes the rows of one seed, unless they are there; another table's rows are used where they hold them all.
+
+    Raises:
+        InputError: rows are there that were computed from other data.
+    """
+    path, data = _raw(table.name, output, seed, quick), _name_of_data(table)
     if path.exists():
+        if (found := _data_of(path)) != data:
+            raise InputError(
+                f"{path} was computed with --data {found or 'left out'}; allowed: the same, or another --output."
+            )
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     rows: list[Row] | None = None
     if table.part is not None and (whole := _raw(table.part[0], output, seed, quick)).exists():
-        rows = table.part[1](pq.read_table(whole).to_pylist())
+        rows = table.part[1](pq.read_table(whole).to_pylist()) if _data_of(whole) == data else None
     if rows is None:
         found = table.run(seed, quick, output / "runs" / _name(table.name, quick))
         rows = [{"seed": seed, **row} for row in found]
-    _write_rows(rows, path)
+    _write_rows(rows, path, data=data)
 
 
 def summary_rows(
@@ -197,8 +208,16 @@ def _raw(table: str, output: Path, seed: int, quick: bool) -> Path:
     return output / "raw" / _name(table, quick) / f"{seed:05d}.parquet"
 
 
-def _write_rows(rows: list[dict[str, Any]], path: Path) -> None:
+def _name_of_data(table: StudyTable) -> str:
+    return "" if table.data is None else str(table.data.resolve())
+
+
+def _data_of(path: Path) -> str:
+    return json.loads((pq.read_schema(path).metadata or {}).get(b"sgpo", b"{}")).get("data", "")
+
+
+def _write_rows(rows: list[dict[str, Any]], path: Path, *, data: str = "") -> None:
     partial = path.with_name(f".{path.name}.partial")
-    metadata = {"sgpo": json.dumps({"rows": len(rows)})}
+    metadata = {"sgpo": json.dumps({"rows": len(rows), "data": data})}
     pq.write_table(pa.Table.from_pylist(rows).replace_schema_metadata(metadata), partial)
     partial.replace(path)
