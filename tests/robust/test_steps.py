@@ -155,7 +155,8 @@ def test_a_step_does_not_depend_on_how_a_batch_is_cut(step):
     rest = {"lower": worst.window[0], "link": worst.link}
     cut = zip(later.split(7), worst.moved.split(7), worst.points.split(7), strict=True)
     parts = [step(gaps, moved=moved, anchor=anchor, **rest) for gaps, moved, anchor in cut]
-    torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=0)
+    # Up to the last bit: a processor's vector kernels may round the last entries of an array differently.
+    torch.testing.assert_close(torch.cat(parts), whole, rtol=4e-15, atol=4e-15)
 
 
 def test_a_probability_that_displacement_would_make_negative_keeps_a_finite_pull():
