@@ -15,9 +15,9 @@ from pathlib import Path
 import yaml
 from datasets import Dataset
 
+from sgpo.demo.sft import train_small_sft
 from sgpo.preferences.seeds import hold_out
 from sgpo.preferences.source import load_pairs, load_rows
-from sgpo.study.sft import train_small_sft
 
 
 def prepare(

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from rich.progress import Progress
 
+from sgpo.demo.sft import train_small_sft
 from sgpo.errors import InputError
-from sgpo.study.sft import train_small_sft
 
 
 def read_rows(path: Path) -> list[dict]:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from sgpo.config import EvaluateConfig, RunConfig, Section, read_recipe, validate
-from sgpo.study.run import WorldRecipe
-from sgpo.study.settings import WorldSettings
+from sgpo.config.world import WorldSettings
+from sgpo.demo.run import WorldRecipe
 
 ROOT = Path(__file__).parents[1]
 RECIPE_PAGE = (ROOT / "docs/recipe.md").read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from sgpo.cli import main
 from sgpo.policy.load import load_policy
 from sgpo.policy.score import score_responses
-from sgpo.robust.follower import worst_case
+from sgpo.robust.exact import worst_case
 
 GAPS = np.random.default_rng(0).normal(0.3, 1.0, 200)
 

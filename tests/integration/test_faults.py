@@ -12,7 +12,7 @@ from datasets import load_from_disk
 
 from integration.whole_runs import fingerprint, recorded_counts
 from sgpo.cli import main
-from sgpo.shards import Shards
+from sgpo.store.shards import Shards
 
 PROMPTS, CANDIDATES, SHARDS = 12, 3, 3
 OPTIONS = ["--quiet", "rounds=1", "generation.shard_size=4"]
@@ -41,10 +41,10 @@ def told(name, function):
     return call
 
 annotation = sgpo.rounds.annotation
-generator = sgpo.rounds.generators.TransformersGenerator
+generator = sgpo.policy.generators.TransformersGenerator
 generator.generate = told("generated", generator.generate)
 annotation.score_responses = told("scored", annotation.score_responses)
-sgpo.run_dir.os.replace = replace
+sgpo.store.run_dir.os.replace = replace
 for fault in [*sys.argv[3].split(","), "never:"]:
     when, place = fault.split(":")
     BEFORE, AFTER = ([place] if when == name else [] for name in ("before", "after"))

@@ -12,7 +12,7 @@ from sgpo.cli import main
 from sgpo.policy.load import load_policy
 from sgpo.policy.score import score_responses
 from sgpo.policy.tokens import tokenize_responses
-from sgpo.robust.acceptance import latest_supported
+from sgpo.stats.acceptance import latest_supported
 
 # A tiny model learns it from two dozen pairs: the answer that names the thing is the good one, whatever its length.
 SEEDS = [

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from sgpo.robust.follower import worst_case
+from sgpo.robust.exact import worst_case
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from sgpo.errors import InputError
 from sgpo.leader.follower import Follower, Pairs
 from sgpo.leader.recent import RecentGaps
 from sgpo.leader.schedule import STATE_FILE
-from sgpo.robust.follower import worst_case
+from sgpo.robust.exact import worst_case
 from sgpo.robust.steps import mixture_loss, transport_loss
 
 STEPS = ("envelope", "transport", "mixture")

@@ -9,7 +9,7 @@ from trl import DPOConfig, DPOTrainer
 from leader.batches import MARGIN, assert_same_gradients, batch_margins, loss_and_gradients, with_stored_scores
 from sgpo.errors import InputError
 from sgpo.leader import SGPOConfig, SGPOTrainer
-from sgpo.robust.follower import worst_case
+from sgpo.robust.exact import worst_case
 from sgpo.robust.objective import robust_value
 
 

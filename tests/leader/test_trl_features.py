@@ -21,7 +21,7 @@ from leader.batches import (
     with_stored_scores,
 )
 from sgpo.leader import SGPOConfig
-from sgpo.robust.follower import worst_case
+from sgpo.robust.exact import worst_case
 
 DOCS = Path(__file__).parents[2] / "docs" / "leader.md"
 TRAINING = {"radius": 2.0, "max_steps": 3, **MARGIN}

@@ -15,7 +15,7 @@ from leader.batches import (
     whole_batch,
 )
 from sgpo.errors import InputError
-from sgpo.robust.follower import worst_case
+from sgpo.robust.exact import worst_case
 
 WEIGHTS = [1.0, 0.5, 3.0, 0.25, 2.0, 1.0, 0.75, 1.5]
 SOURCES = ["human", "self", "self", "human", "self", "human", "self", "self"]

@@ -6,7 +6,7 @@ import pytest
 from leader.batches import MARGIN, batch_margins, loss_and_gradients
 from sgpo.errors import InputError
 from sgpo.leader.window import choose_window
-from sgpo.robust.follower import worst_case
+from sgpo.robust.exact import worst_case
 
 RULES = {
     "min_max": {"window_rule": "min_max", "window_margin": 0.5},

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.optimize import linprog
 
-from sgpo.robust.follower import worst_case
+from sgpo.robust.exact import worst_case
 from sgpo.robust.objective import priced_loss
 from sgpo.robust.steps import mixture_loss, transport_loss
 

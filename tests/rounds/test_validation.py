@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sgpo.processes import Processes
-from sgpo.progress import Reporter
 from sgpo.rounds.policies import Policies
-from sgpo.rounds.stages import Stages
 from sgpo.rounds.validation import Validation
-from sgpo.run_dir import RunDir
+from sgpo.store.processes import Processes
+from sgpo.store.progress import Reporter
+from sgpo.store.run_dir import RunDir
+from sgpo.store.stages import Stages
 
 RNG = np.random.default_rng(0)
 GOOD = RNG.normal(1.0, 1.0, 200)

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sgpo.errors import InputError
-from sgpo.evaluate.intervals import share_interval
 from sgpo.evaluate.letters import read_letter
-from sgpo.evaluate.win_rate import win_rate
 from sgpo.policy.tokens import Messages
 from sgpo.preferences.annotators.judge import fill_template, read_template, read_verdict, settle_duel
 from sgpo.serving.answers import Answer
 from sgpo.serving.cache import Body, Pool
+from sgpo.stats.intervals import share_interval
+from sgpo.stats.win_rate import win_rate
 
 TOP_LOGPROBS = 20
 _NO_LOGPROBS = "log-probability judging needs a server that gives logprobs of the first token"

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from sgpo.errors import InputError
-from sgpo.evaluate.intervals import mean_interval
 from sgpo.evaluate.mt_bench import Question, question_id_of
 from sgpo.evaluate.row_files import Row, read_rows, refuse_duplicates, refuse_mixed, shorten
+from sgpo.stats.intervals import mean_interval
 
 SCALE = (0.0, 10.0)
 FAILED = -1

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 
 from sgpo.errors import InputError
-from sgpo.evaluate.intervals import Mean, mean_interval
-from sgpo.evaluate.win_rate import compare_rewards, win_rate
 from sgpo.policy.tokens import Messages
 from sgpo.preferences.annotators.ranking import Annotator
+from sgpo.stats.intervals import Mean, mean_interval
+from sgpo.stats.win_rate import compare_rewards, win_rate
 
 
 class RewardComparison(NamedTuple):

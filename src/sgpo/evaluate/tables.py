@@ -11,8 +11,8 @@ from sgpo.evaluate.held_out import HeldOutReport
 from sgpo.evaluate.judging import JudgedComparison
 from sgpo.evaluate.length_control import LengthControlled, RawWinRate
 from sgpo.evaluate.mt_judgments import Average, Judgments, MTBench
-from sgpo.evaluate.ranking import RankingAccuracy
 from sgpo.evaluate.rewarding import RewardComparison
+from sgpo.stats.ranking import RankingAccuracy
 
 EN_DASH = "\N{EN DASH}"
 

@@ -14,7 +14,7 @@ from sgpo.leader.pairs import PairTags
 from sgpo.leader.recent import RecentGaps
 from sgpo.leader.window import choose_window
 from sgpo.robust.objective import priced_loss
-from sgpo.robust.programs import solve_worst_case
+from sgpo.robust.paper import solve_worst_case
 from sgpo.robust.solution import WorstCase
 from sgpo.robust.steps import mixture_loss, transport_loss
 

@@ -18,7 +18,7 @@ from sgpo.leader.paired import PairLossTrainer
 from sgpo.leader.pairs import ROW, SOURCE, WEIGHT, PairTags, pop_tags
 from sgpo.leader.schedule import Schedule, read_state
 from sgpo.leader.scores import POLICY_COLUMNS, REFERENCE_COLUMNS, has_columns, stored_gaps
-from sgpo.robust.follower import WorstCase
+from sgpo.robust.exact import WorstCase
 
 
 class SGPOTrainer(PairLossTrainer):

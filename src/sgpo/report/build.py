@@ -12,7 +12,7 @@ from sgpo.report.read import RunRecord, read_run
 from sgpo.report.story import pair_flow, shipping_evidence, stage_times, tell_story
 from sgpo.report.table import html_table, summary_rows
 from sgpo.report.verdict import judge
-from sgpo.run_dir import write_atomically
+from sgpo.store.run_dir import write_atomically
 
 
 def write_report(directory: str | Path) -> Path:

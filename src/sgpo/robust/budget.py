@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from sgpo.errors import InputError
-from sgpo.robust.arguments import check_window, prepare
-from sgpo.robust.follower import solve_exact
+from sgpo.robust.ball import check_window, prepare
+from sgpo.robust.exact import solve_exact
 from sgpo.robust.grouping import solve_groups, split_groups
 from sgpo.robust.link import Link, TangentLink
 

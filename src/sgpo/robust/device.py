@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sgpo.errors import InputError
-from sgpo.robust.arguments import check_finite, check_inside, check_radius, check_shape, check_weights, resolve_link
+from sgpo.robust.ball import check_finite, check_inside, check_radius, check_shape, check_weights, resolve_link
 from sgpo.robust.solution import WorstCase
 
 

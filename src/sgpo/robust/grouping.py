@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from sgpo.errors import InputError
-from sgpo.robust.arguments import Problem
+from sgpo.robust.ball import Problem
 from sgpo.robust.solution import WorstCase
 
 GROUPINGS = ("random", "sorted", "stratified")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sgpo.errors import InputError
-from sgpo.robust.follower import worst_case
+from sgpo.robust.exact import worst_case
 from sgpo.robust.link import Link
 
 

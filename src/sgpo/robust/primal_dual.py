@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from sgpo.errors import InputError
-from sgpo.robust.arguments import check_radius, prepare, resolve_link
+from sgpo.robust.ball import check_radius, prepare, resolve_link
 from sgpo.robust.duality import dual_value
-from sgpo.robust.follower import solve_exact, worst_case
+from sgpo.robust.exact import solve_exact, worst_case
 from sgpo.robust.link import Link, is_tensor
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sgpo.errors import InputError
-from sgpo.robust.arguments import check_radius, resolve_link
+from sgpo.robust.ball import check_radius, resolve_link
 from sgpo.robust.link import Link, is_tensor
 
 _BINS = 256

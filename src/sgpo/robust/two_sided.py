@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sgpo.robust.arguments import Problem
+from sgpo.robust.ball import Problem
 from sgpo.robust.solution import WorstCase
 
 

@@ -14,19 +14,19 @@ from transformers import AutoConfig
 from sgpo.config import RunConfig
 from sgpo.errors import InputError
 from sgpo.leader.scores import FINGERPRINT_COLUMN, POLICY_COLUMNS, REFERENCE_COLUMNS, stored_gaps
+from sgpo.policy.generators import open_generator, sampling_of
 from sgpo.policy.load import Policy, load_tokenizer
 from sgpo.policy.sampling import Response, prompt_seeds
 from sgpo.policy.score import score_responses
 from sgpo.preferences.annotate import annotate_pairs, implicit_rewards
+from sgpo.preferences.annotators.open import open_annotator
 from sgpo.preferences.layout import MESSAGES
 from sgpo.preferences.length import adjust_for_length
-from sgpo.progress import Advance
-from sgpo.rounds.annotators import open_annotator
-from sgpo.rounds.generators import open_generator, sampling_of
 from sgpo.rounds.policies import Policies
 from sgpo.rounds.prompts import prompt_lengths, prompt_room, round_prompts
 from sgpo.rounds.scoring import add_fingerprints, score_origin, score_pairs
-from sgpo.rounds.stages import ABOUT, ShardRows, ShardWork, Stages
+from sgpo.store.progress import Advance
+from sgpo.store.stages import ABOUT, ShardRows, ShardWork, Stages
 
 RESPONSE_FEATURES = Features(
     {

@@ -7,9 +7,9 @@ from sgpo.policy.embed import embed_prompts
 from sgpo.preferences.mix import MixedSource, Mixture, mix_pairs
 from sgpo.preferences.split import split_pairs
 from sgpo.preferences.split_files import write_split
-from sgpo.progress import Reporter
 from sgpo.rounds.policies import Policies
-from sgpo.rounds.stages import Stages
+from sgpo.store.progress import Reporter
+from sgpo.store.stages import Stages
 
 STAGE = "data"
 

@@ -18,14 +18,14 @@ from sgpo.evaluate.prompt_files import NamedAnswers, is_answer_file, read_answer
 from sgpo.evaluate.responding import Responses, answer_prompts, answer_questions
 from sgpo.evaluate.rewarding import compare_by_reward
 from sgpo.leader.scores import REFERENCE_COLUMNS
+from sgpo.policy.generators import open_generator
 from sgpo.policy.load import Policy, load_policy
 from sgpo.policy.sampling import Generator, Sampling
 from sgpo.policy.tokens import Messages
 from sgpo.preferences.source import load_pairs
 from sgpo.rounds.evaluation_parts import naming, open_judge, open_reward
-from sgpo.rounds.generators import open_generator
 from sgpo.rounds.policies import Policies
-from sgpo.rounds.stages import Stages
+from sgpo.store.stages import Stages
 
 RESULT = "result.json"
 

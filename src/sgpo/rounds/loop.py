@@ -12,26 +12,26 @@ import transformers
 from datasets import Dataset, load_from_disk
 
 from sgpo.config import RunConfig
-from sgpo.evaluate.ranking import ranking_accuracy
 from sgpo.leader.scores import POLICY_COLUMNS, REFERENCE_COLUMNS, stored_gaps
+from sgpo.plan.preflight import Preflight
 from sgpo.policy.load import Policy
 from sgpo.preferences.seeds import hold_out, select_seeds
 from sgpo.preferences.source import load_pairs
-from sgpo.processes import Processes
-from sgpo.progress import Reporter
 from sgpo.rounds.annotation import Annotation
 from sgpo.rounds.data_split import split_data
 from sgpo.rounds.evaluation_parts import check_evaluations
 from sgpo.rounds.evaluations import Evaluations
 from sgpo.rounds.metrics import stage_metrics
 from sgpo.rounds.policies import Policies
-from sgpo.rounds.preflight import Preflight
 from sgpo.rounds.scoring import add_fingerprints, score_pairs
 from sgpo.rounds.shipping import Shipping
-from sgpo.rounds.stages import Stages
 from sgpo.rounds.training import Training
 from sgpo.rounds.validation import PAIRS as VALIDATION_PAIRS
-from sgpo.run_dir import RunDir, write_atomically
+from sgpo.stats.ranking import ranking_accuracy
+from sgpo.store.processes import Processes
+from sgpo.store.progress import Reporter
+from sgpo.store.run_dir import RunDir, write_atomically
+from sgpo.store.stages import Stages
 
 FINAL_NAME = "final DPO"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from sgpo.config import Recipe
 from sgpo.leader.scores import fingerprint_policy
 from sgpo.policy.load import Policy, load_policy
-from sgpo.run_dir import RunDir
+from sgpo.store.run_dir import RunDir
 
 FINAL = "final"
 

@@ -6,10 +6,10 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from sgpo.leader.scores import FINGERPRINT_COLUMN, fingerprint_pairs
-from sgpo.policy.fingerprint import fingerprint_template, fingerprint_tokenizer
+from sgpo.policy.fingerprints import fingerprint_template, fingerprint_tokenizer
 from sgpo.policy.load import Policy
 from sgpo.policy.score import score_responses
-from sgpo.progress import Reporter
+from sgpo.store.progress import Reporter
 
 
 def score_pairs(

@@ -11,11 +11,11 @@ from transformers import PreTrainedTokenizerBase
 from sgpo.config import RunConfig
 from sgpo.policy.load import load_tokenizer
 from sgpo.policy.tokens import tokenize_responses
-from sgpo.robust.acceptance import ENOUGH_PAIRS, LEVEL, latest_supported
-from sgpo.robust.radius import calibrate
 from sgpo.rounds.policies import Policies
-from sgpo.rounds.stages import Stages
 from sgpo.rounds.validation import PAIRS, Validation
+from sgpo.stats.acceptance import ENOUGH_PAIRS, LEVEL, latest_supported
+from sgpo.stats.radius import calibrate
+from sgpo.store.stages import Stages
 
 SHIPPED = "shipped.json"
 

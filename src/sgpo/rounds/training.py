@@ -16,9 +16,9 @@ from sgpo.policy.load import Policy, load_tokenizer
 from sgpo.rounds.follower import write_worst_case
 from sgpo.rounds.policies import Policies
 from sgpo.rounds.scoring import add_fingerprints
-from sgpo.rounds.stages import Stages
 from sgpo.rounds.validation import PAIRS as VALIDATION_PAIRS
 from sgpo.rounds.validation import TRAINING_LOG, Validation
+from sgpo.store.stages import Stages
 
 
 def leader_settings(

@@ -12,10 +12,10 @@ from datasets import load_from_disk
 from sgpo.config import RunConfig
 from sgpo.leader.scores import POLICY_COLUMNS, stored_gaps
 from sgpo.policy.load import Policy
-from sgpo.robust.radius import accept_round, calibrate, choose_radius, measured_radius
 from sgpo.rounds.policies import Policies
 from sgpo.rounds.scoring import score_pairs
-from sgpo.rounds.stages import Stages
+from sgpo.stats.radius import accept_round, calibrate, choose_radius, measured_radius
+from sgpo.store.stages import Stages
 
 PAIRS = "validation/pairs"
 DECISION = "decision.json"

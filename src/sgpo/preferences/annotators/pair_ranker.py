@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, DebertaV2Config, DebertaV2Model, DebertaV2PreTrainedModel
 
 from sgpo.errors import InputError
+from sgpo.policy.batches import batches_by_length
 from sgpo.policy.load import DTYPES
 from sgpo.policy.locate import cannot_load, check_exists
-from sgpo.preferences.annotators.batches import batches_by_length
 from sgpo.preferences.annotators.ranking import Advance, Messages, Ranking, as_text, check_finite
 
 PREFIXES = ("source_prefix_id", "cand1_prefix_id", "cand2_prefix_id")

@@ -9,9 +9,9 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedConfig
 
 from sgpo.errors import InputError
+from sgpo.policy.batches import batches_by_length
 from sgpo.policy.load import DTYPES
 from sgpo.policy.locate import cannot_load, check_exists
-from sgpo.preferences.annotators.batches import batches_by_length
 from sgpo.preferences.annotators.encode import Encoded, encode_responses
 from sgpo.preferences.annotators.ranking import Advance, Messages, Ranking, check_finite
 

@@ -1,0 +1,62 @@
+"""The seeds of a table by several processes at once: each seed is a file of its own, and needs no other."""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+
+from sgpo_research.registry import study_tables
+from sgpo_research.tables import check_folder, compute_seed
+
+
+def compute_seeds(
+    name: str,
+    output: Path,
+    seeds: range,
+    *,
+    quick: bool,
+    data: Path | None,
+    jobs: int,
+    progress: Callable[[int], None] = lambda count: None,
+) -> None:
+    """Computes the seeds of a table that are not on disk yet; what one of them raises is raised.
+
+    Args:
+        name: of the table.
+        output: the folder of `run_table`.
+        seeds: which.
+        quick: the small form.
+        data: as `study_tables` has it.
+        jobs: processes, each of one thread.
+        progress: called with the number of seeds newly done.
+    """
+    check_folder(output)
+    # Not forked: torch has threads, and they do not survive that.
+    with one_thread_each(), ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(_compute, name, output, seed, quick, data) for seed in seeds]
+        try:
+            for future in as_completed(futures):
+                future.result()
+                progress(1)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Has processes that are started inside use one thread: NumPy and PyTorch read that when they are imported."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
+
+
+def _compute(name: str, output: Path, seed: int, quick: bool, data: Path | None) -> None:
+    compute_seed(study_tables(data)[name], output, seed, quick=quick)

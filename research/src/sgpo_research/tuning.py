@@ -1,0 +1,122 @@
+"""The same budget for every method: trials of learning rate and own parameter, chosen by held-out human pairs."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sgpo.errors import InputError
+from sgpo.stats.acceptance import latest_supported
+from sgpo.stats.radius import calibrate
+from sgpo_research.methods import Method
+from sgpo_research.simulation.leader import Training, Trials
+from sgpo_research.simulation.rounds import Simulation, Stage
+from sgpo_research.summary import Row
+from sgpo_research.worlds.arrays import ArrayWorld, judge
+
+TRIALS, QUICK_TRIALS = 8, 4
+LOWEST_RATE, HIGHEST_RATE = 0.006, 0.2
+CRITERIA = ("deflated", "likelihood")
+
+
+class Tuned(NamedTuple):
+    """A method in a world, tuned.
+
+    Attributes:
+        final: one row: what the chosen trial ships.
+        rounds: a row per stage of the chosen trial, whether it is shipped or not; with a last DPO one more, of what
+            is shipped.
+    """
+
+    final: Row
+    rounds: list[Row]
+
+
+def trials_of(method: Method, count: int = TRIALS) -> Trials:
+    """Learning rates from 0.006 to 0.2 in equal ratios, each with every value of the method's own parameter.
+
+    Raises:
+        InputError: the values do not divide the number of trials.
+    """
+    values = np.array(method.own_values or (np.nan,), dtype=np.float64)
+    if count % len(values):
+        raise InputError(f"{method.name} has {len(values)} values for {count} trials; allowed: a divisor.")
+    rates = np.geomspace(LOWEST_RATE, HIGHEST_RATE, count // len(values))
+    return Trials(np.repeat(rates, len(values)), np.tile(values, len(rates)))
+
+
+def tune(
+    world: ArrayWorld,
+    method: Method,
+    training: Training,
+    seed: int,
+    *,
+    trials: int = TRIALS,
+    criterion: str = "deflated",
+) -> Tuned:
+    """Runs all trials of a method and keeps the one whose shipped policy held-out human pairs like best.
+
+    Args:
+        world: where.
+        method: which.
+        training: what all methods share.
+        seed: of sampling and of the order of pairs.
+        trials: how many, for every method alike.
+        criterion: "deflated": held-out log-likelihood with the temperature fitted below 1 (`Calibration.deflated`),
+            so that gaps that self-annotation inflated are forgiven, and "likelihood": as it stands. Gold is never
+            looked at.
+
+    Raises:
+        InputError: an unknown criterion.
+    """
+    if criterion not in CRITERIA:
+        raise InputError(f"criterion is {criterion!r}; allowed: {', '.join(map(repr, CRITERIA))}.")
+    simulation = Simulation(world, method, trials_of(method, trials), training, seed)
+    stages = simulation.run()
+    gaps = np.stack([simulation.gaps(stage.theta) for stage in stages])
+    places = _shipped(method, gaps, world.held_out.length)
+    shipped = np.stack([
+        stages[place].theta[trial] if place is not None else np.zeros(world.dimensions)
+        for trial, place in enumerate(places)
+    ])  # fmt: skip
+    own = simulation.gaps(shipped)
+    fits = [calibrate(row) for row in own]
+    losses = [fit.deflated for fit in fits] if criterion == "deflated" else np.logaddexp(0, -own).mean(1)
+    best = int(np.argmin(losses))
+    settings = {"learning_rate": float(simulation.trials.learning_rates[best])}
+    settings["own"] = float(simulation.trials.own[best]) if method.own else None
+    final_theta = shipped[best]
+    if method.human_last and places[best] is not None:
+        final_theta = simulation.finish(final_theta, best)
+    gold = _measure(world, final_theta)
+    final = {"method": method.name, **gold, **settings, "shipped": -1 if places[best] is None else int(places[best])}
+    final["held_out_accuracy"] = fits[best].accuracy
+    rounds = [
+        {"method": method.name, "round": number, **_measure(world, stage.theta[best]), **_stage(stage, best)}
+        for number, stage in enumerate(stages)
+    ]
+    if method.human_last:
+        rounds.append({**rounds[-1], "round": len(stages), **gold, "agreement": None, "radius": None, "kept": None})
+    return Tuned(final, rounds)
+
+
+def _shipped(method: Method, gaps: np.ndarray, length: np.ndarray) -> list[int | None]:
+    """The stage that each trial ships; None: the SFT policy."""
+    if method.accept not in ("supported", "supported_any_length"):
+        return [len(gaps) - 1] * gaps.shape[1]
+    control = length if method.accept == "supported" else None
+    return [latest_supported(gaps[:, trial], control=control).place for trial in range(gaps.shape[1])]
+
+
+def _measure(world: ArrayWorld, theta: np.ndarray) -> dict[str, float]:
+    gold = judge(world.test, theta[None])
+    return {name: float(values[0]) for name, values in gold._asdict().items()}
+
+
+def _stage(stage: Stage, trial: int) -> dict[str, Any]:
+    radius = float(stage.radius[trial])
+    return {
+        "radius": None if np.isnan(radius) else radius,
+        "agreement": float(np.broadcast_to(stage.agreement, len(stage.theta))[trial]),
+        "kept": float(np.broadcast_to(stage.kept, len(stage.theta))[trial]),
+        "taken": bool(stage.accepted[trial]),
+    }

@@ -1,0 +1,41 @@
+"""The named choices of every setting, each in one place: recipes, `SGPOConfig`, command lines and checks read them."""
+
+from typing import Any, Literal, get_args
+
+from sgpo.errors import InputError
+
+# The game.
+Space = Literal["margin", "probability"]
+LinkName = Literal["logistic", "neg_log", "hinge", "exponential"]
+Knots = Literal["equispaced", "quantiles", "paper"]
+Solver = Literal["exact", "highs", "slsqp"]
+Grouping = Literal["random", "sorted", "stratified"]
+Step = Literal["envelope", "transport", "mixture"]
+Schedule = Literal["round", "epoch", "step"]
+WindowRule = Literal["explicit", "min_max", "quantiles"]
+
+# The loop.
+FoundRadius = Literal["measured", "validated"]
+Reference = Literal["sft", "previous"]
+Accept = Literal["supported", "supported_any_length", "validated", "always"]
+PairSource = Literal["human", "self"]
+Selection = Literal["random", "farthest"]
+AnnotatorName = Literal["implicit", "reward_model", "pair_ranker", "judge", "function"]
+PairChoice = Literal["best_worst", "best_random", "all"]
+EvaluationKind = Literal["alpaca", "mt_bench", "judge", "reward", "preferences"]
+
+# Models and servers.
+Dtype = Literal["float32", "bfloat16", "float16", "auto"]
+Backend = Literal["transformers", "vllm", "server"]
+Dialect = Literal["vllm", "transformers", "openai"]
+
+
+def listed(choices: Any) -> str:
+    """The choices of a `Literal` as a message lists them: `'margin', 'probability'`."""
+    return ", ".join(map(repr, get_args(choices)))
+
+
+def check_choice(name: str, value: Any, choices: Any) -> None:
+    """Raises InputError where a value is none of the choices of a `Literal`."""
+    if value not in get_args(choices):
+        raise InputError(f"{name} is {value!r}; allowed: {listed(choices)}.")

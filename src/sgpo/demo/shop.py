@@ -1,0 +1,112 @@
+"""The shop world: customers ask for facts about an article, and a gold reward knows how good an answer is."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sgpo.demo.annotator import prefers_first
+from sgpo.demo.answers import Manners, draw_answer
+from sgpo.demo.gold import attribute_weights, attributes
+from sgpo.demo.requests import Request, draw_request, parse_request
+from sgpo.errors import InputError
+
+SPLITS = ("sft", "seeds", "pool", "test")
+
+
+@dataclass(frozen=True)
+class ShopWorld:
+    """A world of short requests and answers whose gold reward is known.
+
+    Attributes:
+        facts: in [0, 1], how much of the reward is facts of the request. At 0 it is mostly manners, which an implicit
+            reward learns from a few seeds and carries over to new requests; at 1 it is mostly whether the stated
+            facts are the article's own, which a small model cannot judge.
+        flip_rate: probability that the annotator's label is turned round, in [0, 1].
+        manners: how often the corpus has each quality.
+
+    Raises:
+        InputError: `facts` or `flip_rate` is out of range.
+    """
+
+    facts: float = 0.0
+    flip_rate: float = 0.0
+    manners: Manners = field(default_factory=Manners)
+
+    def __post_init__(self) -> None:
+        for name in ("facts", "flip_rate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} is {getattr(self, name)}; allowed: a number in [0, 1].")
+
+    def prompts(self, n: int, seed: int, split: str) -> list[str]:
+        """n different requests of a split; the splits share no request, whatever the seeds.
+
+        Raises:
+            InputError: no such split.
+        """
+        return [request.text for request in _draw_requests(n, seed, split)]
+
+    def attributes(self, prompt: str, response: str) -> dict[str, float]:
+        """Attributes of a response, each in [0, 1]; see `sgpo.demo.gold.attributes`."""
+        return attributes(parse_request(prompt), response)
+
+    def gold_reward(self, prompt: str, response: str) -> float:
+        """The gold reward of a response, in nats: the weighted sum of its attributes.
+
+        Raises:
+            InputError: the prompt is no request of this world.
+        """
+        weights = attribute_weights(self.facts)
+        return sum(weights[name] * value for name, value in self.attributes(prompt, response).items())
+
+    def sft_rows(self, n: int, seed: int) -> list[dict[str, str]]:
+        """n rows of mixed quality to train an SFT model on: prompt and response."""
+        rng = _rng(seed, "answers of the sft split")
+        return [
+            {"prompt": request.text, "response": draw_answer(request, self.manners, rng)}
+            for request in _draw_requests(n, seed, "sft")
+        ]
+
+    def seed_pairs(self, n: int, seed: int) -> list[dict[str, str]]:
+        """n pairs of corpus answers with the annotator's labels: prompt, chosen and rejected."""
+        rng = _rng(seed, "answers of the seeds split")
+        requests = list(_draw_requests(n, seed, "seeds"))
+        answers = [_draw_two(request, self.manners, rng) for request in requests]
+        firsts, seconds = (
+            [self.gold_reward(request.text, pair[place]) for request, pair in zip(requests, answers, strict=True)]
+            for place in (0, 1)
+        )
+        kept = prefers_first(firsts, seconds, flip_rate=self.flip_rate, rng=rng)
+        return [
+            {"prompt": request.text, "chosen": pair[0 if first else 1], "rejected": pair[1 if first else 0]}
+            for request, pair, first in zip(requests, answers, kept, strict=True)
+        ]
+
+
+def _draw_requests(n: int, seed: int, split: str) -> Iterator[Request]:
+    if split not in SPLITS:
+        raise InputError(f"split is {split!r}; allowed: {', '.join(SPLITS)}.")
+    rng = _rng(seed, split)
+    seen: set[str] = set()
+    while len(seen) < n:
+        request = draw_request(rng)
+        if request.text not in seen and _split_of(request.text) == split:
+            seen.add(request.text)
+            yield request
+
+
+def _draw_two(request: Request, manners: Manners, rng: np.random.Generator) -> tuple[str, str]:
+    first = second = draw_answer(request, manners, rng)
+    while second == first:
+        second = draw_answer(request, manners, rng)
+    return first, second
+
+
+def _split_of(text: str) -> str:
+    """The text alone decides, so that a request can be in one split only."""
+    return SPLITS[hashlib.sha256(text.encode()).digest()[0] % len(SPLITS)]
+
+
+def _rng(seed: int, purpose: str) -> np.random.Generator:
+    return np.random.default_rng([seed, int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:4], "big")])

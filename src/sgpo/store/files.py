@@ -1,0 +1,98 @@
+"""Files that are whole or absent: everything is written beside its place and renamed there."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sgpo.errors import InputError
+
+
+def partial_path(path: Path) -> Path:
+    """Where a file or folder is written before it is renamed to `path`."""
+    return path.with_name(f".{path.name}.partial")
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Gives a path beside `path` to write a file or folder to, and renames it there if the block ends without an error.
+
+    The folder of `path` is made. After an error nothing is left beside it, and what was at `path` is as it was.
+    """
+    final = Path(path)
+    partial = partial_path(final)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    remove(partial)
+    try:
+        yield partial
+        os.replace(partial, final)
+    except BaseException:
+        remove(partial)
+        raise
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a folder with all that it holds; nothing where there is neither."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_atomically(path: str | Path, text: str) -> Path:
+    """Writes a UTF-8 text file, so that a reader never sees half of it; returns its path."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+    return Path(path)
+
+
+def write_json(path: str | Path, content: Any, *, indent: int | None = 2) -> Path:
+    """Writes JSON with a closing line break, see `write_atomically`; raises ValueError for NaN and infinities."""
+    return write_atomically(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a UTF-8 file, with or without a byte order mark.
+
+    Raises:
+        InputError: there is no such file, or it is not UTF-8 (the byte is named).
+    """
+    try:
+        return Path(path).read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not valid UTF-8 (byte {error.start}).") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        InputError: the file cannot be read, is not valid JSON (the line is named), or holds something else.
+    """
+    content = parse_json(read_text(path), str(path))
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a {type(content).__name__}; allowed: a JSON object.")
+    return content
+
+
+def parse_json(text: str | bytes, where: str, *, line: int | None = None) -> Any:
+    """A JSON value of a file, which may be one line of it.
+
+    Args:
+        text: the value.
+        where: the file, in messages.
+        line: number of the line, from 1; None: the text is the whole file.
+
+    Raises:
+        InputError: it is not valid JSON; file, line and column are named.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        place = error.lineno if line is None else line
+        raise InputError(f"{where} line {place}: not valid JSON: {error.msg} (column {error.colno}).") from error

@@ -1,0 +1,203 @@
+"""The shop world: what is drawn, what is rewarded, and how it is labelled."""
+
+import numpy as np
+import pytest
+
+from sgpo.demo.annotator import prefers_first
+from sgpo.demo.answers import COURTEOUS_OPENINGS, CURT_CLOSINGS, CURT_OPENINGS, KIND_CLOSINGS
+from sgpo.demo.gold import FACTUAL, GENERAL
+from sgpo.demo.requests import FACTS, describe, draw_request, parse_request
+from sgpo.demo.shop import SPLITS, ShopWorld
+from sgpo.errors import InputError
+
+PROMPT = (
+    "Larkin lamp: red, Oslo, 40 dollars. Morris lamp: blue, Rome, 25 dollars. "
+    "Please tell me the colour and the price of the Morris lamp."
+)
+GOOD = "Of course, gladly! The Morris lamp is blue and costs 25 dollars. I hope this helps you."
+
+# The good answer, spoilt in one way each.
+SPOILT = {
+    "politeness": [
+        "Not you again. The Morris lamp is blue and costs 25 dollars. I hope this helps you.",
+        "Of course, gladly! The Morris lamp is blue and costs 25 dollars. Stop wasting my time.",
+        "The Morris lamp is blue and costs 25 dollars.",
+    ],
+    "no_repetition": [
+        "Of course, gladly! The Morris lamp is blue and costs 25 dollars. "
+        "The Morris lamp is blue and costs 25 dollars. I hope this helps you."
+    ],
+    "length": ["", " ".join([GOOD] * 4)],
+    "answers": ["Of course, gladly! The Morris lamp is blue. I hope this helps you."],
+    "focus": [
+        "Of course, gladly! The Morris lamp is blue, costs 25 dollars and comes from Rome. I hope this helps you.",
+        "Of course, gladly! The Larkin lamp is blue and costs 25 dollars. I hope this helps you.",
+    ],
+    "facts": [
+        "Of course, gladly! The Morris lamp is red and costs 25 dollars. I hope this helps you.",
+        "Of course, gladly! The Morris lamp is blue and costs 40 dollars. I hope this helps you.",
+        "Of course, gladly! The Morris lamp is blue and costs 25 dollars and costs 40 dollars. I hope this helps you.",
+    ],
+}
+
+
+def test_the_splits_share_no_request_whatever_the_seeds():
+    world = ShopWorld()
+    drawn = {(split, seed): world.prompts(400, seed, split) for split in SPLITS for seed in (0, 1)}
+    for texts in drawn.values():
+        assert len(set(texts)) == 400
+    by_split = {split: set(drawn[split, 0]) | set(drawn[split, 1]) for split in SPLITS}
+    assert len(set.union(*by_split.values())) == sum(map(len, by_split.values()))
+    used = {row["prompt"] for row in world.seed_pairs(200, 3)}
+    assert not used & (by_split["sft"] | by_split["pool"] | by_split["test"])
+    assert not {row["prompt"] for row in world.sft_rows(200, 3)} & (by_split["seeds"] | by_split["test"])
+
+
+def test_the_same_seed_draws_the_same_world_and_another_seed_another():
+    one, same = ShopWorld(facts=0.5, flip_rate=0.2), ShopWorld(facts=0.5, flip_rate=0.2)
+    assert one.prompts(50, 1, "pool") == same.prompts(50, 1, "pool") != one.prompts(50, 2, "pool")
+    assert one.sft_rows(50, 1) == same.sft_rows(50, 1) != one.sft_rows(50, 2)
+    assert one.seed_pairs(50, 1) == same.seed_pairs(50, 1) != one.seed_pairs(50, 2)
+
+
+def test_a_request_reads_back_from_its_text():
+    rng = np.random.default_rng(0)
+    for request in (draw_request(rng) for _ in range(300)):
+        assert parse_request(request.text) == request
+
+
+def test_the_gold_reward_refuses_a_prompt_of_another_world():
+    with pytest.raises(InputError, match="What is the time"):
+        ShopWorld().gold_reward("What is the time?", GOOD)
+
+
+def test_a_perfect_answer_has_every_attribute_in_full():
+    assert ShopWorld().attributes(PROMPT, GOOD) == dict.fromkeys(GENERAL, 1.0)
+
+
+def test_listing_the_facts_in_either_order_is_as_good():
+    swapped = "Of course, gladly! The Morris lamp costs 25 dollars and is blue. I hope this helps you."
+    assert ShopWorld().attributes(PROMPT, swapped) == ShopWorld().attributes(PROMPT, GOOD)
+
+
+@pytest.mark.parametrize(("name", "response"), [(name, text) for name, texts in SPOILT.items() for text in texts])
+@pytest.mark.parametrize("facts", [0.0, 0.5, 1.0])
+def test_the_gold_reward_prefers_the_better_answer_attribute_by_attribute(name, response, facts):
+    world = ShopWorld(facts=facts)
+    assert world.attributes(PROMPT, response)[name] < 1
+    if name != "politeness" or facts < 1:
+        assert world.gold_reward(PROMPT, response) < world.gold_reward(PROMPT, GOOD)
+
+
+def test_politeness_counts_opening_and_closing_alike():
+    def politeness(opening, closing):
+        return ShopWorld().attributes(PROMPT, f"{opening} The Morris lamp is blue. {closing}")["politeness"]
+
+    for good, bad, other in (
+        (COURTEOUS_OPENINGS[0], CURT_OPENINGS[0], "Here is what I see."),
+        (COURTEOUS_OPENINGS[-1], CURT_OPENINGS[-1], ""),
+    ):
+        assert [politeness(opening, "That is the answer.") for opening in (good, other, bad)] == [0.75, 0.5, 0.25]
+    assert politeness(COURTEOUS_OPENINGS[1], KIND_CLOSINGS[1]) == 1.0
+    assert politeness(CURT_OPENINGS[1], CURT_CLOSINGS[1]) == 0.0
+
+
+def test_the_facts_knob_moves_the_reward_from_manners_to_facts():
+    rows = ShopWorld().sft_rows(1500, 0)
+
+    def explained(facts):
+        world = ShopWorld(facts=facts)
+        rewards = [world.gold_reward(**row) for row in rows]
+        attributes = [world.attributes(**row) for row in rows]
+        return {
+            name: np.corrcoef(rewards, [one[name] for one in attributes])[0, 1] ** 2 for name in ("politeness", "facts")
+        }
+
+    manners, both, facts = explained(0.0), explained(0.5), explained(1.0)
+    assert manners["politeness"] > 0.6 and manners["facts"] < 0.2
+    assert facts["facts"] > 0.6 and facts["politeness"] < 0.05
+    assert manners["politeness"] > both["politeness"] > facts["politeness"]
+    assert manners["facts"] < both["facts"] < facts["facts"]
+
+
+def test_the_knob_interpolates_the_reward_linearly():
+    low, middle, high = (ShopWorld(facts=facts).gold_reward(PROMPT, SPOILT["facts"][0]) for facts in (0, 0.25, 1))
+    assert middle == pytest.approx(0.75 * low + 0.25 * high)
+    assert GENERAL.keys() == FACTUAL.keys()
+
+
+def test_the_corpus_is_of_mixed_quality_and_leaves_room_to_improve():
+    world = ShopWorld()
+    rows = world.sft_rows(2000, 0)
+    means = {name: np.mean([world.attributes(**row)[name] for row in rows]) for name in GENERAL}
+    assert 0.3 < means["politeness"] < 0.5
+    assert 0.6 < means["facts"] < 0.9
+    best = world.gold_reward(PROMPT, GOOD)
+    rewards = np.array([world.gold_reward(**row) for row in rows])
+    assert (rewards < best - 1).mean() > 0.8
+    assert rewards.std() > 0.8
+
+
+def test_every_answer_of_the_corpus_states_facts_of_the_two_articles_only():
+    world = ShopWorld()
+    for row in world.sft_rows(300, 1):
+        request = parse_request(row["prompt"])
+        named = {article.facts[fact] for article in (request.subject, request.other) for fact in FACTS}
+        body = row["response"].split(f"The {request.subject.name} ")[1].split(".")[0]
+        values = set(body.replace(",", "").split()) - set(["is", "comes", "from", "costs", "dollars", "and"])
+        assert values and values <= named
+
+
+@pytest.mark.parametrize("flip_rate", [0.0, 0.25])
+@pytest.mark.parametrize("difference", [-1.0, 0.0, 2.0])
+def test_the_annotator_is_bradley_terry_with_flipped_labels(flip_rate, difference):
+    n = 40_000
+    share = prefers_first(
+        np.full(n, 3.0 + difference), np.full(n, 3.0), flip_rate=flip_rate, rng=np.random.default_rng(1)
+    ).mean()
+    bradley_terry = 1 / (1 + np.exp(-difference))
+    expected = (1 - flip_rate) * bradley_terry + flip_rate * (1 - bradley_terry)
+    assert share == pytest.approx(expected, abs=4 * 0.5 / np.sqrt(n))
+
+
+def test_seed_pairs_agree_with_gold_as_often_as_bradley_terry_says():
+    def agreement(world, pairs):
+        gaps = np.array(
+            [
+                world.gold_reward(row["prompt"], row["chosen"]) - world.gold_reward(row["prompt"], row["rejected"])
+                for row in pairs
+            ]
+        )
+        return (gaps > 0)[gaps != 0].mean(), (1 / (1 + np.exp(-np.abs(gaps[gaps != 0])))).mean()
+
+    honest, noisy = ShopWorld(), ShopWorld(flip_rate=0.3)
+    observed, expected = agreement(honest, honest.seed_pairs(3000, 0))
+    assert observed == pytest.approx(expected, abs=0.035)
+    observed, expected = agreement(noisy, noisy.seed_pairs(3000, 0))
+    assert observed == pytest.approx(0.7 * expected + 0.3 * (1 - expected), abs=0.035)
+
+
+def test_a_pair_never_holds_the_same_answer_twice():
+    assert all(row["chosen"] != row["rejected"] for row in ShopWorld().seed_pairs(2000, 0))
+
+
+def test_a_sentence_states_its_facts_in_the_order_given():
+    request = parse_request(PROMPT)
+    assert describe(request.subject, ("price", "colour", "origin")) == (
+        "The Morris lamp costs 25 dollars, is blue and comes from Rome."
+    )
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: ShopWorld(facts=1.5),
+        lambda: ShopWorld(facts=float("nan")),
+        lambda: ShopWorld().prompts(3, 0, "train"),
+        lambda: ShopWorld(flip_rate=1.5),
+        lambda: prefers_first([1.0], [2.0], flip_rate=-0.1, rng=np.random.default_rng(0)),
+    ],
+)
+def test_settings_out_of_range_are_refused(call):
+    with pytest.raises(InputError, match="allowed"):
+        call()

@@ -1,0 +1,160 @@
+"""Estimates against arithmetic by hand, against a real optimizer, and against operations that PyTorch counts."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from sgpo.rounds.costs import (
+    BYTES,
+    Architecture,
+    Lengths,
+    activation_bytes,
+    generation_flops,
+    hours,
+    scoring_flops,
+    state_bytes,
+    training_flops,
+)
+
+LLAMA_7B = 6_738_415_616
+LLAMA = Architecture(layers=32, hidden=4096, vocabulary=32_000)
+LENGTHS = Lengths(prompt=200, response=300)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=512,
+            hidden_size=128,
+            intermediate_size=256,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            tie_word_embeddings=True,
+        )
+    )
+
+
+def count_weights(model) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_training_holds_weights_gradients_and_two_moments_as_adamw_does(model, dtype):
+    model = model.to(getattr(torch, dtype))
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(input_ids=torch.arange(8)[None], labels=torch.arange(8)[None]).loss.backward()
+    optimizer.step()
+    held = [tensor for parameter in model.parameters() for tensor in (parameter.data, parameter.grad)]
+    held += [moment for state in optimizer.state.values() for moment in (state["exp_avg"], state["exp_avg_sq"])]
+    expected = sum(tensor.numel() * tensor.element_size() for tensor in held)
+    assert state_bytes(count_weights(model), dtype) == expected
+    model.to(torch.float32)
+
+
+def test_a_7b_llama_trains_in_50_gib_of_bfloat16_and_twice_that_of_float32():
+    assert state_bytes(LLAMA_7B, "bfloat16") == 4 * 2 * LLAMA_7B
+    assert state_bytes(LLAMA_7B, "bfloat16") / 2**30 == pytest.approx(50.2, abs=0.05)
+    assert state_bytes(LLAMA_7B, "float32") == 2 * state_bytes(LLAMA_7B, "bfloat16")
+    assert state_bytes(LLAMA_7B, "float16") == state_bytes(LLAMA_7B, "bfloat16")
+
+
+def test_activations_of_a_7b_llama_by_hand():
+    """4 pairs of 1,024 tokens: 8,192 tokens; 34 bytes a token and unit of width in bfloat16."""
+    tokens = 4 * 2 * 1024
+    inputs = 32 * tokens * 4096 * 2  # 2 GiB
+    inside = 34 * tokens * 4096  # 1.0625 GiB
+    logits = 4096 * 32_000 * 4 * 2  # a slice and its gradient
+    assert activation_bytes(LLAMA, tokens, "bfloat16") == inputs + inside + logits
+    assert activation_bytes(LLAMA, tokens, "bfloat16") / 2**30 == pytest.approx(4.04, abs=0.005)
+
+
+def test_activations_grow_by_the_same_for_every_layer_and_token_beyond_one_slice_of_logits():
+    def at(layers, tokens):
+        return activation_bytes(Architecture(layers, 4096, 32_000), tokens, "bfloat16")
+
+    assert at(33, 8192) - at(32, 8192) == at(2, 8192) - at(1, 8192) == 8192 * 4096 * 2
+    assert at(32, 8193) - at(32, 8192) == at(32, 5001) - at(32, 5000)
+    assert at(32, 101) - at(32, 100) == at(32, 8193) - at(32, 8192) + 2 * 32_000 * 4
+
+
+def test_kept_layer_inputs_are_those_that_checkpointing_saves_for_backward(model):
+    """What a real forward pass with recomputation keeps: the input of each layer."""
+    model.train()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    saved: dict[int, int] = {}
+
+    def pack(tensor):
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        states = model.base_model(input_ids=torch.arange(2 * 64).view(2, 64)).last_hidden_state
+    kept = sum(size for place, size in saved.items() if place not in parameters and size >= states.nbytes)
+    model.gradient_checkpointing_disable()
+    architecture = Architecture(4, 128, 512)
+    inputs = activation_bytes(architecture, 128, "float32") - activation_bytes(
+        Architecture(0, 128, 512), 128, "float32"
+    )
+    # The final norm keeps its own.
+    assert inputs == 4 * 128 * 128 * 4 <= kept <= 2 * inputs
+
+
+def test_a_forward_pass_is_two_operations_a_weight_and_token_and_training_three_times_that(model):
+    """As PyTorch counts them. Embeddings are looked up and attention is left out: they are small beside the rest."""
+    model.train()
+    ids = torch.arange(64)[None]
+    with FlopCounterMode(display=False) as forward:
+        loss = model(input_ids=ids, labels=ids).loss
+    with FlopCounterMode(display=False) as backward:
+        loss.backward()
+    both = forward.get_total_flops() + backward.get_total_flops()
+    lengths = Lengths(prompt=0, response=64)
+    assert scoring_flops(count_weights(model), 1, lengths) == pytest.approx(forward.get_total_flops(), rel=0.15)
+    # A pair is two responses.
+    assert training_flops(count_weights(model), 0.5, lengths, recomputed=False) == pytest.approx(both, rel=0.15)
+
+
+def test_operations_of_a_toy_by_hand():
+    lengths = Lengths(prompt=10, response=5)
+    assert lengths.together == 15
+    assert scoring_flops(100, 4, lengths) == 2 * 100 * 4 * 15
+    assert generation_flops(100, 2, 3, lengths) == 2 * 100 * 6 * 15
+    assert training_flops(100, 7, lengths, recomputed=False) == 6 * 100 * 14 * 15
+    assert training_flops(100, 7, lengths, recomputed=True) == 8 * 100 * 14 * 15
+
+
+def test_operations_are_linear_in_weights_rows_and_tokens():
+    def scale(parameters=1, rows=1, tokens=1):
+        lengths = Lengths(tokens * LENGTHS.prompt, tokens * LENGTHS.response)
+        return (
+            scoring_flops(parameters * LLAMA_7B, rows * 100, lengths)
+            + generation_flops(parameters * LLAMA_7B, rows * 100, 2, lengths)
+            + training_flops(parameters * LLAMA_7B, rows * 100, lengths, recomputed=True)
+        )
+
+    one = scale()
+    assert scale(parameters=3) == scale(rows=3) == scale(tokens=3) == 3 * one
+
+
+def test_hours_by_hand():
+    """A petaflop at a petaflop a second takes a second; half the utilisation, twice; four devices, a quarter."""
+    assert hours(1e15 * 3600, devices=1, teraflops=1000, utilisation=1) == pytest.approx(1)
+    assert hours(1e15 * 3600, devices=4, teraflops=1000, utilisation=0.5) == pytest.approx(0.5)
+    # 8,000 prompts, 2 responses each, scored twice by a 7B model on 8 devices of 312 teraflops at 40 %.
+    flops = 2 * scoring_flops(LLAMA_7B, 16_000, LENGTHS)
+    assert hours(flops, devices=8, teraflops=312, utilisation=0.4) == pytest.approx(
+        2 * 2 * 6.738e9 * 16_000 * 500 / (8 * 312e12 * 0.4) / 3600, rel=1e-3
+    )
+
+
+def test_every_dtype_of_a_recipe_has_a_size():
+    from sgpo.config import ModelConfig
+
+    allowed = ModelConfig.model_fields["dtype"].annotation.__args__
+    assert set(BYTES) == set(allowed)
+    for name in set(allowed) - {"auto"}:
+        assert BYTES[name] == torch.empty(0, dtype=getattr(torch, name)).element_size()

@@ -1,0 +1,109 @@
+"""Whether the Hub answers is asked once, quickly, and only where a run needs it."""
+
+import http.server
+import os
+import socket
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from sgpo.store.hub import settle_hub_access
+
+HUB_ID = "somebody/some-model"
+
+
+@pytest.fixture(autouse=True)
+def online(monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+def offline_now() -> str | None:
+    return os.environ.get("HF_HUB_OFFLINE")
+
+
+@contextmanager
+def endpoint(answer, monkeypatch):
+    """A server that does one thing with every connection; yields the list of requests."""
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            asked.append(self.path)
+            answer(self)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield asked
+        server.shutdown()
+
+
+def test_local_paths_never_ask(online, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/sft").mkdir()
+    with endpoint(lambda handler: handler.send_error(404), online) as asked:
+        names = [str(tmp_path), "./nowhere", "~/nowhere", "/nowhere/at/all", "models/sft", "a/b/c.jsonl", None, ""]
+        assert settle_hub_access(names) is False
+        assert asked == []
+    assert offline_now() is None
+
+
+@pytest.mark.parametrize("status", [200, 401, 404, 500])
+def test_a_hub_that_answers_whatever_it_says_is_reachable(online, status):
+    def answer(handler):
+        handler.send_response(status)
+        handler.end_headers()
+
+    with endpoint(answer, online) as asked:
+        assert settle_hub_access([HUB_ID, "somebody/else", None]) is False
+        assert len(asked) == 1
+    assert offline_now() is None
+
+
+def test_nobody_at_the_endpoint_turns_offline_mode_on_at_once(online):
+    online.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    started = time.monotonic()
+    assert settle_hub_access(["/local", HUB_ID]) is True
+    assert time.monotonic() - started < 2
+    assert offline_now() == "1"
+
+
+def test_an_endpoint_that_takes_the_connection_and_says_nothing_costs_seconds(online):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        online.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        started = time.monotonic()
+        assert settle_hub_access([HUB_ID]) is True
+        assert time.monotonic() - started < 6
+    assert offline_now() == "1"
+
+
+def test_an_endpoint_that_speaks_no_http_is_out_of_reach(online):
+    def talk(handler):
+        handler.wfile.write(b"220 mail.example ESMTP\r\n")
+
+    with endpoint(talk, online):
+        assert settle_hub_access([HUB_ID]) is True
+
+
+@pytest.mark.parametrize("address", ["ftp://127.0.0.1", "file:///etc/hosts", "http://[half", "huggingface.co"])
+def test_an_address_that_is_none_is_out_of_reach(online, address):
+    online.setenv("HF_ENDPOINT", address)
+    assert settle_hub_access([HUB_ID]) is True
+
+
+@pytest.mark.parametrize(("value", "offline"), [("1", True), ("on", True), ("True", True), ("0", False)])
+def test_a_user_who_wants_no_network_is_not_asked_again(online, value, offline):
+    online.setenv("HF_HUB_OFFLINE", value)
+    with endpoint(lambda handler: handler.send_error(404), online) as asked:
+        assert settle_hub_access([HUB_ID]) is offline
+        assert len(asked) == (0 if offline else 1)
+    assert offline_now() == value

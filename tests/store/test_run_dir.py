@@ -1,0 +1,80 @@
+"""A stage is whole or absent, whatever happens while it is written."""
+
+import json
+
+import pytest
+
+from sgpo.errors import InputError
+from sgpo.store.run_dir import RunDir
+
+CONFIG = {"seed": 0, "follower": {"radius": 0.01}}
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = RunDir(tmp_path / "run", CONFIG, ["sgpo", "run"])
+    yield run
+    run.close()
+
+
+def test_a_finished_stage_is_in_place_and_in_the_manifest(run):
+    with run.writing("round-1/pairs") as path:
+        path.mkdir()
+        (path / "x").write_text("1")
+        assert not run.has("round-1/pairs")
+    assert (run.path("round-1/pairs") / "x").read_text() == "1"
+    assert "round-1/pairs" in json.loads((run.root / "manifest.json").read_text())["stages"]
+
+
+def test_a_stage_that_fails_leaves_nothing(run):
+    with pytest.raises(KeyboardInterrupt), run.writing("round-1/pairs") as path:
+        path.mkdir()
+        raise KeyboardInterrupt
+    assert not run.has("round-1/pairs")
+    assert list(run.path("round-1").iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_removed_and_whole_stages_stay(run):
+    with run.writing("seed/pairs") as path:
+        path.mkdir()
+    run.path("round-1").mkdir()
+    (run.path("round-1") / ".pairs.partial").mkdir()
+    run.close()
+    again = RunDir(run.root, CONFIG, ["sgpo", "run"])
+    assert again.has("seed/pairs")
+    assert list(again.path("round-1").iterdir()) == []
+    again.close()
+
+
+def test_another_config_is_refused_and_the_difference_named(run):
+    run.close()
+    before = (run.root / "config.yaml").read_text()
+    with pytest.raises(InputError, match=r"follower\.radius is 0\.5, was 0\.01"):
+        RunDir(run.root, {"seed": 0, "follower": {"radius": 0.5}}, [])
+    assert (run.root / "config.yaml").read_text() == before
+
+
+def test_a_directory_in_use_is_refused(run):
+    with pytest.raises(InputError, match="in use"):
+        RunDir(run.root, CONFIG, [])
+
+
+def test_a_directory_that_holds_something_else_is_refused_and_untouched(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds no run"):
+        RunDir(tmp_path, CONFIG, [])
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_file_in_place_of_the_directory_is_refused(tmp_path):
+    path = tmp_path / "run"
+    path.write_text("mine")
+    with pytest.raises(InputError, match="is a file"):
+        RunDir(path, CONFIG, [])
+
+
+def test_the_manifest_says_what_ran(run):
+    manifest = json.loads((run.root / "manifest.json").read_text())
+    assert manifest["command"] == ["sgpo", "run"]
+    assert manifest["seed"] == 0
+    assert {"torch", "transformers", "trl"} <= set(manifest["versions"])
