@@ -229,7 +229,7 @@ def test_one_source_alone_is_one_radius(make_trainer, pairs, step, schedule):
 def test_where_every_pair_has_radius_zero_no_gap_is_measured(make_trainer, pairs, monkeypatch):
     data = with_sources(pairs, ["human"] * 8)
     trainer = make_trainer(dataset=data, source_radius={"human": 0, "self": 2.0}, **MARGIN)
-    monkeypatch.setattr(trainer, "_measure_gaps", lambda: pytest.fail("measured gaps that nothing asks for"))
+    monkeypatch.setattr(trainer, "_look_at", lambda *args: pytest.fail("measured gaps that nothing asks for"))
     theirs = loss_and_gradients(make_trainer(DPOTrainer, DPOConfig))
     assert loss_and_gradients(trainer)[0] == pytest.approx(theirs[0], abs=1e-6)
 

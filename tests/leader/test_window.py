@@ -84,13 +84,13 @@ def test_a_window_without_width_is_an_error_that_says_why(make_trainer):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"step": "explicit"}, "step is 'explicit'; allowed: 'envelope', 'transport', 'mixture'"),
-        ({"schedule": "batch"}, "schedule is 'batch'; allowed: 'round', 'epoch', 'step'"),
+        ({"step": "explicit"}, "step is 'explicit'; allowed: 'envelope', 'transport' or 'mixture'"),
+        ({"schedule": "batch"}, "schedule is 'batch'; allowed: 'round', 'epoch' or 'step'"),
         ({"window_rule": "auto"}, "window_rule is 'auto'"),
-        ({"proximal": -1.0, "step": "mixture"}, r"proximal is -1\.0; allowed: a finite number >= 0"),
+        ({"proximal": -1.0, "step": "mixture"}, r"proximal is -1\.0; allowed: greater than or equal to 0"),
         ({"proximal": 1.0}, "proximal is 1.0 with step='envelope'; allowed: 0, or step 'mixture'"),
         ({"recent_pairs": 8}, "recent_pairs is 8 with schedule='round'"),
-        ({"recent_pairs": 0, "schedule": "step"}, "recent_pairs is 0; allowed: a number >= 1"),
+        ({"recent_pairs": 0, "schedule": "step"}, "recent_pairs is 0; allowed: greater than or equal to 1"),
         ({"window_margin": 0.1}, "window_margin is 0.1 with window_rule='explicit'"),
         ({"window_margin": -0.1, "window_rule": "min_max"}, "window_margin is -0.1"),
         ({"window_rule": "min_max", **MARGIN}, "window is .* with window_rule='min_max'; allowed: None"),

@@ -1,19 +1,20 @@
 """Where the support of the worst case comes from each time the follower answers."""
 
+from typing import Any
+
 import numpy as np
 
 from sgpo.errors import InputError
-from sgpo.leader.config import SGPOConfig
 from sgpo.robust.link import sigmoid
 
 QUANTILES = (0.01, 0.99)
 
 
-def choose_window(args: SGPOConfig, gaps: np.ndarray, weights: np.ndarray | None) -> tuple[float, float]:
+def choose_window(args: Any, gaps: np.ndarray, weights: np.ndarray | None) -> tuple[float, float]:
     """The window [a, b] of the gap space by the rule in force.
 
     Args:
-        args: the leader's arguments.
+        args: the trainer's SGPOConfig.
         gaps: (N,) in nats; also in probability space.
         weights: (N,) sample weights above 0, or None.
 
@@ -38,3 +39,49 @@ def choose_window(args: SGPOConfig, gaps: np.ndarray, weights: np.ndarray | None
             "itself."
         )
     return low, high
+
+
+def check_window(args: Any, *, is_robust: bool) -> None:
+    """Checks the window and the arguments of its rule; fills in [0, 1] for a follower in probability space.
+
+    Raises:
+        InputError: an argument that the rule in force would ignore, or a window that is none.
+    """
+    rule, levels = args.window_rule, args.window_quantiles
+    if rule == "explicit" and args.window_margin:
+        raise InputError(
+            f"window_margin is {args.window_margin} with window_rule='explicit'; allowed: 0, or the rule 'min_max' or "
+            "'quantiles'."
+        )
+    if rule != "explicit" and args.window is not None:
+        raise InputError(
+            f"window is {args.window} with window_rule={rule!r}; allowed: None, or window_rule 'explicit'."
+        )
+    if levels is not None and rule != "quantiles":
+        raise InputError(
+            f"window_quantiles is {levels} with window_rule={rule!r}; allowed: None, or the rule 'quantiles'."
+        )
+    if levels is not None and (len(levels) != 2 or not 0 <= levels[0] < levels[1] <= 1):
+        raise InputError(f"window_quantiles is {levels}; allowed: two levels [low, high] with 0 <= low < high <= 1.")
+    if is_robust and rule == "explicit":
+        _check_explicit(args)
+
+
+def _check_explicit(args: Any) -> None:
+    if args.window is None:
+        if args.space == "margin":
+            raise InputError(
+                "window is None with space='margin'; allowed: [a, b] in nats, a below every gap, or window_rule "
+                "'min_max' or 'quantiles'. Without a window the worst case is DPO's loss plus a constant "
+                "(PAPER.md D2)."
+            )
+        args.window = [0.0, 1.0]
+    if len(args.window) != 2 or not args.window[0] < args.window[1]:
+        raise InputError(f"window is {args.window}; allowed: two numbers [a, b] with a < b.")
+    if args.space == "probability" and not (args.window[0] >= 0 and args.window[1] <= 1):
+        raise InputError(f"window is {args.window} with space='probability'; allowed: within [0, 1].")
+    if args.space == "probability" and args.tangents == 0 and args.window[0] == 0:
+        raise InputError(
+            "tangents is 0 with a window that starts at 0 in probability space, where -log p is infinite; "
+            "allowed: tangents >= 1, or a window that starts above 0."
+        )

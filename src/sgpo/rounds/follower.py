@@ -11,7 +11,8 @@ from datasets import Dataset
 
 from sgpo.errors import InputError
 from sgpo.leader.config import SGPOConfig
-from sgpo.leader.follower import Follower, Pairs, radii
+from sgpo.leader.follower import Follower, radii
+from sgpo.leader.pair_loss import Pairs
 from sgpo.leader.scores import stored_gaps
 from sgpo.robust.link import sigmoid
 from sgpo.robust.solution import WorstCase

@@ -5,8 +5,8 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from sgpo.leader.scores import FINGERPRINT_COLUMN, fingerprint_pairs
-from sgpo.policy.fingerprints import fingerprint_template, fingerprint_tokenizer
+from sgpo.leader.scores import FINGERPRINT_COLUMN
+from sgpo.policy.fingerprints import fingerprint_pairs, fingerprint_template, fingerprint_tokenizer
 from sgpo.policy.load import Policy
 from sgpo.policy.score import score_responses
 from sgpo.store.progress import Reporter
