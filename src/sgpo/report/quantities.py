@@ -65,21 +65,23 @@ class Quantity(NamedTuple):
 def find_quantities(record: RunRecord) -> list[Quantity]:
     """The quantities that at least one round has: win rates first, then accuracies, then what explains them."""
     kinds = _kinds(record)
+    win_rates = (_win_rate(record, name, kind) for name, kind in kinds.items() if kind in ("reward", "judge"))
     accuracies = (
         _accuracy(f"{name} accuracy", f"the human pairs of {name}", _evaluation(name, "value", "count"))
         for name, kind in kinds.items()
         if kind == "preferences"
     )
-    return [
-        *_seen(record, (_win_rate(record, name, kind) for name, kind in kinds.items() if kind in ("reward", "judge"))),
-        *_seen(record, [_accuracy("held-out accuracy", "held-out human pairs", _held_out)]),
-        *_seen(record, accuracies),
-        *_seen(record, map(_agreement, kinds)),
-        *_seen(record, [Quantity("mean gap", "mean implicit reward of chosen minus rejected, in nats", _mean_gap)]),
+    everything = [
+        *win_rates,
+        _accuracy("held-out accuracy", "held-out human pairs", _held_out),
+        *accuracies,
+        *map(_agreement, kinds),
+        Quantity("mean gap", "mean implicit reward of chosen minus rejected, in nats", _mean_gap),
         *find_lengths(record),
-        *_seen(record, map(_divergence, kinds)),
-        *_seen(record, _follower_quantities(record)),
+        *map(_divergence, kinds),
+        *_follower_quantities(record),
     ]
+    return _seen(record, everything)
 
 
 def find_lengths(record: RunRecord) -> list[Quantity]:

@@ -13,7 +13,6 @@ from sgpo.errors import InputError
 from sgpo.store.files import read_json, write_json
 
 
-
 def _without_surrogates(value: Any) -> Any:
     """JSON can hold halves of surrogate pairs, which UTF-8 cannot."""
     return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value
@@ -183,15 +182,19 @@ class RoundMetrics(Record):
     @model_validator(mode="before")
     @classmethod
     def _read_gold_as_an_evaluation(cls, content: Any) -> Any:
-        """Older runs keep the reward evaluation of the embedded world in a block of its own."""
-        if not isinstance(content, dict) or not isinstance(content.get("gold"), dict):
+        """Older runs keep the reward evaluation of the embedded world in a block `gold`."""
+        if not isinstance(content, dict) or content.get("gold") is None:
             return content
         content = dict(content)
-        today = {"win_rate": "value", "prompts": "count", "response_tokens": "tokens"}
-        gold = {today.get(key, key): value for key, value in content.pop("gold").items() if value is not None}
-        if isinstance(evaluations := content.get("evaluations", {}), dict):
-            content["evaluations"] = {"gold": {"kind": "reward", **gold}, **evaluations}
-        return content
+        gold, evaluations = content.pop("gold"), content.get("evaluations", {})
+        if isinstance(gold, dict):
+            today = {"win_rate": "value", "prompts": "count", "response_tokens": "tokens"}
+            gold = {today.get(key, key): value for key, value in gold.items() if value is not None}
+            gold["kind"] = "reward"
+        return {
+            **content,
+            "evaluations": {"gold": gold, **evaluations} if isinstance(evaluations, dict) else evaluations,
+        }
 
 
 class Evidence(Record):
