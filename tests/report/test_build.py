@@ -199,9 +199,9 @@ def test_a_radius_that_the_run_finds_is_said_to_be_found(run):
 
 def test_the_story_names_who_ranks_the_answers(run):
     for annotation, ranker in (
-        ({}, "its own implicit reward ranks"),
-        ({"annotator": "judge"}, "a judge ranks"),
-        ({"annotator": "reward_model"}, "a reward model ranks"),
+        ({}, "ranks the answers by its own implicit reward"),
+        ({"annotator": "judge"}, "has a judge rank the answers"),
+        ({"annotator": "reward_model"}, "has a reward model rank the answers"),
     ):
         run.config["annotation"] = annotation
         assert ranker in tell_story(read_run(run.write())).what

@@ -30,12 +30,14 @@ def tell_story(record: RunRecord) -> Story:
     model = (config.get("model") or {}).get("path")
     model = f"the model {model}" if model else "a small model trained for this run"
     annotator = (config.get("annotation") or {}).get("annotator", "implicit")
-    ranker = "its own implicit reward" if annotator == "implicit" else f"a {annotator.replace('_', ' ')}"
+    rank = f"has a {annotator.replace('_', ' ')} rank the answers"
+    if annotator == "implicit":
+        rank = "ranks the answers by its own implicit reward"
     annotated = sum(metrics.annotation.pairs for metrics in record.rounds if metrics.annotation)
     so_far = " so far" if record.missing_rounds else ""
     what = (
         f"Starting from {seeds}, {model} was aligned in {_count(config['rounds'], 'round')} of self-annotation: in "
-        f"each round it answers new prompts, {ranker} ranks its answers, and it trains on the ranking"
+        f"each round it answers new prompts, {rank}, and trains on the ranking"
         + (f" ({_count(annotated, 'annotated pair')}{so_far})." if annotated else ".")
     )
     if config["rounds"] == 0:
