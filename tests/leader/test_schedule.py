@@ -20,7 +20,7 @@ from sgpo.leader.pair_loss import Pairs
 from sgpo.leader.recent import RecentGaps
 from sgpo.leader.robust_loss import RobustLoss
 from sgpo.robust.exact import worst_case
-from sgpo.robust.steps import mixture_loss, transport_loss
+from sgpo.robust.losses import mixture_loss, transport_loss
 
 STEPS = ("envelope", "transport", "mixture")
 SCHEDULES = ("round", "epoch", "step")

@@ -65,7 +65,7 @@ def test_a_lora_run_saves_an_adapter_that_load_policy_merges(command, tmp_path, 
     [
         (["--loss_type", "ipo", "--radius", "0"], {"weight": [1] * 8}, "loss_type is .* with a 'weight' column"),
         (["--source_radius", '{"self": 0.1}'], {"source": ["web"] * 8}, "row 0: source is 'web'; allowed: 'self'"),
-        (["--source_radius", "0.1"], {}, "source_radius is '0.1'; allowed: a mapping"),
+        (["--source_radius", "0.1"], {}, "source_radius is '0.1'; allowed: a valid dictionary"),
         (["--radius", "-1"], {}, r"radius is -1\.0; allowed: greater than or equal to 0"),
         (["--radus", "1"], {}, "--radus: unknown; allowed: an argument of `sgpo train`"),
         (["--accelerate_config", "nothing"], {}, "Accelerate config nothing is neither a file nor"),

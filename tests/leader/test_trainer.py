@@ -10,7 +10,7 @@ from leader.batches import MARGIN, assert_same_gradients, batch_margins, loss_an
 from sgpo.errors import InputError
 from sgpo.leader import SGPOConfig, SGPOTrainer
 from sgpo.robust.exact import worst_case
-from sgpo.robust.objective import robust_value
+from sgpo.robust.losses import robust_value
 
 
 @pytest.mark.parametrize(
@@ -184,10 +184,10 @@ def test_trls_own_config_is_refused(make_trainer):
         ({"radius": -0.1}, "radius is -0.1; allowed: greater than or equal to 0"),
         ({"radius": float("inf")}, "radius is inf"),
         ({"space": "reward"}, "space is 'reward'; allowed: 'margin' or 'probability'"),
-        ({"space": "margin"}, "window is None with space='margin'"),
-        ({"space": "margin", "window": [1.0, -1.0]}, "two numbers"),
+        ({"space": "margin"}, "window is None in margin space; .* Or window_rule 'min_max' or 'quantiles'"),
+        ({"space": "margin", "window": [1.0, -1.0]}, r"window is \[1\.0, -1\.0\]; allowed: \[a, b\] with a < b"),
         ({"window": [-1.0, 1.0]}, "within \\[0, 1\\]"),
-        ({"tangents": 0}, "-log p is infinite"),
+        ({"tangents": 0}, r"where the link -log p is inf at 0\.0; allowed: .* tangents >= 1"),
         ({"tangents": -1}, "tangents is -1"),
         ({"label_smoothing": 0.1}, "label_smoothing is 0.1"),
         ({"loss_type": ["ipo"]}, "loss_type is \\['ipo'\\] with radius"),

@@ -1,13 +1,13 @@
 """Arguments of the trainer: TRL's DPO arguments, and those of the pair losses."""
 
 import dataclasses
-from typing import get_type_hints
+from typing import Annotated, get_type_hints
 
-from pydantic import create_model
+from pydantic import Field, create_model
 from trl import DPOConfig
 
 from sgpo.config.check import validate
-from sgpo.config.section import Section
+from sgpo.config.section import NotNegative, Section
 from sgpo.config.settings import setting
 from sgpo.errors import InputError
 from sgpo.leader.pair_losses import PAIR_LOSSES, check_loss
@@ -41,7 +41,6 @@ class SGPOConfig(*(loss.Settings for loss in PAIR_LOSSES), DPOConfig):
         given = {name: getattr(self, name) for name in _RANGES.model_fields}
         for name, value in validate(_RANGES, given, "SGPOConfig"):
             setattr(self, name, value)
-        _check_source_radius(self.source_radius)
         _check_trls_own(self)
         check_loss(self)
 
@@ -50,23 +49,12 @@ def _ranges() -> type[Section]:
     """The types and bounds of our arguments."""
     hints = get_type_hints(SGPOConfig, include_extras=True)
     ours = [field.name for field in dataclasses.fields(SGPOConfig) if field.name not in DPOConfig.__dataclass_fields__]
+    # A string is JSON, which TrainingArguments has parsed by then.
+    hints["source_radius"] = Annotated[dict[str, NotNegative], Field(min_length=1)] | None
     return create_model("SGPOConfig", __base__=Section, **{name: (hints[name], ...) for name in ours})
 
 
 _RANGES = _ranges()
-
-
-def _check_source_radius(radii: dict[str, float] | str | None) -> None:
-    if radii is None:
-        return
-    if not isinstance(radii, dict) or not radii:
-        raise InputError(
-            f"source_radius is {radii!r}; allowed: a mapping of source names to radii, as JSON on the command line "
-            '(\'{"human": 0, "self": 0.05}\').'
-        )
-    for source, radius in radii.items():
-        if isinstance(radius, bool) or not isinstance(radius, int | float) or not 0 <= radius < float("inf"):
-            raise InputError(f"source_radius[{source!r}] is {radius!r}; allowed: a finite number >= 0.")
 
 
 def _check_trls_own(args: SGPOConfig) -> None:

@@ -14,16 +14,13 @@ from sgpo.leader.pair_loss import Pairs
 from sgpo.leader.pairs import PairTags
 from sgpo.leader.recent import RecentGaps
 from sgpo.leader.window import choose_window
-from sgpo.robust.link import Link
-from sgpo.robust.objective import PricedLoss, priced_loss
+from sgpo.robust.ball import Ball
+from sgpo.robust.losses import EnvelopeLoss, envelope_loss, marginal_split, mixture_loss, transport_loss
 from sgpo.robust.paper import solve_worst_case
 from sgpo.robust.solution import WorstCase
-from sgpo.robust.steps import mixture_loss, transport_loss
 
 ALL = "all"
 RECENT_PAIRS = 1024
-# Gaps this close to the marginal one, in the unit of the gap space, count as marginal: float32 is no more precise.
-TIE = 1e-5
 
 
 class MovedLoss(NamedTuple):
@@ -58,18 +55,13 @@ class _Source:
     places: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     split: float | None = None
 
-    def envelope(self, margins: Tensor) -> PricedLoss:
+    def envelope(self, margins: Tensor) -> EnvelopeLoss:
         """Loss and moved share of each pair at the price of the answer."""
-        worst = self.worst
-        return envelope_loss(
-            margins,
-            price=worst.price,
-            lower=worst.window[0],
-            link=worst.link,
-            marginal=worst.marginal,
-            split=self.split,
-            radius=self.radius,
+        worst, split = self.worst, self.split
+        found = envelope_loss(
+            margins, price=worst.price, lower=worst.window[0], link=worst.link, marginal=worst.marginal, split=split
         )
+        return found._replace(loss=found.loss + worst.price * self.radius)
 
 
 class Follower:
@@ -261,9 +253,7 @@ class Follower:
             check_given(given, {source.name: len(source.places) for source in answering})
         for source in answering:
             worst = given[source.name] if given is not None else self._solve(source, gaps[source.name])
-            source.worst, source.split = worst, None
-            if worst.price > 0 and self._args.group_size is None:
-                source.split = float(worst.moved[np.abs(worst.points - worst.marginal).argmin()])
+            source.worst, source.split = worst, None if self._args.group_size else marginal_split(worst)
         self.answers += 1
         self._tables.clear()
 
@@ -272,47 +262,16 @@ class Follower:
         weights = None if self._pairs.weights is None else self._pairs.weights[source.places]
         # Training may carry gaps out of a window that held them at the start. They are then taken at its nearest end;
         # the leader's loss continues beyond it.
+        clip = self.answers > 0 or args.window_rule == "quantiles"
+        window, tangents = choose_window(args, gaps, weights), args.tangents or None
+        ball = Ball(source.radius, space=args.space, window=window, tangents=tangents, clip=clip)
+        seed = args.seed + self.answers
         try:
             return solve_worst_case(
-                gaps,
-                source.radius,
-                solver=args.solver,
-                group_size=args.group_size,
-                seed=args.seed + self.answers,
-                space=args.space,
-                window=choose_window(args, gaps, weights),
-                tangents=args.tangents or None,
-                weights=weights,
-                clip=self.answers > 0 or args.window_rule == "quantiles",
+                gaps, ball, weights=weights, solver=args.solver, group_size=args.group_size, seed=seed
             )
         except RuntimeError as error:
             raise InputError(f"solver {args.solver!r} gave up ({error}); allowed: solver 'exact'.") from error
-
-
-def envelope_loss(
-    gaps: Tensor,
-    *,
-    price: float,
-    lower: float,
-    link: Link,
-    marginal: float,
-    split: float | None,
-    radius: float,
-) -> PricedLoss:
-    """The dual at a price; at its kink, the marginal gap, with the subgradient of the robust value.
-
-    Where the reference is the policy itself every gap starts at 0, and all of them are marginal: rounding must not
-    decide whether the follower moves all of them or none.
-    """
-    priced = priced_loss(gaps, price=price, lower=lower, link=link)
-    loss, moved = priced.loss, priced.moved.to(gaps.dtype)
-    if split is not None:
-        points = link.to_space(gaps)
-        tied = (points.detach() - marginal).abs() <= TIE * max(1.0, abs(marginal))
-        moved = torch.where(tied, split, moved)
-        stay, go = link.value(points), link.value(torch.full_like(points, lower)) - price * (points - lower)
-        loss = torch.where((moved > 0) & (moved < 1), (1 - moved) * stay + moved * go, loss)
-    return PricedLoss(loss + price * radius, moved)
 
 
 def check_given(given: Mapping[str, WorstCase], counts: Mapping[str, int]) -> None:

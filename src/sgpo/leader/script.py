@@ -81,9 +81,7 @@ def _without(argv: Sequence[str], removed: list[str]) -> list[str]:
     return kept
 
 
-def _train(
-    script: ScriptArguments, arguments: SGPOConfig, model: ModelConfig, mixture: DatasetMixtureConfig
-) -> None:
+def _train(script: ScriptArguments, arguments: SGPOConfig, model: ModelConfig, mixture: DatasetMixtureConfig) -> None:
     arguments.model_init_kwargs = {
         "revision": model.model_revision,
         "trust_remote_code": arguments.trust_remote_code,

@@ -67,7 +67,7 @@ class SGPOTrainer(DPOTrainer):
 
     the follower's dual. It equals the robust value at the gaps that the price was solved for, its gradient there is
     the envelope gradient, it bounds the robust value from above at all other gaps, and it is a sum over pairs, so it
-    does not depend on how a batch is split (PAPER.md D3). For `"transport"` and `"mixture"` see `sgpo.robust.steps`.
+    does not depend on how a batch is split (PAPER.md D3). For `"transport"` and `"mixture"` see `sgpo.robust.losses`.
 
     Further columns of the training and evaluation sets:
         ref_chosen_logps, ref_rejected_logps: the reference's log-probabilities, used instead of a reference model in

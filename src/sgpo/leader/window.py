@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from sgpo.errors import InputError
+from sgpo.robust.ball import Ball
 from sgpo.robust.link import sigmoid
 
 QUANTILES = (0.01, 0.99)
@@ -45,7 +46,7 @@ def check_window(args: Any, *, is_robust: bool) -> None:
     """Checks the window and the arguments of its rule; fills in [0, 1] for a follower in probability space.
 
     Raises:
-        InputError: an argument that the rule in force would ignore, or a window that is none.
+        InputError: an argument that the rule in force would ignore, or a window that is not one.
     """
     rule, levels = args.window_rule, args.window_quantiles
     if rule == "explicit" and args.window_margin:
@@ -64,24 +65,8 @@ def check_window(args: Any, *, is_robust: bool) -> None:
     if levels is not None and (len(levels) != 2 or not 0 <= levels[0] < levels[1] <= 1):
         raise InputError(f"window_quantiles is {levels}; allowed: two levels [low, high] with 0 <= low < high <= 1.")
     if is_robust and rule == "explicit":
-        _check_explicit(args)
-
-
-def _check_explicit(args: Any) -> None:
-    if args.window is None:
-        if args.space == "margin":
-            raise InputError(
-                "window is None with space='margin'; allowed: [a, b] in nats, a below every gap, or window_rule "
-                "'min_max' or 'quantiles'. Without a window the worst case is DPO's loss plus a constant "
-                "(PAPER.md D2)."
-            )
-        args.window = [0.0, 1.0]
-    if len(args.window) != 2 or not args.window[0] < args.window[1]:
-        raise InputError(f"window is {args.window}; allowed: two numbers [a, b] with a < b.")
-    if args.space == "probability" and not (args.window[0] >= 0 and args.window[1] <= 1):
-        raise InputError(f"window is {args.window} with space='probability'; allowed: within [0, 1].")
-    if args.space == "probability" and args.tangents == 0 and args.window[0] == 0:
-        raise InputError(
-            "tangents is 0 with a window that starts at 0 in probability space, where -log p is infinite; "
-            "allowed: tangents >= 1, or a window that starts above 0."
-        )
+        ball = Ball(0.0, space=args.space, window=args.window, tangents=args.tangents or None)
+        try:
+            args.window = list(ball.resolve()[1])
+        except InputError as error:
+            raise InputError(f"{error} Or window_rule 'min_max' or 'quantiles', which find it from the gaps.") from None
