@@ -156,6 +156,11 @@ def test_weights_are_refused_where_they_have_no_place(make_trainer, pairs, chang
         make_trainer(dataset=weighted(pairs), radius=0.0, **changes)
 
 
+def test_weights_of_an_evaluation_set_are_refused_where_they_have_no_place(make_trainer, pairs):
+    with pytest.raises(ValueError, match=r"loss_type is \['ipo'\] with a 'weight' column"):
+        make_trainer(radius=0.0, loss_type=["ipo"], more={"eval_dataset": weighted(pairs)})
+
+
 def test_weights_in_a_stream_are_refused(make_trainer, pairs):
     stream = IterableDataset.from_generator(lambda: iter(weighted(pairs)))
     with pytest.raises(ValueError, match="IterableDataset with a 'weight' column"):

@@ -36,8 +36,6 @@ class _Source:
     """Pairs that share a Wasserstein ball, and the latest answer to them.
 
     Attributes:
-        name: of the source.
-        radius: of its ball.
         everyone: places of its pairs in the training set.
         members: places of its pairs of weight above 0, the only ones that are answered to.
         recent: with schedule "step", the gaps to answer to.

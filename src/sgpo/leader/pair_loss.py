@@ -86,13 +86,7 @@ class PairBatch(NamedTuple):
 
 
 class PairLosses(NamedTuple):
-    """Losses of a microbatch and what to log of them.
-
-    Attributes:
-        loss: (B,) nats, differentiable, before weights.
-        means: metrics of this process, scalars each, of which the mean over processes is logged.
-        numbers: metrics that are equal on all processes.
-    """
+    """(B,) losses in nats, before weights; scalar metrics to average over processes; metrics that are equal on all."""
 
     loss: Tensor
     means: Mapping[str, Tensor] = {}
@@ -102,8 +96,8 @@ class PairLosses(NamedTuple):
 class PairLoss(TrainerCallback):
     """DPO's loss pair by pair; its subclasses replace it.
 
-    As a callback of the trainer it may move its state between optimiser steps, which it must not do within one. What it
-    has seen of a step must not depend on microbatches or processes.
+    It is a callback of the trainer: its state may change between optimiser steps, never within one, and must not depend
+    on how a step is split into microbatches and processes.
 
     Attributes:
         Settings: dataclass of the arguments that it adds to `SGPOConfig`.

@@ -8,6 +8,7 @@ from sgpo.errors import InputError
 from sgpo.leader.confidence import SmoothedLoss
 from sgpo.leader.dr_dpo import DrDPOLoss
 from sgpo.leader.pair_loss import PairLoss
+from sgpo.leader.pairs import check_weighted
 from sgpo.leader.robust_loss import RobustLoss
 
 PAIR_LOSSES: tuple[type[PairLoss], ...] = (RobustLoss, SmoothedLoss, DrDPOLoss)
@@ -63,10 +64,7 @@ def check_dataset(dataset: Any, args: Any) -> None:
     request, weighted = loss.request(args), "weight" in sample
     if weighted:
         what = "a 'weight' column"
-        refused = {"loss_type": ["sigmoid"], "f_divergence_type": "reverse_kl", "use_weighting": False}
-        for name, allowed in refused.items():
-            if getattr(args, name) != allowed:
-                raise InputError(f"{name} is {getattr(args, name)!r} with {what}; allowed: {allowed!r}, or {without}.")
+        check_weighted(args)
         if not loss.takes_weights:
             raise InputError(f"{request.name} is {request.value} with {what}; allowed: {request.off}, or {without}.")
     elif request is not None:

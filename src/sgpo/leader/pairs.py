@@ -45,8 +45,8 @@ def tag_pairs(dataset: Any, args: Any, name: str) -> Any:
         name: of the dataset, in messages.
 
     Raises:
-        InputError: a weight that is negative or not finite, weights that are all 0, a source without a radius, a
-            stream with weights or sources.
+        InputError: a weight that is negative or not finite, weights that are all 0 or that the loss cannot take, a
+            source without a radius, a stream with weights or sources.
     """
     if not isinstance(dataset, Dataset):
         if args.source_radius is not None or "weight" in next(iter(dataset), {}):
@@ -58,10 +58,21 @@ def tag_pairs(dataset: Any, args: Any, name: str) -> Any:
     if len(dataset) == 0:
         return dataset
     if "weight" in dataset.column_names:
+        check_weighted(args)
         dataset = dataset.add_column(WEIGHT, _normalised_weights(dataset, name))
     if args.source_radius is not None:
         dataset = dataset.add_column(SOURCE, _source_indices(dataset, args.source_radius, name))
     return dataset
+
+
+def check_weighted(args: Any) -> None:
+    """Raises InputError for a loss that weights of pairs cannot be applied to."""
+    for name, allowed in (("loss_type", ["sigmoid"]), ("f_divergence_type", "reverse_kl"), ("use_weighting", False)):
+        if getattr(args, name) != allowed:
+            raise InputError(
+                f"{name} is {getattr(args, name)!r} with a 'weight' column; allowed: {allowed!r}, or a dataset without "
+                "the column."
+            )
 
 
 def _normalised_weights(dataset: Dataset, name: str) -> np.ndarray:

@@ -111,7 +111,24 @@ def train_leader(
     try:
         with without_trl_warnings():
             arguments = build_arguments(settings, extra, scratch)
-            trainer = _open_trainer(policy, reference, pairs, arguments, peft_config, worst_cases, advance)
+            try:
+                trainer = SGPOTrainer(
+                    model=policy.model,
+                    ref_model=None if reference is None else reference.model,
+                    args=arguments,
+                    train_dataset=pairs,
+                    processing_class=policy.tokenizer,
+                    callbacks=[_Steps(advance)],
+                    peft_config=None if peft_config is None else build_lora(peft_config),
+                    worst_cases=worst_cases,
+                )
+            except (ValueError, TypeError) as error:
+                raise InputError(f"leader: {error}") from error
+            trainer.remove_callback(PrinterCallback)
+            if len(trainer.train_dataset) == 0:
+                raise InputError(
+                    f"no pair has a prompt shorter than leader.max_length ({arguments.max_length} tokens)."
+                )
             trainer.train()
             _save(trainer, policy, output, merge=peft_config is not None)
             return trainer.state.log_history
@@ -136,34 +153,6 @@ def build_lora(settings: Settings) -> Any:
         return LoraConfig(**{"task_type": "CAUSAL_LM", **settings})
     except (ValueError, TypeError) as error:
         raise InputError(f"leader.lora: {error}; allowed: arguments of peft.LoraConfig.") from error
-
-
-def _open_trainer(
-    policy: Policy,
-    reference: Policy | None,
-    pairs: Dataset,
-    arguments: SGPOConfig,
-    peft_config: Settings | None,
-    worst_cases: Mapping[str, WorstCase] | None,
-    advance: Callable[[int], None],
-) -> SGPOTrainer:
-    try:
-        trainer = SGPOTrainer(
-            model=policy.model,
-            ref_model=None if reference is None else reference.model,
-            args=arguments,
-            train_dataset=pairs,
-            processing_class=policy.tokenizer,
-            callbacks=[_Steps(advance)],
-            peft_config=None if peft_config is None else build_lora(peft_config),
-            worst_cases=worst_cases,
-        )
-    except (ValueError, TypeError) as error:
-        raise InputError(f"leader: {error}") from error
-    trainer.remove_callback(PrinterCallback)
-    if len(trainer.train_dataset) == 0:
-        raise InputError(f"no pair has a prompt shorter than leader.max_length ({arguments.max_length} tokens).")
-    return trainer
 
 
 def _save(trainer: SGPOTrainer, policy: Policy, output: Path, *, merge: bool) -> None:

@@ -58,21 +58,21 @@ class SGPOTrainer(DPOTrainer):
     Replaces TRL's `DPOTrainer`, with the same arguments, models and datasets. With `radius=0` it is DPO, or another
     loss of `sgpo.leader.pair_losses` that the arguments ask for.
 
-    The follower answers on schedule (`schedule`), first to the gaps of the policy before the first step. These come
-    from the columns `chosen_logps` and `rejected_logps` where the dataset stores them, are 0 where the reference is the
-    initial policy, and otherwise are measured by one pass over the data. With a price of radius lambda and a lower end
-    a of the window, the leader's step `"envelope"` then minimises
+    The follower answers on schedule (`schedule`), first to the gaps of the policy before the first step: from the
+    columns `chosen_logps` and `rejected_logps` where the dataset stores them, 0 where the reference is the initial
+    policy, and otherwise measured by one pass over the data. With the price of radius lambda and the lower end a of the
+    window, the step `"envelope"` then minimises the follower's dual,
 
-        mean_i w_i * (max(f(u_i), f(a) - lambda * (u_i - a)) + lambda * radius),
+        mean_i w_i * (max(f(u_i), f(a) - lambda * (u_i - a)) + lambda * radius).
 
-    the follower's dual. It equals the robust value at the gaps that the price was solved for, its gradient there is
-    the envelope gradient, it bounds the robust value from above at all other gaps, and it is a sum over pairs, so it
-    does not depend on how a batch is split (PAPER.md D3). For `"transport"` and `"mixture"` see `sgpo.robust.losses`.
+    It bounds the robust value from above and equals it, gradient included, at the gaps that the price was solved for.
+    It is a sum over pairs, so it does not depend on how a batch is split (PAPER.md D3). For the other steps see
+    `sgpo.robust.losses`.
 
     Further columns of the training and evaluation sets:
-        ref_chosen_logps, ref_rejected_logps: the reference's log-probabilities, used instead of a reference model in
-            training and evaluation; `ref_fingerprint` names the reference they come from (`sgpo.leader.scores`). If
-            they belong to another reference or other tokens, a `ref_model` computes them again.
+        ref_chosen_logps, ref_rejected_logps: the reference's log-probabilities, used instead of a reference model;
+            `ref_fingerprint` names the reference they come from (`sgpo.leader.scores`). If they belong to another
+            reference or other tokens, a `ref_model` computes them again.
         weight: w_i >= 0, scaled to mean 1 over the dataset; also with `radius=0`, where this is weighted DPO.
         source: with `source_radius`, the ball that a pair belongs to.
 
@@ -82,12 +82,12 @@ class SGPOTrainer(DPOTrainer):
     Attributes:
         pair_loss: the loss that replaces the sigmoid loss, with its state.
 
-    Source: arXiv:2502.18099, Section 3.3 and Theorem 3.3.
-
     Raises:
-        InputError: a dataset or an argument that the loss does not combine with, see `SGPOConfig`; scores, weights,
-            sources or worst cases that are incomplete or out of range; while training, a loss or gradient that is not
-            finite (unless `guards=False`).
+        InputError: a dataset or an argument that the loss does not combine with; scores, weights, sources or worst
+            cases that are incomplete or out of range; in training, a loss or gradient that is not finite (unless
+            `guards=False`).
+
+    Source: arXiv:2502.18099, Section 3.3 and Theorem 3.3.
     """
 
     _tag_names = ["trl", "dpo", "sgpo"]  # noqa: RUF012 -- TRL's own class attribute
@@ -134,13 +134,17 @@ class SGPOTrainer(DPOTrainer):
             **kwargs,
         )
         self.data_collator = TaggedCollator(self.data_collator)
-        if self._scores.stored and is_peft_model(self.model) and not had_adapter:
-            self._drop_reference_adapter()
+        if self._scores.stored and is_peft_model(self.model) and "ref" in self.model.peft_config and not had_adapter:
+            # TRL keeps a copy of a PeftModel's adapter as the reference and saves it beside the policy. In a second
+            # round that would be the first round's policy, whatever the stored scores refer to.
+            self.model.delete_adapter("ref")
         self.pair_loss = self._make_loss(worst_cases)
         self.add_callback(self.pair_loss)
         self._step_rows: list[Tensor] = []
         if args.guards:
-            self.add_callback(Guards(self._moved_shares))
+            self.add_callback(
+                Guards(lambda: {source: float(worst.moved_share) for source, worst in self.worst_cases.items()})
+            )
 
     def _make_loss(self, worst_cases: Mapping[str, WorstCase] | None) -> PairLoss:
         loss = find_loss(self.args)
@@ -165,14 +169,6 @@ class SGPOTrainer(DPOTrainer):
         """The causal language model itself, with the backbone and the head that TRL scores with."""
         model = self.accelerator.unwrap_model(model)
         return model.get_base_model() if is_peft_model(model) else model
-
-    def _drop_reference_adapter(self) -> None:
-        """Removes the copy of a PeftModel's adapter that TRL keeps as the reference and saves beside the policy.
-
-        In a second round that copy would be the first round's policy, whatever the stored scores refer to.
-        """
-        if "ref" in self.model.peft_config:
-            self.model.delete_adapter("ref")
 
     # -- data --------------------------------------------------------------------------------------------------
 
@@ -207,9 +203,6 @@ class SGPOTrainer(DPOTrainer):
         if len(self.worst_cases) != 1:
             raise InputError(f"worst_case of {list(self.worst_cases)}; allowed: one answer, see worst_cases.")
         return next(iter(self.worst_cases.values()))
-
-    def _moved_shares(self) -> dict[str, float]:
-        return {source: float(worst.moved_share) for source, worst in self.worst_cases.items()}
 
     def train(self, resume_from_checkpoint=None, *args: Any, **kwargs: Any) -> Any:
         """Starts or resumes the state of the loss, such as the follower's first answer; then trains like DPOTrainer."""
