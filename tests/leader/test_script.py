@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from leader.batches import ROWS
 from sgpo.choices import Schedule, Solver, Space, Step, WindowRule
 from sgpo.errors import InputError
-from sgpo.leader.script import ignore_bias_buffers, train
+from sgpo.leader.script import ignore_bias_buffers, launch, train
 from sgpo.policy.load import load_policy
 
 
@@ -136,3 +136,9 @@ def test_a_failure_in_the_launched_processes_is_the_exit_code(command, capfd):
     line = command(*launcher, "--dynamo_backend", "no", "--dataset_test_split", "test", "--eval_strategy", "epoch")
     assert train(line) == 1
     assert "is one file; it has no split 'test'" in capfd.readouterr().err
+
+
+def test_a_launched_process_does_not_launch_again(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(InputError, match=r"--num_processes 2: unknown; allowed: .* not launched already"):
+        launch(["--num_processes", "2"], [])

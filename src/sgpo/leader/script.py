@@ -48,12 +48,12 @@ def train(argv: Sequence[str]) -> int:
         except (ValueError, OSError) as error:
             raise InputError(str(error)) from error
         if in_line or (in_file and _LAUNCHED not in os.environ):
-            return _launch(in_file + in_line, _without(argv, in_line))
+            return launch(in_file + in_line, _without(argv, in_line))
         _train(*settings)
     return 0
 
 
-def _launch(launcher: list[str], arguments: list[str]) -> int:
+def launch(launcher: list[str], arguments: list[str]) -> int:
     """Runs the same command in processes of `accelerate launch`, and returns its exit code."""
     try:
         launcher = resolve_accelerate_config_argument(launcher)
@@ -61,10 +61,10 @@ def _launch(launcher: list[str], arguments: list[str]) -> int:
         raise InputError(str(error)) from error
     script = ["-m", "sgpo", "train", *arguments]
     _, unknown = launch_command_parser().parse_known_args([*launcher, *script])
-    if unknown or _LAUNCHED in os.environ:
+    if unknown or "LOCAL_RANK" in os.environ:
         raise InputError(
-            f"{' '.join(unknown or launcher)}: unknown; allowed: an argument of `sgpo train` (see --help) or of "
-            "`accelerate launch`."
+            f"{' '.join(unknown or launcher)}: unknown; allowed: an argument of `sgpo train` (see --help), or of "
+            "`accelerate launch` in a process that was not launched already."
         )
     command = [sys.executable, "-m", "accelerate.commands.launch", *launcher, *script]
     return subprocess.run(command, env={**os.environ, _LAUNCHED: "1"}).returncode
