@@ -59,9 +59,9 @@ def test_value_out_of_range(capsys, recipe):
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["follower.space=margin"], "window is None with space='margin'"),
-        (["follower.tangents=null"], "-log p is infinite"),
-        (["follower.window=[1, 0]"], "window is [1.0, 0.0]; allowed: two numbers [a, b] with a < b"),
+        (["follower.space=margin"], "window is None in margin space"),
+        (["follower.tangents=null"], "where the link -log p is inf at 0.0"),
+        (["follower.window=[1, 0]"], "window is [1.0, 0.0]; allowed: [a, b] with a < b"),
         (["follower.solver=slsqp", "follower.tangents=null", "follower.window=[0.1, 1]"], "tangents is 0 with solver"),
         (["leader.proximal=1"], "proximal is 1.0 with step='envelope'"),
         (["follower.source_radius={self: 0.1}"], "source_radius names self; allowed: human and self"),

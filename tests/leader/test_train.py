@@ -1,10 +1,12 @@
 """What a leader run leaves on disk."""
 
+import warnings
+
 import pytest
 from datasets import Dataset
 
 from sgpo.errors import InputError
-from sgpo.leader.train import train_leader
+from sgpo.leader.train import build_arguments, train_leader
 from sgpo.leader.trainer import SGPOTrainer
 from sgpo.policy.load import load_policy
 from sgpo.policy.score import score_responses
@@ -51,3 +53,13 @@ def test_decoupling_takes_the_reference_beside_its_stored_scores(tmp_path, polic
         train_leader(policy, pairs, tmp_path / "policy", **run)
     log = train_leader(policy, pairs, tmp_path / "policy", reference=reference, **run)
     assert sum("confidence/threshold" in record for record in log) == 2
+
+
+def test_trls_deprecations_are_not_shown(tmp_path, policy_path):
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        build_arguments(SETTINGS, {}, "out")
+        train_leader(
+            load_policy(policy_path), Dataset.from_dict(PAIRS), tmp_path / "policy", settings=SETTINGS, extra={}
+        )
+    assert [str(warning.message) for warning in shown if "gradient_checkpointing" in str(warning.message)] == []

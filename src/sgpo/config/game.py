@@ -21,20 +21,26 @@ class FollowerSettings:
     source_radius: dict[str, Any] | str | None = setting(
         None, "Radius by the name in the dataset's source column, in place of radius; JSON."
     )
-    space: Space = setting("probability", "The gap (nats), or its sigmoid.")
-    tangents: Annotated[int, Field(ge=0)] = setting(6, "The paper's K; 0: the exact link.")
+    space: Space = setting("probability", "Gap space: `margin`, the gap in nats, or `probability`, its sigmoid.")
+    tangents: Annotated[int, Field(ge=0)] = setting(
+        6, "Number of tangents of the link, the paper's K; 0: the exact link."
+    )
     window: list[float] | None = setting(
         None, "Support [a, b]; by default [0, 1] in probability space, required in margin space."
     )
     window_rule: WindowRule = setting("explicit", "`window` as given, or computed from the gaps.")
     window_margin: NotNegative = setting(0.0, "How far the rules widen the window.")
-    window_quantiles: list[float] | None = setting(None, "Levels for `quantiles`; by default 0.01, 0.99.")
-    schedule: Schedule = setting("round", "When the follower answers.")
+    window_quantiles: list[float] | None = setting(None, "Levels for rule `quantiles`; by default 0.01, 0.99.")
+    schedule: Schedule = setting(
+        "round", "When the follower answers: once a `round`, every `epoch`, or every optimiser `step`."
+    )
     recent_pairs: Count | None = setting(
         None, "Pairs per source in the running window of schedule `step`; by default 1024."
     )
-    solver: Solver = setting("exact", "The paper used `slsqp`.")
-    group_size: Count | None = setting(None, "The paper's G, 100; by default all pairs at once.")
+    solver: Solver = setting("exact", "Solver of the worst case; the paper used `slsqp`.")
+    group_size: Count | None = setting(
+        None, "Pairs in a random group that is solved separately (the paper's G, 100); by default all at once."
+    )
     step: Step = setting("envelope", "How the leader meets the worst case; PAPER.md D3.")
     proximal: NotNegative = setting(0.0, "Pull towards the displaced gaps, with step `mixture`.")
 
@@ -49,7 +55,7 @@ _KEYS = keys_of(
         dict[PairSource, NotNegative] | None,
         "Radius of human seeds and of self-annotated pairs, in place of `radius`.",
     ),
-    tangents=(Count | None, "The paper's K; null: the exact link."),
+    tangents=(Count | None, "Number of tangents of the link, the paper's K; null: the exact link."),
     window=(tuple[float, float] | None, None),
     window_quantiles=(tuple[float, float] | None, None),
 )
@@ -60,7 +66,7 @@ class _Follower(Section):
     """The adversary: worst case of the gaps in a Wasserstein ball. SGPOConfig checks combinations of settings."""
 
     @model_validator(mode="after")
-    def _radii_are_found_as_they_can_be(self) -> "_Follower":
+    def _check_radii(self) -> "_Follower":
         if isinstance(self.radius, str) and self.source_radius is not None:
             raise ValueError(f"source_radius is given with radius={self.radius!r}; allowed: one of them")
         if 0 not in self.radius_grid:

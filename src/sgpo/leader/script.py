@@ -26,6 +26,7 @@ from sgpo.preferences.source import load_pairs
 _LAUNCHED = "SGPO_TRAIN_LAUNCHED"
 
 
+@without_trl_warnings()
 def train(argv: Sequence[str]) -> int:
     """Trains from command-line arguments: those of `trl dpo`, of SGPOConfig, and of `accelerate launch`.
 
@@ -40,16 +41,15 @@ def train(argv: Sequence[str]) -> int:
         SystemExit: argparse's own errors and `--help`.
     """
     parser = TrlParser((ScriptArguments, SGPOConfig, ModelConfig, DatasetMixtureConfig), prog="sgpo train")
-    with without_trl_warnings():
-        try:
-            *settings, in_file, in_line = parser.parse_args_and_config(
-                list(argv), return_remaining_strings=True, separate_remaining_strings=True
-            )
-        except (ValueError, OSError) as error:
-            raise InputError(str(error)) from error
-        if in_line or (in_file and _LAUNCHED not in os.environ):
-            return launch(in_file + in_line, _without(argv, in_line))
-        _train(*settings)
+    try:
+        *settings, in_file, in_line = parser.parse_args_and_config(
+            list(argv), return_remaining_strings=True, separate_remaining_strings=True
+        )
+    except (ValueError, OSError) as error:
+        raise InputError(str(error)) from error
+    if in_line or (in_file and _LAUNCHED not in os.environ):
+        return launch(in_file + in_line, _without(argv, in_line))
+    _train(*settings)
     return 0
 
 

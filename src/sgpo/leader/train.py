@@ -40,6 +40,7 @@ def without_trl_warnings() -> Iterator[None]:
         yield
 
 
+@without_trl_warnings()
 def build_arguments(settings: Settings, extra: Settings, output_dir: str) -> SGPOConfig:
     """SGPOConfig from the loop's settings and the user's own arguments.
 
@@ -74,6 +75,7 @@ def build_arguments(settings: Settings, extra: Settings, output_dir: str) -> SGP
         raise InputError(f"leader: {error}") from error
 
 
+@without_trl_warnings()
 def train_leader(
     policy: Policy,
     pairs: Dataset,
@@ -109,29 +111,26 @@ def train_leader(
     """
     scratch = tempfile.mkdtemp(prefix="sgpo-leader-")
     try:
-        with without_trl_warnings():
-            arguments = build_arguments(settings, extra, scratch)
-            try:
-                trainer = SGPOTrainer(
-                    model=policy.model,
-                    ref_model=None if reference is None else reference.model,
-                    args=arguments,
-                    train_dataset=pairs,
-                    processing_class=policy.tokenizer,
-                    callbacks=[_Steps(advance)],
-                    peft_config=None if peft_config is None else build_lora(peft_config),
-                    worst_cases=worst_cases,
-                )
-            except (ValueError, TypeError) as error:
-                raise InputError(f"leader: {error}") from error
-            trainer.remove_callback(PrinterCallback)
-            if len(trainer.train_dataset) == 0:
-                raise InputError(
-                    f"no pair has a prompt shorter than leader.max_length ({arguments.max_length} tokens)."
-                )
-            trainer.train()
-            _save(trainer, policy, output, merge=peft_config is not None)
-            return trainer.state.log_history
+        arguments = build_arguments(settings, extra, scratch)
+        try:
+            trainer = SGPOTrainer(
+                model=policy.model,
+                ref_model=None if reference is None else reference.model,
+                args=arguments,
+                train_dataset=pairs,
+                processing_class=policy.tokenizer,
+                callbacks=[_Steps(advance)],
+                peft_config=None if peft_config is None else build_lora(peft_config),
+                worst_cases=worst_cases,
+            )
+        except (ValueError, TypeError) as error:
+            raise InputError(f"leader: {error}") from error
+        trainer.remove_callback(PrinterCallback)
+        if len(trainer.train_dataset) == 0:
+            raise InputError(f"no pair has a prompt shorter than leader.max_length ({arguments.max_length} tokens).")
+        trainer.train()
+        _save(trainer, policy, output, merge=peft_config is not None)
+        return trainer.state.log_history
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
