@@ -124,13 +124,7 @@ def mixed_logps(
 
 
 def check_scores(ours: PairLogps, theirs: PairLogps, target_mask: Tensor, whose: str) -> None:
-    """Compares log-probabilities from hidden states with those that training uses.
-
-    Args:
-        ours: of the responses, from hidden states and the head alone.
-        theirs: of the same responses.
-        target_mask: (2B, L - 1) tokens of the responses.
-        whose: the model's name in the message.
+    """Compares log-probabilities from hidden states and the head with those that training uses.
 
     Raises:
         InputError: they differ: the head scales or soft-caps its logits, or the reference model is not the one that the

@@ -1,8 +1,7 @@
 r"""Dr. DPO over a whole optimiser step: a soft minimum, $-\beta' \log \mathrm{mean}_i \exp(-\ell_i / \beta')$.
 
-Its gradient weighs each pair by $w_i = \mathrm{softmax}_i(-\ell_i / \beta')$ over all pairs of the step. A microbatch
-alone does not know them (with one pair in it, the loss would be DPO), so a first pass without gradients computes the
-normaliser that all microbatches share.
+Its gradient weights each pair by $w_i = \mathrm{softmax}_i(-\ell_i / \beta')$ over all pairs of the step. A single
+microbatch does not know them, so a first pass without gradients computes the normaliser that all microbatches share.
 
 Source: Wu et al., "Towards Robust Alignment of Language Models: Distributionally Robustifying Direct Preference
 Optimization", arXiv:2407.07880.

@@ -71,14 +71,10 @@ class Guards(TrainerCallback):
 
 
 def refuse_bad_loss(loss: Tensor, rows: Tensor | None, accelerator: Accelerator, step: int, output_dir: str) -> None:
-    """Stops training at a loss that is not finite, on every process, before its gradient exists.
+    """Stops training at a microbatch's loss that is not finite, on every process, before its gradient exists.
 
     Args:
-        loss: of one microbatch of this process.
         rows: (B,) its pairs' rows in the training set; None for a stream.
-        accelerator: of the trainer.
-        step: optimiser steps done.
-        output_dir: where checkpoints are.
 
     Raises:
         InputError: names the step, the rows of the process whose loss it was, and the last checkpoint.

@@ -37,12 +37,7 @@ def number_rows(dataset: Any) -> Any:
 
 
 def tag_pairs(dataset: Any, args: Any, name: str) -> Any:
-    """Adds weights and source indices to a dataset that TRL has prepared.
-
-    Args:
-        dataset: with the column of `number_rows`; a stream is returned unchanged.
-        args: the trainer's SGPOConfig.
-        name: of the dataset, in messages.
+    """Adds weights and source indices to a dataset that TRL has prepared; a stream is returned unchanged.
 
     Raises:
         InputError: a weight that is negative or not finite, weights that are all 0 or that the loss cannot take, a
