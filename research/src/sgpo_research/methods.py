@@ -72,7 +72,7 @@ _PAPER = {
 }  # fmt: skip
 _MARGIN = {"space": "margin", "window": (-2.0, 10.0), "tangents": None}
 _MARGIN_KEYS = {"follower.space": "margin", "follower.window": [-2, 10], "follower.tangents": None}
-# Two thirds of the log-linear world's labels are held out; all methods are tuned on them, these use them in the run too.
+# Two thirds of the log-linear world's labels are held out: all methods are tuned on them, these use them in the run.
 _HELD = {"data.validation_share": 0.67}
 RADII = (0.0, 0.01, 0.05, 0.2)
 
