@@ -1,4 +1,4 @@
-"""The recipes that come along: what they say, and that they are planned without a network."""
+"""The shipped recipes: their settings, and that they are planned without a network."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ def recipe_of(name):
 
 
 @pytest.mark.parametrize("name", LARGE)
-def test_the_papers_settings_are_the_papers(name):
+def test_the_papers_recipes_have_the_papers_settings(name):
     """arXiv:2502.18099, Section 4."""
     recipe = recipe_of(name)
     mistral = name.startswith("mistral")
@@ -38,7 +38,7 @@ def test_the_papers_settings_are_the_papers(name):
 
 
 @pytest.mark.parametrize("name", LARGE)
-def test_our_recipe_is_the_papers_but_for_follower_backend_human_pairs_and_the_round_it_ships(name):
+def test_our_recipes_are_the_papers_but_for_follower_backend_held_out_pairs_and_the_round_that_is_shipped(name):
     paper, ours = recipe_of(name).model_dump(), recipe_of(f"{name}-exact").model_dump()
     assert (ours["follower"].pop("solver"), paper["follower"].pop("solver")) == ("exact", "slsqp")
     assert (ours["follower"].pop("group_size"), paper["follower"].pop("group_size")) == (None, 100)
@@ -61,7 +61,7 @@ for recipe in sys.argv[1:]:
 
 @pytest.mark.slow
 def test_every_large_recipe_is_planned_without_a_network(tmp_path):
-    """In a process of its own: the libraries read once, when they are imported, that they are offline."""
+    """In a process of its own, since the libraries read the offline mode only when they are imported."""
     recipes = [str(RECIPES / f"{name}{kind}.yaml") for name in LARGE for kind in ("", "-exact")]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub"), "COLUMNS": "200"}
     result = subprocess.run(
