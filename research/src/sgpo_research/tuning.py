@@ -7,7 +7,8 @@ import numpy as np
 from sgpo.choices import check_choice
 from sgpo.errors import InputError
 from sgpo.stats.acceptance import latest_supported
-from sgpo.stats.radius import calibrate
+from sgpo.stats.ranking import ranking_accuracy
+from sgpo.stats.temperature import remove_scale
 from sgpo_research.methods import Method
 from sgpo_research.simulation.leader import Training, Trials
 from sgpo_research.simulation.rounds import Simulation, Stage
@@ -61,7 +62,7 @@ def tune(
         training: the settings that all methods share.
         seed: of sampling and of the order of pairs.
         trials: number of trials.
-        criterion: "deflated": held-out log-likelihood at a fitted temperature below 1 (`Calibration.deflated`), which
+        criterion: "deflated": held-out log-likelihood at a fitted temperature below 1 (`ScaleFree.deflated`), which
             does not punish gaps that self-annotation inflated; "likelihood": at temperature 1. Gold is never used.
 
     Raises:
@@ -77,7 +78,7 @@ def tune(
         for trial, place in enumerate(places)
     ])  # fmt: skip
     own = simulation.gaps(shipped)
-    fits = [calibrate(row) for row in own]
+    fits = [remove_scale(row) for row in own]
     losses = [fit.deflated for fit in fits] if criterion == "deflated" else np.logaddexp(0, -own).mean(1)
     best = int(np.argmin(losses))
     settings = {"learning_rate": float(simulation.trials.learning_rates[best])}
@@ -87,7 +88,7 @@ def tune(
         final_theta = simulation.finish(final_theta, best)
     gold = _measure(world, final_theta)
     final = {"method": method.name, **gold, **settings, "shipped": -1 if places[best] is None else int(places[best])}
-    final["held_out_accuracy"] = fits[best].accuracy
+    final["held_out_accuracy"] = ranking_accuracy(own[best]).accuracy
     rounds = [
         {"method": method.name, "round": number, **_measure(world, stage.theta[best]), **_stage(stage, best)}
         for number, stage in enumerate(stages)
