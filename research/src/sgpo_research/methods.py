@@ -29,9 +29,9 @@ class Method:
         seeds_in_rounds: human seeds are trained on in every round, with plain DPO's loss.
         reference: of the leader's loss; the implicit reward always refers to the SFT policy.
         accept: which policies are kept: "all"; "paying": a stage, that of the seeds included, is kept only where
-            `sgpo.stats.acceptance.accept_round` accepts it, and the next stage starts from what was kept; "supported": at
-            the end, by `sgpo.stats.acceptance.latest_supported` with length as a control, or "supported_any_length":
-            without.
+            `sgpo.stats.acceptance.accept_round` accepts it, and the next stage starts from what was kept; "supported":
+            at the end, by `sgpo.stats.acceptance.latest_supported` with length as a control, or
+            "supported_any_length": without.
         human_last: the shipped policy gets a final DPO on all human pairs, held-out ones included; not where the SFT
             policy is shipped. Held-out pairs choose nothing after that.
     """
