@@ -57,9 +57,9 @@ def measured_radius(human_gaps: ArrayLike, self_gaps: ArrayLike, *, space: Space
     bounds the human pairs' mean loss (on a window that holds both laws; `sgpo.stats.certificate`).
 
     Args:
-        human_gaps: (N,) beta-scaled reward differences of held-out human pairs, in nats; finite.
-        self_gaps: (M,) of self-annotated pairs under the same policy.
-        space: "margin" or "probability", in which the distance is measured.
+        human_gaps: (N,) gaps of held-out human pairs, in nats; finite.
+        self_gaps: (M,) gaps of self-annotated pairs under the same policy.
+        space: in which the distance is measured.
         factor: >= 0.
 
     Raises:
