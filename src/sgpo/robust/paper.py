@@ -150,8 +150,8 @@ def surrogate_gap(link: Link, window: tuple[float, float] | None = None) -> floa
     r"""delta_K: the most by which a tangent link lies below its base on the window, in nats.
 
     Exact: between two kinks the difference is convex, so that its maximum is at a kink or at an end of the window. The
-    robust value of the surrogate is at most delta_K below the exact link's for any data. Infinite for -log p on a window
-    that starts at 0, as the exact robust value is for any radius > 0.
+    robust value of the surrogate is at most delta_K below the exact link's for any data. Infinite for -log p on a
+    window that starts at 0, as the exact robust value is for any radius > 0.
 
     Args:
         link: a tangent link, see `make_link` and `tangent_link`.

@@ -11,8 +11,8 @@ from sgpo.robust.solution import WorstCase
 def solve_two_sided(problem: Problem) -> WorstCase:
     r"""Exact worst case of a general convex link, in O(N log N).
 
-    By convexity mass moves to an end of the window or stays. A point's gain as a function of its transport budget is the
-    upper concave envelope of (0, 0), (u - a, f(a) - f(u)) and (b - u, f(b) - f(u)): at most two segments of falling
+    By convexity mass moves to an end of the window or stays. A point's gain as a function of its transport budget is
+    the upper concave envelope of (0, 0), (u - a, f(a) - f(u)) and (b - u, f(b) - f(u)): at most two segments of falling
     slope, and moving along the second takes back the mass at the nearer end. All segments of all points, steepest
     first, are a fractional knapsack. Segments tied at the price share the rest of the budget evenly.
 

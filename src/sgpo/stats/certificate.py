@@ -16,7 +16,6 @@ from sgpo.errors import InputError
 from sgpo.robust.ball import check_gaps
 from sgpo.robust.exact import worst_case
 from sgpo.robust.link import Link, make_link
-from sgpo.stats.temperature import standard_error
 
 _ROUNDING = 1e-12
 _ONE_SIDED = float(norm.ppf(0.95))
@@ -116,7 +115,8 @@ def certify_policy(
     # Rounded up: the bound is attained if the human law is the worst one in the ball.
     worst = worst_case(own_gaps, radius * (1 + _ROUNDING), space=space, window=bounds)
     mean, bound = float(likelihoods.mean()), -float(worst.value)
-    slack = _ONE_SIDED * standard_error(likelihoods)
+    spread = float(likelihoods.std(ddof=1)) if human.size > 1 else math.nan
+    slack = _ONE_SIDED * spread / math.sqrt(human.size)
     return RobustCertificate(
         bound=bound,
         radius=radius,
