@@ -11,11 +11,11 @@ from datasets import Dataset
 from sgpo.config.world import WorldSettings
 from sgpo.demo.shop import ShopWorld
 from sgpo.demo.world import GoldJudge, as_messages, prepare_world, world_paths
-from sgpo.policy.generate import generate_responses
 from sgpo.policy.load import Policy, load_policy
-from sgpo.policy.tokens import tokenize_response
+from sgpo.policy.tokens import tokenize_responses
 from sgpo.preferences.source import load_pairs, load_prompts
 from sgpo.rounds.loop import RoundResult
+from tiny_model import generate_responses
 
 SETTINGS = WorldSettings(
     flip_rate=0.2, seed_pairs=20, pool_prompts=30, test_prompts=60, sft_examples=1600, layers=1, hidden=64, heads=2
@@ -107,7 +107,7 @@ def test_the_divergence_is_the_sum_over_the_vocabulary_along_sampled_responses(j
     for prompt, row in zip(
         prompts, generate_responses(sharp, prompts, n=1, temperature=1.0, seed=5, max_new_tokens=64), strict=True
     ):
-        prompt_ids, response_ids = tokenize_response(sharp.tokenizer, prompt, row[0].text)
+        prompt_ids, response_ids = tokenize_responses(sharp.tokenizer, [prompt], [row[0].text])[0]
         ids = torch.tensor([prompt_ids + response_ids])
         with torch.no_grad():
             ours, theirs = (

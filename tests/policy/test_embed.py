@@ -5,7 +5,7 @@ import torch
 from sgpo.errors import InputError
 from sgpo.policy.embed import embed_prompts
 from sgpo.policy.load import load_policy
-from sgpo.policy.tokens import tokenize_prompt
+from sgpo.policy.tokens import tokenize_prompts
 
 PROMPTS = [
     [{"role": "user", "content": "Why?"}],
@@ -18,7 +18,7 @@ PROMPTS = [
 
 def last_hidden_state(policy, messages):
     """One prompt at a time, through the interface that users of transformers know."""
-    ids = tokenize_prompt(policy.tokenizer, messages)
+    ids = tokenize_prompts(policy.tokenizer, [messages])[0]
     with torch.no_grad():
         output = policy.model(input_ids=torch.tensor([ids]), output_hidden_states=True)
     return output.hidden_states[-1][0, -1].numpy()

@@ -7,11 +7,11 @@ from scipy import stats
 
 from policy.conversations import PROMPTS, ask
 from sgpo.errors import InputError
-from sgpo.policy.generate import TransformersGenerator, generate_responses
+from sgpo.policy.generate import TransformersGenerator
 from sgpo.policy.load import load_policy
 from sgpo.policy.sampling import Sampling, prompt_seeds
-from sgpo.policy.tokens import tokenize_prompt
-from tiny_model import build_tiny_model
+from sgpo.policy.tokens import tokenize_prompts
+from tiny_model import build_tiny_model, generate_responses
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def ending_policy(policy_path):
 
 
 def greedy_by_hand(policy, messages, max_new_tokens):
-    ids = tokenize_prompt(policy.tokenizer, messages)
+    ids = tokenize_prompts(policy.tokenizer, [messages])[0]
     new = []
     for _ in range(max_new_tokens):
         with torch.no_grad():
@@ -118,7 +118,7 @@ def test_samples_follow_the_tempered_next_token_law(policy_path, temperature, to
         policy, [messages], n=n, temperature=temperature, top_p=top_p, max_new_tokens=1, seed=1, batch_size=n
     )
     with torch.no_grad():
-        ids = torch.tensor([tokenize_prompt(policy.tokenizer, messages)])
+        ids = torch.tensor(tokenize_prompts(policy.tokenizer, [messages]))
         law = torch.softmax(policy.model(input_ids=ids).logits[0, -1].double() / temperature, dim=-1).numpy()
     order = np.argsort(-law)
     nucleus = order[: np.searchsorted(np.cumsum(law[order]), top_p) + 1]
@@ -162,7 +162,7 @@ def test_a_finished_response_ends_at_its_first_closing_token(policy_path):
 
 
 def greedy_ids(policy, messages, count):
-    ids = tokenize_prompt(policy.tokenizer, messages)
+    ids = tokenize_prompts(policy.tokenizer, [messages])[0]
     for _ in range(count):
         with torch.no_grad():
             ids = [*ids, int(policy.model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())]

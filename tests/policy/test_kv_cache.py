@@ -9,7 +9,7 @@ from sgpo.policy.generate import TransformersGenerator
 from sgpo.policy.kv_cache import join_caches, keep_rows, open_cache
 from sgpo.policy.load import Policy
 from sgpo.policy.sampling import Sampling, prompt_seeds
-from sgpo.policy.tokens import tokenize_prompt
+from sgpo.policy.tokens import tokenize_prompts
 from tiny_model import build_tiny_tokenizer
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -40,7 +40,7 @@ def convolution():
 
 def greedy(policy, messages, count):
     """Tokens that transformers writes for one prompt alone."""
-    ids = torch.tensor([tokenize_prompt(policy.tokenizer, messages)])
+    ids = torch.tensor(tokenize_prompts(policy.tokenizer, [messages]))
     config = GenerationConfig(max_new_tokens=count, do_sample=False, eos_token_id=list(range(2, 60)), pad_token_id=0)
     with torch.no_grad():
         return policy.model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)[
@@ -85,7 +85,7 @@ def test_no_token_is_read_twice(sliding, monkeypatch):
     monkeypatch.setattr(sliding.model, "forward", counted)
     sampling = Sampling(n=2, temperature=1.0, max_new_tokens=16)
     TransformersGenerator(sliding, batch_size=1).generate(PROMPTS, SEEDS, sampling)
-    prompts = [len(tokenize_prompt(sliding.tokenizer, messages)) for messages in PROMPTS]
+    prompts = [len(tokenize_prompts(sliding.tokenizer, [messages])[0]) for messages in PROMPTS]
     assert sorted(length for _, length in read if length > 1) == sorted(prompts * 2)
 
 

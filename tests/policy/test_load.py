@@ -72,7 +72,7 @@ def test_a_missing_config_is_refused(copy):
 
 def test_a_corrupt_config_is_refused(copy):
     (copy / "config.json").write_text('{"model_type": "llama", ')
-    assert "config.json is not valid JSON" in refuse(copy)
+    assert "config.json line 1: not valid JSON" in refuse(copy)
     (copy / "config.json").write_text("[]")
     assert "config.json holds a list; allowed: a JSON object" in refuse(copy)
 
@@ -123,7 +123,7 @@ def test_an_incomplete_checkpoint_is_refused(copy):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"dtype": "float64"}, "dtype is 'float64'; allowed: 'auto', 'float32'"),
+        ({"dtype": "float64"}, "dtype is 'float64'; allowed: 'float32', 'bfloat16'"),
         ({"device": "abacus"}, "device is 'abacus'; allowed: 'cpu', 'cuda'"),
         ({"device": "cuda:99"}, "device is 'cuda:99', but this machine has"),
         ({"adapter": "./nothing"}, "adapter './nothing' does not exist"),

@@ -18,7 +18,7 @@ from sgpo.errors import InputError
 from sgpo.policy import score
 from sgpo.policy.load import Policy, load_policy
 from sgpo.policy.score import score_responses
-from sgpo.policy.tokens import tokenize_prompt, tokenize_response
+from sgpo.policy.tokens import tokenize_prompts, tokenize_responses
 from tiny_model import build_tiny_model, build_tiny_tokenizer
 
 REJECTED = [f"No. {response}" for response in RESPONSES]
@@ -28,7 +28,7 @@ def score_one_by_one(policy, prompts, responses):
     """log pi(y|x) by the chain rule, one sequence and one full forward at a time."""
     logps = []
     for messages, response in zip(prompts, responses, strict=True):
-        prompt_ids, response_ids = tokenize_response(policy.tokenizer, messages, response)
+        prompt_ids, response_ids = tokenize_responses(policy.tokenizer, [messages], [response])[0]
         ids = torch.tensor([prompt_ids + response_ids])
         with torch.no_grad():
             logits = policy.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0].double()
@@ -135,7 +135,7 @@ def test_no_rows_give_no_scores(policy):
 
 def test_a_prompt_that_fills_max_length_is_named(policy):
     prompts = ask("a", "b" * 100)
-    length = len(tokenize_prompt(policy.tokenizer, prompts[1]))
+    length = len(tokenize_prompts(policy.tokenizer, prompts[1:2])[0])
     with pytest.raises(InputError, match=rf"row 1: the prompt has {length} tokens and max_length is {length};"):
         score_responses(policy, prompts, ["x", "y"], max_length=length)
     assert score_responses(policy, prompts, ["x", "y"], max_length=length + 1).n_tokens[1] == 1

@@ -9,13 +9,12 @@ from faulty_server import completion, faulty
 from live_server import killable, serving
 from policy.conversations import PROMPTS, ask
 from sgpo.errors import InputError
-from sgpo.policy.generate import generate_responses
 from sgpo.policy.load import load_policy
-from sgpo.policy.sampling import Sampling, prompt_seeds
-from sgpo.policy.served import ServedGenerator, response_seed
-from sgpo.policy.tokens import tokenize_prompt
+from sgpo.policy.sampling import Sampling, derive_seed, prompt_seeds
+from sgpo.policy.served import ServedGenerator
+from sgpo.policy.tokens import tokenize_prompts
 from sgpo.serving.client import ServerPool
-from tiny_model import build_tiny_model
+from tiny_model import build_tiny_model, generate_responses
 
 GREEDY = Sampling(n=1, temperature=0, max_new_tokens=16)
 SEEDS = prompt_seeds(0, len(PROMPTS))
@@ -72,7 +71,7 @@ def test_a_real_server_samples_and_gives_the_same_texts_again(generator):
 def test_a_real_server_samples_from_the_policy_at_its_temperature_and_nucleus(generator, ending_policy):
     """First tokens of a law cut to its nucleus: none outside of it, and frequencies as the policy says."""
     prompt, temperature, top_p, count = ask("Why?")[0], 0.8, 0.6, 150
-    ids = tokenize_prompt(ending_policy.tokenizer, prompt)
+    ids = tokenize_prompts(ending_policy.tokenizer, [prompt])[0]
     with torch.no_grad():
         law = torch.softmax(ending_policy.model(input_ids=torch.tensor([ids])).logits[0, -1].double() / temperature, -1)
     order = law.argsort(descending=True)
@@ -167,7 +166,7 @@ def test_each_response_is_a_request_with_its_own_seed_and_the_sampling(policy):
     with answering(completion()) as server:
         served(server, policy).generate(PROMPTS[:2], [5, 6], sampling)
     assert [body["messages"] for body in sorted(server.asked, key=str)].count(PROMPTS[0]) == 3
-    assert {body["seed"] for body in server.asked} == {response_seed(s, k) for s in (5, 6) for k in range(3)}
+    assert {body["seed"] for body in server.asked} == {derive_seed(s, k) for s in (5, 6) for k in range(3)}
     for body in server.asked:
         assert body.items() >= {"model": "m", "temperature": 0.7, "top_p": 0.9, "max_tokens": 5}.items()
         assert body["stop"] == ["x", "y"]
@@ -201,7 +200,7 @@ def test_special_tokens_that_a_server_leaves_are_taken_out(policy):
 
 def test_a_server_that_renders_other_prompts_is_refused_at_its_first_answer(policy):
     """A second token at the beginning, say, or the template of another model."""
-    length = len(tokenize_prompt(policy.tokenizer, PROMPTS[0]))
+    length = len(tokenize_prompts(policy.tokenizer, PROMPTS[:1])[0])
     with answering(completion(usage={"prompt_tokens": length})) as server:
         served(server, policy).generate(PROMPTS[:1], [0], GREEDY)
     said = rf"row \d+: the server counts {length + 1} tokens .* {length};"

@@ -213,5 +213,5 @@ def test_content_of_another_type_is_no_row_to_drop():
 
 def test_a_dataset_without_any_preference_is_refused_with_the_reasons():
     rows = [plain(rejected="Because."), plain(prompt="")]
-    with pytest.raises(InputError, match="none of 2 rows is a preference: 1 equal responses, 1 empty prompt"):
+    with pytest.raises(InputError, match="none of the 2 rows is a preference: 1 equal responses, 1 empty prompt"):
         clean_pairs(Dataset.from_list(rows), "pairs")

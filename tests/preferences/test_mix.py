@@ -82,12 +82,12 @@ def test_rows_that_are_no_preference_are_counted_and_the_counts_add_up(write):
 def test_a_source_that_runs_out_is_named_with_the_counts(write):
     large, small = write("large", rows("a", 100)), write("small", [*rows("b", 20), *rows("b", 5)])
     message = (
-        r"small\.jsonl' runs out: 25 pairs, its share of 100 \(weight 1 of 4\), are asked for, and it has 20 .*"
+        r"small\.jsonl' runs out: 25 pairs, its share of 100 \(weight 1 of 4\), are needed, and it has 20 .*"
         r"\(25 rows; dropped: 5 duplicate prompt\)"
     )
     with pytest.raises(InputError, match=message):
         mix_pairs([MixedSource(large, 3), MixedSource(small, 1)], least=100)
-    with pytest.raises(InputError, match=r"large\.jsonl' runs out: 101 pairs, are asked for, and it has 100"):
+    with pytest.raises(InputError, match=r"large\.jsonl' runs out: 101 pairs, are needed, and it has 100"):
         mix_pairs([MixedSource(large, 3)], least=101)
     assert len(mix_pairs([MixedSource(large, 3), MixedSource(small, 1)], least=80).pairs) == 80
 

@@ -195,10 +195,10 @@ def test_a_folder_without_data_is_refused(tmp_path):
         load_rows(tmp_path)
 
 
-def test_a_saved_folder_that_is_not_whole_is_refused(tmp_path):
+def test_an_incomplete_saved_folder_is_refused(tmp_path):
     folder = write_saved(tmp_path)
     next(folder.glob("*.arrow")).unlink()
-    with pytest.raises(InputError, match="saved is not a whole dataset"):
+    with pytest.raises(InputError, match="saved is not a complete dataset"):
         load_rows(folder)
 
 
@@ -267,5 +267,5 @@ def test_a_local_copy_of_ultrafeedback_loads_as_pairs_and_as_prompts(tmp_path):
 
 def test_a_local_copy_that_lacks_rows_of_its_card_is_refused(tmp_path):
     folder = write_ultrafeedback(tmp_path, 6, promised=60917)
-    with pytest.raises(InputError, match="is not whole: its card promises 60917 rows and its files hold 6"):
+    with pytest.raises(InputError, match="is incomplete: its card promises 60917 rows and its files hold 6"):
         load_rows(folder)

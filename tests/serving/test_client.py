@@ -92,12 +92,12 @@ FAULTS = {
     "status 408": Reply(b"", status=408),
     "no connection": Reply(None),
     "no reply in time": Reply(b"", delay=0.6),
-    "a reply that is no JSON": Reply(b'{"choices": [', headers={"content-type": "application/json"}),
+    "a reply that is not JSON": Reply(b'{"choices": [', headers={"content-type": "application/json"}),
     "a reply without choices": Reply(b'{"choices": []}'),
     "a choice without text": completion(None),
     "a choice without finish_reason": completion(reason=None),
-    "a choice that the server gave up": completion("half of an ans", reason="abort"),
-    "completion_tokens that is no count": completion(usage={"completion_tokens": "3"}),
+    "a choice that the server aborted": completion("half of an ans", reason="abort"),
+    "completion_tokens that is not a count": completion(usage={"completion_tokens": "3"}),
     "half of a surrogate pair": completion("\ud83d"),
     "logprobs of another form": completion(
         choices=[{"message": {"content": ""}, "finish_reason": "stop", "logprobs": {"content": [3]}}]
@@ -136,7 +136,7 @@ def test_a_refusal_is_quoted_and_not_tried_again(status, said):
 
 def test_a_page_that_is_not_there_may_be_a_base_url_without_its_end():
     with faulty(lambda number, body: Reply(b"Not Found", status=404)) as server:
-        with pytest.raises(InputError, match=r"404: Not Found \(a base URL ends in /v1 as a rule\)"):
+        with pytest.raises(InputError, match=r"404: Not Found \(base URLs usually end in /v1\)"):
             pool(server.url.removesuffix("/v1")).map(bodies(1))
         with pytest.raises(InputError, match=r"404: Not Found\.$"):
             pool(server).map(bodies(1))

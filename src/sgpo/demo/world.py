@@ -10,8 +10,9 @@ import numpy as np
 from sgpo.config.world import WorldSettings
 from sgpo.demo.sft import train_small_sft
 from sgpo.demo.shop import ShopWorld
-from sgpo.policy.generate import Response, generate_responses
+from sgpo.policy.generate import TransformersGenerator
 from sgpo.policy.load import Policy, load_policy
+from sgpo.policy.sampling import Response, Sampling, prompt_seeds
 from sgpo.policy.score import score_responses
 from sgpo.rounds.loop import Evaluation, RoundResult
 from sgpo.stats.win_rate import compare_rewards, win_rate
@@ -198,15 +199,9 @@ def _as_pair(row: dict[str, str]) -> dict[str, list[dict[str, str]]]:
 
 
 def _answer(policy: Policy, prompts: Sequence[str], n: int, *, seed: int) -> list[list[Response]]:
-    return generate_responses(
-        policy,
-        [as_messages(text) for text in prompts],
-        n=n,
-        temperature=1.0,
-        max_new_tokens=MAX_NEW_TOKENS,
-        seed=seed,
-        batch_size=256,
-    )
+    sampling = Sampling(n, temperature=1.0, max_new_tokens=MAX_NEW_TOKENS)
+    asked = [as_messages(text) for text in prompts]
+    return TransformersGenerator(policy, batch_size=256).generate(asked, prompt_seeds(seed, len(asked)), sampling)
 
 
 def _write_rows(path: Path, rows: Sequence[dict]) -> None:
