@@ -12,7 +12,7 @@ from sgpo.errors import InputError, check_whole
 from sgpo.policy.sampling import FinishReason, Response
 from sgpo.policy.tokens import Messages
 from sgpo.preferences.layout import PAIR_FEATURES
-from sgpo.preferences.pairing import choose_pairs, keep_distinct
+from sgpo.preferences.pairing import choose_pairs
 
 SCORES = ("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps", "gap", "reward_margin")
 FEATURES = Features({**PAIR_FEATURES, **dict.fromkeys(SCORES, Value("float64"))})
@@ -96,13 +96,16 @@ def annotate_pairs(
         kept: list[tuple[int, int]] = []
         if reason is None:
             places = start + np.array(places)
-            chosen = choose_pairs(rewards[places], choice, np.random.default_rng([seed, row]))
-            kept, reasons = keep_distinct(
-                [(places[first], places[second]) for first, second in chosen], rewards, min_margin
-            )
-            for each in reasons:
-                dropped_pairs[each] += 1
-            reason = "close" if "close" in reasons else "tied"
+            reason = "tied"
+            for pair in choose_pairs(rewards[places], choice, np.random.default_rng([seed, row])):
+                better, worse = places[list(pair)]
+                if rewards[better] - rewards[worse] > min_margin:
+                    kept.append((better, worse))
+                elif rewards[better] > rewards[worse]:
+                    reason = "close"
+                    dropped_pairs["close"] += 1
+                else:
+                    dropped_pairs["tied"] += 1
         if not kept:
             dropped[reason] += 1
             continue

@@ -47,7 +47,7 @@ def to_pairs(dataset: Dataset, name: str) -> Dataset:
         InputError: a missing column, an empty dataset, or a row that is not a preference (equal or empty responses,
             different prompts, a prompt that does not end in a user turn, content that is not a string).
     """
-    _check_columns(dataset, name, needed=("chosen", "rejected"), allowed=PAIR_LAYOUTS)
+    _check_columns(dataset, name, needed=("chosen", "rejected"))
     return _rebuild(dataset, name, _pair, PAIR_FEATURES, replaced=("prompt", "chosen", "rejected"))
 
 
@@ -76,12 +76,13 @@ def clean_pairs(dataset: Dataset, name: str, *, max_prompt_chars: int | None = N
         InputError: a missing column, content of another type, an unknown role, or no row is left.
     """
     check_whole("max_prompt_chars", max_prompt_chars, 1, optional=True)
-    _check_columns(dataset, name, needed=("chosen", "rejected"), allowed=PAIR_LAYOUTS)
+    _check_columns(dataset, name, needed=("chosen", "rejected"))
     dropped: Counter[str] = Counter()
 
     def build(row: dict[str, Any]) -> dict[str, list[Message]]:
         pair = _pair(row)
-        if max_prompt_chars is not None and prompt_chars(pair["prompt"]) > max_prompt_chars:
+        characters = sum(len(message["content"]) for message in pair["prompt"])
+        if max_prompt_chars is not None and characters > max_prompt_chars:
             raise _BadRow(f"the prompt has more than {max_prompt_chars} characters.", TOO_LONG)
         return pair
 
@@ -89,11 +90,6 @@ def clean_pairs(dataset: Dataset, name: str, *, max_prompt_chars: int | None = N
     if len(pairs) == 0:
         raise InputError(f"{name}: none of the {len(dataset)} rows is a preference: {describe_counts(dropped)}.")
     return CleanPairs(pairs, {reason: dropped[reason] for reason in REASONS if dropped[reason]})
-
-
-def prompt_chars(prompt: list[Message]) -> int:
-    """Number of characters of a prompt, over all its messages."""
-    return sum(len(message["content"]) for message in prompt)
 
 
 def describe_counts(counts: dict[str, int]) -> str:
@@ -114,7 +110,7 @@ def to_prompts(dataset: Dataset, name: str) -> Dataset:
     Raises:
         InputError: a missing column, an empty dataset, or a row without a prompt that ends in a user turn.
     """
-    _check_columns(dataset, name, needed=(), allowed=PROMPT_LAYOUTS)
+    _check_columns(dataset, name, needed=())
     columns = dataset.column_names
     if {"chosen", "rejected"} <= set(columns):
         build = _prompt_of_pair
@@ -127,12 +123,14 @@ def to_prompts(dataset: Dataset, name: str) -> Dataset:
     return _rebuild(dataset, name, build, PROMPT_FEATURES, replaced=("prompt", "chosen", "rejected", "messages"))
 
 
-def _check_columns(dataset: Dataset, name: str, *, needed: tuple[str, ...], allowed: str) -> None:
+def _check_columns(dataset: Dataset, name: str, *, needed: tuple[str, ...]) -> None:
     if len(dataset) == 0:
         raise InputError(f"{name} has no rows; allowed: at least one.")
     for column in needed:
         if column not in dataset.column_names:
-            raise InputError(f"{name} has the columns {dataset.column_names} and no {column!r}; allowed: {allowed}.")
+            raise InputError(
+                f"{name} has the columns {dataset.column_names} and no {column!r}; allowed: {PAIR_LAYOUTS}."
+            )
     for column in _UNSUPPORTED:
         if column in dataset.column_names:
             raise InputError(f"{name} has the column {column!r}, which is not supported; allowed: text only.")

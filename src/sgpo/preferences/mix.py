@@ -120,14 +120,10 @@ def _check(sources: Sequence[MixedSource], least: int, seed: int) -> None:
 
 
 def _shares(weights: list[float], usable: list[int]) -> list[int]:
-    """Rows of each source: the whole numbers closest to the weights, by largest remainder."""
+    """Rows of each source: as many as one source allows, apportioned to the weights by largest remainder."""
     exact = [Fraction(weight) for weight in weights]
     size = math.floor(min(count * sum(exact) / weight for count, weight in zip(usable, exact, strict=True)))
-    return _apportion(exact, size)
-
-
-def _apportion(weights: list[Fraction], size: int) -> list[int]:
-    quotas = [size * weight / sum(weights) for weight in weights]
+    quotas = [size * weight / sum(exact) for weight in exact]
     counts = [math.floor(quota) for quota in quotas]
     by_remainder = sorted(range(len(quotas)), key=lambda index: (counts[index] - quotas[index], index))
     for index in by_remainder[: size - sum(counts)]:

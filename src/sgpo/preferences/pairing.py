@@ -25,17 +25,3 @@ def choose_pairs(rewards: np.ndarray, choice: str, rng: np.random.Generator) -> 
         others = below if len(below) else order[1:]
         return [(int(order[0]), int(others[rng.integers(len(others))]))]
     return [(int(better), int(worse)) for better, worse in combinations(order, 2)]
-
-
-def keep_distinct(
-    pairs: list[tuple[int, int]], rewards: np.ndarray, min_margin: float
-) -> tuple[list[tuple[int, int]], list[str]]:
-    """The pairs whose rewards differ by more than `min_margin`; the reasons for the others, "tied" or "close"."""
-    kept, reasons = [], []
-    for better, worse in pairs:
-        difference = rewards[better] - rewards[worse]
-        if difference > min_margin:
-            kept.append((better, worse))
-        else:
-            reasons.append("close" if difference > 0 else "tied")
-    return kept, reasons
