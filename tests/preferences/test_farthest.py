@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sgpo.errors import InputError
+from refusals import unrefused
 from sgpo.preferences import farthest
 from sgpo.preferences.farthest import farthest_points
 
@@ -148,19 +148,16 @@ def test_progress_counts_every_pick_once():
 
 
 POINTS = draw(5, 2)
-BAD = {
-    "k 0": (POINTS, {"k": 0}, "k is 0; allowed: 1 to 5"),
-    "k beyond the points": (POINTS, {"k": 4, "exclude": np.array([0, 1])}, "k is 4; allowed: 1 to 3"),
-    "seed": (POINTS, {"seed": -1}, "seed is -1"),
-    "whole numbers": (np.ones((3, 2), int), {}, r"embeddings is int64 of shape \(3, 2\)"),
-    "one row alone": (np.ones(3), {}, r"shape \(3,\)"),
-    "zero": (np.array([[1.0, 0], [0, 0]]), {}, "embeddings row 1 has the length 0.0"),
-    "not finite": (np.array([[1.0, 0], [1, 1], [np.nan, 0]]), {}, "embeddings row 2 has the length nan"),
-}
+BAD = [
+    ((POINTS, {"k": 0}), "k is 0; allowed: 1 to 5"),
+    ((POINTS, {"k": 4, "exclude": np.array([0, 1])}), "k is 4; allowed: 1 to 3"),
+    ((POINTS, {"seed": -1}), "seed is -1"),
+    ((np.ones((3, 2), int), {}), r"embeddings is int64 of shape \(3, 2\)"),
+    ((np.ones(3), {}), r"shape \(3,\)"),
+    ((np.array([[1.0, 0], [0, 0]]), {}), "embeddings row 1 has the length 0.0"),
+    ((np.array([[1.0, 0], [1, 1], [np.nan, 0]]), {}), "embeddings row 2 has the length nan"),
+]
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_bad_arguments_are_refused(name):
-    points, options, message = BAD[name]
-    with pytest.raises(InputError, match=message):
-        farthest_points(points, **{"k": 1, **options})
+def test_bad_arguments_are_refused():
+    assert unrefused(lambda case: farthest_points(case[0], **{"k": 1, **case[1]}), BAD) == {}

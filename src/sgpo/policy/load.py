@@ -123,7 +123,7 @@ def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> PreT
     if tokenizer.chat_template is None:
         raise InputError(
             f"the tokenizer of {name!r} has no chat template; allowed: a tokenizer with one (an instruction-tuned or "
-            "SFT model; chat_template.jinja beside the tokenizer, or chat_template in tokenizer_config.json)."
+            "SFT model; chat_template.jinja next to the tokenizer, or chat_template in tokenizer_config.json)."
         )
     if tokenizer.eos_token_id is None:
         raise InputError(

@@ -66,7 +66,7 @@ def write_split(split: Split, folder: str | Path, *, notes: dict[str, Any] | Non
 
 
 def check_split(folder: str | Path) -> dict[str, Any]:
-    """Reads split.json and checks the files beside it against their hashes.
+    """Reads split.json and checks the files next to it against their hashes.
 
     Returns: the content of split.json.
 
