@@ -10,7 +10,7 @@ from sgpo.errors import InputError
 from sgpo.policy.score import PairScores, score_pairs
 from sgpo.preferences.annotate import implicit_rewards
 from sgpo.stats.certificate import RobustCertificate, certify_policy
-from sgpo.stats.preferences import PreferenceReport, report_preferences
+from sgpo.stats.ranking import PreferenceReport, report_preferences
 
 __all__ = ["HeldOutReport", "PairScores", "implicit_gaps", "pair_sources", "report_held_out", "score_pairs"]
 
