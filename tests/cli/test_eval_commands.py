@@ -10,13 +10,13 @@ from sgpo.cli import main
 from sgpo.evaluate.alpaca import read_model_outputs
 from sgpo.evaluate.length_control import length_controlled_win_rate
 from sgpo.evaluate.mt_bench import read_answers, read_questions
-from sgpo.policy.generate import TransformersGenerator, generate_responses
+from sgpo.policy.generate import TransformersGenerator
 from sgpo.policy.load import load_policy
 from sgpo.policy.sampling import Sampling, prompt_seeds
 from sgpo.policy.score import score_responses
 from sgpo.stats.certificate import certify_policy
 from tiny_annotators import build_tiny_classifier
-from tiny_model import build_tiny_model
+from tiny_model import build_tiny_model, generate_responses
 
 WORDS = ["bridge", "river", "town", "cat", "roof", "house"]
 REWARD = "def reward(prompts, responses):\n    return [[float(len(text)) for text in row] for row in responses]\n"

@@ -1,28 +1,20 @@
 """A policy on held-out human pairs: its implicit rewards, and its robust certificate."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from datasets import Dataset
 
 from sgpo.errors import InputError
-from sgpo.policy.load import Policy
-from sgpo.policy.score import Scores, score_responses
+from sgpo.policy.score import PairScores, score_pairs
 from sgpo.preferences.annotate import implicit_rewards
 from sgpo.stats.certificate import RobustCertificate, certify_policy
 from sgpo.stats.ranking import PreferenceReport, report_preferences
 
+__all__ = ["HeldOutReport", "PairScores", "implicit_gaps", "pair_sources", "report_held_out", "score_pairs"]
+
 SIDES = ("chosen", "rejected")
-
-
-class PairScores(NamedTuple):
-    """(N,) summed log-probabilities of chosen and rejected responses, in nats, and their numbers of tokens."""
-
-    chosen: np.ndarray
-    rejected: np.ndarray
-    chosen_tokens: np.ndarray
-    rejected_tokens: np.ndarray
 
 
 class HeldOutReport(NamedTuple):
@@ -30,26 +22,6 @@ class HeldOutReport(NamedTuple):
 
     preferences: PreferenceReport
     certificate: RobustCertificate | None
-
-
-def score_pairs(
-    policy: Policy, pairs: Dataset, *, max_length: int | None = None, progress: Callable[[int], None] | None = None
-) -> PairScores:
-    """Scores both responses of N pairs under a policy.
-
-    Args:
-        policy: who scores.
-        pairs: columns prompt, chosen, rejected, as `sgpo.preferences.source.load_pairs` returns them.
-        max_length: tokens at which prompt and response together are cut; None cuts nothing.
-        progress: called with the number of responses newly scored.
-
-    Raises:
-        InputError: see `score_responses`.
-    """
-    texts = [row[0]["content"] for side in SIDES for row in pairs[side]]
-    scores: Scores = score_responses(policy, pairs["prompt"][:] * 2, texts, max_length=max_length, progress=progress)
-    count = len(pairs)
-    return PairScores(scores.logps[:count], scores.logps[count:], scores.n_tokens[:count], scores.n_tokens[count:])
 
 
 def implicit_gaps(policy: PairScores, reference: PairScores, beta: float) -> np.ndarray:
