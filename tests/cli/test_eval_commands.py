@@ -131,7 +131,7 @@ def test_mt_bench_answers_each_turn_at_its_categorys_temperature(tmp_path, capsy
     assert answers.turns[0][0] == first.text
 
 
-def test_mt_bench_averages_judgements(tmp_path, capsys):
+def test_mt_bench_averages_judgments(tmp_path, capsys):
     questions = write(tmp_path / "question.jsonl", QUESTIONS)
     scores = {(81, 1): 8, (81, 2): 6, (82, 1): -1, (82, 2): 3, (83, 1): 7}
     rows = [
@@ -176,7 +176,7 @@ def test_a_reward_function_gives_the_win_rate_that_its_numbers_say(tmp_path, cap
 def test_a_reward_model_compares_what_two_policies_write(tmp_path, capsys, policy, other):
     prompts = write(tmp_path / "prompts.jsonl", [{"prompt": word} for word in WORDS[:3]])
     model = build_tiny_classifier(tmp_path / "reward", seed=3)
-    options = ["--prompts", prompts, "--reward-model", model, "--max-new-tokens", "8"]
+    options = ["--prompts", prompts, "--model", model, "--max-new-tokens", "8"]
     result = run(capsys, "reward", "--policy", policy, "--baseline", other, *options)
     mirrored = run(capsys, "reward", "--policy", other, "--baseline", policy, *options)
     assert result["prompts"] == 3

@@ -179,7 +179,7 @@ def test_of_several_models_one_is_asked_for(tmp_path):
     with pytest.raises(InputError, match=r"line 11: the model is 'other' and that of .*line 1 'policy'"):
         read_judgments(path, QUESTIONS)
     assert average_judgments(read_judgments(path, QUESTIONS, model="other")).overall.mean == 3.0
-    with pytest.raises(InputError, match="no judgement of the model 'third'"):
+    with pytest.raises(InputError, match="no judgment of the model 'third'"):
         read_judgments(path, QUESTIONS, model="third")
 
 
@@ -197,7 +197,7 @@ def test_of_several_models_one_is_asked_for(tmp_path):
         (3, {"turn": "2"}, "line 4: 'turn' is '2'"),
     ],
 )
-def test_a_bad_judgement_is_refused_by_its_line(row, change, message, tmp_path):
+def test_a_bad_judgment_is_refused_by_its_line(row, change, message, tmp_path):
     rows = judgment_rows()
     rows[row] |= change
     with pytest.raises(InputError, match=message):

@@ -194,4 +194,4 @@ def test_an_unknown_option_of_a_judge_is_named(recipe, files, capsys):
     entry = {"kind": "judge", "prompts": files["prompts"], "servers": ["http://x/v1"], "model": "j"}
     evaluating(recipe, [entry | {"options": {"temprature": 1}}])
     run(recipe, code=2)
-    assert "evaluate, judge: options: " in capsys.readouterr().err
+    assert "evaluate.0: options: unknown key temprature; allowed: max_tokens, temperature," in capsys.readouterr().err

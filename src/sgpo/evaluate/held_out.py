@@ -1,4 +1,4 @@
-"""A policy on held-out human pairs: its implicit rewards, and its robust certificate."""
+"""A policy's implicit reward on held-out human pairs, and its robust certificate."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -26,7 +26,7 @@ class PairScores(NamedTuple):
 
 
 class HeldOutReport(NamedTuple):
-    """Accuracy and calibration on held-out pairs, and the certificate where self-annotated pairs were given."""
+    """Accuracy and calibration on held-out pairs, and the certificate if self-annotated pairs were given."""
 
     preferences: PreferenceReport
     certificate: RobustCertificate | None
@@ -38,9 +38,9 @@ def score_pairs(
     """Scores both responses of N pairs under a policy.
 
     Args:
-        policy: who scores.
+        policy: the scoring policy.
         pairs: columns prompt, chosen, rejected, as `sgpo.preferences.source.load_pairs` returns them.
-        max_length: tokens at which prompt and response together are cut; None cuts nothing.
+        max_length: tokens at which prompt and response are cut; None cuts nothing.
         progress: called with the number of responses newly scored.
 
     Raises:
@@ -76,9 +76,9 @@ def report_held_out(
 
     Args:
         gaps: (N,) of the human pairs, in nats.
-        scores: of the same pairs; their numbers of tokens are the lengths.
-        sources: (N,) where each pair comes from.
-        own_gaps: (M,) of self-annotated pairs under the same policy, in nats; None: no certificate.
+        scores: of the same pairs, for the lengths of the responses.
+        sources: (N,) source of each pair.
+        own_gaps: (M,) of self-annotated pairs under the same policy, in nats; None gives no certificate.
         space: the certificate's gap space.
 
     Raises:
@@ -95,10 +95,10 @@ def pair_sources(pairs: Dataset, column: str | None, name: str) -> list[str] | N
 
     Args:
         pairs: N pairs.
-        column: which column says so; None takes "source" where there is one of texts.
+        column: the column that names it; None uses "source" if there is such a column of texts.
         name: of the dataset, in messages.
 
-    Returns: (N,) texts, or None where none are known.
+    Returns: (N,) texts, or None if no sources are known.
 
     Raises:
         InputError: there is no such column, or it does not hold texts.

@@ -1,22 +1,22 @@
-"""What requests to a language model will cost, before they are sent."""
+"""The cost of requests to a language model, estimated before they are sent."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from sgpo.errors import InputError
 
-# Of English text, in the tokenizers of the common judges; other languages have fewer.
+# Of English text in the tokenizers of common judges; other languages have fewer.
 CHARACTERS_PER_TOKEN = 4.0
 
 
 class RequestCost(NamedTuple):
-    """What is to be asked and paid for.
+    """The number of requests and their cost.
 
     Attributes:
-        requests: all of them; cached: those whose answer is there already.
-        prompt_tokens: estimate for the rest, at four characters a token.
-        completion_tokens: most that the rest can write; None where a request names no limit.
-        price: of both, in the unit of the prices; None without prices, or without a limit.
+        requests: all of them; cached: those with an answer already.
+        prompt_tokens: estimate for the rest, at four characters per token.
+        completion_tokens: upper bound for the rest; None if a request has no limit.
+        price: of both, in the unit of the prices; None without prices or without a limit.
     """
 
     requests: int
@@ -31,12 +31,12 @@ class RequestCost(NamedTuple):
         return self.requests - self.cached
 
     def __str__(self) -> str:
-        words = f"{self.requests:,} requests, {self.cached:,} of them answered already"
+        text = f"{self.requests:,} requests, {self.cached:,} of them answered already"
         if not self.to_ask:
-            return f"{words}; nothing to ask."
+            return f"{text}; nothing to ask."
         most = "without a limit" if self.completion_tokens is None else f"at most {self.completion_tokens:,}"
-        words += f"; about {self.prompt_tokens:,} tokens to read and {most} to write"
-        return words + (f", at most about {self.price:,.2f}." if self.price is not None else ".")
+        text += f"; about {self.prompt_tokens:,} tokens to read and {most} to write"
+        return text + (f", at most about {self.price:,.2f}." if self.price is not None else ".")
 
 
 def estimate_cost(
@@ -46,18 +46,18 @@ def estimate_cost(
     price_in: float | None = None,
     price_out: float | None = None,
 ) -> RequestCost:
-    """What chat completions will cost.
+    """Estimates the cost of chat completions.
 
     Args:
         bodies: all request bodies.
-        missing: those without an answer yet, each once.
-        price_in, price_out: of a million tokens read and written; both or none.
+        missing: those without an answer, each once.
+        price_in, price_out: of a million tokens read and written; both or neither.
 
     Raises:
         InputError: one price without the other, or a negative one.
     """
     if (price_in is None) != (price_out is None):
-        raise InputError(f"price_in is {price_in} and price_out {price_out}; allowed: both, or none.")
+        raise InputError(f"price_in is {price_in} and price_out {price_out}; allowed: both, or neither.")
     for name, price in (("price_in", price_in), ("price_out", price_out)):
         if price is not None and not price >= 0:
             raise InputError(f"{name} is {price}; allowed: a number >= 0.")

@@ -23,7 +23,7 @@ from sgpo.rounds.costs import (
     state_bytes,
     training_flops,
 )
-from sgpo.rounds.evaluation_parts import check_evaluations
+from sgpo.rounds.evaluations import check_evaluations
 from sgpo.rounds.training import leader_settings
 from sgpo.stats.acceptance import ENOUGH_PAIRS
 from sgpo.store.run_dir import check_same_config

@@ -9,7 +9,8 @@ import pytest
 from faulty_server import Reply, completion, faulty
 from live_server import serving
 from sgpo.errors import InputError
-from sgpo.preferences.annotators.judge import Judge, fill_template, read_template, read_verdict, settle_duel
+from sgpo.preferences.annotators.judge import Judge
+from sgpo.preferences.annotators.verdicts import PairwiseJudge, fill_template, read_template, read_verdict
 from sgpo.serving.answers import Answer
 from sgpo.serving.client import ServerPool
 from tiny_model import build_tiny_model
@@ -178,7 +179,8 @@ def test_an_answer_that_the_judge_did_not_end_has_no_verdict(reason):
 @pytest.mark.parametrize("swapped", [0.0, 0.5, 1.0, None])
 def test_exchanging_two_responses_mirrors_their_result_and_keeps_the_counts(straight, swapped):
     counts, mirrored = Counter(), Counter()
-    result, other = settle_duel(straight, swapped, counts), settle_duel(swapped, straight, mirrored)
+    settle = PairwiseJudge("judge").settle
+    result, other = settle(straight, swapped, counts), settle(swapped, straight, mirrored)
     assert counts == mirrored
     if result is None:
         assert other is None and None in (straight, swapped)
@@ -216,7 +218,7 @@ TEMPLATES = {
     "an unknown place": (TEMPLATE + "{answer} {score}", "has {answer}, {score}; allowed: {prompt}, {first}, {second}"),
     "no verdict": (
         "{prompt} {first} {second} Say [[A]].",
-        "does not say 'Verdict: A' or 'Verdict: B'; allowed: a text",
+        "does not contain 'Verdict: A' or 'Verdict: B'; allowed: a text",
     ),
     "no text": (b"\xff", "cannot be read"),
 }
