@@ -76,8 +76,9 @@ def test_model_outputs_have_alpaca_evals_columns_and_survive_a_round_trip(asked,
     outputs = ["", "é 🦔\u2028", "plain", ' "quoted" \n']
     path = write_model_outputs(tmp_path / "out" / "model_outputs.json", asked, outputs, "my policy")
     rows = json.loads(path.read_bytes())
+    assert [row["dataset"] for row in rows] == asked.datasets
     assert [list(row) for row in rows] == [["instruction", "output", "generator", "dataset"]] * 4
-    assert read_model_outputs(path, asked=asked) == (TEXTS, outputs, asked.datasets, "my policy")
+    assert read_model_outputs(path) == (TEXTS, outputs, "my policy")
     assert [file.name for file in path.parent.iterdir()] == ["model_outputs.json"]
 
 
@@ -217,6 +218,7 @@ def test_the_difficulty_file_is_read_by_index(tmp_path):
         ("index,preference,std_delta_len,instruction_difficulty\n0,1,0,0\n2,1,0,0\n", "no row with the index 1"),
         ("index,preference,std_delta_len,instruction_difficulty\n0,1,0,hard\n", "row 0: instruction_difficulty"),
         ("index,preference,std_delta_len,instruction_difficulty\n0,1,,0\n", "not finite"),
+        ("index,preference,std_delta_len,instruction_difficulty\ninf,1,0,0\n", "row 0: index is 'inf'"),
         ("index,preference,std_delta_len,instruction_difficulty\n", "has no rows"),
     ],
 )

@@ -13,7 +13,6 @@ from faulty_server import Reply, completion, faulty
 from integration.conftest import PAIRS, WORDS, write_jsonl
 from sgpo.cli import main
 from sgpo.evaluate.alpaca import read_model_outputs
-from sgpo.evaluate.mt_bench import read_answers, read_questions
 from sgpo.evaluate.prompt_files import read_answers_to, read_prompts
 from sgpo.policy.generate import generate_responses
 from sgpo.policy.load import load_policy
@@ -103,6 +102,17 @@ def test_every_kind_is_measured_in_every_round_and_shown(recipe, files, micro_mo
         baseline = read_answers_to(folder / "evaluations/length/baseline.json", prompts).texts
         shares = [(len(a) > len(b)) + 0.5 * (len(a) == len(b)) for a, b in zip(answers, baseline, strict=True)]
         assert metrics["length"]["value"] == pytest.approx(np.mean(shares))
+        logps = [
+            score_responses(load_policy(path), prompts, answers).logps
+            for path in (folder / f"round-{number}/policy", micro_model)
+        ]
+        assert metrics["length"]["kl"] == pytest.approx((logps[0] - logps[1]).mean(), rel=1e-4, abs=1e-6)
+        assert 0 < metrics["length"]["tokens"] <= 12
+        samples = (folder / f"round-{number}/evaluations/length/samples.jsonl").read_text().splitlines()
+        assert [json.loads(line)["response"] for line in samples] == answers
+    sides = [[len(row[0]["content"]) for row in own[side]] for side in ("chosen", "rejected")]
+    shares = [(a > b) + 0.5 * (a == b) for a, b in zip(*sides, strict=True)]
+    assert [metrics["length"]["agreement"] for metrics in rounds] == [None, pytest.approx(np.mean(shares))]
 
     outputs = read_model_outputs(folder / "round-1/evaluations/alpaca/model_outputs.json")
     assert (outputs.generator, len(outputs.outputs)) == ("run-round-1", 3)
@@ -114,8 +124,8 @@ def test_every_kind_is_measured_in_every_round_and_shown(recipe, files, micro_mo
         written = generate_responses(policy, asked, n=1, max_new_tokens=12, seed=seed)
         outputs = read_model_outputs(folder / f"round-{number}/evaluations/alpaca/model_outputs.json")
         assert outputs.outputs == [row[0].text for row in written]
-    questions = read_questions(files["questions"])
-    read_answers(folder / "round-1/evaluations/mt_bench/model_answer/run-round-1.jsonl", questions)
+    answers = folder / "round-1/evaluations/mt_bench/model_answer/run-round-1.jsonl"
+    assert len(json.loads(answers.read_text())["choices"][0]["turns"]) == 2
     assert rounds[1]["alpaca"]["value"] is None
 
     page = (folder / "report.html").read_text()

@@ -22,11 +22,10 @@ class Instructions(NamedTuple):
 
 
 class ModelOutputs(NamedTuple):
-    """A file of answers: (I,) instructions, outputs and data sets, all by one generator."""
+    """A file of answers: (I,) instructions and outputs, all by one generator."""
 
     instructions: list[str]
     outputs: list[str]
-    datasets: list[str]
     generator: str
 
 
@@ -122,25 +121,16 @@ def write_model_outputs(path: str | Path, asked: Instructions, outputs: Sequence
     )
 
 
-def read_model_outputs(path: str | Path, *, asked: Instructions | None = None) -> ModelOutputs:
-    """Reads a file of answers in its own order.
-
-    Args:
-        path: a .json list of objects with `instruction`, `output`, `generator` and, optionally, `dataset`.
-        asked: the evaluation set, all of which must be answered; None skips this check.
+def read_model_outputs(path: str | Path) -> ModelOutputs:
+    """Reads a .json list of answers with `instruction`, `output` and `generator`, in the order of the file.
 
     Raises:
-        InputError: a column is missing, an instruction is repeated or not in the set, one of the set has no answer, or
-            there are several generators.
+        InputError: a column is missing, an instruction is repeated, or there are several generators.
     """
     rows = read_rows(path)
-    instructions = _unique_instructions(rows)
-    if asked is not None:
-        _find_places(rows, asked, str(path))
     return ModelOutputs(
-        instructions=instructions,
+        instructions=_unique_instructions(rows),
         outputs=[row.text("output") for row in rows],
-        datasets=[_dataset(row) for row in rows],
         generator=refuse_mixed([(row.text("generator"), row.where) for row in rows], "generator"),
     )
 

@@ -32,19 +32,7 @@ def answer_prompts(
     name: str,
     progress: Advance | None = None,
 ) -> Answers:
-    """Generates one answer to each of P prompts; answers that end at the token limit are kept and counted.
-
-    Args:
-        generator: the policy.
-        prompts: P conversations that end in a user turn.
-        sampling: with n = 1.
-        seed: of the sampling.
-        name: of the policy.
-        progress: called with the number of prompts newly answered.
-
-    Raises:
-        InputError: see `generator`.
-    """
+    """Generates one answer to each of P prompts; answers that end at the token limit are kept and counted."""
     rows = generator.generate(prompts, prompt_seeds(seed, len(prompts)), sampling, progress=progress)
     answers = [row[0] for row in rows]
     cut = sum(answer.finish_reason == "length" for answer in answers)
@@ -59,18 +47,7 @@ def answer_questions(
     seed: int,
     progress: Advance | None = None,
 ) -> TurnAnswers:
-    """Answers MT-Bench's questions turn by turn, each at the temperature of its category.
-
-    Args:
-        generator: the policy.
-        questions: Q questions.
-        max_new_tokens: of one answer; FastChat uses 1024.
-        seed: of the sampling; each turn of a question has a seed of its own.
-        progress: called with the number of turns newly answered.
-
-    Raises:
-        InputError: see `generator`.
-    """
+    """Answers Q questions turn by turn, at the temperature of their category, with a seed for each turn."""
     turns: list[list[str]] = [[] for _ in questions]
     longest = max(len(question.turns) for question in questions)
     cut = 0

@@ -1,6 +1,6 @@
-"""A policy's implicit reward on held-out human pairs, and its robust certificate."""
+"""A policy's implicit reward on preference pairs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -10,8 +10,6 @@ from sgpo.errors import InputError
 from sgpo.policy.load import Policy
 from sgpo.policy.score import Scores, score_responses
 from sgpo.preferences.annotate import implicit_rewards
-from sgpo.stats.certificate import RobustCertificate, certify_policy
-from sgpo.stats.preferences import PreferenceReport, report_preferences
 
 SIDES = ("chosen", "rejected")
 
@@ -23,13 +21,6 @@ class PairScores(NamedTuple):
     rejected: np.ndarray
     chosen_tokens: np.ndarray
     rejected_tokens: np.ndarray
-
-
-class HeldOutReport(NamedTuple):
-    """Accuracy and calibration on held-out pairs, and the certificate if self-annotated pairs were given."""
-
-    preferences: PreferenceReport
-    certificate: RobustCertificate | None
 
 
 def score_pairs(
@@ -62,32 +53,6 @@ def implicit_gaps(policy: PairScores, reference: PairScores, beta: float) -> np.
         raise InputError(f"beta is {beta}; allowed: a number > 0.")
     chosen, rejected = (implicit_rewards(getattr(policy, side), getattr(reference, side), beta) for side in SIDES)
     return chosen - rejected
-
-
-def report_held_out(
-    gaps: np.ndarray,
-    scores: PairScores,
-    *,
-    sources: Sequence[str] | None = None,
-    own_gaps: np.ndarray | None = None,
-    space: str = "probability",
-) -> HeldOutReport:
-    """Reports a policy's gaps on held-out human pairs.
-
-    Args:
-        gaps: (N,) of the human pairs, in nats.
-        scores: of the same pairs, for the lengths of the responses.
-        sources: (N,) source of each pair.
-        own_gaps: (M,) of self-annotated pairs under the same policy, in nats; None gives no certificate.
-        space: the certificate's gap space.
-
-    Raises:
-        InputError: see `report_preferences` and `certify_policy`.
-    """
-    differences = scores.chosen_tokens - scores.rejected_tokens
-    report = report_preferences(gaps, sources=sources, length_differences=differences)
-    certificate = None if own_gaps is None else certify_policy(gaps, own_gaps, space=space)
-    return HeldOutReport(report, certificate)
 
 
 def pair_sources(pairs: Dataset, column: str | None, name: str) -> list[str] | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sgpo.errors import InputError
-from sgpo.evaluate.row_files import Row, read_rows, refuse_duplicates, refuse_mixed, shorten, write_jsonl
+from sgpo.evaluate.row_files import Row, read_rows, refuse_duplicates, shorten, write_jsonl
 
 # FastChat's fastchat/llm_judge/common.py; other categories are sampled at the default.
 TEMPERATURES = {
@@ -36,14 +36,6 @@ class Question(NamedTuple):
     def temperature(self) -> float:
         """The sampling temperature of its category."""
         return TEMPERATURES.get(self.category, DEFAULT_TEMPERATURE)
-
-
-class ModelAnswers(NamedTuple):
-    """A model's answers: (Q,) question ids, and (Q,) texts of all turns."""
-
-    question_ids: list[int]
-    turns: list[tuple[str, ...]]
-    model_id: str
 
 
 def read_questions(path: str | Path) -> list[Question]:
@@ -116,32 +108,6 @@ def write_answers(
     return write_jsonl(path, [_answer(*pair, model_id, created) for pair in zip(questions, turns, strict=True)])
 
 
-def read_answers(path: str | Path, questions: Sequence[Question] | None = None) -> ModelAnswers:
-    """Reads a model_answer file; of several choices it takes the first, as FastChat's judge does.
-
-    Args:
-        path: the file.
-        questions: questions that must have an answer at every turn; None skips this check.
-
-    Raises:
-        InputError: naming the line: a question that is repeated, several models, turns that are not texts; or naming a
-            question without an answer at a turn.
-    """
-    rows = read_rows(path)
-    refuse_duplicates(((question_id_of(row), row.where) for row in rows), "question_id")
-    model_id = refuse_mixed([(row.text("model_id"), row.where) for row in rows], "model_id")
-    answers = ModelAnswers([question_id_of(row) for row in rows], [_first_choice(row) for row in rows], model_id)
-    turns_of = dict(zip(answers.question_ids, answers.turns, strict=True))
-    for question in questions or ():
-        given = len(turns_of.get(question.question_id, ()))
-        if given < len(question.turns):
-            raise InputError(
-                f"{path} lacks the answer to turn {given + 1} of question {question.question_id}; allowed: one for "
-                f"each of its {len(question.turns)} turns."
-            )
-    return answers
-
-
 def question_id_of(row: Row) -> int:
     """The id of the question that a row is about; raises InputError if it is not an integer."""
     value = row.values.get("question_id")
@@ -158,13 +124,6 @@ def _question(row: Row) -> Question:
         if len(reference) != len(turns):
             raise InputError(f"{row.where}: 'reference' holds {len(reference)} texts; allowed: {len(turns)}, as turns.")
     return Question(question_id_of(row), row.text("category"), turns, reference)
-
-
-def _first_choice(row: Row) -> tuple[str, ...]:
-    choices = row.values.get("choices")
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        raise InputError(f"{row.where}: 'choices' is {shorten(choices)}; allowed: a list of objects with turns.")
-    return _texts(row, "choices[0].turns", choices[0].get("turns"))
 
 
 def _texts(row: Row, name: str, value: object) -> tuple[str, ...]:

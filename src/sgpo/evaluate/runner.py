@@ -13,7 +13,7 @@ from sgpo.config import EvaluateConfig, FollowerConfig, GenerationConfig, Leader
 from sgpo.errors import InputError
 from sgpo.evaluate.alpaca import read_instructions, write_model_outputs
 from sgpo.evaluate.answers import answer_prompts, answer_questions, find_answers
-from sgpo.evaluate.held_out import PairScores, implicit_gaps, pair_sources, report_held_out, score_pairs
+from sgpo.evaluate.held_out import PairScores, implicit_gaps, pair_sources, score_pairs
 from sgpo.evaluate.judging import compare_by_judge, judge_requests
 from sgpo.evaluate.mt_bench import read_questions, write_answers
 from sgpo.evaluate.prompt_files import Answers, is_answer_file, read_answers_to, read_prompts, write_answers_to
@@ -30,6 +30,8 @@ from sgpo.preferences.annotators.verdicts import PairwiseJudge
 from sgpo.preferences.source import load_pairs
 from sgpo.serving.cache import Body, CachedPool
 from sgpo.serving.client import ServerPool
+from sgpo.stats.certificate import certify_policy
+from sgpo.stats.preferences import report_preferences
 from sgpo.store.progress import Reporter
 from sgpo.store.records import Sample
 
@@ -281,16 +283,17 @@ def _preferences(job: Job) -> dict[str, Any]:
     scores = job.score(subject.model, sets, "policy")
     gaps = [
         implicit_gaps(own, PairScores(*base, own.chosen_tokens, own.rejected_tokens), subject.beta)
-        for own, base in zip(scores, reference, strict=False)
+        for own, base in zip(scores, reference[: len(sets)], strict=True)
     ]
-    own_gaps = gaps[1] if len(sets) > 1 else None
-    report = report_held_out(gaps[0], scores[0], sources=sources, own_gaps=own_gaps, space=subject.space)
-    overall = report.preferences.overall
+    differences = scores[0].chosen_tokens - scores[0].rejected_tokens
+    report = report_preferences(gaps[0], sources=sources, length_differences=differences)
+    overall = report.overall
     return {
         **_headline(overall.accuracy, overall.low, overall.high, overall.pairs),
         "policy": subject.name,
         "reference": subject.reference.path if subject.reference else None,
-        **report._asdict(),
+        "preferences": report,
+        "certificate": certify_policy(*gaps, space=subject.space) if len(gaps) == 2 else None,
     }
 
 
