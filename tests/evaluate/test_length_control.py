@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sklearn
 from scipy.optimize import minimize
 from scipy.special import expit
 from scipy.stats import sem
@@ -136,6 +137,13 @@ def test_verdicts_that_length_separates_give_finite_coefficients():
     controlled = length_controlled_win_rate((lengths > 20).astype(float), lengths, np.full(40, 20))
     assert np.isfinite(list(controlled.coefficients.values())).all()
     assert controlled.coefficients["length"] < -5
+
+
+def test_scikit_learns_settings_do_not_matter():
+    arrays = simulate(np.random.default_rng(0), 60, effect=0.0, taste=1.5)
+    with sklearn.config_context(enable_metadata_routing=True):
+        routed = length_controlled_win_rate(*arrays)
+    assert routed == length_controlled_win_rate(*arrays)
 
 
 def test_without_scikit_learn_the_extra_is_named(monkeypatch):

@@ -148,6 +148,7 @@ def _fit(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray,
     Source: alpaca_eval 0.6.6, metrics/glm_winrate.py, `fit_LogisticRegressionCV`.
     """
     try:
+        from sklearn import config_context
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegressionCV
         from sklearn.model_selection import GroupKFold
@@ -165,7 +166,8 @@ def _fit(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray,
         random_state=_SEED,
         use_legacy_attributes=False,
     )
-    with warnings.catch_warnings():
+    # The weights reach `_negative_loss` only while metadata routing is off.
+    with config_context(enable_metadata_routing=False), warnings.catch_warnings():
         # alpaca_eval takes whatever liblinear has reached after 100 iterations.
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(rows, labels, sample_weight=np.concatenate([weights * y, weights * (1 - y)]))
