@@ -216,8 +216,8 @@ def evaluated(monkeypatch):
     """Replaces the runner; returns what the command calls it with."""
     calls = []
 
-    def run_evaluation(settings, subject, files, reporter, *, approve=None):
-        calls.append((settings, subject))
+    def run_evaluation(job):
+        calls.append((job.settings, job.subject))
         raise InputError("stop here")
 
     monkeypatch.setattr("sgpo.evaluate.runner.run_evaluation", run_evaluation)

@@ -8,7 +8,7 @@ import pytest
 from sgpo.config import EvaluateConfig, ModelConfig
 from sgpo.errors import InputError
 from sgpo.evaluate.prompt_files import read_answers_to, read_prompts
-from sgpo.evaluate.runner import Files, Subject, check_inputs, run_evaluation
+from sgpo.evaluate.runner import Files, Job, Subject, check_inputs, run_evaluation
 from sgpo.policy.generate import generate_responses
 from sgpo.policy.load import load_policy
 from sgpo.policy.score import score_responses
@@ -58,7 +58,7 @@ def subject(model, reference, **options):
 
 
 def run(settings, subject, **files):
-    return run_evaluation(settings, subject, Files(**files), Reporter())
+    return run_evaluation(Job(settings, subject, Files(**files), Reporter()))
 
 
 def test_kl_is_the_mean_log_ratio_of_the_policys_own_answers(settings, models):

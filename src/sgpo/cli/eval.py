@@ -218,7 +218,7 @@ def _run(arguments: argparse.Namespace, settings: EvaluateConfig, files: dict[st
     reference, self_pairs = getattr(arguments, "reference", None), getattr(arguments, "self_pairs", None)
     names = named_sources({"model": {"path": arguments.policy}, "evaluate": [settings.model_dump()]})
     settle_hub_access([*names, reference, self_pairs])
-    from sgpo.evaluate.runner import Files, Subject, run_evaluation
+    from sgpo.evaluate.runner import Files, Job, Subject, run_evaluation
 
     reporter = _reporter()
     model = validate(ModelConfig, {"path": arguments.policy, **given(arguments, ModelConfig)}, "arguments")
@@ -238,14 +238,14 @@ def _run(arguments: argparse.Namespace, settings: EvaluateConfig, files: dict[st
     )
 
     def approve(bodies: list[dict[str, Any]], missing: list[dict[str, Any]]) -> None:
-        from sgpo.evaluate.request_cost import estimate_cost
+        from sgpo.evaluate.request_cost import describe_cost
 
-        cost = estimate_cost(bodies, missing, price_in=arguments.price_in, price_out=arguments.price_out)
+        cost = describe_cost(bodies, missing, price_in=arguments.price_in, price_out=arguments.price_out)
         print(f"{settings.model}: {cost}", file=sys.stderr)
-        if cost.to_ask and not arguments.yes:
-            _confirm(f"{cost.to_ask:,} requests to {', '.join(settings.servers)}")
+        if missing and not arguments.yes:
+            _confirm(f"{len(missing):,} requests to {', '.join(settings.servers)}")
 
-    return run_evaluation(settings, subject, Files(**files), reporter, approve=approve)
+    return run_evaluation(Job(settings, subject, Files(**files), reporter, approve))
 
 
 def _settings(arguments: argparse.Namespace) -> EvaluateConfig:

@@ -96,7 +96,16 @@ class Files:
 
 @dataclass(frozen=True)
 class Job:
-    """An evaluation with all that it needs."""
+    """One evaluation of one policy.
+
+    Attributes:
+        settings: the evaluation.
+        subject: the policy.
+        files: where answers, samples and caches go.
+        reporter: shows progress.
+        approve: called with all request bodies of a judge, and those without a cached answer, before any is sent; what
+            it raises ends the evaluation.
+    """
 
     settings: EvaluateConfig
     subject: Subject
@@ -147,23 +156,8 @@ class Job:
         return [np.stack([one.chosen, one.rejected]) for one in scores]
 
 
-def run_evaluation(
-    settings: EvaluateConfig,
-    subject: Subject,
-    files: Files,
-    reporter: Reporter,
-    *,
-    approve: Callable[[list[Body], list[Body]], None] | None = None,
-) -> dict[str, Any]:
+def run_evaluation(job: Job) -> dict[str, Any]:
     """Runs one evaluation of a policy.
-
-    Args:
-        settings: the evaluation.
-        subject: the policy.
-        files: where answers, samples and caches go.
-        reporter: shows progress.
-        approve: called with all request bodies of a judge, and those without a cached answer, before any is sent; what
-            it raises ends the evaluation.
 
     Returns: the result, see `as_plain`: `kind`, the headline `value`, `low`, `high` (null if the kind has none) and
         `count`, then what the kind reports; rows per prompt come last (`duels`, `rewards`).
@@ -172,7 +166,7 @@ def run_evaluation(
         InputError: an input, model, server or option that cannot be used.
     """
     kinds = {"alpaca": _alpaca, "mt_bench": _mt_bench, "judge": _judge, "reward": _reward, "preferences": _preferences}
-    return {"kind": settings.kind, **kinds[settings.kind](Job(settings, subject, files, reporter, approve))}
+    return {"kind": job.settings.kind, **kinds[job.settings.kind](job)}
 
 
 def check_inputs(settings: EvaluateConfig) -> None:

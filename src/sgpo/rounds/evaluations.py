@@ -96,7 +96,7 @@ def _evaluate(run: Run, settings: EvaluateConfig, number: int, path: Path) -> No
         answers=path / answers, samples=path / "samples.jsonl", verdicts=shared / "verdicts.jsonl", log=_log(run)
     )
     with _naming(settings):
-        write_json(path / RESULT, as_plain(run_evaluation(settings, subject, files, run.reporter)))
+        write_json(path / RESULT, as_plain(run_evaluation(Job(settings, subject, files, run.reporter))))
 
 
 def _subject(run: Run, settings: EvaluateConfig, number: int | None = None) -> Subject:
