@@ -201,6 +201,12 @@ def test_a_reward_evaluation_reports_kl_agreement_and_tokens(tmp_path, capsys, p
     result = run(capsys, "reward", *options, "--reference", other, "--self-pairs", write(tmp_path / "own.jsonl", own))
     assert result["kl"] > 0
     assert result["agreement"] == 0.5
+    # Of a round's pairs, the human ones are not the policy's own.
+    mixed = [{**row, "source": "self" if row["prompt"] == "a" else "human"} for row in own]
+    options += ["--reference", other]
+    round_pairs = write(tmp_path / "mixed.jsonl", mixed)
+    assert run(capsys, "reward", *options, "--self-pairs", round_pairs)["agreement"] == 1.0
+    options = options[:-2]
     assert 0 < result["tokens"] <= 8
     # The reference is the baseline if no other is named.
     assert result["baseline"] == str(other)

@@ -224,9 +224,10 @@ def _run(arguments: argparse.Namespace, settings: EvaluateConfig, files: dict[st
     model = validate(ModelConfig, {"path": arguments.policy, **given(arguments, ModelConfig)}, "arguments")
     options: dict[str, Any] = {**given(arguments, FollowerConfig), **given(arguments, LeaderConfig)}
     if self_pairs:
+        from sgpo.evaluate.held_out import self_annotated
         from sgpo.preferences.source import load_pairs
 
-        options["own_pairs"] = load_pairs(self_pairs)
+        options["own_pairs"] = self_annotated(load_pairs(self_pairs))
     subject = Subject(
         model=model,
         name=getattr(arguments, "name", None) or arguments.policy,

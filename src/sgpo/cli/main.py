@@ -5,7 +5,6 @@ import os
 import sys
 
 from sgpo import __version__
-from sgpo.cli.eval import evaluate
 from sgpo.cli.report import add_report
 from sgpo.cli.run import run
 from sgpo.cli.split import add_split
@@ -34,6 +33,9 @@ def main(argv: list[str] | None = None) -> int:
         if command == "run":
             return run(argv[1:])
         if command == "eval":
+            # Its flags are made from the recipe's sections, which take a moment to load.
+            from sgpo.cli.eval import evaluate
+
             return evaluate(argv[1:])
         arguments = _parser().parse_args(argv)
         return arguments.call(arguments)

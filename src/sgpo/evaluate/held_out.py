@@ -55,6 +55,13 @@ def implicit_gaps(policy: PairScores, reference: PairScores, beta: float) -> np.
     return chosen - rejected
 
 
+def self_annotated(pairs: Dataset) -> Dataset | None:
+    """The pairs with the source "self"; all of them if no pair names that source, None if there are none."""
+    if "source" in pairs.column_names and "self" in (sources := pairs["source"][:]):
+        pairs = pairs.select([row for row, source in enumerate(sources) if source == "self"])
+    return pairs if len(pairs) else None
+
+
 def pair_sources(pairs: Dataset, column: str | None, name: str) -> list[str] | None:
     """The source of each pair.
 

@@ -9,6 +9,7 @@ from datasets import load_from_disk
 
 from sgpo.config import EvaluateConfig, Recipe
 from sgpo.errors import InputError
+from sgpo.evaluate.held_out import self_annotated
 from sgpo.evaluate.plain import as_plain
 from sgpo.evaluate.prompt_files import is_answer_file, read_prompts, write_answers_to
 from sgpo.evaluate.runner import ANSWER_FILES, Files, Job, Subject, check_inputs, run_evaluation
@@ -116,8 +117,7 @@ def _subject(run: Run, settings: EvaluateConfig, number: int | None = None) -> S
     own, logps = None, []
     # Round 0 and the last DPO train on human pairs alone.
     if 0 < number < run.policies.final:
-        own = load_from_disk(run.root / f"round-{number}/pairs")
-        own = own.select([row for row, source in enumerate(own["source"]) if source == "self"]) or None
+        own = self_annotated(load_from_disk(run.root / f"round-{number}/pairs"))
     if own is not None:
         logps = [np.array([own[column] for column in REFERENCE_COLUMNS])]
     if settings.pairs:
