@@ -1,11 +1,12 @@
 """A policy's implicit reward on preference pairs."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 from datasets import Dataset
 
+from sgpo.choices import PairSource
 from sgpo.errors import InputError
 from sgpo.policy.load import Policy
 from sgpo.policy.score import Scores, score_responses
@@ -56,8 +57,9 @@ def implicit_gaps(policy: PairScores, reference: PairScores, beta: float) -> np.
 
 
 def self_annotated(pairs: Dataset) -> Dataset | None:
-    """The pairs with the source "self"; all of them if no pair names that source, None if there are none."""
-    if "source" in pairs.column_names and "self" in (sources := pairs["source"][:]):
+    """The pairs with the source "self", or all pairs if they do not come from a round; None if there are none."""
+    sources = pairs["source"][:] if "source" in pairs.column_names else [None]
+    if set(sources) <= set(get_args(PairSource)):
         pairs = pairs.select([row for row, source in enumerate(sources) if source == "self"])
     return pairs if len(pairs) else None
 
