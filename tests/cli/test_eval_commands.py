@@ -11,7 +11,6 @@ from evaluate.alpaca_files import annotation_rows, write_annotations, write_game
 from sgpo.cli import main
 from sgpo.config import EvaluateConfig, GenerationConfig, RunConfig
 from sgpo.errors import InputError
-from sgpo.evaluate.alpaca import read_model_outputs
 from sgpo.evaluate.length_control import length_controlled_win_rate
 from sgpo.policy.generate import TransformersGenerator, generate_responses
 from sgpo.policy.load import load_policy
@@ -56,10 +55,10 @@ def test_alpaca_writes_the_policys_answers_for_alpaca_eval(tmp_path, capsys, pol
     assert (result["file"], result["answers"]) == (str(output), 2)
     prompts = [[{"role": "user", "content": text}] for text in instructions]
     expected = generate_responses(load_policy(policy), prompts, n=1, max_new_tokens=12, seed=4)
-    read = read_model_outputs(output)
-    assert read.instructions == instructions
-    assert read.outputs == [row[0].text for row in expected]
-    assert read.generator == "tiny"
+    rows = json.loads(output.read_text(encoding="utf-8"))
+    assert [row["instruction"] for row in rows] == instructions
+    assert [row["output"] for row in rows] == [row[0].text for row in expected]
+    assert [row["generator"] for row in rows] == ["tiny", "tiny"]
     assert result["cut"] == sum(row[0].finish_reason == "length" for row in expected)
 
 

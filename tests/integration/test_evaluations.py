@@ -12,7 +12,6 @@ from datasets import load_from_disk
 from faulty_server import Reply, completion, faulty
 from integration.conftest import PAIRS, WORDS, write_jsonl
 from sgpo.cli import main
-from sgpo.evaluate.alpaca import read_model_outputs
 from sgpo.evaluate.prompt_files import read_answers_to, read_prompts
 from sgpo.policy.generate import generate_responses
 from sgpo.policy.load import load_policy
@@ -114,16 +113,15 @@ def test_every_kind_is_measured_in_every_round_and_shown(recipe, files, micro_mo
     shares = [(a > b) + 0.5 * (a == b) for a, b in zip(*sides, strict=True)]
     assert [metrics["length"]["agreement"] for metrics in rounds] == [None, pytest.approx(np.mean(shares))]
 
-    outputs = read_model_outputs(folder / "round-1/evaluations/alpaca/model_outputs.json")
-    assert (outputs.generator, len(outputs.outputs)) == ("run-round-1", 3)
-    # They are the round's own policy's, with the same numbers drawn in every round.
+    # They are the round's own policy's, with the same seeds in every round.
     seed = int.from_bytes(hashlib.sha256(b"3/evaluations/alpaca").digest()[:4], "big") // 2
-    asked = [[{"role": "user", "content": instruction}] for instruction in outputs.instructions]
+    asked = [[{"role": "user", "content": f"Describe the {word}."}] for word in WORDS[:3]]
     for number in (0, 1):
         policy = load_policy(folder / f"round-{number}/policy")
         written = generate_responses(policy, asked, n=1, max_new_tokens=12, seed=seed)
-        outputs = read_model_outputs(folder / f"round-{number}/evaluations/alpaca/model_outputs.json")
-        assert outputs.outputs == [row[0].text for row in written]
+        outputs = read_answers_to(folder / f"round-{number}/evaluations/alpaca/model_outputs.json", asked)
+        assert outputs.texts == [row[0].text for row in written]
+        assert outputs.name == f"run-round-{number}"
     answers = folder / "round-1/evaluations/mt_bench/model_answer/run-round-1.jsonl"
     assert len(json.loads(answers.read_text())["choices"][0]["turns"]) == 2
     assert rounds[1]["alpaca"]["value"] is None

@@ -151,7 +151,7 @@ def _mt_bench(arguments: argparse.Namespace) -> int:
 def _read_alpaca(arguments: argparse.Namespace) -> int:
     options = given(arguments, EvaluateConfig)
     settle_hub_access([options.get("instructions")])
-    from sgpo.evaluate.alpaca import read_annotations, read_instructions, read_model_outputs
+    from sgpo.evaluate.alpaca import read_annotations, read_instructions
     from sgpo.evaluate.gamed import read_gamed
     from sgpo.evaluate.length_control import NEEDS_EXTRA, length_controlled_win_rate, raw_win_rate
     from sgpo.evaluate.tables import alpaca_table
@@ -160,8 +160,8 @@ def _read_alpaca(arguments: argparse.Namespace) -> int:
     asked = None
     if "instructions" in options:
         asked = read_instructions(options["instructions"], split=options.get("split"))
-    answers = read_model_outputs(arguments.answers) if arguments.answers else None
-    read = read_annotations(arguments.annotations, asked=asked, baseline=arguments.baseline, answers=answers)
+    checks = {"asked": asked, "baseline": arguments.baseline, "answers": arguments.answers}
+    read = read_annotations(arguments.annotations, **checks)
     raw, controlled = raw_win_rate(read.preferences), []
     arrays = (read.preferences, read.lengths, read.baseline_lengths)
     if find_spec("sklearn") is None:

@@ -21,14 +21,6 @@ class Instructions(NamedTuple):
     datasets: list[str]
 
 
-class ModelOutputs(NamedTuple):
-    """A file of answers: (I,) instructions and outputs, all by one generator."""
-
-    instructions: list[str]
-    outputs: list[str]
-    generator: str
-
-
 class Annotations(NamedTuple):
     """A judge's verdicts.
 
@@ -121,26 +113,12 @@ def write_model_outputs(path: str | Path, asked: Instructions, outputs: Sequence
     )
 
 
-def read_model_outputs(path: str | Path) -> ModelOutputs:
-    """Reads a .json list of answers with `instruction`, `output` and `generator`, in the order of the file.
-
-    Raises:
-        InputError: a column is missing, an instruction is repeated, or there are several generators.
-    """
-    rows = read_rows(path)
-    return ModelOutputs(
-        instructions=_unique_instructions(rows),
-        outputs=[row.text("output") for row in rows],
-        generator=refuse_mixed([(row.text("generator"), row.where) for row in rows], "generator"),
-    )
-
-
 def read_annotations(
     path: str | Path,
     *,
     asked: Instructions | None = None,
     baseline: str | None = None,
-    answers: ModelOutputs | None = None,
+    answers: str | Path | None = None,
 ) -> Annotations:
     """Reads an annotations.json as alpaca_eval writes it.
 
@@ -151,7 +129,7 @@ def read_annotations(
         path: the file.
         asked: the evaluation set, all of which must be judged; None skips this check.
         baseline: the baseline's name that the file must have; None accepts any.
-        answers: the answers that must have been judged; None skips this check.
+        answers: model_outputs.json with the answers that must have been judged; None skips this check.
 
     Raises:
         InputError: naming the row: an instruction that is repeated or not in the set, one of the set without a row,
@@ -214,18 +192,17 @@ def _find_places(rows: list[Row], asked: Instructions, path: str) -> np.ndarray:
     return places
 
 
-def _check_answers(rows: list[Row], generator: str, answers: ModelOutputs) -> None:
-    if generator != answers.generator:
-        raise InputError(f"{rows[0].where}: generator_2 is {generator!r}; allowed: {answers.generator!r}.")
-    output_of = dict(zip(answers.instructions, answers.outputs, strict=True))
-    for row in rows:
-        instruction = row.values["instruction"]
-        if instruction not in output_of:
-            raise InputError(f"{row.where}: the answers lack the instruction {shorten(instruction)}; allowed: theirs.")
-        if row.text("output_2") != output_of[instruction]:
+def _check_answers(rows: list[Row], generator: str, path: str | Path) -> None:
+    from sgpo.evaluate.prompt_files import read_answers_to
+
+    answers = read_answers_to(path, [[{"role": "user", "content": row.values["instruction"]}] for row in rows])
+    if generator != answers.name:
+        raise InputError(f"{rows[0].where}: generator_2 is {generator!r}; allowed: {answers.name!r}.")
+    for row, text in zip(rows, answers.texts, strict=True):
+        if row.text("output_2") != text:
             raise InputError(
                 f"{row.where}: output_2 is {shorten(row.values['output_2'])} and the answer to this instruction "
-                f"{shorten(output_of[instruction])}; allowed: annotations of these answers."
+                f"{shorten(text)}; allowed: annotations of these answers."
             )
 
 
