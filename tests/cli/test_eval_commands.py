@@ -83,7 +83,7 @@ def test_alpaca_reads_annotations_and_prints_both_models(tmp_path, capsys):
     ("arguments", "words"),
     [
         ([], "--policy is missing; allowed: --annotations, or all of --policy, --instructions, --name, --output"),
-        (["--annotations", "a.json", "--policy", "p"], "--policy is given beside --annotations"),
+        (["--annotations", "a.json", "--policy", "p"], "--policy is given with --annotations"),
         (
             ["--policy", "p", "--instructions", "i", "--name", "n", "--output", "o", "--baseline", "b"],
             "--baseline goes",
@@ -121,11 +121,11 @@ def test_mt_bench_answers_each_turn_at_its_categorys_temperature(tmp_path, capsy
     assert list(map(len, turns)) == [2, 2, 1]
     # Mathematics is answered greedily, and the second turn sees the first.
     generator = TransformersGenerator(load_policy(policy))
-    said = [{"role": "user", "content": "Two and two?"}]
+    messages = [{"role": "user", "content": "Two and two?"}]
     for turn, answer in enumerate(turns[1]):
-        written = generator.generate([said], [0], Sampling(n=1, temperature=0.0, max_new_tokens=10))
+        written = generator.generate([messages], [0], Sampling(n=1, temperature=0.0, max_new_tokens=10))
         assert answer == written[0][0].text
-        said = [*said, {"role": "assistant", "content": answer}, {"role": "user", "content": "And five?"}]
+        messages = [*messages, {"role": "assistant", "content": answer}, {"role": "user", "content": "And five?"}]
         assert turn < 2
     # Writing is sampled at 0.7, by the question's place and the turn.
     [seed] = prompt_seeds(2, 1, first=0)
@@ -155,7 +155,7 @@ def test_mt_bench_averages_judgments(tmp_path, capsys):
     assert "line 1: 'score' is 11" in refused
 
 
-def test_a_reward_function_gives_the_win_rate_that_its_numbers_say(tmp_path, capsys, policy):
+def test_a_reward_function_gives_the_win_rate_of_its_numbers(tmp_path, capsys, policy):
     prompts = write(tmp_path / "prompts.jsonl", [{"prompt": word} for word in WORDS])
     sides = {"long": ["four"] * 4 + ["four"] * 2, "short": ["one"] * 4 + ["four"] * 2}
     files = {
@@ -176,7 +176,7 @@ def test_a_reward_function_gives_the_win_rate_that_its_numbers_say(tmp_path, cap
     assert json.loads(output.read_text())["rewards"] == [[4.0, 3.0]] * 4 + [[4.0, 4.0]] * 2
 
 
-def test_a_reward_model_compares_what_two_policies_write(tmp_path, capsys, policy, other):
+def test_a_reward_model_compares_the_answers_of_two_policies(tmp_path, capsys, policy, other):
     prompts = write(tmp_path / "prompts.jsonl", [{"prompt": word} for word in WORDS[:3]])
     model = build_tiny_classifier(tmp_path / "reward", seed=3)
     options = ["--prompts", prompts, "--model", model, "--max-new-tokens", "8"]

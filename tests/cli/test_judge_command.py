@@ -78,7 +78,7 @@ def test_swapping_the_policies_turns_wins_into_losses(judge):
     assert (result["win_rate"], result["wins"], result["losses"]) == (0.0, 0, 6)
 
 
-def test_a_judge_that_takes_the_first_shows_as_position_bias_and_ties(judge):
+def test_a_judge_that_prefers_the_answer_in_front_shows_as_position_bias_and_ties(judge):
     with faulty(lambda number, body: completion("Verdict: A")) as server:
         result = judge(server.url, "--yes")
     assert (result["win_rate"], result["ties"], result["inconsistent"]) == (0.5, 6, 6)
@@ -113,7 +113,7 @@ def test_a_second_run_asks_nothing_and_needs_no_yes(judge, tmp_path):
     assert judge("http://127.0.0.1:9/v1") == first
 
 
-def test_a_run_that_breaks_off_asks_again_only_for_what_it_lacks(judge, tmp_path):
+def test_an_interrupted_comparison_asks_only_for_missing_verdicts(judge, tmp_path):
     def breaks(number, body):
         return prefers_good(number, body) if number < 5 else Reply(b"gone", status=400)
 
@@ -147,12 +147,12 @@ def test_without_a_terminal_nothing_is_sent_unless_yes(judge):
         assert not server.asked
     assert "12 requests" in message
     assert "--yes" in message
-    # 12 answers of at most 256 tokens at 10 a million, and what is read beside them.
+    # 12 answers of at most 256 tokens at 10 per million, in addition to the tokens that are read.
     assert "at most 3,072 to write, at most about 0.03" in message
 
 
 class Terminal(io.StringIO):
-    """Somebody who types."""
+    """Standard input with typed text."""
 
     def isatty(self):
         return True
@@ -167,7 +167,7 @@ def test_at_a_terminal_only_a_yes_sends_anything(judge, monkeypatch, typed, code
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_pays_for_nothing_twice(judge, tmp_path):
+def test_a_killed_comparison_sends_no_request_twice(judge, tmp_path):
     judge_of = {"process": None}
 
     def kills(number, body):
@@ -194,7 +194,7 @@ def test_a_run_that_is_killed_pays_for_nothing_twice(judge, tmp_path):
         assert len(server.asked) == 12 - paid
 
 
-def test_log_probabilities_weigh_wins_by_the_share_of_the_letters(judge):
+def test_log_probabilities_weight_wins_by_the_share_of_the_letters(judge):
     def answer(number, body):
         assert (body["logprobs"], body["top_logprobs"], body["max_tokens"]) == (True, 20, 1)
         good_first = asked_of(body).index("good") < asked_of(body).index("bad")

@@ -94,7 +94,7 @@ def test_every_kind_is_measured_in_every_round_and_shown(recipe, files, micro_mo
     for key in ("bound", "human", "own", "radius"):
         assert result["certificate"][key] == pytest.approx(getattr(by_hand, key), rel=1e-3, abs=1e-6)
 
-    # The reward says what it says of the answers that are kept.
+    # The win rate is that of the answers on disk.
     prompts = read_prompts(files["prompts"])
     for number, metrics in enumerate(rounds):
         answers = read_answers_to(folder / f"round-{number}/evaluations/length/answers.json", prompts).texts
@@ -130,7 +130,7 @@ def test_every_kind_is_measured_in_every_round_and_shown(recipe, files, micro_mo
     assert "length" in page and f"{rounds[1]['length']['value']:.3f}" in page
 
 
-def test_a_judge_is_asked_once_however_often_the_run_is_killed(recipe, files):
+def test_a_judge_is_asked_once_even_if_the_run_is_interrupted(recipe, files):
     def prefers_longer(number, body):
         text = body["messages"][0]["content"]
         first = text.partition("[Answer A]")[2].partition("[End of answer A]")[0]

@@ -278,7 +278,7 @@ def _reads(
                 raise InputError(f"--{name} goes with --{reads}, which is missing.")
     for name in writing if names[reads] else ():
         if names[name] and name not in may:
-            raise InputError(f"--{name} is given beside --{reads}, which needs none; leave one of them out.")
+            raise InputError(f"--{name} is given with --{reads}, which takes none; leave one of them out.")
     return names[reads]
 
 

@@ -69,7 +69,7 @@ class PairwiseJudge:
         ]
 
     def read(self, answer: Answer) -> float | None:
-        """The share of the win, in [0, 1], that goes to the answer in front; None where there is no verdict.
+        """The share of the win, in [0, 1], that goes to the answer in front; None if there is no verdict.
 
         Raises:
             InputError: log-probabilities were asked for, and the server gave none.
