@@ -22,6 +22,7 @@ import warnings
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from alpaca_eval.metrics import glm_winrate
 
@@ -48,9 +49,11 @@ def ask_sgpo(annotations: Path, gamed: Path, model: str) -> dict[str, float]:
     """Ours, under alpaca_eval's names."""
     read = read_annotations(annotations)
     raw = raw_win_rate(read.preferences)
-    controlled = length_controlled_win_rate(
-        read.preferences, read.lengths, read.baseline_lengths, gamed=read_gamed(gamed) if model == "full" else None
-    )
+    options = {}
+    if model == "full":
+        # alpaca_eval finds an instruction's difficulty by row number, even if rows are missing.
+        options = {"gamed": read_gamed(gamed), "places": np.arange(len(read.outputs))}
+    controlled = length_controlled_win_rate(read.preferences, read.lengths, read.baseline_lengths, **options)
     return {
         "win_rate": raw.win_rate,
         "standard_error": raw.standard_error,
