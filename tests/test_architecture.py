@@ -18,7 +18,7 @@ ALLOWED = {
     "preferences": {"config", "policy", "serving", "store"},
     "leader": {"config", "robust", "stats", "policy", "preferences", "store"},
     "evaluate": {"config", "robust", "stats", "policy", "preferences", "serving", "store"},
-    "demo": {"config", "policy", "preferences", "stats", "store", "rounds", "plan"},
+    "demo": {"config", "store"},
     "rounds": {
         "config", "robust", "stats", "policy", "preferences", "serving", "leader", "evaluate", "demo", "store", "plan",
     },

@@ -1,4 +1,7 @@
-"""The shop world: what is drawn, what is rewarded, and how it is labelled."""
+"""The shop world: its draws, its reward and its labels."""
+
+import hashlib
+import json
 
 import numpy as np
 import pytest
@@ -16,7 +19,7 @@ PROMPT = (
 )
 GOOD = "Of course, gladly! The Morris lamp is blue and costs 25 dollars. I hope this helps you."
 
-# The good answer, spoilt in one way each.
+# The good answer with one defect each.
 SPOILT = {
     "politeness": [
         "Not you again. The Morris lamp is blue and costs 25 dollars. I hope this helps you.",
@@ -48,16 +51,32 @@ def test_the_splits_share_no_request_whatever_the_seeds():
         assert len(set(texts)) == 400
     by_split = {split: set(drawn[split, 0]) | set(drawn[split, 1]) for split in SPLITS}
     assert len(set.union(*by_split.values())) == sum(map(len, by_split.values()))
-    used = {row["prompt"] for row in world.seed_pairs(200, 3)}
+    used = {row["prompt"] for row in world.labelled_pairs(200, 3, "seeds")}
     assert not used & (by_split["sft"] | by_split["pool"] | by_split["test"])
     assert not {row["prompt"] for row in world.sft_rows(200, 3)} & (by_split["seeds"] | by_split["test"])
 
 
 def test_the_same_seed_draws_the_same_world_and_another_seed_another():
     one, same = ShopWorld(facts=0.5, flip_rate=0.2), ShopWorld(facts=0.5, flip_rate=0.2)
-    assert one.prompts(50, 1, "pool") == same.prompts(50, 1, "pool") != one.prompts(50, 2, "pool")
-    assert one.sft_rows(50, 1) == same.sft_rows(50, 1) != one.sft_rows(50, 2)
-    assert one.seed_pairs(50, 1) == same.seed_pairs(50, 1) != one.seed_pairs(50, 2)
+    for draw in (
+        lambda world, seed: world.prompts(50, seed, "pool"),
+        lambda world, seed: world.sft_rows(50, seed),
+        lambda world, seed: world.labelled_pairs(50, seed, "seeds"),
+    ):
+        assert draw(one, 1) == draw(same, 1) != draw(one, 2)
+
+
+def test_the_draws_of_a_seed_are_what_they_have_always_been():
+    """Runs and tables of earlier versions stay comparable: no change may disturb the random streams."""
+    world = ShopWorld(facts=0.5, flip_rate=0.2)
+    drawn = {
+        "ba5b565d8decf6c8": world.sft_rows(50, 3),
+        "406ca50a97f94704": world.labelled_pairs(50, 3, "seeds"),
+        "261a9ddc0aa7d701": world.prompts(50, 3, "pool"),
+        "af1b2c4241eab035": world.prompts(50, 3, "test"),
+    }
+    for digest, rows in drawn.items():
+        assert hashlib.sha256(json.dumps(rows).encode()).hexdigest().startswith(digest)
 
 
 def test_a_request_reads_back_from_its_text():
@@ -160,7 +179,8 @@ def test_the_annotator_is_bradley_terry_with_flipped_labels(flip_rate, differenc
     assert share == pytest.approx(expected, abs=4 * 0.5 / np.sqrt(n))
 
 
-def test_seed_pairs_agree_with_gold_as_often_as_bradley_terry_says():
+@pytest.mark.parametrize("split", ["seeds", "test"])
+def test_labels_agree_with_gold_as_often_as_bradley_terry_says(split):
     def agreement(world, pairs):
         gaps = np.array(
             [
@@ -171,14 +191,14 @@ def test_seed_pairs_agree_with_gold_as_often_as_bradley_terry_says():
         return (gaps > 0)[gaps != 0].mean(), (1 / (1 + np.exp(-np.abs(gaps[gaps != 0])))).mean()
 
     honest, noisy = ShopWorld(), ShopWorld(flip_rate=0.3)
-    observed, expected = agreement(honest, honest.seed_pairs(3000, 0))
+    observed, expected = agreement(honest, honest.labelled_pairs(3000, 0, split))
     assert observed == pytest.approx(expected, abs=0.035)
-    observed, expected = agreement(noisy, noisy.seed_pairs(3000, 0))
+    observed, expected = agreement(noisy, noisy.labelled_pairs(3000, 0, split))
     assert observed == pytest.approx(0.7 * expected + 0.3 * (1 - expected), abs=0.035)
 
 
 def test_a_pair_never_holds_the_same_answer_twice():
-    assert all(row["chosen"] != row["rejected"] for row in ShopWorld().seed_pairs(2000, 0))
+    assert all(row["chosen"] != row["rejected"] for row in ShopWorld().labelled_pairs(2000, 0, "seeds"))
 
 
 def test_a_sentence_states_its_facts_in_the_order_given():

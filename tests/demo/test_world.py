@@ -1,126 +1,100 @@
-"""The embedded world on disk, and the judge who knows its gold reward."""
-
-import copy
-import json
+"""The embedded world on disk: files that any recipe can name."""
 
 import numpy as np
 import pytest
-import torch
-from datasets import Dataset
 
-from sgpo.config.world import WorldSettings
+from sgpo.config import EvaluateConfig, RunConfig, WorldConfig, validate
 from sgpo.demo.shop import ShopWorld
-from sgpo.demo.world import GoldJudge, as_messages, prepare_world, world_paths
-from sgpo.policy.generate import generate_responses
-from sgpo.policy.load import Policy, load_policy
-from sgpo.policy.tokens import tokenize_response
+from sgpo.demo.world import WorldFiles, prepare_world
+from sgpo.errors import InputError
+from sgpo.policy.load import load_policy
+from sgpo.preferences.annotators.function import FunctionAnnotator
 from sgpo.preferences.source import load_pairs, load_prompts
-from sgpo.rounds.loop import RoundResult
 
-SETTINGS = WorldSettings(
-    flip_rate=0.2, seed_pairs=20, pool_prompts=30, test_prompts=60, sft_examples=1600, layers=1, hidden=64, heads=2
-)
-
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory):
-    path = tmp_path_factory.mktemp("world")
-    prepare_world(SETTINGS, path, seed=0)
-    return path
+SETTINGS = WorldConfig(
+    facts=0.25, flip_rate=0.2, seed_pairs=20, heldout_pairs=15, pool_prompts=30, test_prompts=10, sft_examples=320,
+    layers=1, hidden=32, heads=2,
+)  # fmt: skip
+WORLD = ShopWorld(facts=0.25, flip_rate=0.2)
 
 
 @pytest.fixture(scope="module")
-def judge(directory):
-    return GoldJudge(SETTINGS, directory, seed=0)
+def files(tmp_path_factory):
+    return prepare_world(SETTINGS, tmp_path_factory.mktemp("world"), seed=3)
 
 
-@pytest.fixture(scope="module")
-def sft_policy(directory):
-    return load_policy(str(world_paths(directory).sft))
+def texts(rows, column):
+    return [messages[-1]["content"] for messages in rows[column]]
 
 
-def result(policy, number=0, pairs=None):
-    # Round 0 trained on human pairs.
-    return RoundResult(number=number, policy=policy, pairs=pairs or pairs_of([("Hello", "Yes.", "No.", "human")]))
+def test_its_files_are_what_the_loop_loads(files):
+    for path, split, count in ((files.seeds, "seeds", 20), (files.heldout, "test", 15)):
+        pairs, drawn = load_pairs(str(path)), WORLD.labelled_pairs(count, 3, split)
+        for column in ("prompt", "chosen", "rejected"):
+            assert texts(pairs, column) == [row[column] for row in drawn]
+    for path, split, count in ((files.prompts, "pool", 30), (files.test, "test", 10)):
+        assert texts(load_prompts(str(path)), "prompt") == WORLD.prompts(count, 3, split)
+    assert load_policy(str(files.sft)).context == SETTINGS.max_length
 
 
-def pairs_of(rows):
-    turn = lambda text: [{"role": "assistant", "content": text}]  # noqa: E731 -- one word for one turn
-    return Dataset.from_list(
-        [
-            {"prompt": as_messages(prompt), "chosen": turn(chosen), "rejected": turn(rejected), "source": source}
-            for prompt, chosen, rejected, source in rows
-        ]
+def test_nothing_that_is_evaluated_on_is_trained_on(files):
+    trained = {row["prompt"] for row in WORLD.sft_rows(320, 3)}
+    trained |= {*texts(load_pairs(str(files.seeds)), "prompt"), *texts(load_prompts(str(files.prompts)), "prompt")}
+    assert not trained & {
+        *texts(load_pairs(str(files.heldout)), "prompt"), *texts(load_prompts(str(files.test)), "prompt"),
+    }  # fmt: skip
+
+
+def test_its_reward_file_is_the_gold_reward_for_annotation_and_evaluation_alike(files):
+    function = f"{files.reward}:reward"
+    EvaluateConfig(kind="reward", prompts=str(files.test), function=function)
+    prompts = load_prompts(str(files.test))["prompt"][:]
+    responses = [["Of course, gladly! I hope this helps you.", f"The {place}."] for place in range(len(prompts))]
+    ranking = FunctionAnnotator(function)(prompts, responses)
+    expected = [
+        WORLD.gold_reward(messages[-1]["content"], text)
+        for messages, row in zip(prompts, responses, strict=True)
+        for text in row
+    ]
+    np.testing.assert_array_equal(ranking.rewards, expected)
+
+
+def test_the_same_seed_writes_the_same_bytes(files, tmp_path):
+    again = prepare_world(SETTINGS, tmp_path, seed=3)
+    written = [path.relative_to(tmp_path) for path in sorted(tmp_path.rglob("*")) if path.is_file()]
+    assert {path.parts[0] for path in written} == {getattr(again, name).name for name in vars(again)}
+    for path in written:
+        assert (tmp_path / path).read_bytes() == (files.sft.parent / path).read_bytes(), path
+
+
+def test_progress_counts_the_steps_of_the_sft(tmp_path):
+    seen = []
+    prepare_world(
+        SETTINGS.model_copy(update={"sft_examples": 48}), tmp_path, seed=0, progress=lambda *step: seen.append(step)
     )
+    assert seen == [(step, 3) for step in range(1, 4)]
+    assert WorldFiles.of(tmp_path).reward.is_file()
 
 
-def test_its_files_are_what_the_loop_loads(directory):
-    paths, world = world_paths(directory), ShopWorld(flip_rate=0.2)
-    pairs, prompts = load_pairs(str(paths.seeds)), load_prompts(str(paths.prompts))
-    assert [row[-1]["content"] for row in prompts["prompt"]] == world.prompts(30, 0, "pool")
-    assert [row[0]["content"] for row in pairs["chosen"]] == [row["chosen"] for row in world.seed_pairs(20, 0)]
-
-
-def test_judging_the_sft_model_finds_no_gain_and_no_divergence(judge, sft_policy):
-    gold = judge(result(sft_policy)).metrics["gold"]
-    assert gold["low"] < 0.5 < gold["high"]
-    assert gold["kl"] == pytest.approx(0, abs=1e-4)
-    assert gold["prompts"] == 60
-    assert "agreement" not in gold
-
-
-def test_the_same_policy_is_judged_alike_twice_and_from_disk(directory, judge, sft_policy):
-    once = judge(result(sft_policy))
-    again = GoldJudge(SETTINGS, directory, seed=0)(result(sft_policy))
-    assert once == again
-
-
-def test_the_policy_is_sampled_apart_from_the_baseline(directory, judge, sft_policy):
-    samples = judge(result(sft_policy)).samples
-    assert any(sample["response"] != sample["baseline"] for sample in samples)
-
-
-def test_samples_carry_the_rewards_of_the_texts_they_show(judge, sft_policy):
-    world = ShopWorld(flip_rate=0.2)
-    for sample in judge(result(sft_policy)).samples:
-        assert sample["reward"] == world.gold_reward(sample["prompt"], sample["response"])
-        assert sample["baseline_reward"] == world.gold_reward(sample["prompt"], sample["baseline"])
-
-
-def test_agreement_is_the_share_of_self_annotated_pairs_that_gold_orders_alike(judge, sft_policy):
-    prompt = ShopWorld().prompts(1, 0, "pool")[0]
-    good, bad = "Of course, gladly! I hope this helps you.", "Not you again. Stop wasting my time."
-    rows = [(prompt, good, bad, "self")] * 3 + [(prompt, bad, good, "self")]
-    rows += [(prompt, good, good, "self")] + [(prompt, bad, good, "human")] * 5
-    gold = judge(result(sft_policy, number=1, pairs=pairs_of(rows))).metrics["gold"]
-    assert gold["agreement"] == pytest.approx(3.5 / 5)
-
-
-def test_the_divergence_is_the_sum_over_the_vocabulary_along_sampled_responses(judge, sft_policy):
-    """The same divergence by another estimator: KL of the next-token laws, summed over the tokens of responses."""
-    model = copy.deepcopy(sft_policy.model)
-    with torch.no_grad():
-        model.model.norm.weight.mul_(1.5)
-    sharp = Policy(model, sft_policy.tokenizer, sft_policy.path)
-    prompts = [as_messages(text) for text in ShopWorld().prompts(200, 0, "pool")]
-    found = []
-    for prompt, row in zip(
-        prompts, generate_responses(sharp, prompts, n=1, temperature=1.0, seed=5, max_new_tokens=64), strict=True
-    ):
-        prompt_ids, response_ids = tokenize_response(sharp.tokenizer, prompt, row[0].text)
-        ids = torch.tensor([prompt_ids + response_ids])
-        with torch.no_grad():
-            ours, theirs = (
-                one.model(input_ids=ids).logits[0, len(prompt_ids) - 1 : -1].log_softmax(-1)
-                for one in (sharp, sft_policy)
-            )
-        found.append(float((ours.exp() * (ours - theirs)).sum()))
-    gold = judge(result(sharp)).metrics["gold"]
-    assert gold["kl"] > 1
-    assert gold["kl"] == pytest.approx(np.mean(found), rel=0.2)
-
-
-def test_the_baseline_is_sampled_once_and_kept(directory):
-    rows = [json.loads(line) for line in world_paths(directory).baseline.read_text().splitlines()]
-    assert len(rows) == 60
-    assert np.unique([len(row["responses"]) for row in rows]).tolist() == [2]
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"path": "mine"}}, "model.path is given with a world"),
+        ({"data": {"seeds": "mine.jsonl"}}, "data.seeds is given with a world"),
+        ({"data": {"heldout": "mine.jsonl"}}, "data.heldout is given with a world"),
+        ({"data": {"split": {"sources": [{"path": "a"}], "pools": [1] * 3}}}, "data.split is given with a world"),
+        ({"generation": {"max_new_tokens": 160}}, r"is 160; allowed: less than world.max_length \(160\)"),
+        ({"world": {"test_responses": 2}}, "world: test_responses is 2, .*allowed: world.test_prompts alone"),
+        ({"world": {"facts": 1.5}}, "world.facts is 1.5"),
+        (
+            {"evaluate": [{"kind": "reward", "name": "gold", "prompts": "p", "function": "f:f"}]},
+            "evaluate has 'gold', the name of the world's own",
+        ),
+        ({"world": None}, "model.path is missing"),
+    ],
+)
+def test_a_recipe_that_does_not_go_with_its_world_is_refused(changes, message):
+    recipe = {"output": "run", "world": {}, "generation": {"max_new_tokens": 64}}
+    validate(RunConfig, recipe, "recipe")
+    with pytest.raises(InputError, match=message):
+        validate(RunConfig, recipe | changes, "recipe")

@@ -41,41 +41,30 @@ def _run(arguments: argparse.Namespace) -> int:
     console = None if arguments.quiet or not processes.is_main else Console()
     reporter = Reporter(console)
     command = ["sgpo", "run", "--config", arguments.config, *overrides]
-    if "world" in content:
-        from sgpo.demo.run import WorldRecipe, plan_world, run_world
+    from sgpo.plan.run import plan_run
+    from sgpo.rounds.loop import run_recipe
 
-        with processes.main_first():
-            recipe = validate(WorldRecipe, content, arguments.config)
-        if arguments.dry_run:
-            Console().print(plan_world(recipe))
-            return 0
-        with explaining_full_disk(recipe.output):
-            run_world(recipe, command=command, processes=processes, reporter=reporter)
-            return _finish(Path(recipe.output), console) if processes.is_main else 0
-    else:
-        from sgpo.plan.run import plan_run
-        from sgpo.rounds.loop import run_recipe
-
-        with processes.main_first():
-            config = validate(RunConfig, content, arguments.config)
-            # What is wrong with the inputs is found, and told, once.
-            plan = None
-            if processes.is_main:
-                plan = plan_run(config, offline=offline and arguments.dry_run, processes=processes.count)
-            if plan is not None and plan.missing and not arguments.dry_run:
-                raise InputError("; ".join(plan.missing) + ".")
-        if arguments.dry_run:
-            if plan is not None:
-                Console().print(plan)
-            return 0
-        with explaining_full_disk(config.output):
-            run_recipe(config, command=command, processes=processes, reporter=reporter)
-            return _finish(Path(config.output), console) if processes.is_main else 0
+    with processes.main_first():
+        config = validate(RunConfig, content, arguments.config)
+        # What is wrong with the inputs is found, and told, once.
+        plan = None
+        if processes.is_main:
+            plan = plan_run(config, offline=offline and arguments.dry_run, processes=processes.count)
+        if plan is not None and plan.missing and not arguments.dry_run:
+            raise InputError("; ".join(plan.missing) + ".")
+    if arguments.dry_run:
+        if plan is not None:
+            Console().print(plan)
+        return 0
+    with explaining_full_disk(config.output):
+        run_recipe(config, command=command, processes=processes, reporter=reporter)
+        return _finish(Path(config.output), console) if processes.is_main else 0
 
 
 def _finish(directory: Path, console) -> int:
     from sgpo.report.build import write_report
     from sgpo.report.read import read_run
+    from sgpo.report.story import shipping_sentence
     from sgpo.report.table import rich_table, summary_rows
 
     page = write_report(directory)
@@ -83,6 +72,6 @@ def _finish(directory: Path, console) -> int:
         record = read_run(directory)
         console.print(rich_table(summary_rows(record)))
         if record.shipped:
-            console.print(record.shipped.sentence, highlight=False)
+            console.print(shipping_sentence(record), highlight=False)
         console.print(f"Report: {page}", highlight=False)
     return 0

@@ -11,6 +11,7 @@ from sgpo.config.model import ModelConfig
 from sgpo.config.read import named_sources, read_recipe
 from sgpo.config.recipe import VALIDATION_SHARE, Recipe, RunConfig
 from sgpo.config.section import Count, NotNegative, Positive, Section
+from sgpo.config.world import WorldConfig
 
 __all__ = [
     "VALIDATION_SHARE",
@@ -30,6 +31,7 @@ __all__ = [
     "Section",
     "SourceConfig",
     "SplitConfig",
+    "WorldConfig",
     "named_sources",
     "read_recipe",
     "validate",

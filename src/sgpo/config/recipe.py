@@ -12,6 +12,7 @@ from sgpo.config.generation import GenerationConfig
 from sgpo.config.hardware import HardwareConfig
 from sgpo.config.model import ModelConfig
 from sgpo.config.section import Section
+from sgpo.config.world import SUPPLIED, WORLD_EVALUATION, WorldConfig
 
 # Of the seeds' prompts, where pairs are set aside and the recipe does not say how many.
 VALIDATION_SHARE = 0.2
@@ -116,10 +117,14 @@ class Recipe(Section):
 
 
 class RunConfig(Recipe):
-    """A run of SSAPO on a model and data that the user has."""
+    """A run of SSAPO on a model and data that the user has, or on an embedded world."""
+
+    world: WorldConfig | None = Field(None, description="An embedded world that supplies model and data; see below.")
 
     @model_validator(mode="after")
     def _inputs_are_named(self) -> "RunConfig":
+        if self.world is not None:
+            return self
         data = self.data
         for value, key in (
             (self.model.path, "model.path"),
@@ -141,5 +146,28 @@ class RunConfig(Recipe):
         if len(data.split.pools) != self.rounds:
             raise ValueError(
                 f"data.split.pools has {len(data.split.pools)} sizes; allowed: one per round ({self.rounds})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_world_supplies_model_and_data(self) -> "RunConfig":
+        world = self.world
+        if world is None:
+            return self
+        for section, keys in SUPPLIED.items():
+            for key in keys:
+                if getattr(getattr(self, section), key) is not None:
+                    raise ValueError(f"{section}.{key} is given with a world, which supplies it; leave it out")
+        if WORLD_EVALUATION in (evaluation.title for evaluation in self.evaluate):
+            raise ValueError(f"evaluate has {WORLD_EVALUATION!r}, the name of the world's own; allowed: another name")
+        return self
+
+    @model_validator(mode="after")
+    def _a_world_has_room_for_responses(self) -> "RunConfig":
+        world, tokens = self.world, self.generation.max_new_tokens
+        if world is not None and tokens >= world.max_length:
+            raise ValueError(
+                f"generation.max_new_tokens is {tokens}; allowed: less than world.max_length ({world.max_length}), so "
+                "that a prompt has room"
             )
         return self

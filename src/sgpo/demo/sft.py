@@ -1,8 +1,7 @@
 """A small SFT model from scratch: a tokenizer and a Llama, trained on prompts and responses with TRL's SFTTrainer."""
 
-import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,11 @@ from transformers.utils import logging
 from trl import SFTConfig, SFTTrainer
 
 from sgpo.errors import InputError
+from sgpo.store.files import replacing
 
 ROLES = ("system", "user", "assistant")
 PAD, END = "<|pad|>", "<|end|>"
+VOCABULARY = 1024
 
 # The generation tags mark what TRL's assistant_only_loss trains on: the assistant's words and the token that ends them.
 CHAT_TEMPLATE = (
@@ -45,7 +46,7 @@ def train_small_sft(
     rows: Iterable[dict[str, Any]],
     output_dir: str | Path,
     *,
-    vocab_size: int = 1024,
+    vocab_size: int = VOCABULARY,
     layers: int = 2,
     hidden: int = 128,
     heads: int = 4,
@@ -65,14 +66,14 @@ def train_small_sft(
         rows: `prompt` (text, or a list of messages) and `response` (text), or `messages` with at least one assistant
             turn; roles are system, user and assistant.
         output_dir: folder to write; it must not exist, or be empty.
-        vocab_size: most entries of the vocabulary; at least 261, the bytes and the special tokens.
-        layers, hidden, heads: size of the Llama; `heads` divides `hidden`.
+        vocab_size: maximum size of the vocabulary; at least 261, the bytes and the special tokens.
+        layers, hidden, heads: size of the Llama; `hidden` is a multiple of twice `heads`.
         epochs: passes over the rows.
         learning_rate: peak of AdamW's cosine schedule.
         batch_size: rows per step.
-        max_length: tokens of a row, longer ones are cut; and the model's context.
+        max_length: tokens of a row, longer ones are truncated; also the model's context.
         seed: seed of the weights and of the order of the rows.
-        progress: called after each step with the steps done and the steps in all.
+        progress: called after each step with the steps done and the total.
 
     Returns: `output_dir`.
 
@@ -80,71 +81,50 @@ def train_small_sft(
         InputError: a row or an argument that cannot be used; it is named.
     """
     output_dir = Path(output_dir)
-    _check_arguments(output_dir, vocab_size, layers, hidden, heads, max_length)
+    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        raise InputError(f"output_dir: {output_dir} exists and is not empty; allowed: a new or an empty folder.")
+    _check_size(vocab_size, layers, hidden, heads, max_length)
     conversations = [_messages(row, place) for place, row in enumerate(rows)]
     if not conversations:
         raise InputError("rows is empty; allowed: at least one row.")
     set_seed(seed)
     tokenizer = _train_tokenizer((message["content"] for turns in conversations for message in turns), vocab_size)
+    special = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     model = LlamaForCausalLM(
-        _model_config(
-            len(tokenizer),
-            layers,
-            hidden,
-            heads,
-            max_position_embeddings=max_length,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+        _model_config(len(tokenizer), layers, hidden, heads, max_position_embeddings=max_length, **special)
     )
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}-", dir=output_dir.parent))
-    try:
-        arguments = SFTConfig(
-            output_dir=str(scratch / "trainer"),
-            assistant_only_loss=True,
+    with replacing(output_dir) as partial, _no_bars():
+        _train(
+            model,
+            tokenizer,
+            conversations,
+            progress,
             num_train_epochs=epochs,
             learning_rate=learning_rate,
-            lr_scheduler_type="cosine",
-            warmup_steps=0.05,
             per_device_train_batch_size=batch_size,
             max_length=max_length,
-            activation_checkpointing=False,
-            bf16=False,
-            use_cpu=not torch.cuda.is_available(),
-            dataloader_pin_memory=torch.cuda.is_available(),
-            save_strategy="no",
-            logging_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
             seed=seed,
         )
-        with _no_bars():
-            _train(model, tokenizer, conversations, arguments, progress)
-            model.save_pretrained(scratch / "model")
-            tokenizer.save_pretrained(scratch / "model")
-        (scratch / "model").replace(output_dir)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
     return output_dir
 
 
-def count_parameters(*, vocab_size: int = 1024, layers: int, hidden: int, heads: int) -> int:
-    """Weights of the Llama that `train_small_sft` builds, when its vocabulary is full."""
+def count_parameters(*, vocab_size: int = VOCABULARY, layers: int, hidden: int, heads: int) -> int:
+    """Weights of the Llama that `train_small_sft` builds when its vocabulary is full.
+
+    Raises:
+        InputError: sizes that no such model has.
+    """
+    _check_size(vocab_size, layers, hidden, heads)
     with torch.device("meta"):
         model = LlamaForCausalLM(_model_config(vocab_size, layers, hidden, heads))
     return sum(weight.numel() for weight in model.parameters())
 
 
-def _check_arguments(output_dir: Path, vocab_size: int, layers: int, hidden: int, heads: int, max_length: int) -> None:
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise InputError(f"output_dir: {output_dir} exists and is not empty; allowed: a new or an empty folder.")
-    least = 256 + len(ROLES) + 2
-    for name, value, allowed in (
-        ("vocab_size", vocab_size, least),
-        ("layers", layers, 1),
-        ("max_length", max_length, 8),
-    ):
+def _check_size(vocab_size: int, layers: int, hidden: int, heads: int, max_length: int = 8) -> None:
+    least = {"vocab_size": (vocab_size, 256 + len(ROLES) + 2), "layers": (layers, 1), "max_length": (max_length, 8)}
+    for name, (value, allowed) in least.items():
         if value < allowed:
             raise InputError(f"{name} is {value}; allowed: a whole number >= {allowed}.")
     if heads < 1 or hidden % (2 * heads):
@@ -152,7 +132,7 @@ def _check_arguments(output_dir: Path, vocab_size: int, layers: int, hidden: int
 
 
 def _messages(row: dict[str, Any], place: int) -> list[dict[str, str]]:
-    """The turns of a row, checked."""
+    """The messages of a row, checked."""
     if "messages" in row:
         turns = row["messages"]
     elif "prompt" in row and "response" in row:
@@ -218,24 +198,40 @@ class _Steps(TrainerCallback):
 def _train(
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
-    conversations: Sequence[list[dict[str, str]]],
-    arguments: SFTConfig,
+    conversations: list[list[dict[str, str]]],
     progress: Callable[[int, int], None] | None,
+    **settings: Any,
 ) -> None:
-    trainer = SFTTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=Dataset.from_dict({"messages": conversations}),
-        processing_class=tokenizer,
-        callbacks=[_Steps(progress)] if progress else [],
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = SFTConfig(
+            output_dir=scratch,
+            assistant_only_loss=True,
+            lr_scheduler_type="cosine",
+            warmup_steps=0.05,
+            activation_checkpointing=False,
+            bf16=False,
+            use_cpu=not torch.cuda.is_available(),
+            dataloader_pin_memory=torch.cuda.is_available(),
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            **settings,
+        )
+        trainer = SFTTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=Dataset.from_dict({"messages": conversations}),
+            processing_class=tokenizer,
+            callbacks=[_Steps(progress)] if progress else [],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
 
 
 @contextmanager
 def _no_bars() -> Iterator[None]:
-    """Keeps the bars of datasets and transformers off the terminal; `progress` is there for that."""
+    """Hides the progress bars of datasets and transformers, which `progress` replaces."""
     of_datasets, of_transformers = not are_progress_bars_disabled(), logging.is_progress_bar_enabled()
     disable_progress_bars()
     logging.disable_progress_bar()

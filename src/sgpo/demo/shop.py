@@ -1,7 +1,7 @@
-"""The shop world: customers ask for facts about an article, and a gold reward knows how good an answer is."""
+"""The shop world: customers ask for facts about an article, and a gold reward scores the answers."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,10 +21,10 @@ class ShopWorld:
 
     Attributes:
         facts: in [0, 1], how much of the reward is facts of the request. At 0 it is mostly manners, which an implicit
-            reward learns from a few seeds and carries over to new requests; at 1 it is mostly whether the stated
+            reward learns from a few seeds and which generalise to new requests; at 1 it is mostly whether the stated
             facts are the article's own, which a small model cannot judge.
-        flip_rate: probability that the annotator's label is turned round, in [0, 1].
-        manners: how often the corpus has each quality.
+        flip_rate: probability that the annotator's label is flipped, in [0, 1].
+        manners: of the answers in the corpus.
 
     Raises:
         InputError: `facts` or `flip_rate` is out of range.
@@ -40,7 +40,7 @@ class ShopWorld:
                 raise InputError(f"{name} is {getattr(self, name)}; allowed: a number in [0, 1].")
 
     def prompts(self, n: int, seed: int, split: str) -> list[str]:
-        """n different requests of a split; the splits share no request, whatever the seeds.
+        """n distinct requests of a split; splits share no request, for any seeds.
 
         Raises:
             InputError: no such split.
@@ -60,6 +60,25 @@ class ShopWorld:
         weights = attribute_weights(self.facts)
         return sum(weights[name] * value for name, value in self.attributes(prompt, response).items())
 
+    def rewards(
+        self, prompts: Sequence[Sequence[dict[str, str]]], responses: Sequence[Sequence[str]]
+    ) -> list[list[float]]:
+        """The gold reward as a function for annotation and evaluation.
+
+        Args:
+            prompts: P conversations that end in a request.
+            responses: P lists of responses.
+
+        Returns: P lists of rewards in nats.
+
+        Raises:
+            InputError: a prompt is no request of this world.
+        """
+        return [
+            [self.gold_reward(messages[-1]["content"], response) for response in row]
+            for messages, row in zip(prompts, responses, strict=True)
+        ]
+
     def sft_rows(self, n: int, seed: int) -> list[dict[str, str]]:
         """n rows of mixed quality to train an SFT model on: prompt and response."""
         rng = _rng(seed, "answers of the sft split")
@@ -68,19 +87,19 @@ class ShopWorld:
             for request in _draw_requests(n, seed, "sft")
         ]
 
-    def seed_pairs(self, n: int, seed: int) -> list[dict[str, str]]:
-        """n pairs of corpus answers with the annotator's labels: prompt, chosen and rejected."""
-        rng = _rng(seed, "answers of the seeds split")
-        requests = list(_draw_requests(n, seed, "seeds"))
-        answers = [_draw_two(request, self.manners, rng) for request in requests]
-        firsts, seconds = (
-            [self.gold_reward(request.text, pair[place]) for request, pair in zip(requests, answers, strict=True)]
-            for place in (0, 1)
-        )
+    def labelled_pairs(self, n: int, seed: int, split: str) -> list[dict[str, str]]:
+        """n pairs of corpus answers to requests of a split, with the annotator's labels: prompt, chosen and rejected.
+
+        Raises:
+            InputError: no such split.
+        """
+        rng = _rng(seed, f"answers of the {split} split")
+        drawn = [(request.text, *_draw_two(request, self.manners, rng)) for request in _draw_requests(n, seed, split)]
+        firsts, seconds = ([self.gold_reward(row[0], row[place]) for row in drawn] for place in (1, 2))
         kept = prefers_first(firsts, seconds, flip_rate=self.flip_rate, rng=rng)
         return [
-            {"prompt": request.text, "chosen": pair[0 if first else 1], "rejected": pair[1 if first else 0]}
-            for request, pair, first in zip(requests, answers, kept, strict=True)
+            {"prompt": text, "chosen": first if keep else second, "rejected": second if keep else first}
+            for (text, first, second), keep in zip(drawn, kept, strict=True)
         ]
 
 
@@ -104,7 +123,7 @@ def _draw_two(request: Request, manners: Manners, rng: np.random.Generator) -> t
 
 
 def _split_of(text: str) -> str:
-    """The text alone decides, so that a request can be in one split only."""
+    """The split of a request; its text alone decides, so that no request is in two splits."""
     return SPLITS[hashlib.sha256(text.encode()).digest()[0] % len(SPLITS)]
 
 

@@ -31,7 +31,7 @@ from sgpo.preferences.source import load_pairs
 from sgpo.serving.cache import Body, CachedPool
 from sgpo.serving.client import ServerPool
 from sgpo.stats.certificate import certify_policy
-from sgpo.stats.preferences import report_preferences
+from sgpo.stats.ranking import report_preferences
 from sgpo.store.progress import Reporter
 from sgpo.store.records import Sample
 

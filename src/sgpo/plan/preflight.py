@@ -10,12 +10,13 @@ from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sgpo.config import RunConfig
+from sgpo.demo.sft import VOCABULARY, count_parameters
 from sgpo.errors import InputError
 from sgpo.policy.load import load_tokenizer
 from sgpo.policy.locate import check_exists
 from sgpo.preferences.source import load_pairs, load_prompts
 from sgpo.rounds.costs import Architecture
-from sgpo.rounds.data_split import mix_sources
+from sgpo.rounds.data import mix_sources
 from sgpo.rounds.prompts import pool_size, prompt_lengths, prompt_room, round_sizes
 
 _GIB = 2**30
@@ -64,6 +65,9 @@ class Preflight:
         Raises:
             InputError: whatever would stop the run later.
         """
+        if self._config.world is not None:
+            self._look_at_world()
+            return self._found
         self._look_at_model()
         if self._config.data.split is None:
             self._look_at_pairs()
@@ -71,6 +75,13 @@ class Preflight:
         else:
             self._look_at_split()
         return self._found
+
+    def _look_at_world(self) -> None:
+        world, found = self._config.world, self._found
+        found.seeds, found.heldout = world.seed_pairs, world.heldout_pairs
+        found.pools = round_sizes(world.pool_prompts, self._config, "world.pool_prompts")
+        found.parameters = count_parameters(layers=world.layers, hidden=world.hidden, heads=world.heads)
+        found.architecture = Architecture(world.layers, world.hidden, VOCABULARY)
 
     def _look_at_split(self) -> None:
         split, found = self._config.data.split, self._found

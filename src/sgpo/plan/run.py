@@ -23,6 +23,7 @@ from sgpo.rounds.costs import (
     state_bytes,
     training_flops,
 )
+from sgpo.rounds.data import plan_data
 from sgpo.rounds.evaluations import check_evaluations
 from sgpo.rounds.training import leader_settings
 from sgpo.stats.acceptance import ENOUGH_PAIRS
@@ -85,8 +86,8 @@ def plan_run(config: RunConfig, *, offline: bool = False, processes: int = 1) ->
         check_same_config(stored, config.model_dump(mode="json"))
     inputs = Preflight(config, offline=offline).inspect()
     check_arguments(config, processes)
-    if config.data.split is None:
-        # With a split of its own, an evaluation may name a file that is not written yet; the run checks it then.
+    if config.data.split is None and config.world is None:
+        # Otherwise an evaluation may name a file that is not written yet; the run checks it then.
         check_evaluations(config)
     lengths = expected_lengths(config, inputs.prompt_tokens)
     unchecked = [f"not checked: {what}." for what in inputs.unchecked]
@@ -159,7 +160,7 @@ def needs(config: Recipe, parameters: int, architecture: Architecture | None, le
 
 
 def plan_stages(
-    config: Recipe, seeds: int, heldout: int, pools: list[int], parameters: int, lengths: Lengths
+    config: RunConfig, seeds: int, heldout: int, pools: list[int], parameters: int, lengths: Lengths
 ) -> list[StagePlan]:
     """The stages of a run.
 
@@ -171,11 +172,7 @@ def plan_stages(
         lengths: mean tokens.
     """
     leader = config.leader
-    stages = []
-    if config.data.split is not None:
-        chosen = "at random" if config.data.split.selection == "random" else "as farthest points"
-        drawn = f"{len(pools)} pool{'' if len(pools) == 1 else 's'}"
-        stages.append(StagePlan("data", f"{seeds} seeds {chosen}, {drawn}, {heldout} held out; no prompt twice"))
+    stages = plan_data(config)
     human, aside = seeds, round(config.validation_share * seeds)
     seeds -= aside
     stages += [StagePlan("seed/pairs", f"{seeds} human pairs, scored by the reference")]

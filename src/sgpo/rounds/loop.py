@@ -19,7 +19,7 @@ from sgpo.preferences.seeds import hold_out, select_seeds
 from sgpo.preferences.source import load_pairs
 from sgpo.rounds.annotation import Annotation
 from sgpo.rounds.context import Run
-from sgpo.rounds.data_split import split_data
+from sgpo.rounds.data import resolve_data
 from sgpo.rounds.evaluations import check_evaluations, evaluate_round, headlines
 from sgpo.rounds.metrics import stage_metrics
 from sgpo.rounds.policies import Policies
@@ -64,9 +64,9 @@ def run_recipe(config: RunConfig, *, command: list[str], processes: Processes, r
     """
     quiet_libraries()
     with closing(open_run(config, command, processes)) as run:
-        resolved = split_data(config, Stages(run, config.seed, processes, reporter))
+        resolved = resolve_data(config, Stages(run, config.seed, processes, reporter))
         if resolved is not config and processes.is_main:
-            # The prompts of a split are known only now.
+            # The prompts are known only now.
             Preflight(resolved, offline=False).inspect()
         run_rounds(resolved, run, processes=processes, reporter=reporter)
 

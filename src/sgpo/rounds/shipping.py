@@ -14,7 +14,7 @@ from sgpo.policy.tokens import tokenize_responses
 from sgpo.rounds.policies import Policies
 from sgpo.rounds.validation import PAIRS, Validation
 from sgpo.stats.acceptance import ENOUGH_PAIRS, LEVEL, latest_supported
-from sgpo.stats.radius import calibrate
+from sgpo.stats.ranking import ranking_accuracy
 from sgpo.store.stages import Stages
 
 SHIPPED = "shipped.json"
@@ -70,7 +70,7 @@ class Shipping:
                     "score": found.score,
                     "p_value": found.p_value,
                     "threshold": float(threshold),
-                    "accuracy": calibrate(row).accuracy,
+                    "accuracy": ranking_accuracy(row).accuracy,
                 }
                 for number, (found, threshold, row) in enumerate(
                     zip(shipment.evidence, shipment.thresholds, gaps, strict=True)

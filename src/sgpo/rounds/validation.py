@@ -14,7 +14,9 @@ from sgpo.leader.scores import POLICY_COLUMNS, stored_gaps
 from sgpo.policy.load import Policy
 from sgpo.rounds.policies import Policies
 from sgpo.rounds.scoring import score_pairs
-from sgpo.stats.radius import accept_round, calibrate, choose_radius, measured_radius
+from sgpo.stats.acceptance import accept_round, choose_radius
+from sgpo.stats.certificate import measured_radius
+from sgpo.stats.ranking import ranking_accuracy
 from sgpo.store.stages import Stages
 
 PAIRS = "validation/pairs"
@@ -96,16 +98,16 @@ class Validation:
                 "reason": decision.reason,
                 "change": decision.change,
                 "standard_error": decision.standard_error,
-                "accuracy": decision.after.accuracy,
+                "accuracy": ranking_accuracy(gaps).accuracy,
             }
-            for radius, decision in zip(radii, decisions, strict=True)
+            for radius, decision, gaps in zip(radii, decisions, after, strict=True)
         ]
         content = {
             "place": place,
             # A round that is not taken is reported with the radius that came nearest to it.
             "radius": radii[place if place is not None else int(np.argmax([one.change for one in decisions]))],
             "accepted": place is not None,
-            "accuracy_before": calibrate(before).accuracy,
+            "accuracy_before": ranking_accuracy(before).accuracy,
             "pairs": len(before),
             "tried": tried,
         }
