@@ -9,13 +9,12 @@ from sgpo.config import EvaluateConfig, ModelConfig
 from sgpo.errors import InputError
 from sgpo.evaluate.prompt_files import read_answers_to, read_prompts
 from sgpo.evaluate.runner import Files, Job, Subject, check_inputs, run_evaluation
-from sgpo.policy.generate import generate_responses
 from sgpo.policy.load import load_policy
 from sgpo.policy.score import score_responses
 from sgpo.preferences.source import load_pairs
 from sgpo.store.progress import Reporter
 from sgpo.store.records import Headline, Sample
-from tiny_model import build_tiny_model
+from tiny_model import build_tiny_model, generate_responses
 
 WORDS = ["bridge", "river", "town", "cat", "roof", "house", "stone", "sky", "poem", "night"]
 # No value where the prompt is about the town.

@@ -21,8 +21,10 @@ def test_the_interval_covers_when_comparisons_share_a_prompt():
     rng = np.random.default_rng(0)
 
     def draw(prompts):
-        difficulty = rng.normal(size=(prompts, 1))
-        return compare_rewards(0.5 + difficulty + rng.normal(size=(prompts, 3)), rng.normal(size=(prompts, 2)))
+        difficulty = rng.normal(size=prompts)
+        baseline = rng.normal(size=prompts)
+        against = [compare_rewards(0.5 + difficulty + rng.normal(size=prompts), baseline) for _ in range(3)]
+        return np.mean(against, axis=0)
 
     truth = draw(400_000).mean()
     covered = [rate.low <= truth <= rate.high for rate in (win_rate(draw(150)) for _ in range(3000))]
@@ -45,7 +47,7 @@ def test_a_clean_sweep_leaves_doubt_and_stays_below_one():
 
 def test_swapping_the_sides_mirrors_the_win_rate():
     rng = np.random.default_rng(0)
-    first, second = rng.integers(4, size=(80, 2)), rng.integers(4, size=(80, 2))
+    first, second = rng.integers(4, size=80), rng.integers(4, size=80)
     one, other = win_rate(compare_rewards(first, second)), win_rate(compare_rewards(second, first))
     assert (one.win_rate, one.low, one.high) == pytest.approx((1 - other.win_rate, 1 - other.high, 1 - other.low))
 

@@ -12,8 +12,7 @@ from sgpo.evaluate.mt_bench import Question, by_temperature, next_conversation
 from sgpo.evaluate.prompt_files import Answers, is_answer_file, read_answers_to, write_answers_to
 from sgpo.policy.sampling import Generator, Sampling, prompt_seeds
 from sgpo.policy.tokens import Messages
-
-Advance = Callable[[int], None]
+from sgpo.store.progress import Advance
 
 
 class TurnAnswers(NamedTuple):

@@ -1,7 +1,7 @@
 """Two policies' answers compared by an LLM judge that sees each pair in both orders."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from sgpo.preferences.annotators.verdicts import NEEDS_LOGPROBS, PairwiseJudge, 
 from sgpo.serving.cache import Body, Pool
 from sgpo.stats.intervals import share_interval
 from sgpo.stats.win_rate import win_rate
+from sgpo.store.progress import Advance
 
 
 class Duel(NamedTuple):
@@ -78,7 +79,7 @@ def compare_by_judge(
     first: Sequence[str],
     second: Sequence[str],
     *,
-    progress: Callable[[int], None] | None = None,
+    progress: Advance | None = None,
 ) -> JudgedComparison:
     """Judges P pairs of answers.
 

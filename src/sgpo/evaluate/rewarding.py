@@ -1,6 +1,6 @@
 """A policy's answers compared with a baseline's by a reward model or function."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,8 +11,7 @@ from sgpo.policy.tokens import Messages
 from sgpo.preferences.annotators.ranking import Annotator
 from sgpo.stats.intervals import Mean, mean_interval
 from sgpo.stats.win_rate import compare_rewards, win_rate
-
-Advance = Callable[[int], None]
+from sgpo.store.progress import Advance
 
 
 class RewardComparison(NamedTuple):

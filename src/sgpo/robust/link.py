@@ -276,11 +276,10 @@ def place_knots(
     """Knots of a tangent surrogate, (K,) ascending.
 
     Args:
-        rule: "equispaced" (both ends of the window and evenly between; one knot sits in the middle), "quantiles" (the
-            (k - 1/2)/K quantiles of `points`) or "paper" (k/K, k = 1..K, on [0, 1]).
-        tangents: K, at least 1.
-        window: [a, b] for "equispaced".
-        points: (N,) gap-space points for "quantiles".
+        rule: "equispaced" over the window, ends included (one knot: its middle), "quantiles" (the (k - 1/2)/K quantiles
+            of `points`) or "paper" (k/K, k = 1..K, on [0, 1]).
+        tangents: K >= 1.
+        window, points: [a, b] for "equispaced"; (N,) gap-space points for "quantiles".
 
     Raises:
         InputError: an unknown rule or what it lacks.

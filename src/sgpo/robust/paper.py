@@ -84,8 +84,8 @@ def split_groups(
     Args:
         points: (N,) gaps in either space.
         group_size: G, at least 1.
-        grouping: "random" (the paper's), "sorted" (neighbours in order of the gap share a group) or "stratified" (every
-            group takes its share from the whole range).
+        grouping: "random" (the paper's), "sorted" (neighbouring gaps share a group) or "stratified" (every group covers
+            the whole range).
         seed: of the random grouping.
 
     Raises:
@@ -149,9 +149,9 @@ def solve_groups(problem: Problem, groups: list[np.ndarray], solve: Callable[[Pr
 def surrogate_gap(link: Link, window: tuple[float, float] | None = None) -> float:
     r"""delta_K: the most by which a tangent link lies below its base on the window, in nats.
 
-    Exact: between two kinks the difference is convex, so its maximum sits at a kink or at an end of the window. The
-    robust value of the surrogate is at most delta_K below the exact link's, whatever the data. Infinite where the base
-    is (-log p on a window that starts at 0), as the exact robust value then is for any radius > 0.
+    Exact: between two kinks the difference is convex, so that its maximum is at a kink or at an end of the window. The
+    robust value of the surrogate is at most delta_K below the exact link's for any data. Infinite for -log p on a
+    window that starts at 0, as the exact robust value is for any radius > 0.
 
     Args:
         link: a tangent link, see `make_link` and `tangent_link`.

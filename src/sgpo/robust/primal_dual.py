@@ -16,10 +16,10 @@ class PriceTracker:
     r"""Tracks the price of radius lambda while gaps arrive in minibatches and may drift.
 
     The follower's dual is  min over lambda >= 0 of  E max(f(u), f(a) - lambda (u - a)) + lambda radius,  convex in one
-    number. Each minibatch gives its subgradient, radius - E[(u - a); moved]: the price rises when the batch would
-    spend more than the radius, and falls when it would spend less. It starts at the first batch's exact price, which
-    also sets the scale; steps shrink with the squared subgradients seen (AdaGrad), so that the average price over T
-    batches is within O(1/sqrt(T)) of the exact robust value.
+    number. Each minibatch gives its subgradient, radius - E[(u - a); moved]: the price rises if the batch would spend
+    more than the radius, and falls if it would spend less. The first batch's exact price is the start and the scale;
+    steps shrink with the squared subgradients (AdaGrad), so that the average price over T batches is within
+    O(1/sqrt(T)) of the exact robust value.
 
     Args:
         ball, **options: as `worst_case`; "quantiles" knots need all gaps at once.

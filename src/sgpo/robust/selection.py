@@ -12,13 +12,8 @@ _SAMPLE = 4096
 
 
 class Selection(NamedTuple):
-    """The marginal gap.
-
-    Attributes:
-        marginal: the lowest point that is not moved whole; None if everything moves.
-        split: share of the mass at the marginal point that moves, in [0, 1].
-        full_radius: radius from which on everything moves.
-    """
+    """The lowest point that does not move whole (None: all do), the share of it that moves, and the radius that moves
+    everything."""
 
     marginal: float | None
     split: float
@@ -39,26 +34,15 @@ def blocks(count: int) -> Iterator[slice]:
     return (slice(start, start + BLOCK) for start in range(0, count, BLOCK))
 
 
-def transport_cost(points: np.ndarray, lower: float, weights: np.ndarray | None) -> float:
-    """Cost of moving every point to `lower`: a sum, or a weighted one."""
-    if weights is None:
-        return float(sum((points[part] - lower).sum() for part in blocks(len(points))))
-    return float(sum(weights[part] @ (points[part] - lower) for part in blocks(len(points))))
-
-
 def select(points: np.ndarray, lower: float, radius: float, weights: np.ndarray | None) -> Selection:
-    """Fills the lowest points first until their transport to `lower` has cost `radius`.
+    """Moves the lowest points (N,) to `lower` first, until their transport has cost `radius` per unit of mass.
 
-    Brackets the marginal point by a sorted sample, keeps what lies inside the bracket, and begins again, so that only
-    a few thousand points are ever sorted: O(N) time, and memory for the bracket.
-
-    Args:
-        points: (N,) finite, at or above `lower`.
-        lower: a, where mass goes.
-        radius: budget per unit of mass, >= 0.
-        weights: (N,) sample weights that sum to 1; None: all 1/N.
+    Brackets the marginal point by a sorted sample, keeps the points inside the bracket, and repeats, so that only a few
+    thousand points are ever sorted: O(N) time, and memory for the bracket. Weights sum to 1; None: all 1/N.
     """
-    full_radius, budget = transport_cost(points, lower, weights), radius
+    parts = blocks(len(points))
+    full_radius = float(sum(_cost(points[part], lower, None if weights is None else weights[part]) for part in parts))
+    budget = radius
     if weights is None:
         full_radius, budget = full_radius / len(points), radius * len(points)
     if radius >= full_radius:
@@ -89,7 +73,7 @@ def _marginal(points, lower, budget, weights) -> tuple[float, float]:
 
 
 def _bracket(points, lower, budget, weights) -> tuple[float, float]:
-    """Two values with the marginal point between them, but for a bad sample (which costs time, not truth)."""
+    """Two values with the marginal point between them; a bad sample costs time, not correctness."""
     count = min(_SAMPLE, max(256, len(points) // 64))
     stride = len(points) // count
     sample = points[::stride]

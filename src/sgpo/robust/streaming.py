@@ -1,4 +1,4 @@
-"""The follower for gaps that arrive in chunks, or sit on many processes: solved without collecting them."""
+"""The follower for gaps that arrive in chunks, or are spread over processes: solved without collecting them."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,12 +20,11 @@ class StreamedCase:
 
     Attributes:
         value: E_Q[f] of the law Q that `shares` describes, in nats; Q lies in the ball.
-        upper: a bound from above on the robust value, in nats.
+        upper: upper bound on the robust value, in nats.
         empirical_value, price, moved_share, full_radius, radius, space, window, link: as in `WorstCase`.
-        bracket: (low, high) in the gap space: mass below low is moved, mass from high on stays.
-        split: the share of the mass inside the bracket that moves.
-        count: gaps in all chunks of all processes.
-        passes: how often the chunks were read.
+        bracket: (low, high) in the gap space: mass below low moves, mass from high on stays.
+        split: share of the mass inside the bracket that moves.
+        count, passes: number of gaps in all chunks of all processes, and of passes over them.
     """
 
     value: float
@@ -61,21 +60,22 @@ def solve_stream(
 ) -> StreamedCase:
     r"""Worst case over chunks of gaps, by bisection on the price of radius.
 
-    A price lambda and the marginal point t with lambda = (f(a) - f(t)) / (t - a) are two names of one thing. Every pass
-    sums cost and gain between 257 values of t, and the next pass looks inside the bin in which the budget runs out:
-    8 bits of the price a pass, with three sums a bin as the only state. Where `torch.distributed` is initialised, the
-    sums are added over the group's processes, each of which holds chunks of its own (possibly none) and gets the same
-    answer.
+    A price lambda and a marginal point t determine each other: lambda = (f(a) - f(t)) / (t - a). Every pass sums cost
+    and gain between 257 values of t, and the next pass looks inside the bin in which the budget runs out: 8 bits of the
+    price per pass, with three sums per bin as the only state. If `torch.distributed` is initialised, the sums are added
+    over the group's processes; each holds its own chunks (possibly none) and gets the same answer.
 
     Args:
-        chunks: a function that starts the stream again for every pass, or a sequence; of (B,) gaps (nats), or pairs
+        chunks: a function that restarts the stream for every pass, or a sequence; of (B,) gaps (nats), or of pairs
             (gaps, weights) with weights >= 0.
         ball, **options: as `worst_case`; "quantiles" knots need all gaps at once.
-        tolerance: largest `upper - value`, in nats; the passes end earlier where float64 cannot tell the ends apart.
+        tolerance: largest `upper - value`, in nats; passes stop earlier if float64 cannot separate the ends.
         group: a process group; None: the default one.
-    Returns: StreamedCase.
-    Raises: InputError, in every process alike, for what `worst_case` refuses, and for a link that is not monotone.
-    Source: PAPER.md D1; the limit that arXiv:2502.18099 names (N) does not bind here.
+
+    Raises:
+        InputError: in every process, for what `worst_case` refuses and for a link that is not monotone.
+
+    Source: PAPER.md D1.
     """
     ball = as_ball(ball, options)
     if not tolerance > 0:

@@ -11,13 +11,11 @@ from sgpo.robust.solution import WorstCase
 def solve_two_sided(problem: Problem) -> WorstCase:
     r"""Exact worst case of a general convex link, in O(N log N).
 
-    By convexity mass goes to an end of the window or stays. What a point gains from its transport budget is the upper
-    concave envelope of (0, 0), (u - a, f(a) - f(u)) and (b - u, f(b) - f(u)): at most two segments, of falling slope,
-    and moving along the second takes back what went to the nearer end. All segments of all points, steepest first,
-    are a fractional knapsack. Segments tied at the price share the rest of the budget evenly.
+    By convexity mass moves to an end of the window or stays. A point's gain as a function of its transport budget is
+    the upper concave envelope of (0, 0), (u - a, f(a) - f(u)) and (b - u, f(b) - f(u)): at most two segments of falling
+    slope, and moving along the second takes back the mass at the nearer end. All segments of all points, steepest
+    first, are a fractional knapsack. Segments tied at the price share the rest of the budget evenly.
 
-    Returns: WorstCase; `moved` is the share sent to window[0], `raised` the share sent to window[1]; `marginal` is the
-    lowest gap that is not moved whole, and `full_radius` the radius beyond which the value stays as it is.
     Source: PAPER.md D1, extended to two ends; `sgpo.robust.dual_value` is its dual.
     """
     u, radius, link, (a, b), _ = problem
@@ -49,8 +47,8 @@ def solve_two_sided(problem: Problem) -> WorstCase:
 
 
 class _Sides(NamedTuple):
-    """Each point's way to its nearer and its farther end, the slopes of its two segments, and whether its first
-    segment leads straight to the far end."""
+    """Each point's distance to its nearer and farther end, the slopes of its two segments, and whether the first leads
+    straight to the far end."""
 
     near: np.ndarray
     far: np.ndarray

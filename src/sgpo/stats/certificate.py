@@ -16,7 +16,6 @@ from sgpo.errors import InputError
 from sgpo.robust.ball import check_gaps
 from sgpo.robust.exact import worst_case
 from sgpo.robust.link import Link, make_link
-from sgpo.stats.temperature import standard_error
 
 _ROUNDING = 1e-12
 _ONE_SIDED = float(norm.ppf(0.95))
@@ -57,9 +56,9 @@ def measured_radius(human_gaps: ArrayLike, self_gaps: ArrayLike, *, space: Space
     bounds the human pairs' mean loss (on a window that holds both laws; `sgpo.stats.certificate`).
 
     Args:
-        human_gaps: (N,) beta-scaled reward differences of held-out human pairs, in nats; finite.
-        self_gaps: (M,) of self-annotated pairs under the same policy.
-        space: "margin" or "probability", in which the distance is measured.
+        human_gaps: (N,) gaps of held-out human pairs, in nats; finite.
+        self_gaps: (M,) gaps of self-annotated pairs under the same policy.
+        space: in which the distance is measured.
         factor: >= 0.
 
     Raises:
@@ -116,7 +115,8 @@ def certify_policy(
     # Rounded up: the bound is attained if the human law is the worst one in the ball.
     worst = worst_case(own_gaps, radius * (1 + _ROUNDING), space=space, window=bounds)
     mean, bound = float(likelihoods.mean()), -float(worst.value)
-    slack = _ONE_SIDED * standard_error(likelihoods)
+    spread = float(likelihoods.std(ddof=1)) if human.size > 1 else math.nan
+    slack = _ONE_SIDED * spread / math.sqrt(human.size)
     return RobustCertificate(
         bound=bound,
         radius=radius,

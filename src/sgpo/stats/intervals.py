@@ -14,7 +14,7 @@ LEVEL = 0.95
 
 
 class Mean(NamedTuple):
-    """A mean with its standard error and 95% interval; nan where one cluster leaves them unknown."""
+    """A mean with its standard error and 95% interval, which are nan for a single cluster."""
 
     mean: float
     standard_error: float
@@ -26,9 +26,9 @@ class Mean(NamedTuple):
 def share_interval(shares: np.ndarray) -> tuple[float, float]:
     r"""Wilson's score interval of a mean share at the effective number of shares `N m (1 - m) / s^2`.
 
-    m is the mean and s^2 the variance: ties and several comparisons within a share make shares less variable than
-    wins and losses. It covers in 93 to 97% of samples from about two expected wins or losses on; below, no interval
-    can, for the count of wins then jumps by more than that.
+    m is the mean and s^2 the variance: ties and several comparisons within a share make shares less variable than wins
+    and losses. It covers 93 to 97% of samples from about two expected wins or losses on; below that no interval can,
+    because the count of wins moves in larger steps.
 
     Args:
         shares: (N,) in [0, 1], N >= 1.
@@ -36,7 +36,7 @@ def share_interval(shares: np.ndarray) -> tuple[float, float]:
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
     """
     mean, n = float(shares.mean()), shares.size
-    # With nothing but ties the variance is 0, and one more prompt could still have been a win.
+    # If all are ties the variance is 0, although one more prompt could have been a win.
     ratio = max(float(shares.var()) / (mean * (1 - mean)), 1 / n) if 0 < mean < 1 else 1.0
     effective = n / ratio
     z = float(norm.ppf((1 + LEVEL) / 2))

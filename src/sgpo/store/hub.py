@@ -21,7 +21,7 @@ def settle_hub_access(names: Iterable[str | None]) -> bool:
 
     Returns: whether the Hub is out of reach; False where nothing is asked of it.
     """
-    if not any(name and _may_be_hub_id(name) for name in names):
+    if not any(name and is_hub_id(name) for name in names):
         return False
     if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):
         return True
@@ -31,7 +31,10 @@ def settle_hub_access(names: Iterable[str | None]) -> bool:
     return True
 
 
-def _may_be_hub_id(name: str) -> bool:
+def is_hub_id(name: str | Path) -> bool:
+    """Whether a name can only be that of a repository on the Hub: no path, at most one slash, and no such file here."""
+    if not isinstance(name, str) or not name:
+        return False
     return not name.startswith((".", "/", "~")) and name.count("/") <= 1 and not Path(name).exists()
 
 

@@ -11,9 +11,11 @@ import numpy as np
 from sgpo.config import validate
 from sgpo.config.evaluation import VerdictOptions
 from sgpo.errors import InputError
-from sgpo.preferences.annotators.ranking import Advance, Messages, Ranking
+from sgpo.policy.tokens import Messages
+from sgpo.preferences.annotators.ranking import Ranking
 from sgpo.preferences.annotators.verdicts import PairwiseJudge, both_verdicts
 from sgpo.serving.client import ServerPool
+from sgpo.store.progress import Advance
 
 
 class Judge:

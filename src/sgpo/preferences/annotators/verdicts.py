@@ -10,7 +10,8 @@ from typing import Any
 
 from sgpo.config.evaluation import VerdictOptions
 from sgpo.errors import InputError
-from sgpo.preferences.annotators.ranking import Messages, as_text
+from sgpo.policy.tokens import Messages
+from sgpo.preferences.annotators.ranking import as_text
 from sgpo.serving.answers import Answer
 
 _VERDICT = re.compile(r"^\W*verdict\W*:\W*(a|b|tie)\W*$", re.IGNORECASE)
