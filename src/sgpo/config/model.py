@@ -1,5 +1,6 @@
 """The model that a run starts from."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -17,3 +18,7 @@ class ModelConfig(Section):
     )
     trust_remote_code: bool = Field(False, description="Run model code that comes with a Hub repository.")
     parameters: Count | None = Field(None, description="Number of its weights, for plans made without the Hub.")
+
+    def at(self, path: str | Path) -> "ModelConfig":
+        """The same settings for the policy in another folder, without the adapter."""
+        return self.model_copy(update={"path": str(path), "adapter": None})

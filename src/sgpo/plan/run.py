@@ -24,7 +24,7 @@ from sgpo.rounds.costs import (
     training_flops,
 )
 from sgpo.rounds.data import plan_data
-from sgpo.rounds.evaluation_parts import check_evaluations
+from sgpo.rounds.evaluations import check_evaluations
 from sgpo.rounds.training import leader_settings
 from sgpo.stats.acceptance import ENOUGH_PAIRS
 from sgpo.store.run_dir import check_same_config

@@ -44,7 +44,7 @@ def _check_annotator(config: Recipe) -> None:
 
         FunctionAnnotator(settings.function)
     elif settings.annotator == "judge":
-        from sgpo.preferences.annotators.judge import read_template
+        from sgpo.preferences.annotators.verdicts import read_template
 
         read_template(settings.template)
     elif settings.annotator in ("reward_model", "pair_ranker"):

@@ -81,14 +81,17 @@ class Annotation:
         if self._stages.has(name):
             return
         prompts, too_long = self._prompts(number)
-        seed, sampling = self._stages.seed(name), sampling_of(self._config)
+        seed, sampling = self._stages.seed(name), sampling_of(self._config.generation)
 
         @contextmanager
         def open_work() -> Iterator[ShardWork]:
             path = self._policies.path(number - 1)
             log = self._root / f"round-{number}/generation.log"
             with open_generator(
-                self._config, path, lambda: self._policies.of_round(number - 1), self._stages.processes, log
+                self._config.generation,
+                self._config.model.at(path),
+                processes=self._stages.processes,
+                log=log,
             ) as generator:
 
                 def do(span: range, advance: Advance) -> ShardRows:

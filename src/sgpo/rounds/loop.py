@@ -18,9 +18,9 @@ from sgpo.policy.load import Policy
 from sgpo.preferences.seeds import hold_out, select_seeds
 from sgpo.preferences.source import load_pairs
 from sgpo.rounds.annotation import Annotation
+from sgpo.rounds.context import Run
 from sgpo.rounds.data import resolve_data
-from sgpo.rounds.evaluation_parts import check_evaluations
-from sgpo.rounds.evaluations import Evaluations
+from sgpo.rounds.evaluations import check_evaluations, evaluate_round, headlines
 from sgpo.rounds.metrics import stage_metrics
 from sgpo.rounds.policies import Policies
 from sgpo.rounds.scoring import add_fingerprints, score_pairs
@@ -104,8 +104,7 @@ def run_rounds(
     quiet_libraries()
     stages = Stages(run, config.seed, processes or Processes(), reporter or Reporter())
     policies = Policies(config, run)
-    evaluations = Evaluations(config, stages, policies)
-    loop = _Loop(config, stages, policies, evaluations)
+    loop = _Loop(config, stages, policies)
     annotation, training = Annotation(config, stages, policies), Training(config, stages, policies)
     if stages.processes.is_main:
         check_evaluations(config)
@@ -131,9 +130,9 @@ def quiet_libraries() -> None:
 
 
 class _Loop:
-    def __init__(self, config: RunConfig, stages: Stages, policies: Policies, evaluations: Evaluations) -> None:
+    def __init__(self, config: RunConfig, stages: Stages, policies: Policies) -> None:
         self._config, self._stages, self._policies = config, stages, policies
-        self._run, self._evaluations = stages.run, evaluations
+        self._run, self._context = stages.run, Run(config, stages, policies)
 
     def prepare_seeds(self) -> None:
         """Seed pairs, and held-out pairs where there are any, with the reference's scores."""
@@ -158,7 +157,7 @@ class _Loop:
 
     def measure(self, number: int, evaluate: Evaluator | None) -> None:
         """The metrics of a finished round, in its own file and as a line of metrics.jsonl."""
-        self._evaluations.run(number)
+        evaluate_round(self._context, number)
         self._stages.alone(
             f"{self._policies.folder(number)}/metrics.json", lambda path: self._measure(number, evaluate, path)
         )
@@ -195,7 +194,8 @@ class _Loop:
             heldout = self._score_pairs(policy, heldout, "policy", POLICY_COLUMNS)
             metrics["heldout"] = ranking_accuracy(stored_gaps(heldout, self._config.leader.beta))._asdict()
         if self._config.evaluate:
-            metrics["evaluations"] = self._evaluations.headlines(number)
+            short = headlines(self._context, number)
+            metrics["evaluations"] = {name: one.model_dump(exclude_unset=True) for name, one in short.items()}
         if evaluate:
             evaluation = evaluate(RoundResult(number, policy, pairs))
             metrics.update(evaluation.metrics)
