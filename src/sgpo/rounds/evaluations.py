@@ -23,11 +23,24 @@ from sgpo.policy.load import Policy, load_policy
 from sgpo.policy.sampling import Generator, Sampling
 from sgpo.policy.tokens import Messages
 from sgpo.preferences.source import load_pairs
-from sgpo.rounds.evaluation_parts import naming, open_judge, open_reward
+from sgpo.rounds.context import Run
+from sgpo.rounds.evaluation_parts import check_evaluations, naming, open_judge, open_reward
 from sgpo.rounds.policies import Policies
 from sgpo.store.stages import Stages
 
+__all__ = ["check_evaluations", "evaluate_round", "headlines"]
+
 RESULT = "result.json"
+
+
+def evaluate_round(run: Run, number: int) -> None:
+    """Evaluates the policy of a round, as far as its results are not on disk."""
+    Evaluations(run.config, run.stages, run.policies).run(number)
+
+
+def headlines(run: Run, number: int) -> dict[str, dict[str, Any]]:
+    """What a round's metrics hold of its evaluations."""
+    return Evaluations(run.config, run.stages, run.policies).headlines(number)
 
 
 class Evaluations:
