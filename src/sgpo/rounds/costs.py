@@ -124,6 +124,6 @@ def training_steps(config: RunConfig, pairs: int, epochs: float) -> int:
 def plan_training(
     config: RunConfig, scale: Scale, name: str, what: str, *, pairs: int, epochs: float, times: int = 1
 ) -> StagePlan:
-    """A training stage: `what` it does, its steps, and its hours if it is repeated `times`."""
+    """A training stage: `what` precedes the number of steps; its hours are those of training `times` over."""
     flops = times * training_flops(scale.parameters, pairs * epochs, scale.lengths, recomputed=True)
-    return StagePlan(name, f"{what}: {training_steps(config, pairs, epochs)} steps", recipe_hours(config, flops))
+    return StagePlan(name, f"{what} {training_steps(config, pairs, epochs)} steps", recipe_hours(config, flops))

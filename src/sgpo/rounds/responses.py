@@ -131,17 +131,17 @@ def plan_candidates(config: RunConfig, scale: Scale, number: int) -> list[StageP
     prompts, candidates, name = scale.pools[number - 1], config.generation.candidates, f"round-{number}"
     responses = prompts * candidates
     generating = generation_flops(scale.parameters, prompts, candidates, scale.lengths)
-    scoring = len(SCORERS) * scoring_flops(scale.parameters, responses, scale.lengths)
+    scoring = recipe_hours(config, scoring_flops(scale.parameters, responses, scale.lengths))
     stages = [
         StagePlan(
             f"{name}/responses",
             f"{prompts} prompts, {responses} responses",
             recipe_hours(config, generating, generating=True),
         ),
-        StagePlan(f"{name}/scores", "each response scored by policy and reference", recipe_hours(config, scoring)),
+        *(StagePlan(f"{name}/scores/{who}", f"{responses} responses", scoring) for who in SCORERS),
     ]
     if config.annotation.annotator != "implicit":
-        stages.append(StagePlan(f"{name}/rewards", f"responses ranked by {config.annotation.annotator}"))
+        stages.append(StagePlan(f"{name}/rewards", f"{responses} responses, ranked by {config.annotation.annotator}"))
     return stages
 
 

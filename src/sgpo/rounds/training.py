@@ -60,22 +60,22 @@ def train_human_pairs(run: Run, start: int) -> None:
 def plan_seed_training(config: RunConfig, scale: Scale) -> list[StagePlan]:
     """The stage of `train_seeds`."""
     epochs = config.leader.seed_epochs
-    return [plan_training(config, scale, "round-0/policy", "DPO on the seeds", pairs=scale.seeds, epochs=epochs)]
+    return [plan_training(config, scale, "round-0/policy", "DPO on the seeds:", pairs=scale.seeds, epochs=epochs)]
 
 
 def plan_round_training(config: RunConfig, scale: Scale, number: int) -> list[StagePlan]:
     """The stage of `train_round`, or its trials."""
     pairs, name = most_pairs(config, scale, number), f"round-{number}/policy"
     times = len(config.follower.radius_grid) if config.follower.radius == "validated" else 1
-    what = "the leader against the worst case" if times == 1 else f"{times} radii, each a training"
+    what = "at most" if times == 1 else f"{times} radii, each with at most"
     return [plan_training(config, scale, name, what, pairs=pairs, epochs=config.leader.epochs, times=times)]
 
 
 def plan_last_training(config: RunConfig, scale: Scale) -> list[StagePlan]:
     """The stage of `train_human_pairs`, if the recipe has one."""
     pairs, epochs = scale.seeds + scale.validation, config.final_epochs
-    what = f"a last DPO on all {pairs} human pairs, from the round that is shipped"
-    return [plan_training(config, scale, FINAL, what, pairs=pairs, epochs=epochs)] if epochs else []
+    what = f"a last DPO on all {pairs} human pairs, from the round that is shipped:"
+    return [plan_training(config, scale, f"{FINAL}/policy", what, pairs=pairs, epochs=epochs)] if epochs else []
 
 
 def _fit(

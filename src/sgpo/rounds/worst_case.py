@@ -79,6 +79,8 @@ def read_worst_cases(path: Path, sources: Sequence[str]) -> dict[str, WorstCase]
     Args:
         path: of `write_worst_case`, solved for all pairs (any schedule but `step`).
         sources: (N,) `source` of the pairs.
+
+    Returns: the answers as they were solved; `full_radius` is that of all pairs at once, also for groups.
     """
     summary, table = read_summary(path), pq.read_table(path)
     points, moved = (table[name].to_numpy() for name in ("point", "moved"))
