@@ -1,4 +1,4 @@
-"""A recipe: what `sgpo run` takes, checked where it enters. Below the loop, functions take plain arguments."""
+"""A recipe, the input of `sgpo run`: its sections, how it is read, and the message for each mistake."""
 
 from sgpo.config.annotation import AnnotationConfig
 from sgpo.config.check import validate
