@@ -10,7 +10,7 @@ from array_worlds import small_world
 from sgpo.config import RunConfig, validate
 from sgpo.errors import InputError
 from sgpo.stats.acceptance import latest_supported
-from sgpo.stats.radius import calibrate
+from sgpo.stats.temperature import remove_scale
 from sgpo_research.methods import DEFAULT, METHODS, OWN, Method
 from sgpo_research.simulation.leader import Training
 from sgpo_research.simulation.rounds import Simulation
@@ -59,7 +59,7 @@ def test_the_trial_is_chosen_by_held_out_pairs_and_gold_has_no_say():
     tuned = tune(world, method, TRAINING, 3)
     simulation = Simulation(world, method, trials_of(method), TRAINING, 3)
     theta = simulation.run()[-1].theta
-    best = np.argmin([calibrate(row).deflated for row in simulation.gaps(theta)])
+    best = np.argmin([remove_scale(row).deflated for row in simulation.gaps(theta)])
     assert tuned.final["win_rate"] == pytest.approx(judge(world.test, theta[best][None]).win_rate[0])
     assert (tuned.final["learning_rate"], tuned.final["own"]) == (
         simulation.trials.learning_rates[best], simulation.trials.own[best],

@@ -10,7 +10,7 @@ from scipy.special import expit
 
 from array_worlds import small_world
 from sgpo.leader.confidence import smoothed_loss
-from sgpo.robust.objective import robust_value
+from sgpo.robust.losses import robust_value
 from sgpo_research.methods import METHODS, PAPER, PLAIN, Method
 from sgpo_research.simulation import losses
 from sgpo_research.simulation.adam import Adam

@@ -19,7 +19,7 @@ from sgpo.leader.follower import Follower, Pairs
 from sgpo.leader.recent import RecentGaps
 from sgpo.leader.schedule import STATE_FILE
 from sgpo.robust.exact import worst_case
-from sgpo.robust.steps import mixture_loss, transport_loss
+from sgpo.robust.losses import mixture_loss, transport_loss
 
 STEPS = ("envelope", "transport", "mixture")
 SCHEDULES = ("round", "epoch", "step")

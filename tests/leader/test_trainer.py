@@ -10,7 +10,7 @@ from leader.batches import MARGIN, assert_same_gradients, batch_margins, loss_an
 from sgpo.errors import InputError
 from sgpo.leader import SGPOConfig, SGPOTrainer
 from sgpo.robust.exact import worst_case
-from sgpo.robust.objective import robust_value
+from sgpo.robust.losses import robust_value
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,9 @@ CONFIG = {
     "leader": {"beta": 0.1, "learning_rate": 5e-7, "epochs": 1.0},
 }
 GOLD = {
-    "win_rate": [0.580, 0.640, 0.703, 0.722],
-    "reward": [0.910, 1.050, 1.180, 1.230],
+    "value": [0.580, 0.640, 0.703, 0.722],
     "kl": [0.412, 1.377, 2.204, 2.951],
-    "response_tokens": [22.0, 22.9, 24.1, 25.3],
+    "tokens": [22.0, 22.9, 24.1, 25.3],
     "agreement": [None, 0.713, 0.688, 0.671],
 }
 HELDOUT = [0.575, 0.601, 0.633, 0.629]
@@ -49,17 +48,19 @@ LOGPS = {"chosen_logps": -31.0, "reference_chosen_logps": -30.0}
 
 
 def fake_metrics(t: int) -> dict[str, Any]:
-    """The metrics of round t: gold and held-out blocks in every round, annotation and follower from round 1."""
-    win, accuracy = GOLD["win_rate"][t], HELDOUT[t]
+    """The metrics of round t: a reward evaluation and held-out pairs in every round, annotation and follower from 1."""
+    win, accuracy = GOLD["value"][t], HELDOUT[t]
     metrics: dict[str, Any] = {
         "round": t,
         "name": f"round {t}" if t else "DPO on seeds",
         "seconds": 40.0 + t,
         "leader": {"steps": 44, "loss_first": 0.69, "loss_last": 0.55, **LOGPS},
         "heldout": {"pairs": 300, "accuracy": accuracy, "low": accuracy - 0.055, "high": accuracy + 0.054},
-        "gold": {
-            **{name: values[t] for name, values in GOLD.items() if values[t] is not None},
-            **{"low": win - 0.056, "high": win + 0.054, "prompts": 300, "baseline_reward": 0.8},
+        "evaluations": {
+            "gold": {
+                **{"kind": "reward", "low": win - 0.056, "high": win + 0.054, "count": 300},
+                **{name: values[t] for name, values in GOLD.items()},
+            }
         },
     }
     if t:
@@ -79,6 +80,14 @@ def fake_metrics(t: int) -> dict[str, Any]:
     return metrics
 
 
+def as_older_run(metrics: dict[str, Any]) -> None:
+    """Turns metrics into those of an older run, which keep the reward evaluation of the embedded world in `gold`."""
+    gold = metrics.pop("evaluations")["gold"]
+    older = {"value": "win_rate", "count": "prompts", "tokens": "response_tokens"}
+    metrics["gold"] = {older.get(key, key): value for key, value in gold.items() if key != "kind"}
+    metrics["gold"] |= {"reward": 1.2, "baseline_reward": 0.8, "attributes": {"polite": 0.9}}
+
+
 class FakeRun:
     """A finished run in `root`, and the means to change it before `write` puts it on disk."""
 
@@ -86,7 +95,7 @@ class FakeRun:
         self.root = root
         self.config: dict[str, Any] = copy.deepcopy(CONFIG)
         self.metrics = [fake_metrics(t) for t in range(4)]
-        self.samples: list[dict[str, Any]] | None = copy.deepcopy(SAMPLES)
+        self.samples: dict[str, list[dict[str, Any]]] = {"gold": copy.deepcopy(SAMPLES)}
         self.shipped: dict[str, Any] | None = None
 
     def write(self) -> Path:
@@ -127,8 +136,10 @@ class FakeRun:
         if "follower" in metrics:
             _write_pairs(folder / "pairs", {"source": ["self"] * 352})
             _write_gaps(folder / "worst_case.parquet", metrics["round"], self.config["follower"]["space"])
-        if self.samples is not None:
-            (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in self.samples))
+        for name, samples in self.samples.items():
+            path = folder / ("samples.jsonl" if "gold" in metrics else f"evaluations/{name}/samples.jsonl")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(json.dumps(row) + "\n" for row in samples))
 
 
 def _write_gaps(path: Path, t: int, space: str) -> None:

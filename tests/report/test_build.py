@@ -1,5 +1,6 @@
 import html
 import json
+import os
 import re
 import subprocess
 import sys
@@ -61,9 +62,9 @@ def words(page):
 def test_the_numbers_of_the_page_are_those_of_the_metrics(run):
     summary = Outline(page_of(run)).tables[0]
     for metrics, row in zip(run.metrics, summary[2:], strict=True):
-        gold = metrics["gold"]
+        gold = metrics["evaluations"]["gold"]
         assert row[0] == metrics["name"]
-        assert row[1] == f"{gold['win_rate']:.3f} {gold['low']:.3f}–{gold['high']:.3f}"  # noqa: RUF001
+        assert row[1] == f"{gold['value']:.3f} {gold['low']:.3f}–{gold['high']:.3f}"  # noqa: RUF001
         assert row[6] == f"{gold['kl']:.3f}"
         if metrics["round"]:
             follower = metrics["follower"]
@@ -73,12 +74,14 @@ def test_the_numbers_of_the_page_are_those_of_the_metrics(run):
 
 
 def test_a_response_cannot_add_markup_to_the_page(run):
+    run.config["evaluate"] = [{"kind": "reward", "name": "gold", "baseline": "other/model"}]
     clean = Outline(page_of(run)).tags
     attack = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'&{{ 7 * 7 }}"
     for key in ("prompt", "response", "baseline"):
-        run.samples[0][key] = attack
+        run.samples["gold"][0][key] = attack
     run.metrics[3]["name"] = attack
     run.config["model"]["path"] = attack
+    run.config["evaluate"][0]["baseline"] = attack
     page = page_of(run)
     outline = Outline(page)
     assert outline.tags == clean
@@ -110,7 +113,7 @@ def test_the_same_run_gives_the_same_bytes_whatever_matplotlib_was_told(run):
         "-c",
         "import sys; from sgpo.report.build import write_report; write_report(sys.argv[1])",
     ]
-    subprocess.run([*command, str(run.root)], check=True, env={"PYTHONHASHSEED": "5"})
+    subprocess.run([*command, str(run.root)], check=True, env={**os.environ, "PYTHONHASHSEED": "5"})
     assert (run.root / "report.html").read_text(encoding="utf-8") == first
     assert not list(run.root.glob(".*"))
 
@@ -136,7 +139,7 @@ def test_an_unfinished_run_has_a_page_that_says_so(run, finished):
     text = words(page_of(run))
     missing = ", ".join(map(str, range(finished, 4)))
     assert f"Not finished. Rounds {missing} are still missing, of 0 to 3." in text
-    assert "goes on from there" in text
+    assert "Run the same recipe again to continue from there" in text
 
 
 def test_a_finished_run_is_not_called_unfinished(run):
@@ -144,20 +147,23 @@ def test_a_finished_run_is_not_called_unfinished(run):
 
 
 def test_a_run_with_no_evaluation_and_no_samples_has_a_page_without_them(run):
-    run.samples = None
+    run.samples = {}
     for metrics in run.metrics:
-        del metrics["gold"], metrics["heldout"]
+        del metrics["evaluations"], metrics["heldout"]
     text = words(page_of(run))
-    assert "was not judged" in text
+    assert "was not evaluated" in text
     assert "Sample responses" not in text and "Win rate" not in text
     assert "Gaps and worst case" in text
 
 
 def test_a_run_of_null_metrics_has_a_page(run):
     for metrics in run.metrics:
-        for block in ("annotation", "follower", "leader", "heldout", "gold"):
+        for block in ("follower", "leader"):
             metrics[block] = dict.fromkeys(metrics.get(block, {}))
-    assert "was not judged" in words(page_of(run))
+        for key in ("value", "low", "high", "kl", "agreement", "tokens"):
+            metrics["evaluations"]["gold"][key] = None
+        metrics["annotation"] = metrics["heldout"] = None
+    assert "was not evaluated" in words(page_of(run))
 
 
 def test_margin_space_shows_nats_and_the_window(run):
@@ -165,7 +171,7 @@ def test_margin_space_shows_nats_and_the_window(run):
     for metrics in run.metrics[1:]:
         metrics["follower"].update(space="margin", window=[-2.0, 12.0], radius=0.1, marginal=0.1)
     text = words(page_of(run))
-    assert "of 0.1 nats from the annotated ones, in margin space, with the exact log loss" in text
+    assert "around the annotated ones, in margin space, with the exact log loss. The radius is 0.1 nats;" in text
     assert "gap (nats)" in text and "sigmoid" not in text
 
 
@@ -174,25 +180,60 @@ def test_radius_zero_is_called_plain_dpo(run):
     assert "The radius is 0, so every round is plain DPO" in words(page_of(run))
 
 
+def test_a_radius_per_source_is_not_called_plain_dpo(run):
+    run.config["follower"] |= {"radius": 0.0, "source_radius": {"human": 0.0, "self": 0.3}}
+    answers = {"self": {"radius": 0.3, "window": [0.1, 0.9], "marginal": 0.5, "value": 0.6, "moved_share": 0.4}}
+    for metrics in run.metrics[1:]:
+        metrics["follower"] = {"value": 0.5, "moved_share": 0.1, "by_source": answers}
+    text = words(page_of(run))
+    assert "plain DPO" not in text
+    assert "The radius is 0 for human pairs and 0.3 for self pairs;" in text
+    assert "Each source of pairs has its own radius and line" in text
+
+
+def test_a_radius_that_the_run_finds_is_said_to_be_found(run):
+    for radius, words_of_it in (("measured", "is measured in each round"), ("validated", "is chosen in each round by")):
+        run.config["follower"]["radius"] = radius
+        assert f"The radius {words_of_it}" in words(page_of(run))
+
+
+def test_the_story_names_who_ranks_the_answers(run):
+    for annotation, ranker in (
+        ({}, "ranks the answers by its own implicit reward"),
+        ({"annotator": "judge"}, "has a judge rank the answers"),
+        ({"annotator": "reward_model"}, "has a reward model rank the answers"),
+    ):
+        run.config["annotation"] = annotation
+        assert ranker in tell_story(read_run(run.write())).what
+
+
 def test_the_story_counts_seeds_rounds_and_pairs(run):
     what = tell_story(read_run(run.write())).what
     assert "120 human preference pairs" in what
     assert "3 rounds" in what
-    assert "1,056 self-annotated pairs)" in what
+    assert "1,056 annotated pairs)" in what
     assert "some/sft-model" in what
 
 
 def test_kept_and_dropped_pairs_add_up_to_the_prompts(run):
     flow = pair_flow(read_run(run.write()))
-    assert flow.titles[4:] == ["Dropped: identical", "Dropped: unfinished", "Dropped: tied"]
-    for _, (prompts, _responses, kept, *dropped) in flow.rows:
+    assert flow.titles[5:] == ["dropped: identical", "dropped: unfinished", "dropped: tied"]
+    for _, (prompts, _responses, _pairs, kept, *dropped) in flow.rows:
         assert int(prompts) == int(kept.split()[0]) + sum(map(int, dropped))
         assert "(88.0%)" in kept
 
 
+def test_a_prompt_may_give_several_pairs_and_a_reason_without_a_prompt_is_no_column(run):
+    for metrics in run.metrics[1:]:
+        metrics["annotation"] |= {"pairs": 900, "paired": 371, "dropped": {"identical": 0, "too_long": 29}}
+    flow = pair_flow(read_run(run.write()))
+    assert flow.titles[3:] == ["pairs", "prompts with a pair", "dropped: too long"]
+    assert flow.rows[0][1][2:] == ["900", "371 (92.8%)", "29"]
+
+
 def test_stage_times_add_up_in_both_directions(run):
     times = stage_times(read_run(run.write()))
-    assert times.titles == ["Stage", "responses", "pairs", "worst case", "policy", "metrics", "together"]
+    assert times.titles == ["stage", "responses", "pairs", "worst case", "policy", "metrics", "total"]
     assert times.rows[0] == ("seed", ["–", "0.40 s", "–", "–", "–", "0.40 s"])  # noqa: RUF001
     assert times.rows[-1] == ("all", ["93.6 s", "14.7 s", "0.06 s", "5 min 02 s", "24.0 s", "7 min 14 s"])
 
@@ -200,7 +241,7 @@ def test_stage_times_add_up_in_both_directions(run):
 def test_a_failed_report_leaves_the_one_before(run):
     before = page_of(run)
     (run.root / "round-1" / "metrics.json").write_text("{")
-    with pytest.raises(InputError, match=r"round-1/metrics\.json, line 1"):
+    with pytest.raises(InputError, match=r"round-1/metrics\.json line 1"):
         write_report(run.root)
     assert (run.root / "report.html").read_text(encoding="utf-8") == before
 

@@ -10,7 +10,7 @@ from sgpo.errors import InputError
 from sgpo.report.alerts import find_alerts
 from sgpo.report.build import write_report
 from sgpo.report.read import read_run
-from sgpo.report.story import shipping_evidence, stage_times
+from sgpo.report.story import shipping_evidence, shipping_sentence, stage_times
 from sgpo.report.table import summary_rows
 from sgpo.report.verdict import judge
 
@@ -37,40 +37,44 @@ def read(run, shipped):
 
 def test_the_verdict_is_on_the_round_that_is_shipped_and_not_on_the_last(run):
     record = read(run, SECOND)
-    assert record.shipped.sentence == (
-        "Ship round 2 (round-2/policy): its order of the 80 human pairs set aside is supported, p = 0.004, below "
-        "0.025, and that of no later round is (1 tested)."
+    assert shipping_sentence(record) == (
+        "Ship round 2 (round-2/policy): the 80 validation pairs support it (p = 0.004, below 0.025), and support no "
+        "later round (1 tested)."
     )
-    assert judge(record).headline.startswith("Round 2 beats the SFT model: win rate 0.703")
-    names = [row[0].value for row in summary_rows(record).rows]
+    assert judge(record).headline.startswith("Round 2 beats the SFT model: gold win rate 0.703")
+    names = [name for name, _ in summary_rows(record).rows]
     assert names == ["SFT model", "DPO on seeds", "round 1", "round 2 (shipped)", "round 3"]
     assert shipping_evidence(record).rows[3] == ("round 3", ["0.600", "2.50", "0.3", "0.05"])
     page = write_report(run.root).read_text()
     assert "Which round to ship" in page
-    assert not any("set aside" in alert for alert in find_alerts(record))
+    assert not any("validation pairs" in alert for alert in find_alerts(record))
 
 
 def test_where_no_round_is_supported_the_report_ships_the_sft_model_and_says_why(run):
     record = read(run, NONE)
-    assert record.shipped.sentence.startswith("Ship the SFT model (some/sft-model): of no round")
+    assert shipping_sentence(record) == "Ship the SFT model (some/sft-model): the 12 validation pairs support no round."
     assert judge(record).headline.startswith("Round 3")
-    few, none = (alert for alert in find_alerts(record) if "set aside" in alert)
-    assert few.startswith("Only 12 human pairs")
+    few, none = (alert for alert in find_alerts(record) if "validation pairs" in alert)
+    assert few.startswith("Only 12 validation pairs")
     assert none.startswith("No round is supported")
 
 
 def test_a_run_that_chooses_no_round_says_nothing_of_it(run):
     record = read(run, None)
-    assert (record.shipped, shipping_evidence(record)) == (None, None)
+    assert (record.shipped, shipping_evidence(record), shipping_sentence(record)) == (None, None, "")
     assert "Which round to ship" not in write_report(run.root).read_text()
 
 
-@pytest.mark.parametrize(
-    "damage", [{"round": 7}, {"round": "2"}, {"pairs": "many"}, {"rounds": [{"round": 0}]}, {"rounds": None}]
-)
-def test_a_damaged_decision_is_named(run, damage):
-    with pytest.raises(InputError, match=r"shipped\.json: damaged"):
-        read(run, {**SECOND, **damage})
+def test_a_damaged_decision_is_named_by_file_and_key(run):
+    for damage, key in (
+        ({"round": 7}, "round is 7"),
+        ({"round": "two"}, 'round is "two"'),
+        ({"pairs": "many"}, 'pairs is "many"'),
+        ({"rounds": [{"round": 0}]}, r"rounds\.0\.score: Field required"),
+        ({"rounds": None}, "rounds is null"),
+    ):
+        with pytest.raises(InputError, match=rf"shipped\.json: .*{key}"):
+            read(run, {**SECOND, **damage})
 
 
 @pytest.mark.parametrize(
@@ -96,7 +100,7 @@ def test_a_run_whose_rounds_are_done_and_whose_end_is_not_is_called_unfinished(r
     else:
         assert f"Not finished.</strong> {missing} is still missing." in page
         # No row has the policy that is shipped.
-        assert not any("shipped" in row[0].value for row in summary_rows(record).rows)
+        assert not any("shipped" in name for name, _ in summary_rows(record).rows)
 
 
 def test_after_a_last_dpo_the_report_judges_it_and_calls_the_run_finished(run):
@@ -107,13 +111,13 @@ def test_after_a_last_dpo_the_report_judges_it_and_calls_the_run_finished(run):
     page = write_report(run.root).read_text()
     assert "Not finished" not in page
     assert judge(record).headline.startswith("Final DPO beats the SFT model")
-    assert summary_rows(record).rows[-1][0].value == "final DPO (shipped)"
+    assert summary_rows(record).rows[-1][0] == "final DPO (shipped)"
     assert "answered by the SFT model and by final DPO" in page
 
 
 def test_the_samples_are_those_of_the_round_that_is_shipped(run):
     read(run, SECOND)
-    assert "answered by the SFT model and by round 2." in write_report(run.root).read_text()
+    assert "answered by the SFT model and by round 2," in write_report(run.root).read_text()
 
 
 def test_length_is_named_only_where_the_test_takes_it_out(run):

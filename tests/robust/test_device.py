@@ -6,11 +6,10 @@ import torch
 
 from robust.cases import EVERY, MONOTONE, normal_gaps
 from sgpo.errors import InputError
-from sgpo.robust import worst_case
+from sgpo.robust import Ball, certify, worst_case
 from sgpo.robust.device import solve_on_device
 
 FIELDS = ("value", "empirical_value", "price", "moved_share", "marginal", "full_radius")
-DEFAULTS = dict.fromkeys(("space", "window", "tangents", "knots", "link", "weights")) | {"clip": False}
 monotone = pytest.mark.parametrize("options", MONOTONE.values(), ids=MONOTONE)
 
 
@@ -27,7 +26,7 @@ def test_a_tensor_is_answered_like_an_array(options):
     gaps = torch.tensor(normal_gaps())
     ours, numpy = worst_case(gaps, 0.05, **options), worst_case(gaps.numpy(), 0.05, **options)
     compare(ours, numpy, 1e-15)
-    assert ours.certificate().gap == numpy.certificate().gap
+    assert certify(ours).gap == certify(numpy).gap
     torch.testing.assert_close(ours.atoms.numpy(), numpy.atoms)
     assert float(ours.atom_weights.sum()) == pytest.approx(1)
     assert "WorstCase(value=" in repr(ours)
@@ -39,7 +38,7 @@ def test_a_tensor_is_answered_like_an_array(options):
 def test_tensor_operations_alone_agree_with_numpy(options, radius, weighted):
     gaps = torch.tensor(normal_gaps())
     weights = torch.rand(200, generator=torch.Generator().manual_seed(0)) if weighted else None
-    ours = solve_on_device(gaps, radius, **{**DEFAULTS, **options, "weights": weights})
+    ours = solve_on_device(gaps, Ball(radius, **options), weights)
     compare(ours, worst_case(gaps.numpy(), radius, weights=weights, **options), 1e-10)
 
 
@@ -47,12 +46,14 @@ def test_tensor_operations_alone_agree_with_numpy(options, radius, weighted):
 def test_ties_and_window_ends_agree_with_numpy(options):
     gaps = torch.tensor([-6.0, -6.0, 1.0, 1.0, 1.0, 2.0, 6.0], dtype=torch.float64)
     for radius in (0.0, 0.01, 0.1, 2.0, 20.0):
-        ours = solve_on_device(gaps, radius, **{**DEFAULTS, **options})
+        ours = solve_on_device(gaps, Ball(radius, **options))
         compare(ours, worst_case(gaps.numpy(), radius, **options), 1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("solve", [worst_case, lambda g, r, **o: solve_on_device(g, r, **{**DEFAULTS, **o})])
+@pytest.mark.parametrize(
+    "solve", [worst_case, lambda gaps, radius, **options: solve_on_device(gaps, Ball(radius, **options))]
+)
 def test_low_precision_is_computed_in_float32(dtype, solve):
     gaps = torch.tensor(normal_gaps()).to(dtype)
     ours = solve(gaps, 0.05, window=(-6, 6))
@@ -62,7 +63,7 @@ def test_low_precision_is_computed_in_float32(dtype, solve):
 
 def test_float32_sums_do_not_drift_over_a_million_gaps():
     gaps = torch.randn(1_000_000, generator=torch.Generator().manual_seed(0)).clamp(-5, 5)
-    ours = solve_on_device(gaps, 0.01, **{**DEFAULTS, "window": (-5, 5)})
+    ours = solve_on_device(gaps, Ball(0.01, window=(-5, 5)))
     assert ours.value.item() == pytest.approx(worst_case(gaps.double().numpy(), 0.01, window=(-5, 5)).value, rel=1e-6)
 
 
@@ -72,7 +73,7 @@ def test_float32_sums_do_not_drift_over_a_million_gaps():
 )
 def test_bad_gaps_are_refused_as_numpy_refuses_them(gaps, message):
     with pytest.raises(InputError, match=message):
-        solve_on_device(torch.tensor(gaps), 0.1, **{**DEFAULTS, "window": (-6.0, 6.0)})
+        solve_on_device(torch.tensor(gaps), Ball(0.1, window=(-6.0, 6.0)))
 
 
 def test_no_gradient_is_recorded():

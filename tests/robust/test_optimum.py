@@ -5,7 +5,7 @@ import pytest
 
 from robust.cases import EVERY, MONOTONE, SQUARE, normal_gaps
 from sgpo.errors import InputError
-from sgpo.robust import dual_value, worst_case
+from sgpo.robust import dual_value, paper_variables, value_curve, worst_case
 
 every = pytest.mark.parametrize("options", EVERY.values(), ids=EVERY)
 monotone = pytest.mark.parametrize("options", MONOTONE.values(), ids=MONOTONE)
@@ -16,7 +16,7 @@ monotone = pytest.mark.parametrize("options", MONOTONE.values(), ids=MONOTONE)
 def test_the_curve_passes_through_the_value_at_every_radius(options, weighted):
     gaps = normal_gaps(60)
     weights = np.random.default_rng(1).integers(0, 3, size=60) if weighted else None
-    curve = worst_case(gaps, 0.1, weights=weights, **options).curve()
+    curve = value_curve(worst_case(gaps, 0.1, weights=weights, **options))
     for radius in (0, 1e-4, 0.01, 0.2, 1.0, 3.0, 50.0):
         assert curve.at(radius) == pytest.approx(worst_case(gaps, radius, weights=weights, **options).value, rel=1e-12)
 
@@ -24,7 +24,7 @@ def test_the_curve_passes_through_the_value_at_every_radius(options, weighted):
 @every
 def test_the_curve_is_concave_rising_and_ends_where_everything_has_moved(options):
     worst = worst_case(normal_gaps(60), 0.1, **options)
-    curve = worst.curve()
+    curve = value_curve(worst)
     slopes = np.diff(curve.value) / np.diff(curve.radius)
     assert curve.radius[0] == 0 and (np.diff(curve.radius) > 0).all()
     assert (slopes >= 0).all() and (np.diff(slopes) <= 1e-9 * slopes[:-1] + 1e-12).all()
@@ -59,7 +59,7 @@ def test_every_price_bounds_the_value_from_above(options):
 def test_the_papers_variables_are_feasible_and_reach_the_value(options, radius):
     worst = worst_case(normal_gaps(60), radius, **options)
     (a, b), u = worst.window, worst.points[:, None]
-    mass, displacement = worst.transport()
+    mass, displacement = paper_variables(worst)
     np.testing.assert_allclose(mass.sum(axis=1), 1.0, atol=1e-14)
     assert (mass >= 0).all()
     assert abs(displacement).sum() / 60 <= radius + 1e-12
@@ -75,7 +75,7 @@ def test_the_papers_variables_are_feasible_and_reach_the_value(options, radius):
 
 def test_a_two_sided_link_has_no_paper_variables():
     with pytest.raises(InputError, match="square, which is not monotone"):
-        worst_case(normal_gaps(5), 0.1, window=(-6, 6), link=SQUARE).transport()
+        paper_variables(worst_case(normal_gaps(5), 0.1, window=(-6, 6), link=SQUARE))
 
 
 def test_a_two_sided_link_sends_mass_to_both_ends():

@@ -6,8 +6,7 @@ import torch
 from scipy.optimize import linprog
 
 from sgpo.robust.exact import worst_case
-from sgpo.robust.objective import priced_loss
-from sgpo.robust.steps import mixture_loss, transport_loss
+from sgpo.robust.losses import envelope_loss, mixture_loss, transport_loss
 
 CASES = {
     "margin": {"window": (-6.0, 6.0)},
@@ -118,7 +117,7 @@ def test_every_step_pulls_unmoved_pairs_alike_at_the_answer(options):
     gaps, _, worst = solved(options)
     gaps = gaps.requires_grad_()
     unmoved = worst.moved == 0
-    envelope = priced_loss(gaps, price=worst.price, lower=worst.window[0], link=worst.link).loss
+    envelope = envelope_loss(gaps, price=worst.price, lower=worst.window[0], link=worst.link).loss
     expected = gradient(envelope, gaps)[unmoved]
     for step in (transport_loss, mixture_loss):
         torch.testing.assert_close(gradient(step(gaps, **frozen(worst)), gaps)[unmoved], expected)

@@ -94,7 +94,7 @@ def test_a_run_without_a_signal_is_shipped_in_at_most_twice_the_level():
     ("call", "message"),
     [
         (lambda: evidence([1.0], control=[1.0, 2.0]), "control has 2 pairs"),
-        (lambda: evidence([np.inf]), "gaps row 0 is inf"),
+        (lambda: evidence([np.inf]), r"gaps\[0\] is inf"),
         (lambda: latest_supported([]), "holds no policy"),
         (lambda: latest_supported([[1.0]], level=0.5), "level is 0.5"),
     ],

@@ -9,7 +9,7 @@ from scipy.special import expit
 
 from sgpo.errors import InputError
 from sgpo.stats.calibration import calibrate, fit_temperature
-from sgpo.stats.preferences import report_preferences
+from sgpo.stats.ranking import report_preferences
 
 
 def draw_gaps(rng, count, scale, *, flipped=0.0, spread=1.5):
@@ -129,13 +129,13 @@ def test_what_was_not_given_is_not_split():
 @pytest.mark.parametrize(
     ("gaps", "options", "message"),
     [
-        ([], {}, "gaps has the shape"),
-        ([1.0, np.inf], {}, "gaps row 1 is inf"),
+        ([], {}, "gaps has shape"),
+        ([1.0, np.inf], {}, r"gaps\[1\] is inf"),
         ([1.0], {"bins": 0}, "bins is 0"),
         ([1.0, 2.0], {"sources": ["a"]}, "sources has 1 rows; allowed: 2"),
         ([1.0, 2.0], {"sources": ["a", None]}, "sources row 1 is None"),
-        ([1.0, 2.0], {"length_differences": [1.0]}, "length_differences has the shape"),
-        ([1.0, 2.0], {"length_differences": [1.0, np.nan]}, "length_differences has the shape"),
+        ([1.0, 2.0], {"length_differences": [1.0]}, "length_differences has shape"),
+        ([1.0, 2.0], {"length_differences": [1.0, np.nan]}, r"length_differences\[1\] is nan"),
         ([1.0, 2.0], {"length_differences": [1.0, 2.0], "length_bins": 1.5}, "length_bins is 1.5"),
     ],
 )

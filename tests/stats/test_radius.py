@@ -9,7 +9,10 @@ from scipy.stats import wasserstein_distance
 
 from sgpo.errors import InputError
 from sgpo.robust.exact import worst_case
-from sgpo.stats.radius import accept_round, calibrate, choose_radius, measured_radius
+from sgpo.stats.acceptance import accept_round, choose_radius
+from sgpo.stats.certificate import measured_radius
+from sgpo.stats.ranking import ranking_accuracy
+from sgpo.stats.temperature import remove_scale
 
 
 def labelled(rng, count, informed=1.0):
@@ -41,11 +44,11 @@ def test_the_measured_ball_certifies_the_human_loss_and_a_smaller_one_does_not()
 
 def test_the_temperature_is_the_optimum_and_takes_the_scale_out():
     gaps = labelled(np.random.default_rng(2), 400)
-    fit = calibrate(gaps)
+    fit = remove_scale(gaps)
     best = minimize_scalar(lambda c: np.logaddexp(0, -c * gaps).mean(), bracket=(0, 1), tol=1e-12)
     assert fit.temperature == pytest.approx(best.x, rel=1e-5)
     assert fit.nll == pytest.approx(best.fun)
-    inflated = calibrate(25 * gaps)
+    inflated = remove_scale(25 * gaps)
     assert inflated.temperature == pytest.approx(fit.temperature / 25)
     assert inflated.nll == pytest.approx(fit.nll)
     assert np.logaddexp(0, -25 * gaps).mean() > fit.nll + 1
@@ -54,19 +57,19 @@ def test_the_temperature_is_the_optimum_and_takes_the_scale_out():
 
 def test_deflating_forgives_large_gaps_and_not_small_ones():
     gaps = labelled(np.random.default_rng(3), 300)
-    gaps = gaps * calibrate(gaps).temperature
-    honest = calibrate(gaps).nll
-    assert calibrate(9 * gaps).deflated == pytest.approx(honest)
-    assert calibrate(gaps / 9).deflated == pytest.approx(np.logaddexp(0, -gaps / 9).mean())
-    assert calibrate(gaps / 9).deflated > honest
+    gaps = gaps * remove_scale(gaps).temperature
+    honest = remove_scale(gaps).nll
+    assert remove_scale(9 * gaps).deflated == pytest.approx(honest)
+    assert remove_scale(gaps / 9).deflated == pytest.approx(np.logaddexp(0, -gaps / 9).mean())
+    assert remove_scale(gaps / 9).deflated > honest
 
 
 def test_gaps_against_the_human_order_have_no_likelihood_beyond_chance():
     gaps = -np.abs(np.random.default_rng(4).normal(size=50))
-    fit = calibrate(gaps)
+    fit = remove_scale(gaps)
     assert fit.temperature == -math.inf
     assert fit.nll == pytest.approx(math.log(2))
-    assert fit.accuracy == 0
+    assert ranking_accuracy(gaps).accuracy == 0
 
 
 def test_a_round_that_only_inflates_the_gaps_is_taken():
@@ -82,7 +85,7 @@ def test_a_round_that_loses_the_direction_is_not_taken_and_one_standard_error_is
     worse = 0.5 * gaps + rng.normal(size=600)
     decision = accept_round(gaps, worse)
     assert (decision.accepted, decision.reason) == (False, "direction lost")
-    losses = calibrate(gaps).losses - calibrate(worse).losses
+    losses = remove_scale(gaps).losses - remove_scale(worse).losses
     assert decision.change == pytest.approx(losses.mean())
     assert decision.standard_error == pytest.approx(losses.std(ddof=1) / math.sqrt(600))
     assert accept_round(gaps, worse, errors=1.01 * -decision.change / decision.standard_error).accepted
@@ -111,10 +114,10 @@ def test_among_radii_that_do_as_well_the_smallest_is_chosen_and_a_better_one_bea
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: measured_radius([0.0], [np.nan], space="margin"), "self_gaps row 0 is nan"),
+        (lambda: measured_radius([0.0], [np.nan], space="margin"), r"self_gaps\[0\] is nan"),
         (lambda: measured_radius([0.0], [1.0], space="margin", factor=-1), "factor is -1"),
         (lambda: measured_radius([0.0], [1.0], space="logit"), "space is 'logit'"),
-        (lambda: calibrate([]), "gaps has the shape"),
+        (lambda: remove_scale([]), "gaps has shape"),
         (lambda: accept_round([0.0, 1.0], [1.0]), "after_gaps has 1 pairs"),
         (lambda: accept_round([0.0], [1.0], errors=-1), "errors is -1"),
         (lambda: choose_radius([0.0, 1.0], [[0.0, 1.0]], [0.1]), "0 among them"),

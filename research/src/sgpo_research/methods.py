@@ -39,7 +39,7 @@ class Method:
         seeds_in_rounds: human seeds are trained on in every round, with plain DPO's loss.
         reference: "sft", or "previous": of the leader's loss; the implicit reward always refers to the SFT policy.
         accept: which policies are taken: "all"; "paying": a stage, the seeds' included, only where
-            `sgpo.stats.radius.accept_round` lets it, and the next one starts from what was taken; "supported": at the
+            `sgpo.stats.acceptance.accept_round` accepts it, and the next one starts from there; "supported": at the
             end, `sgpo.stats.acceptance.latest_supported` with length as a control, or "supported_any_length" without.
         human_last: the policy that is shipped is trained once more, with DPO on all human pairs, held-out ones
             included; not where the SFT policy is shipped. Nothing is chosen by held-out pairs after that.

@@ -6,7 +6,8 @@ import numpy as np
 
 from sgpo.errors import InputError
 from sgpo.stats.acceptance import latest_supported
-from sgpo.stats.radius import calibrate
+from sgpo.stats.ranking import ranking_accuracy
+from sgpo.stats.temperature import remove_scale
 from sgpo_research.methods import Method
 from sgpo_research.simulation.leader import Training, Trials
 from sgpo_research.simulation.rounds import Simulation, Stage
@@ -61,7 +62,7 @@ def tune(
         training: what all methods share.
         seed: of sampling and of the order of pairs.
         trials: how many, for every method alike.
-        criterion: "deflated": held-out log-likelihood with the temperature fitted below 1 (`Calibration.deflated`),
+        criterion: "deflated": held-out log-likelihood with the temperature fitted below 1 (`ScaleFree.deflated`),
             so that gaps that self-annotation inflated are forgiven, and "likelihood": as it stands. Gold is never
             looked at.
 
@@ -79,7 +80,7 @@ def tune(
         for trial, place in enumerate(places)
     ])  # fmt: skip
     own = simulation.gaps(shipped)
-    fits = [calibrate(row) for row in own]
+    fits = [remove_scale(row) for row in own]
     losses = [fit.deflated for fit in fits] if criterion == "deflated" else np.logaddexp(0, -own).mean(1)
     best = int(np.argmin(losses))
     settings = {"learning_rate": float(simulation.trials.learning_rates[best])}
@@ -89,7 +90,7 @@ def tune(
         final_theta = simulation.finish(final_theta, best)
     gold = _measure(world, final_theta)
     final = {"method": method.name, **gold, **settings, "shipped": -1 if places[best] is None else int(places[best])}
-    final["held_out_accuracy"] = fits[best].accuracy
+    final["held_out_accuracy"] = ranking_accuracy(own[best]).accuracy
     rounds = [
         {"method": method.name, "round": number, **_measure(world, stage.theta[best]), **_stage(stage, best)}
         for number, stage in enumerate(stages)

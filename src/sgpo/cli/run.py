@@ -82,6 +82,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _report(directory: Path, console) -> None:
     from sgpo.report.build import write_report
     from sgpo.report.read import read_run
+    from sgpo.report.story import shipping_sentence
     from sgpo.report.table import rich_table, summary_rows
 
     page = write_report(directory)
@@ -89,5 +90,5 @@ def _report(directory: Path, console) -> None:
         record = read_run(directory)
         console.print(rich_table(summary_rows(record)))
         if record.shipped:
-            console.print(record.shipped.sentence, highlight=False)
+            console.print(shipping_sentence(record), highlight=False)
         console.print(f"Report: {page}", highlight=False)

@@ -11,7 +11,7 @@ from sgpo.policy.load import Policy
 from sgpo.policy.score import Scores, score_responses
 from sgpo.preferences.annotate import implicit_rewards
 from sgpo.stats.certificate import RobustCertificate, certify_policy
-from sgpo.stats.preferences import PreferenceReport, report_preferences
+from sgpo.stats.ranking import PreferenceReport, report_preferences
 
 SIDES = ("chosen", "rejected")
 

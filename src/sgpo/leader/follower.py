@@ -13,15 +13,13 @@ from sgpo.leader.config import SGPOConfig
 from sgpo.leader.pairs import PairTags
 from sgpo.leader.recent import RecentGaps
 from sgpo.leader.window import choose_window
-from sgpo.robust.objective import priced_loss
+from sgpo.robust.ball import Ball
+from sgpo.robust.losses import EnvelopeLoss, envelope_loss, marginal_split, mixture_loss, transport_loss
 from sgpo.robust.paper import solve_worst_case
 from sgpo.robust.solution import WorstCase
-from sgpo.robust.steps import mixture_loss, transport_loss
 
 ALL = "all"
 RECENT_PAIRS = 1024
-# Gaps this near to the marginal one, in the gap space's unit, are the marginal one: float32 gives no more.
-TIE = 1e-5
 
 
 class Pairs(NamedTuple):
@@ -53,18 +51,20 @@ class _Ball:
 
     def take(self, worst: WorstCase, *, grouped: bool) -> None:
         """Keeps an answer, and which share of the marginal gap it moves; groups have one each, and it none."""
-        self.worst, self.split = worst, None
-        if worst.price > 0 and not grouped:
-            self.split = float(worst.moved[np.abs(worst.points - worst.marginal).argmin()])
+        self.worst, self.split = worst, None if grouped else marginal_split(worst)
 
-    def moved_now(self, margins: Tensor) -> Tensor:
-        """(B,) share of each gap that the follower's price moves: 1 where that pays, its split at the marginal gap."""
+    def envelope(self, margins: Tensor) -> EnvelopeLoss:
+        """The dual at the ball's price, and the share of each gap that the price moves."""
         worst = self.worst
-        moved = priced_loss(margins, price=worst.price, lower=worst.window[0], link=worst.link).moved.to(margins.dtype)
-        if self.split is None:
-            return moved
-        tied = (worst.link.to_space(margins) - worst.marginal).abs() <= TIE * max(1.0, abs(worst.marginal))
-        return torch.where(tied, self.split, moved)
+        priced = envelope_loss(
+            margins,
+            price=worst.price,
+            lower=worst.window[0],
+            link=worst.link,
+            marginal=worst.marginal,
+            split=self.split,
+        )
+        return EnvelopeLoss(priced.loss + worst.price * self.radius, priced.moved)
 
 
 class Follower:
@@ -119,12 +119,11 @@ class Follower:
         points = worst.link.to_space(margins.detach())
         outside = ((points < low) | (points > high)).to(margins.dtype)
         if self._args.step == "envelope":
-            moved = ball.moved_now(margins.detach())
-            return RobustLoss(_envelope_loss(ball, margins, moved), moved, outside)
+            return RobustLoss(*ball.envelope(margins), outside)
         if training and self._args.schedule != "step":
             moved, anchor = (table[row] for table in self._frozen(margins))
         else:
-            moved, anchor = ball.moved_now(margins.detach()), points.clamp(low, high)
+            moved, anchor = ball.envelope(margins.detach()).moved, points.clamp(low, high)
         frozen = {"moved": moved, "anchor": anchor, "lower": low, "link": worst.link}
         if self._args.step == "transport":
             return RobustLoss(transport_loss(margins, **frozen), moved, outside)
@@ -248,34 +247,23 @@ class Follower:
         # A policy in training carries gaps out of a window that held them at the start. They are then taken at its
         # nearest end; the leader's loss goes on beyond it.
         try:
-            return solve_worst_case(
-                gaps,
+            ball = Ball(
                 ball.radius,
-                solver=args.solver,
-                group_size=args.group_size,
-                seed=args.seed + self.answers,
                 space=args.space,
                 window=choose_window(args, gaps, weights),
                 tangents=args.tangents or None,
-                weights=weights,
                 clip=self.answers > 0 or args.window_rule == "quantiles",
+            )
+            return solve_worst_case(
+                gaps,
+                ball,
+                solver=args.solver,
+                group_size=args.group_size,
+                seed=args.seed + self.answers,
+                weights=weights,
             )
         except RuntimeError as error:
             raise InputError(f"solver {args.solver!r} gave up ({error}); allowed: solver 'exact'.") from error
-
-
-def _envelope_loss(ball: _Ball, margins: Tensor, moved: Tensor) -> Tensor:
-    """The dual at the ball's price; at its kink, the marginal gap, with the subgradient of the robust value.
-
-    Where the reference is the policy itself every gap starts at 0, and all of them are marginal: whether rounding finds
-    them just above or just below must not decide whether the follower moves everything or nothing.
-    """
-    worst, low = ball.worst, ball.worst.window[0]
-    priced = priced_loss(margins, price=worst.price, lower=low, link=worst.link).loss
-    points = worst.link.to_space(margins)
-    stay, go = worst.link.value(points), worst.link.value(torch.full_like(points, low)) - worst.price * (points - low)
-    split = (moved > 0) & (moved < 1)
-    return torch.where(split, (1 - moved) * stay + moved * go, priced) + worst.price * ball.radius
 
 
 def radii(args: SGPOConfig) -> dict[str, float]:

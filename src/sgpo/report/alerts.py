@@ -2,18 +2,16 @@
 
 from collections.abc import Iterator
 
-from sgpo.report.read import RunRecord, number
-from sgpo.report.verdict import compare, interval
+from sgpo.report.quantities import find_lengths, find_quantities, follower_answers
+from sgpo.report.read import RunRecord
+from sgpo.report.verdict import capital, compare
+from sgpo.stats.alarms import collapsed, idle, saturated
 
-COLLAPSE_RATIO = 1.5  # times the log-probability that the reference gives to the same chosen responses
-COLLAPSE_NATS = 5.0
 LENGTH_RATIO = 1.5
-IDLE_SHARE = 0.001
-SATURATED_SHARE = 0.95
 
 
 def find_alerts(record: RunRecord) -> list[str]:
-    """One sentence or two per alert, gravest first; empty when the numbers look sound."""
+    """One or two sentences per alert, most serious first; empty if the numbers look sound."""
     return [
         *_collapse(record),
         *_disagreement(record),
@@ -27,40 +25,37 @@ def find_alerts(record: RunRecord) -> list[str]:
 
 def _collapse(record: RunRecord) -> Iterator[str]:
     for metrics in record.rounds:
-        start, end = number(metrics, "leader.reference_chosen_logps"), number(metrics, "leader.chosen_logps")
-        if start is None or end is None:
-            continue
-        if end < COLLAPSE_RATIO * start and start - end > COLLAPSE_NATS:
+        start = metrics.leader and metrics.leader.reference_chosen_logps
+        end = metrics.leader and metrics.leader.chosen_logps
+        if start is not None and end is not None and collapsed(end, start):
             yield (
-                f"Chosen log-probability collapsed in {metrics['name']}: the last chosen responses have a mean of "
-                f"{end:.1f} nats, and {start:.1f} under the reference. The policy moves away from the very responses "
-                "that it is told to prefer; a larger beta or a smaller learning rate holds it back."
+                f"Chosen log-probability collapsed in {metrics.name}: the last chosen responses have a mean of "
+                f"{end:.1f} nats, and {start:.1f} under the reference. The policy loses probability on the responses "
+                "that it should prefer; use a larger beta or a smaller learning rate."
             )
 
 
 def _disagreement(record: RunRecord) -> Iterator[str]:
     for metrics in record.rounds:
-        agreement = number(metrics, "gold.agreement")
-        if agreement is not None and agreement < 0.5:
-            yield (
-                f"Self-annotation points the wrong way in {metrics['name']}: {agreement:.3f} of its pairs agree with "
-                "the gold reward, which is less than a coin would reach."
-            )
+        for name, headline in metrics.evaluations.items():
+            if headline.agreement is not None and headline.agreement < 0.5:
+                yield (
+                    f"Self-annotation is worse than chance in {metrics.name}: the reward of {name} agrees with "
+                    f"{headline.agreement:.3f} of its pairs."
+                )
 
 
 def _decline(record: RunRecord) -> Iterator[str]:
-    for key, name in (("gold.win_rate", "win rate"), ("heldout.accuracy", "held-out accuracy")):
-        judged = [metrics for metrics in record.rounds if number(metrics, key) is not None]
-        if not judged:
+    for quantity in (one for one in find_quantities(record) if one.claim):
+        measured = [(metrics.name, found) for metrics in record.rounds if (found := quantity.read(metrics))]
+        (best_name, best), (name, last) = max(measured, key=lambda one: one[1].value), measured[-1]
+        if last.value >= best.value:
             continue
-        best, last = max(judged, key=lambda metrics: number(metrics, key)), judged[-1]
-        if number(last, key) >= number(best, key):
-            continue
-        intervals = interval(last, key), interval(best, key)
-        within = None not in intervals and compare(*intervals) == "no clear difference"
+        known = last.has_interval and best.has_interval
+        noise = known and compare(last, best) == "no clear difference"
         yield (
-            f"The last round, {last['name']}, is below {best['name']} in {name}: {number(last, key):.3f} against "
-            f"{number(best, key):.3f}" + ("; the intervals overlap, so this may be noise." if within else ".")
+            f"The last round, {name}, is below {best_name} in {quantity.title}: {last.value:.3f} against "
+            f"{best.value:.3f}" + ("; the intervals overlap, so this may be noise." if noise else ".")
         )
 
 
@@ -70,51 +65,53 @@ def _unsupported(record: RunRecord) -> Iterator[str]:
         return
     if shipped.pairs < shipped.enough:
         yield (
-            f"Only {shipped.pairs} human pairs were set aside to choose the round: with fewer than {shipped.enough} a "
-            "good round often goes unsupported. A larger data.validation_share or more seeds give the choice a basis; "
-            "leader.accept: always does without it."
+            f"Only {shipped.pairs} validation pairs choose the round to ship: with fewer than {shipped.enough}, a good "
+            "round often finds no support. Raise data.validation_share or add seeds; leader.accept: always ships the "
+            "last round without a test."
         )
     if shipped.round is None:
-        length_out = record.config["leader"].get("accept") != "supported_any_length"
-        beyond = ", beyond what the length of responses explains" if length_out else ""
+        beyond = ", beyond what the length of responses explains" if record.controls_length else ""
         yield (
-            f"No round is supported by the human pairs set aside{beyond}: self-annotation may have derailed, or the "
-            "pairs are too few to tell. All policies are there to be looked at."
+            f"No round is supported by the validation pairs{beyond}: self-annotation may have gone wrong, or the pairs "
+            "are too few to tell. The policies of all rounds are kept."
         )
 
 
 def _turned_down(record: RunRecord) -> Iterator[str]:
     for metrics in record.rounds:
-        decision = metrics.get("decision")
-        if decision and not decision["accepted"]:
+        decision = metrics.decision
+        if decision and not decision.accepted:
+            reasons = ", ".join(sorted({tried.reason for tried in decision.tried}))
             yield (
-                f"{metrics['name'].capitalize()} was not taken: {decision['pairs']} human pairs set aside say that it "
-                f"does not pay ({', '.join(sorted({tried['reason'] for tried in decision['tried']}))}). Its policy is "
-                "that of the round before."
+                f"{capital(metrics.name)} was not accepted: {decision.pairs} validation pairs do not show that it is "
+                f"better ({reasons}). It keeps the policy of the round before."
             )
 
 
 def _longer_responses(record: RunRecord) -> Iterator[str]:
-    lengths = [length for metrics in record.rounds if (length := number(metrics, record.length_key)) is not None]
-    if len(lengths) > 1 and lengths[-1] > LENGTH_RATIO * lengths[0]:
-        yield (
-            f"Responses grew from {lengths[0]:.1f} to {lengths[-1]:.1f} tokens over the rounds "
-            f"({lengths[-1] / lengths[0]:.1f} times as long). Check that wins do not come from length alone."
-        )
+    for quantity in find_lengths(record):
+        lengths = [found.value for metrics in record.rounds if (found := quantity.read(metrics))]
+        if lengths[-1] > LENGTH_RATIO * lengths[0]:
+            yield (
+                f"Responses grew from {lengths[0]:.1f} to {lengths[-1]:.1f} tokens over the rounds "
+                f"({quantity.meaning}). Check that wins do not come from length alone."
+            )
 
 
 def _moved_share(record: RunRecord) -> Iterator[str]:
     for metrics in record.rounds:
-        share, radius = number(metrics, "follower.moved_share"), number(metrics, "follower.radius")
-        if share is None or not radius:
-            continue
-        if share < IDLE_SHARE:
-            yield (
-                f"The follower is idle in {metrics['name']}: it moves {share:.4f} of the pairs, so the round is nearly "
-                f"plain DPO. A radius larger than {radius:g} would give it a say."
-            )
-        if share > SATURATED_SHARE:
-            yield (
-                f"The follower moves nearly everything in {metrics['name']}: a share of {share:.3f} of the pairs, so "
-                f"little of the data is left to learn from. A radius smaller than {radius:g} would leave more."
-            )
+        for source, answer in follower_answers(metrics).items():
+            share, radius = answer.moved_share, answer.radius
+            pairs = f"{source} pairs" if source else "pairs"
+            if share is None or not radius:
+                continue
+            if idle(share):
+                yield (
+                    f"The follower is idle in {metrics.name}: it moves {share:.4f} of the {pairs}, so the round is "
+                    f"nearly plain DPO. Use a radius larger than {radius:g}."
+                )
+            if saturated(share):
+                yield (
+                    f"The follower moves nearly everything in {metrics.name}: {share:.3f} of the {pairs}, so little "
+                    f"of the data is left to learn from. Use a radius smaller than {radius:g}."
+                )

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import offset_copy
 
-from sgpo.report.read import RunRecord, number
-from sgpo.report.verdict import interval
+from sgpo.report.quantities import Quantity, find_quantities, follower_answers
+from sgpo.report.read import RunRecord
 
 # Stand-ins that the SVG text replaces by the page's own colours, so that figures follow its light or dark scheme.
 _COLOURS = {
@@ -64,48 +64,35 @@ def draw_figures(record: RunRecord) -> list[Picture]:
 
 
 def _pictures(record: RunRecord) -> Iterator[Picture]:
-    if record.has("gold.win_rate"):
-        yield Picture(
-            "Win rate against the SFT model",
-            "Above the dashed line the gold reward prefers the policy to the SFT model more often than not; bars are "
-            "95% intervals, and rounds whose bars overlap are not clearly different.",
-            _svg(_shares(record, "gold.win_rate", "win rate", "SFT model"), "win-rate"),
-        )
-    if record.has("heldout.accuracy"):
-        yield Picture(
-            "Accuracy on held-out human pairs",
-            "How often the policy's implicit reward prefers the response that the human preferred; the dashed line is "
-            "a coin, and bars are 95% intervals.",
-            _svg(_shares(record, "heldout.accuracy", "accuracy", "chance"), "heldout"),
-        )
-    for one in record.measured:
-        yield Picture(
-            f"{one.quantity.capitalize()}: {one.name}",
-            f"The {one.meaning}; the dashed line is {one.chance}, and bars are 95% intervals.",
-            _svg(_shares(record, one.key, one.quantity, one.chance), f"evaluation-{one.name}"),
-        )
-    if record.has("gold.agreement"):
-        yield Picture(
-            "Self-annotation against the gold reward",
-            "How often the order that the policy gives its own pairs is the order of the gold reward; below the dashed "
-            "line its labels mislead.",
-            _svg(_shares(record, "gold.agreement", "share in agreement", "chance"), "agreement"),
-        )
-    if record.has(record.length_key):
-        yield Picture(
-            "Length of responses",
-            f"The {record.length_meaning}. Responses that keep growing may win by their length alone.",
-            _svg(_drift(record, record.length_key, "mean length (tokens)"), "length"),
-        )
-    if record.has("gold.kl"):
-        yield Picture(
-            "Distance from the SFT model",
-            "How far the policy has gone from where it started. A divergence that grows while the win rate does not is "
-            "a sign that the policy games its own labels.",
-            _svg(_drift(record, "gold.kl", "KL divergence (nats)"), "kl"),
-        )
+    charted = [quantity for quantity in find_quantities(record) if quantity.chart]
+    for index, quantity in enumerate(charted):
+        yield Picture(quantity.chart.title, quantity.chart.reading, _svg(_by_round(record, quantity), f"chart-{index}"))
     if any(len(table.point) for table in record.gaps.values()):
         yield Picture("Gaps and worst case", _gap_reading(record), _svg(_histograms(record), "gaps"), wide=True)
+
+
+def _by_round(record: RunRecord, quantity: Quantity) -> Figure:
+    """A quantity by round: a share with its 95% interval over the line at 1/2, or an axis that starts at 0."""
+    figure = Figure(figsize=_SMALL)
+    axes = figure.add_subplot()
+    found = [(metrics.round, one) for metrics in record.rounds if (one := quantity.read(metrics))]
+    values = [one.value for _, one in found]
+    bounds = [(t, one.low, one.high) for t, one in found if one.has_interval]
+    if middle := quantity.chart.middle:
+        axes.axhline(0.5, color=_FAINT, linestyle=(0, (4, 3)), linewidth=1)
+        place = {"ha": "right", "va": "bottom", "transform": axes.get_yaxis_transform()}
+        axes.text(1, 0.5, middle, color=_INK, fontsize=8.5, **place)
+    axes.plot([t for t, _ in found], values, color=_BLUE, linewidth=1.5, marker="o", markersize=5)
+    for bound in bounds:
+        axes.vlines(*bound, color=_BLUE, linewidth=2.5, alpha=0.45)
+    ends = [*values, *(end for _, *both in bounds for end in both)]
+    if middle:
+        axes.set_ylim(max(min(0.5, *ends) - 0.06, -0.02), min(max(0.5, *ends) + 0.06, 1.02))
+    else:
+        axes.set_ylim(1.15 * min(0.0, *ends), 1.15 * max(1e-3, *ends))
+    axes.set_ylabel(quantity.chart.axis)
+    _rounds_axis(axes, record)
+    return figure
 
 
 def _rounds_axis(axes: Axes, record: RunRecord) -> None:
@@ -117,43 +104,6 @@ def _rounds_axis(axes: Axes, record: RunRecord) -> None:
         axes.xaxis.set_major_formatter(lambda place, _: "final" if place > last else f"{place:.0f}")
 
 
-def _series(record: RunRecord, key: str) -> tuple[list[int], list[float]]:
-    found = [(metrics["round"], number(metrics, key)) for metrics in record.rounds if number(metrics, key) is not None]
-    return [t for t, _ in found], [value for _, value in found]
-
-
-def _shares(record: RunRecord, key: str, label: str, baseline: str) -> Figure:
-    """A share by round with its 95% interval, over the line at one half."""
-    figure = Figure(figsize=_SMALL)
-    axes = figure.add_subplot()
-    x, y = _series(record, key)
-    axes.axhline(0.5, color=_FAINT, linestyle=(0, (4, 3)), linewidth=1)
-    axes.text(1, 0.5, baseline, color=_INK, fontsize=8.5, ha="right", va="bottom", transform=axes.get_yaxis_transform())
-    axes.plot(x, y, color=_BLUE, linewidth=1.5, marker="o", markersize=5)
-    bounds = [(m["round"], interval(m, key)) for m in record.rounds] if key != "gold.agreement" else []
-    for t, bound in bounds:
-        if bound is not None:
-            axes.vlines(t, bound.low, bound.high, color=_BLUE, linewidth=2.5, alpha=0.45)
-    ends = [end for _, bound in bounds if bound for end in (bound.low, bound.high)]
-    low, high = min([0.5, *y, *ends]), max([0.5, *y, *ends])
-    axes.set_ylim(max(low - 0.06, -0.02), min(high + 0.06, 1.02))
-    axes.set_ylabel(label)
-    _rounds_axis(axes, record)
-    return figure
-
-
-def _drift(record: RunRecord, key: str, label: str) -> Figure:
-    """A quantity by round on an axis that starts at zero."""
-    figure = Figure(figsize=_SMALL)
-    axes = figure.add_subplot()
-    x, y = _series(record, key)
-    axes.plot(x, y, color=_BLUE, linewidth=1.5, marker="o", markersize=5)
-    axes.set_ylim(1.15 * min(0.0, *y), 1.15 * max(1e-3, *y))
-    axes.set_ylabel(label)
-    _rounds_axis(axes, record)
-    return figure
-
-
 def _shown_rounds(record: RunRecord) -> list[int]:
     rounds = [t for t, table in record.gaps.items() if len(table.point)]
     if len(rounds) <= _MOST_HISTOGRAMS:
@@ -163,55 +113,52 @@ def _shown_rounds(record: RunRecord) -> list[int]:
 
 def _gap_reading(record: RunRecord) -> str:
     shown = _shown_rounds(record)
-    few = f" {len(shown)} of {len(record.gaps)} rounds are drawn." if len(shown) < len(record.gaps) else ""
-    probability = record.config["follower"]["space"] == "probability"
-    middle = (
-        "at 0.5 the policy cannot tell the two responses apart"
-        if probability
-        else "at 0 nats it cannot tell them apart"
+    few = f" The figure shows {len(shown)} of {len(record.gaps)} rounds." if len(shown) < len(record.gaps) else ""
+    several = any(metrics.follower and metrics.follower.by_source for metrics in record.rounds)
+    sources = (
+        " Each source of pairs has its own radius and line; pairs of a source without a radius stay." if several else ""
     )
+    middle = "0.5" if _in_probability(record) else "0 nats"
     return (
-        f"A pair's gap says how sure the policy is of its own label: {middle}, further right it is surer. The worst "
-        "case takes the pairs it is least sure of (orange, left of the dashed line) and treats them as if they lay at "
-        "the triangle: the lower end of the window, the worst gap that it allows." + few
+        "The gap of a pair is the implicit reward of its chosen response minus that of its rejected one: at "
+        f"{middle} the policy cannot tell them apart, and further right it is surer of the label. The worst case takes "
+        "the pairs with the lowest gaps (orange, left of the dashed line) and moves them to the lower end of the "
+        "window (the triangle), the lowest gap that it allows." + sources + few
     )
+
+
+def _in_probability(record: RunRecord) -> bool:
+    return record.config["follower"]["space"] == "probability"
 
 
 def _histograms(record: RunRecord) -> Figure:
     """Gaps per round in the gap space, what moves on top of what stays."""
-    rounds = _shown_rounds(record)
-    probability = record.config["follower"]["space"] == "probability"
+    rounds, probability = _shown_rounds(record), _in_probability(record)
+    answers = {metrics.round: follower_answers(metrics).values() for metrics in record.rounds}
     points = np.concatenate([record.gaps[t].point for t in rounds])
-    lower_ends = {t: window[0] for t in rounds if (window := _follower(record, t).get("window"))}
-    low, high = (0.0, 1.0) if probability else (min([points.min(), *lower_ends.values()]), points.max() + 1e-6)
+    lower_ends = {t: [one.window[0] for one in answers.get(t, ()) if one.window] for t in rounds}
+    lowest = min([points.min(), *(end for ends in lower_ends.values() for end in ends)])
+    low, high = (0.0, 1.0) if probability else (lowest, points.max() + 1e-6)
     edges = np.linspace(low, high, 41)
     figure = Figure(figsize=(8.8, 0.5 + 1.45 * len(rounds)))
-    for index, (t, axes) in enumerate(
-        zip(rounds, np.atleast_1d(figure.subplots(len(rounds), sharex=True)), strict=True)
-    ):
+    every_axes = np.atleast_1d(figure.subplots(len(rounds), sharex=True))
+    for t, axes in zip(rounds, every_axes, strict=True):
         table = record.gaps[t]
         # Clipped, because sigmoid and window may round past an end by one unit in the last place.
         stacked = [np.clip(table.point, low, high)] * 2
         axes.hist(stacked, edges, weights=[table.moved, 1 - table.moved], stacked=True, color=[_ORANGE, _BLUE])
-        if (marginal := _follower(record, t).get("marginal")) is not None:
+        for marginal in (one.marginal for one in answers.get(t, ()) if one.marginal is not None):
             axes.axvline(marginal, color=_INK, linestyle=(0, (4, 3)), linewidth=1)
-        if t in lower_ends:
-            axes.plot(lower_ends[t], 0, "^", color=_ORANGE, markersize=8, clip_on=False, zorder=3)
+        for lower_end in lower_ends[t]:
+            axes.plot(lower_end, 0, "^", color=_ORANGE, markersize=8, clip_on=False, zorder=3)
         axes.set_ylabel("pairs")
         axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-        moved = table.moved.sum()
-        axes.set_title(f"round {t}: {moved:.1f} of {len(table.moved)} pairs moved", pad=4)
-        if index == 0:
-            _legend(axes)
-    axes.set_xlabel(
-        "gap through the sigmoid: the policy's probability that its label is right" if probability else "gap (nats)"
-    )
+        axes.set_title(f"round {t}: {table.moved.sum():.1f} of {len(table.moved)} pairs moved", pad=4)
+    _legend(every_axes[0])
+    unit = "gap through the sigmoid: the policy's probability that the label is right" if probability else "gap (nats)"
+    every_axes[-1].set_xlabel(unit)
     figure.subplots_adjust(hspace=0.42)
     return figure
-
-
-def _follower(record: RunRecord, t: int) -> dict[str, Any]:
-    return next((m.get("follower") or {} for m in record.rounds if m["round"] == t), {})
 
 
 def _legend(axes: Axes) -> None:

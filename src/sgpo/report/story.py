@@ -1,14 +1,13 @@
-"""A run in words, and the small tables of its page: pairs kept and dropped, time per stage."""
+"""A run in words, and the small tables of its page: pairs kept and dropped, the choice of a round, time per stage."""
 
 from typing import Any, NamedTuple
 
-from sgpo.report.read import RunRecord, number
-from sgpo.report.shipping import name_of
+from sgpo.report.read import RunRecord
 from sgpo.report.table import EN_DASH
 
 
 class Story(NamedTuple):
-    """What was run, how, and what is still missing (empty when nothing is)."""
+    """What was run, how, and what is missing (empty if nothing is)."""
 
     what: str
     how: str
@@ -23,38 +22,47 @@ class Grid(NamedTuple):
 
 
 def tell_story(record: RunRecord) -> Story:
-    """The run in a sentence or two, for a reader who has never seen the project."""
-    config, follower = record.config, record.config["follower"]
-    seeds = f"{_count(record.seed_pairs, 'human preference pair')}" if record.seed_pairs else "human preference pairs"
+    """The run in a sentence or two, for a reader who is new to the project."""
+    config = record.config
+    seeds = _count(record.seed_pairs, "human preference pair") if record.seed_pairs else "human preference pairs"
     if record.shipped:
-        seeds += f" (and {record.shipped.pairs:,} set aside to say which round to ship)"
+        seeds += f" (and {record.shipped.pairs:,} validation pairs that choose the round to ship)"
     model = (config.get("model") or {}).get("path")
     model = f"the model {model}" if model else "a small model trained for this run"
-    annotated = sum(int(number(metrics, "annotation.pairs") or 0) for metrics in record.rounds)
+    annotator = (config.get("annotation") or {}).get("annotator", "implicit")
+    rank = f"has a {annotator.replace('_', ' ')} rank the answers"
+    if annotator == "implicit":
+        rank = "ranks the answers by its own implicit reward"
+    annotated = sum(metrics.annotation.pairs for metrics in record.rounds if metrics.annotation)
+    so_far = " so far" if record.missing_rounds else ""
     what = (
         f"Starting from {seeds}, {model} was aligned in {_count(config['rounds'], 'round')} of self-annotation: in "
-        "each round it answers new prompts, ranks its own answers, and trains on the ranking"
+        f"each round it answers new prompts, {rank}, and trains on the ranking"
+        + (f" ({_count(annotated, 'annotated pair')}{so_far})." if annotated else ".")
     )
-    so_far = " so far" if record.missing_rounds else ""
-    what += f" ({_count(annotated, 'self-annotated pair')}{so_far})." if annotated else "."
     if config["rounds"] == 0:
         what = f"Starting from {seeds}, {model} was trained with DPO, without self-annotation."
-    return Story(what, _how(record, follower), _unfinished(record))
+    return Story(what, _how(config), _unfinished(record))
 
 
-def _how(record: RunRecord, follower: dict[str, Any]) -> str:
-    beta = f"implicit rewards use beta {record.config['leader']['beta']:g}"
-    if not follower["radius"]:
+def _how(config: dict[str, Any]) -> str:
+    follower = config["follower"]
+    beta = f"implicit rewards use beta {config['leader']['beta']:g}"
+    radii = follower.get("source_radius") or {"": follower["radius"]}
+    if not any(radii.values()):
         return f"The radius is 0, so every round is plain DPO; {beta}."
     unit = " nats" if follower["space"] == "margin" else ""
     loss = f"{follower['tangents']} tangents of the log loss" if follower.get("tangents") else "the exact log loss"
     size = {
-        "measured": "(the radius) that is measured in each round between held-out human gaps and its own",
-        "validated": "(the radius) that held-out human pairs choose in each round",
-    }.get(follower["radius"]) or f"(the radius) of {follower['radius']:g}{unit}"
+        "measured": "measured in each round, between the gaps of human pairs and those of the round",
+        "validated": "chosen in each round by human validation pairs",
+    }.get(follower["radius"]) or " and ".join(
+        f"{radius:g}{unit}" + (f" for {source} pairs" if source else "") for source, radius in radii.items()
+    )
     return (
-        "Each round trains against the worst case: the least favourable distribution of preference gaps within a "
-        f"Wasserstein-1 distance {size} from the annotated ones, in {follower['space']} space, with {loss}; {beta}."
+        "Each round trains against the worst case: the least favourable distribution of preference gaps in a "
+        f"Wasserstein-1 ball around the annotated ones, in {follower['space']} space, with {loss}. The radius is "
+        f"{size}; {beta}."
     )
 
 
@@ -67,30 +75,34 @@ def _unfinished(record: RunRecord) -> str:
         what = f"{record.missing_end} is still missing."
     else:
         return ""
-    stages = record.manifest["stages"]
-    last = f"The last whole stage is {list(stages)[-1]}." if stages else "No stage is whole yet."
-    return f"{what} {last} Running the same recipe again goes on from there; this page shows what exists."
+    stages = list(record.manifest.stages)
+    last = f"The last complete stage is {stages[-1]}." if stages else "No stage is complete yet."
+    return f"{what} {last} Run the same recipe again to continue from there; this page shows what exists."
 
 
-def pair_flow(record: RunRecord) -> Grid | None:
-    """Prompts, responses, pairs kept and prompts dropped by reason, per round; None where nothing was annotated."""
-    rounds = [metrics for metrics in record.rounds if metrics.get("annotation")]
-    reasons = list(dict.fromkeys(reason for m in rounds for reason in m["annotation"].get("dropped") or {}))
-    rows = []
-    for metrics in rounds:
-        prompts, kept = (number(metrics, f"annotation.{key}") for key in ("prompts", "pairs"))
-        dropped = metrics["annotation"].get("dropped") or {}
-        paired = number(metrics, "annotation.paired")
-        paired = kept if paired is None else paired
-        share = f" ({paired / prompts:.1%})" if prompts and kept is not None else ""
-        cells = [_whole(prompts), _whole(number(metrics, "annotation.responses")), _whole(kept) + share]
-        rows.append((metrics["name"], cells + [_whole(dropped.get(reason)) for reason in reasons]))
-    titles = ["Round", "Prompts", "Responses", "Pairs kept", *(f"Dropped: {reason}" for reason in reasons)]
-    return Grid(titles, rows) if rows else None
+def name_of(number: int) -> str:
+    """A round's name in the report."""
+    return f"round {number}" if number else "DPO on the seeds"
+
+
+def shipping_sentence(record: RunRecord) -> str:
+    """What to ship and why; empty if the run does not choose."""
+    shipped = record.shipped
+    if shipped is None:
+        return ""
+    if shipped.round is None:
+        return f"Ship the SFT model ({shipped.path}): the {shipped.pairs} validation pairs support no round."
+    found, later = shipped.rounds[shipped.round], len(shipped.rounds) - 1 - shipped.round
+    last = " after a last DPO on all human pairs" if record.ships_final else ""
+    others = f", and support no later round ({later} tested)" if later else ""
+    return (
+        f"Ship {name_of(shipped.round)}{last} ({shipped.path}): the {shipped.pairs} validation pairs support it "
+        f"(p = {found.p_value:.2g}, below {found.threshold:.2g}){others}."
+    )
 
 
 def shipping_evidence(record: RunRecord) -> Grid | None:
-    """What the human pairs set aside say of each round; None where no round is chosen by them."""
+    """What the validation pairs say of each round; None if the run does not choose."""
     if record.shipped is None:
         return None
     rows = [
@@ -98,20 +110,35 @@ def shipping_evidence(record: RunRecord) -> Grid | None:
             name_of(one.round),
             [f"{one.accuracy:.3f}", f"{one.score:.2f}", f"{one.p_value:.2g}", f"{one.threshold:.2g}"],
         )
-        for one in record.shipped.evidence
+        for one in record.shipped.rounds
     ]
-    return Grid(["Round", "Pairs ordered as people did", "Score of the test", "p-value", "Must be below"], rows)
+    return Grid(["round", "accuracy", "score of the test", "p-value", "threshold"], rows)
+
+
+def pair_flow(record: RunRecord) -> Grid | None:
+    """Prompts, responses, pairs, and prompts without a pair by reason, per round; None if nothing was annotated."""
+    rounds = [(metrics.name, metrics.annotation) for metrics in record.rounds if metrics.annotation]
+    reasons = list(dict.fromkeys(reason for _, one in rounds for reason, count in one.dropped.items() if count))
+    rows = []
+    for name, one in rounds:
+        paired = one.pairs if one.paired is None else one.paired
+        share = f" ({paired / one.prompts:.1%})" if one.prompts else ""
+        counts = [f"{count:,}" for count in (one.prompts, one.responses, one.pairs, paired)]
+        counts[-1] += share
+        rows.append((name, [*counts, *(f"{one.dropped.get(reason, 0):,}" for reason in reasons)]))
+    dropped = (f"dropped: {reason.replace('_', ' ')}" for reason in reasons)
+    return Grid(["round", "prompts", "responses", "pairs", "prompts with a pair", *dropped], rows) if rows else None
 
 
 def stage_times(record: RunRecord) -> Grid | None:
-    """Seconds per stage, a row per round; None where the manifest has no stage."""
+    """Seconds per stage, a row per round; None if no stage is complete."""
     groups: dict[str, dict[str, float]] = {}
-    for stage, entry in record.manifest["stages"].items():
+    for stage, entry in record.manifest.stages.items():
         group, _, part = stage.partition("/")
         # All trials of a round are one column; their number is the grid's.
-        part = "trials" if part.startswith("trials/") else part.partition(".")[0].replace("_", " ").replace("/", " by ")
+        part = "trials" if part.startswith("trials/") else part.partition(".")[0].replace("_", " ").replace("/", ": ")
         parts = groups.setdefault(group.partition(".")[0].replace("-", " "), {})
-        parts[part] = parts.get(part, 0.0) + entry["seconds"]
+        parts[part] = parts.get(part, 0.0) + entry.seconds
     # The group with the most stages first: a whole round shows the order of the loop.
     fullest_first = sorted(groups.values(), key=len, reverse=True)
     columns = list(dict.fromkeys(part for parts in fullest_first for part in parts))
@@ -121,15 +148,11 @@ def stage_times(record: RunRecord) -> Grid | None:
     ]
     whole = [sum(parts.get(part, 0.0) for parts in groups.values()) for part in columns]
     rows.append(("all", [_duration(seconds) for seconds in (*whole, sum(whole))]))
-    return Grid(["Stage", *columns, "together"], rows) if groups else None
+    return Grid(["stage", *columns, "total"], rows) if groups else None
 
 
-def _count(number_: int, noun: str) -> str:
-    return f"{number_:,} {noun}{'' if number_ == 1 else 's'}"
-
-
-def _whole(value: float | None) -> str:
-    return EN_DASH if value is None else f"{value:,.0f}"
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _duration(seconds: float | None) -> str:

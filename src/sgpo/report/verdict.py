@@ -1,75 +1,25 @@
-"""What a run showed, in sentences that claim no more than its intervals allow."""
+"""What a run showed, in sentences that claim no more than the intervals allow."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from sgpo.report.read import RunRecord, number
+from sgpo.report.quantities import Estimate, Quantity, find_quantities
+from sgpo.report.read import RunRecord
+from sgpo.store.records import RoundMetrics
 
-
-class _Claim(NamedTuple):
-    """What a number in a round's metrics says against 1/2: its name, what it counts, and a sentence by result."""
-
-    key: str
-    quantity: str
-    count_key: str
-    counted: str
-    sentences: dict[str, str]
-
-
-_CLAIMS = (
-    _Claim(
-        "gold.win_rate",
-        "win rate",
-        "gold.prompts",
-        "test prompts",
-        {
-            "higher": "{} beats the SFT model",
-            "lower": "{} is worse than the SFT model",
-            "no clear difference": "no clear difference between {} and the SFT model",
-        },
-    ),
-    _Claim(
-        "heldout.accuracy",
-        "accuracy",
-        "heldout.pairs",
-        "pairs",
-        {
-            "higher": "{} orders held-out human pairs better than chance",
-            "lower": "{} orders held-out human pairs worse than chance",
-            "no clear difference": "no clear difference between {} and chance on held-out human pairs",
-        },
-    ),
-)
-
-
-class Interval(NamedTuple):
-    """A share and its 95% interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} (95% interval {self.low:.3f}\N{EN DASH}{self.high:.3f})"
+_EVEN = Estimate(0.5, 0.5, 0.5)
 
 
 class Verdict(NamedTuple):
-    """One headline and the comparisons that stand behind it."""
+    """One headline and the comparisons that support it."""
 
     headline: str
     sentences: tuple[str, ...]
 
 
-def interval(metrics: dict[str, Any], key: str) -> Interval | None:
-    """The number at `key` (`gold.win_rate`) with the bounds beside it; None unless all three are there."""
-    block = key.partition(".")[0]
-    values = [number(metrics, name) for name in (key, f"{block}.low", f"{block}.high")]
-    return None if None in values else Interval(*values)
+def compare(one: Estimate, other: Estimate) -> str:
+    """`higher` or `lower` if the intervals do not overlap, else `no clear difference`.
 
-
-def compare(one: Interval, other: Interval) -> str:
-    """`higher` or `lower` where the intervals are apart, else `no clear difference`.
-
-    Intervals that touch may hide a difference that a paired test would find, so this errs on the side of silence.
+    Overlapping intervals may hide a difference that a paired test would find: this errs on the side of silence.
     """
     if one.low > other.high:
         return "higher"
@@ -77,44 +27,49 @@ def compare(one: Interval, other: Interval) -> str:
 
 
 def judge(record: RunRecord) -> Verdict:
-    """The round that is shipped, or the last finished one, against the SFT model (or chance) and DPO on the seeds."""
+    """The shipped round, or the last finished one, against the baselines of its evaluations and against round 0."""
     if not record.rounds:
-        return Verdict("No round has finished yet, so there is nothing to judge.", ())
-    last = record.judged_round
-    evaluations = (
-        _Claim(one.key, one.quantity, one.key.replace(".value", ".count"), one.counted, one.claims)
-        for one in record.measured
-    )
-    shown = [claim for claim in (*_CLAIMS, *evaluations) if interval(last, claim.key)]
+        return Verdict("No round has finished yet, so there is nothing to evaluate.", ())
+    judged = record.judged_round
+    shown = [
+        quantity
+        for quantity in find_quantities(record)
+        if quantity.claim and (found := quantity.read(judged)) and found.has_interval
+    ]
     if not shown:
         return Verdict(
-            f"{_capital(last['name'])} was not judged: it has no gold reward, no held-out pairs and no evaluation.", ()
+            f"{capital(judged.name)} was not evaluated: it has no win rate, no held-out pairs and no accuracy.", ()
         )
-    lines = [_headline(last, claim) for claim in shown]
+    lines = [_headline(judged, quantity) for quantity in shown]
     sentences = [
-        " ".join(filter(None, ("" if index == 0 else lines[index], _against_baseline(record, claim.key))))
-        for index, claim in enumerate(shown)
+        " ".join(filter(None, ("" if index == 0 else lines[index], _against_seeds(record, quantity))))
+        for index, quantity in enumerate(shown)
     ]
     return Verdict(lines[0], tuple(filter(None, sentences)))
 
 
-def _headline(last: dict[str, Any], claim: _Claim) -> str:
-    measured = interval(last, claim.key)
-    sentence = claim.sentences[compare(measured, Interval(0.5, 0.5, 0.5))].format(last["name"])
-    count = number(last, claim.count_key)
-    over = f" over {count:,.0f} {claim.counted}" if count else ""
-    return f"{_capital(sentence)}: {claim.quantity} {measured}{over}."
+def _headline(judged: RoundMetrics, quantity: Quantity) -> str:
+    found, claim = quantity.read(judged), quantity.claim
+    sentence = {
+        "higher": f"{judged.name} {claim.better}",
+        "lower": f"{judged.name} {claim.worse}",
+        "no clear difference": f"no clear difference between {judged.name} and {claim.rival}",
+    }[compare(found, _EVEN)]
+    over = f" over {found.count:,} {claim.counted}" if found.count else ""
+    return f"{capital(sentence)}: {quantity.title} {found}{over}."
 
 
-def _against_baseline(record: RunRecord, key: str) -> str:
-    first, last = record.rounds[0], record.judged_round
-    before = interval(first, key)
-    if first["round"] != 0 or last["round"] == 0 or before is None:
+def _against_seeds(record: RunRecord, quantity: Quantity) -> str:
+    first, judged = record.rounds[0], record.judged_round
+    before = quantity.read(first)
+    if first.round != 0 or judged.round == 0 or before is None or not before.has_interval:
         return ""
-    result = compare(interval(last, key), before)
-    claim = "no clear difference, the intervals overlap" if result == "no clear difference" else f"clearly {result}"
-    return f"Against the baseline, {first['name']}, with {before}: {claim}."
+    result = compare(quantity.read(judged), before)
+    overlap = "no clear difference, the intervals overlap"
+    claim = overlap if result == "no clear difference" else f"{judged.name} is clearly {result}"
+    return f"{first.name} reached {before}: {claim}."
 
 
-def _capital(text: str) -> str:
+def capital(text: str) -> str:
+    """The text with its first letter in upper case."""
     return text[0].upper() + text[1:]

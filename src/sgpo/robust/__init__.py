@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "Ball": "ball",
     "ConvexLink": "link",
     "Link": "link",
     "TangentLink": "link",
@@ -11,17 +12,22 @@ _HOMES = {
     "tangent_link": "link",
     "WorstCase": "solution",
     "worst_case": "exact",
-    "solve_worst_case": "paper",
-    "PricedLoss": "objective",
-    "priced_loss": "objective",
-    "robust_value": "objective",
+    "certify": "proofs",
+    "dual_value": "proofs",
+    "paper_variables": "proofs",
+    "value_curve": "proofs",
+    "envelope_loss": "losses",
+    "marginal_split": "losses",
+    "mixture_loss": "losses",
+    "robust_value": "losses",
+    "transport_loss": "losses",
     "StreamedCase": "streaming",
     "solve_stream": "streaming",
     "PriceTracker": "primal_dual",
     "price_regret": "primal_dual",
-    "dual_value": "duality",
-    "grouping_gap": "budget",
-    "surrogate_gap": "budget",
+    "grouping_gap": "paper",
+    "solve_worst_case": "paper",
+    "surrogate_gap": "paper",
 }
 
 __all__ = sorted(_HOMES)

@@ -1,28 +1,101 @@
-"""Checks of what a caller hands to the follower: each ends in one message that names the argument."""
+"""The follower's options as one record, and the checks of everything that a caller passes to the follower."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from sgpo.choices import Knots, LinkName, Space
 from sgpo.errors import InputError
 from sgpo.robust.link import Link, is_tensor, make_link
 
 
-def check_radius(radius: Any) -> float:
-    """The radius as a float: finite and >= 0."""
-    try:
-        number = float(radius)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not (math.isfinite(number) and number >= 0):
-        raise InputError(f"radius is {radius!r}; allowed: a finite number >= 0, in the unit of the gap space.")
-    return number
+@dataclass(frozen=True)
+class Ball:
+    """A Wasserstein-1 ball of preference gaps, and the loss whose mean the follower maximises in it.
+
+    Attributes:
+        radius: in the unit of the gap space; >= 0.
+        space: "margin" (the gap, in nats) or "probability" (its sigmoid); None: the link's, or "margin".
+        window: (a, b), the support of every law in the ball, in the unit of the gap space. Required in margin space;
+            None is [0, 1] in probability space.
+        tangents: K tangents instead of the exact link; None: the exact link.
+        knots: where the tangents touch: "equispaced", "quantiles" or "paper", see `sgpo.robust.link.make_link`.
+        link: a `Link`, its name ("logistic", "neg_log", "hinge", "exponential"), or None for the loss of the space.
+        clip: move gaps outside the window to its nearest end instead of raising.
+
+    Raises:
+        InputError: a radius that is negative or not finite.
+    """
+
+    radius: float
+    space: Space | None = None
+    window: Sequence[float] | None = None
+    tangents: int | None = None
+    knots: Knots | None = None
+    link: Link | LinkName | None = None
+    clip: bool = False
+
+    def __post_init__(self) -> None:
+        try:
+            number = float(self.radius)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not (math.isfinite(number) and number >= 0):
+            raise InputError(f"radius is {self.radius!r}; allowed: a finite number >= 0, in the unit of the gap space.")
+        object.__setattr__(self, "radius", number)
+
+    def resolve(self, gaps: Any = None) -> tuple[Link, tuple[float, float]]:
+        """The link f and the window [a, b]; f is finite at both ends.
+
+        Args:
+            gaps: (N,) in nats, for knots at their quantiles.
+
+        Raises:
+            InputError: options that contradict each other, or an end of the window where the link is infinite.
+        """
+        link, window = self._link_and_window(gaps)
+        ends = np.asarray(link.value(np.array(window)), dtype=np.float64)
+        if not np.isfinite(ends).all():
+            end = int(np.flatnonzero(~np.isfinite(ends))[0])
+            raise InputError(
+                f"window is {list(window)}, where the link {link.name} is {ends[end]} at {window[end]}; allowed: ends "
+                "with a finite link value, or tangents >= 1 (a finite under-estimate)."
+            )
+        return link, window
+
+    def _link_and_window(self, gaps: Any) -> tuple[Link, tuple[float, float]]:
+        link, space = self.link, self.space
+        if isinstance(link, Link):
+            if space not in (None, link.space):
+                raise InputError(f"space is {space!r} with a link on {link.space!r}; allowed: None or {link.space!r}.")
+            if self.tangents is not None or self.knots is not None:
+                raise InputError(
+                    "tangents or knots with a Link; allowed: None, or tangent_link(link, knots) as the link."
+                )
+            return link, check_window(self.window, link.space)
+        if link is not None and not isinstance(link, str):
+            raise InputError(f"link is {link!r}; allowed: a Link, the name of one, or None.")
+        space = space or ("probability" if link == "neg_log" else "margin")
+        exact = make_link(space, name=link)
+        window = check_window(self.window, space)
+        if self.tangents is None and self.knots is None:
+            return exact, window
+        gaps = gaps if self.knots == "quantiles" else None
+        return make_link(space, self.tangents, name=link, knots=self.knots, window=window, gaps=gaps), window
+
+
+def as_ball(ball: "Ball | float | None", options: dict[str, Any]) -> Ball:
+    """A ball from a `Ball`, whose fields the options replace, or from a radius and the other fields."""
+    if isinstance(ball, Ball):
+        return replace(ball, **options) if options else ball
+    return Ball(**options) if ball is None else Ball(ball, **options)
 
 
 def check_window(window: Sequence[float] | None, space: str) -> tuple[float, float]:
-    """The window as two floats a < b; [0, 1] where probability space leaves it out."""
+    """The window as two floats a < b; None is [0, 1] in probability space."""
     if window is None:
         if space == "probability":
             return 0.0, 1.0
@@ -41,26 +114,31 @@ def check_window(window: Sequence[float] | None, space: str) -> tuple[float, flo
     return a, b
 
 
-def check_gaps(gaps: Any) -> np.ndarray:
-    """Gaps as a float64 array (N,), without a copy where they are one already."""
+def check_gaps(gaps: Any, name: str = "gaps") -> np.ndarray:
+    """(N,) finite float64 with N >= 1, without a copy where it is one already.
+
+    Raises:
+        InputError: anything else; names the argument and the entry.
+    """
     try:
         array = np.asarray(gaps)
         array = array.astype(np.float64, copy=False)
     except (TypeError, ValueError):
-        raise InputError(f"gaps is a {type(gaps).__name__}; allowed: (N,) finite numbers.") from None
-    check_shape(array.shape, "gaps")
+        raise InputError(f"{name} is a {type(gaps).__name__}; allowed: (N,) finite numbers.") from None
+    check_shape(array.shape, name)
+    check_finite(array, name)
     return array
 
 
 def check_shape(shape: tuple[int, ...], name: str) -> None:
-    """One axis, at least one entry."""
+    """One axis with at least one entry."""
     if len(shape) != 1 or shape[0] == 0:
         raise InputError(f"{name} has shape {tuple(shape)}; allowed: one axis (N,) with N >= 1.")
 
 
 def check_finite(array: np.ndarray, name: str) -> None:
     """Every entry finite."""
-    # The extremes of an array are finite exactly where all of it is, and finding them makes no array of N flags.
+    # An array is finite exactly where its extremes are, and finding them allocates no array of N flags.
     if not (np.isfinite(array.min()) and np.isfinite(array.max())):
         row = int(np.flatnonzero(~np.isfinite(array))[0])
         raise InputError(f"{name}[{row}] is {array[row]}; allowed: finite numbers.")
@@ -88,7 +166,7 @@ def check_weights(weights: Any, count: int) -> np.ndarray | None:
 
 
 def check_inside(points: np.ndarray, window: tuple[float, float], clip: bool, name: str = "gaps") -> np.ndarray:
-    """Points inside the window, clipped to it if asked to; outside and not clipped is an error."""
+    """Points inside the window; those outside are clipped to it, or raise."""
     a, b = window
     low, high = points.min(), points.max()
     if a <= low and high <= b:
@@ -102,38 +180,10 @@ def check_inside(points: np.ndarray, window: tuple[float, float], clip: bool, na
     )
 
 
-def resolve_link(
-    link: Link | str | None,
-    space: str | None,
-    tangents: int | None,
-    knots: str | None,
-    window: Sequence[float] | None,
-    gaps: Any,
-) -> tuple[Link, tuple[float, float]]:
-    """The link that the arguments describe, and its window; the link must be finite at the window's ends."""
-    if isinstance(link, Link):
-        if space not in (None, link.space):
-            raise InputError(f"space is {space!r} with a link on {link.space!r}; allowed: None or {link.space!r}.")
-        if tangents is not None or knots is not None:
-            raise InputError("tangents or knots with a Link; allowed: None, or tangent_link(link, knots) as the link.")
-        bounds = check_window(window, link.space)
-    elif link is None or isinstance(link, str):
-        space = space or ("probability" if link == "neg_log" else "margin")
-        exact = make_link(space, name=link)
-        bounds = check_window(window, space)
-        link = exact if tangents is None and knots is None else make_link(
-            space, tangents, name=link, knots=knots, window=bounds, gaps=gaps if knots == "quantiles" else None
-        )  # fmt: skip
-    else:
-        raise InputError(f"link is {link!r}; allowed: a Link, the name of one, or None.")
-    ends = np.asarray(link.value(np.array(bounds)), dtype=np.float64)
-    if not np.isfinite(ends).all():
-        end = int(np.flatnonzero(~np.isfinite(ends))[0])
-        raise InputError(
-            f"window is {list(bounds)}, where the link {link.name} is {ends[end]} at {bounds[end]}; allowed: ends with "
-            "a finite link value, or tangents >= 1 (a finite under-estimate)."
-        )
-    return link, bounds
+def check_monotone(link: Link) -> None:
+    """Raises InputError for a link that may rise: its mass may also go to the window's upper end."""
+    if not link.decreasing:
+        raise InputError(f"link is {link.name}, which is not monotone; allowed: a non-increasing link.")
 
 
 class Problem(NamedTuple):
@@ -145,24 +195,15 @@ class Problem(NamedTuple):
     window: tuple[float, float]
     weights: np.ndarray | None
 
+    @property
+    def mass(self) -> np.ndarray:
+        """(N,) mass of each point."""
+        return np.full(len(self.points), 1.0 / len(self.points)) if self.weights is None else self.weights
 
-def prepare(
-    gaps: Any,
-    radius: float,
-    *,
-    space: str | None = None,
-    window: Sequence[float] | None = None,
-    tangents: int | None = None,
-    knots: str | None = None,
-    link: Link | str | None = None,
-    weights: Any = None,
-    clip: bool = False,
-) -> Problem:
-    """Checks the arguments of `worst_case` for NumPy gaps, and takes the gaps to their space."""
-    radius = check_radius(radius)
+
+def prepare(gaps: Any, ball: Ball, weights: Any = None) -> Problem:
+    """Checks NumPy gaps (N,) in nats and sample weights against a ball, and maps the gaps to its space."""
     gaps = check_gaps(gaps)
-    check_finite(gaps, "gaps")
     weights = check_weights(weights, len(gaps))
-    link, bounds = resolve_link(link, space, tangents, knots, window, gaps)
-    points = check_inside(link.to_space(gaps), bounds, clip)
-    return Problem(points, radius, link, bounds, weights)
+    link, window = ball.resolve(gaps)
+    return Problem(check_inside(link.to_space(gaps), window, ball.clip), ball.radius, link, window, weights)

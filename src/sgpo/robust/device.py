@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sgpo.errors import InputError
-from sgpo.robust.ball import check_finite, check_inside, check_radius, check_shape, check_weights, resolve_link
+from sgpo.robust.ball import Ball, Problem, check_finite, check_inside, check_shape, check_weights
 from sgpo.robust.solution import WorstCase
 
 
@@ -17,50 +17,45 @@ def check_tensor(gaps: Tensor) -> None:
     check_shape(tuple(gaps.shape), "gaps")
 
 
-def solve_on_device(gaps: Tensor, radius: float, *, space, window, tangents, knots, link, weights, clip) -> WorstCase:
-    """`worst_case` for a tensor and a non-increasing link, by sorting; of the gaps only one flag returns to the host.
+def solve_on_device(gaps: Tensor, ball: Ball, weights: Any = None) -> WorstCase:
+    """`worst_case` for a tensor and a non-increasing link, by sorting; one flag returns to the host.
 
-    Sample weights are checked on the host, and "quantiles" knots are placed there.
-
-    Points and losses are computed in the gaps' dtype, at least float32; all sums in float64.
+    Points and losses are computed in the gaps' dtype, at least float32; all sums in float64. Sample weights are checked
+    on the host, and "quantiles" knots are placed there.
     """
-    radius = check_radius(radius)
     gaps = gaps.detach()
     gaps = gaps if gaps.dtype == torch.float64 else gaps.float()
-    link, (a, b) = resolve_link(link, space, tangents, knots, window, gaps)
+    link, (a, b) = ball.resolve(gaps)
     points = link.to_space(gaps)
-    _check_points(gaps, points, (a, b), clip)
-    if clip:
+    _check_points(gaps, points, (a, b), ball.clip)
+    if ball.clip:
         points = points.clamp(a, b)
     mass = _mass(weights, points)
     ranked, order = points.sort()
     cost = mass * (points.double() - a)
     spent = cost[order].cumsum(0)
-    everything = radius >= spent[-1]
-    place = torch.searchsorted(spent, spent.new_tensor([radius]), right=True).clamp(max=len(points) - 1)
+    everything = ball.radius >= spent[-1]
+    place = torch.searchsorted(spent, spent.new_tensor([ball.radius]), right=True).clamp(max=len(points) - 1)
     marginal = torch.where(everything, torch.as_tensor(b, dtype=points.dtype, device=points.device), ranked[place][0])
 
     below, tied = points < marginal, points == marginal
-    split = ((radius - (cost * below).sum()) / (cost * tied).sum()).clamp(0.0, 1.0)
+    split = ((ball.radius - (cost * below).sum()) / (cost * tied).sum()).clamp(0.0, 1.0)
     moved = torch.where(everything, torch.ones_like(cost), below + tied * split.nan_to_num(0.0)) * (points > a)
     losses = link.value(points).double()
     top = link.value(torch.as_tensor(a, dtype=torch.float64, device=points.device))
     empirical = (mass * losses).sum()
     price = torch.where(everything, 0.0, link.drop(a, marginal.double()) / (marginal.double() - a))
-    return WorstCase(
-        value=(empirical + (mass * moved * (top - losses)).sum().clamp(min=0.0)).to(points.dtype),
-        empirical_value=empirical.to(points.dtype),
-        price=price.to(points.dtype),
-        moved=moved.to(points.dtype),
-        moved_share=(mass * moved).sum().to(points.dtype),
-        marginal=marginal,
-        radius=radius,
-        full_radius=spent[-1].to(points.dtype),
-        space=link.space,
-        window=(a, b),
-        link=link,
-        points=points,
-        weights=None if weights is None else mass.to(points.dtype),
+    numbers = {
+        "value": empirical + (mass * moved * (top - losses)).sum().clamp(min=0.0),
+        "empirical_value": empirical,
+        "price": price,
+        "moved": moved,
+        "moved_share": (mass * moved).sum(),
+        "full_radius": spent[-1],
+    }
+    problem = Problem(points, ball.radius, link, (a, b), None if weights is None else mass.to(points.dtype))
+    return WorstCase.of(
+        problem, marginal=marginal, **{name: number.to(points.dtype) for name, number in numbers.items()}
     )
 
 

@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from sgpo.choices import Knots, LinkName, Space, check_choice
 from sgpo.errors import InputError
 
-SPACES = ("margin", "probability")
-KNOT_RULES = ("equispaced", "quantiles", "paper")
 _LOOP_PIECES = 32
 
 
@@ -178,7 +177,7 @@ LINKS: dict[str, Link] = {
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ConvexLink(Link):
-    """A link of the user's own. It must be convex on the window; this is not checked.
+    """A custom link. It must be convex on the window; this is not checked.
 
     Attributes:
         value_fn, slope_fn: f and f', elementwise on whatever array kind they are called with.
@@ -196,13 +195,13 @@ class ConvexLink(Link):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TangentLink(Link):
-    """The maximum of finitely many tangents of a link: an under-estimate that touches it at the knots.
+    """The maximum of K tangents of a link: an under-estimate that equals it at the knots.
 
     Attributes:
-        base: the link it stands for.
+        base: the link that it approximates.
         knots: (K,) where it touches, ascending.
         slopes, intercepts: (K,) the pieces l_k(u) = slopes[k] * u + intercepts[k], slopes ascending.
-        kinks: (K-1,) where piece k hands over to piece k + 1.
+        kinks: (K-1,) where piece k ends and piece k + 1 begins.
     """
 
     base: Link = field(kw_only=True)
@@ -241,9 +240,12 @@ def tangent_link(base: Link, knots: Any) -> TangentLink:
     r"""The surrogate max_k l_k, l_k the tangent of `base` at knots[k].
 
     Args:
-        base: the link to touch from below.
+        base: the link to approximate from below.
         knots: (K,) points of the gap space, finite, where `base` has a finite value and slope.
-    Raises: InputError for knots that are empty or where the link is not finite.
+
+    Raises:
+        InputError: knots that are empty or where the link is not finite.
+
     Source: arXiv:2502.18099, Theorem 3.3; with knots k/K of -log p, Section 4's l_k(p) = -(K/k)(p - k/K) - log(k/K).
     """
     knots = np.unique(np.asarray(knots, dtype=np.float64).ravel())
@@ -259,7 +261,7 @@ def tangent_link(base: Link, knots: Any) -> TangentLink:
     intercepts = np.maximum.reduceat(
         intercept[np.argsort(slope, kind="stable")], np.searchsorted(np.sort(slope), slopes)
     )
-    # A piece hands over between its own knot and the next one, whatever rounding makes of slopes that nearly agree.
+    # A piece ends between its own knot and the next one, even where rounding disturbs slopes that nearly agree.
     kinks = np.clip((intercepts[:-1] - intercepts[1:]) / np.diff(slopes), knots[first][:-1], knots[first][1:])
     name = f"{len(slopes)} tangents of {base.name}"
     return TangentLink(
@@ -269,7 +271,7 @@ def tangent_link(base: Link, knots: Any) -> TangentLink:
 
 
 def place_knots(
-    rule: str, tangents: int, *, window: tuple[float, float] | None = None, points: Any = None
+    rule: Knots, tangents: int, *, window: tuple[float, float] | None = None, points: Any = None
 ) -> np.ndarray:
     """Knots of a tangent surrogate, (K,) ascending.
 
@@ -279,8 +281,12 @@ def place_knots(
         tangents: K, at least 1.
         window: [a, b] for "equispaced".
         points: (N,) gap-space points for "quantiles".
-    Raises: InputError for an unknown rule or what it lacks.
+
+    Raises:
+        InputError: an unknown rule or what it lacks.
+
     """
+    check_choice("knots", rule, Knots)
     if isinstance(tangents, bool) or not isinstance(tangents, int | np.integer) or tangents < 1:
         raise InputError(f"tangents is {tangents!r}; allowed: an integer >= 1, or None for the exact link.")
     if rule == "paper":
@@ -290,19 +296,17 @@ def place_knots(
             raise InputError("window is None with tangents in margin space; allowed: [a, b], where the knots go.")
         a, b = window
         return np.linspace(a, b, tangents) if tangents > 1 else np.array([a + 0.5 * (b - a)])
-    if rule == "quantiles":
-        if points is None:
-            raise InputError("gaps is None with knots='quantiles'; allowed: the gaps whose quantiles carry the knots.")
-        return np.quantile(np.asarray(points, dtype=np.float64), (np.arange(tangents) + 0.5) / tangents)
-    raise InputError(f"knots is {rule!r}; allowed: {', '.join(map(repr, KNOT_RULES))}.")
+    if points is None:
+        raise InputError("gaps is None with knots='quantiles'; allowed: the gaps whose quantiles carry the knots.")
+    return np.quantile(np.asarray(points, dtype=np.float64), (np.arange(tangents) + 0.5) / tangents)
 
 
 def make_link(
-    space: str = "margin",
+    space: Space = "margin",
     tangents: int | None = None,
     *,
-    name: str | None = None,
-    knots: str | None = None,
+    name: LinkName | None = None,
+    knots: Knots | None = None,
     window: Sequence[float] | None = None,
     gaps: Any = None,
 ) -> Link:
@@ -316,11 +320,13 @@ def make_link(
         knots: where the tangents touch, see `place_knots`; default "paper" in probability space, else "equispaced".
         window: [a, b], for equispaced knots.
         gaps: (N,) beta-scaled reward differences (nats), for knots at their quantiles.
-    Raises: InputError for an unknown name, rule or combination.
+
+    Raises:
+        InputError: an unknown name, rule or combination.
+
     Source: arXiv:2502.18099, Theorem 3.3 and Section 4; PAPER.md D4.
     """
-    if space not in SPACES:
-        raise InputError(f"space is {space!r}; allowed: {', '.join(map(repr, SPACES))}.")
+    check_choice("space", space, Space)
     name = name or ("logistic" if space == "margin" else "neg_log")
     if name not in LINKS or LINKS[name].space != space:
         fitting = [key for key, link in LINKS.items() if link.space == space]

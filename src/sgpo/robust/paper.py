@@ -1,4 +1,4 @@
-r"""The follower as the paper states it: the program of Theorem 3.3, by HiGHS, by SLSQP, and in groups.
+r"""The follower as the paper states it: the program of Theorem 3.3, by HiGHS, by SLSQP, and in groups; and its errors.
 
 References for the exact follower, and a way to reproduce the paper. For every point i and piece k of a piecewise
 linear link, a mass s_ik >= 0 and a displacement q_ik:
@@ -19,51 +19,53 @@ import numpy as np
 from scipy.optimize import linprog, minimize
 from scipy.sparse import csr_array, diags_array, eye_array, hstack, kron, vstack
 
+from sgpo.choices import Grouping, Solver, check_choice
 from sgpo.errors import InputError
-from sgpo.robust.ball import Problem, prepare
+from sgpo.robust.ball import Ball, Problem, as_ball, check_window, prepare
 from sgpo.robust.exact import solve_exact, worst_case
-from sgpo.robust.grouping import solve_groups, split_groups
 from sgpo.robust.link import LINKS, Link, TangentLink, is_tensor
 from sgpo.robust.solution import WorstCase
-
-SOLVERS = ("exact", "highs", "slsqp")
 
 
 def solve_worst_case(
     gaps: Any,
-    radius: float,
+    ball: Ball | float | None = None,
     *,
-    solver: str = "exact",
+    solver: Solver = "exact",
     group_size: int | None = None,
-    grouping: str = "random",
+    grouping: Grouping = "random",
     seed: int = 0,
+    weights: Any = None,
     **options: Any,
 ) -> WorstCase:
     """The follower by a named solver, for all gaps at once or in groups.
 
     Args:
-        gaps, radius: as `worst_case`; NumPy, unless the solver is "exact" without groups.
+        gaps, ball, weights, **options: as `worst_case`; NumPy, unless the solver is "exact" without groups.
         solver: "exact" (any link), "highs" or "slsqp" (piecewise linear links: tangents, or "hinge").
-        group_size: G, every group solved by itself within the whole radius (the paper: 100); None: one group.
-        grouping, seed: how the groups are cut, see `split_groups`.
-        **options: space, window, tangents, knots, link, weights, clip, as `worst_case`.
+        group_size: G, each group is solved separately with the whole radius (the paper: 100); None: one group.
+        grouping, seed: how the groups are formed, see `split_groups`.
+
     Returns: WorstCase. From "highs" and "slsqp" `value` is what the solver reached, `price` its multiplier of the
         radius, and `moved` each gap's displacement as a share of its way to the window's end, so that `atoms` is the
-        extreme law of the same cost. From groups see `solve_groups`.
-    Raises: InputError as `worst_case`, and for an unknown solver or a link that is not piecewise linear; RuntimeError
-        where the solver gives up.
+        extreme law of the same cost. For groups see `solve_groups`.
+
+    Raises:
+        InputError: as `worst_case`, and for an unknown solver or a link that is not piecewise linear.
+        RuntimeError: the solver does not converge.
+
     Source: arXiv:2502.18099, Theorem 3.3 and Section 4.
     """
-    if solver not in SOLVERS:
-        raise InputError(f"solver is {solver!r}; allowed: {', '.join(map(repr, SOLVERS))}.")
+    check_choice("solver", solver, Solver)
+    ball = as_ball(ball, options)
     if solver == "exact" and group_size is None:
-        return worst_case(gaps, radius, **options)
+        return worst_case(gaps, ball, weights=weights)
     if is_tensor(gaps):
         raise InputError(
             f"gaps is a Tensor with solver={solver!r} and group_size={group_size}; allowed: a NumPy array, or the "
             "exact solver without groups."
         )
-    problem = prepare(gaps, radius, **options)
+    problem = prepare(gaps, ball, weights)
     if solver == "exact":
         solve: Callable[[Problem], WorstCase] = solve_exact
     else:
@@ -72,6 +74,126 @@ def solve_worst_case(
     if group_size is None:
         return solve(problem)
     return solve_groups(problem, split_groups(problem.points, group_size, grouping=grouping, seed=seed), solve)
+
+
+def split_groups(
+    points: np.ndarray, group_size: int, *, grouping: Grouping = "random", seed: int = 0
+) -> list[np.ndarray]:
+    """Indices of each group; every group has `group_size` entries, except that the last may be smaller.
+
+    Args:
+        points: (N,) gaps in either space.
+        group_size: G, at least 1.
+        grouping: "random" (the paper's), "sorted" (neighbours in order of the gap share a group) or "stratified" (every
+            group takes its share from the whole range).
+        seed: of the random grouping.
+
+    Raises:
+        InputError: an unknown grouping, or a size below 1.
+
+    Source: arXiv:2502.18099, Section 4 (random groups of G = 100).
+    """
+    check_choice("grouping", grouping, Grouping)
+    if isinstance(group_size, bool) or not isinstance(group_size, int | np.integer) or group_size < 1:
+        raise InputError(f"group_size is {group_size!r}; allowed: an integer >= 1, or None for one group.")
+    count = len(points)
+    if grouping == "random":
+        order = np.random.default_rng(seed).permutation(count)
+    elif grouping == "sorted":
+        order = np.argsort(points, kind="stable")
+    else:
+        groups = -(-count // group_size)
+        ranked = np.argsort(points, kind="stable")
+        return [ranked[first::groups] for first in range(groups)]
+    return [order[start : start + group_size] for start in range(0, count, group_size)]
+
+
+def solve_groups(problem: Problem, groups: list[np.ndarray], solve: Callable[[Problem], WorstCase]) -> WorstCase:
+    """The laws of groups that are solved separately, each with the whole radius, as one record.
+
+    Its value, price, empirical value and moved share are the groups' means by mass; `marginal` and `full_radius` are
+    the groups' largest. A group without mass stays as it is.
+    """
+    points, weights = problem.points, problem.weights
+    moved = np.zeros(len(points))
+    raised = None if problem.link.decreasing else np.zeros(len(points))
+    solved, masses = [], []
+    for group in groups:
+        mass = len(group) / len(points) if weights is None else float(weights[group].sum())
+        if mass == 0:
+            continue
+        part = problem._replace(points=points[group], weights=None if weights is None else weights[group] / mass)
+        answer = solve(part)
+        moved[group] = answer.moved
+        if raised is not None:
+            raised[group] = answer.raised
+        solved.append(answer)
+        masses.append(mass)
+
+    def mean(name: str) -> float:
+        return float(np.dot(masses, [getattr(answer, name) for answer in solved]))
+
+    return WorstCase.of(
+        problem,
+        value=mean("value"),
+        empirical_value=mean("empirical_value"),
+        price=mean("price"),
+        moved=moved,
+        moved_share=mean("moved_share"),
+        marginal=max(answer.marginal for answer in solved),
+        full_radius=max(answer.full_radius for answer in solved),
+        raised=raised,
+    )
+
+
+def surrogate_gap(link: Link, window: tuple[float, float] | None = None) -> float:
+    r"""delta_K: the most by which a tangent link lies below its base on the window, in nats.
+
+    Exact: between two kinks the difference is convex, so its maximum sits at a kink or at an end of the window. The
+    robust value of the surrogate is at most delta_K below the exact link's, whatever the data. Infinite where the base
+    is (-log p on a window that starts at 0), as the exact robust value then is for any radius > 0.
+
+    Args:
+        link: a tangent link, see `make_link` and `tangent_link`.
+        window: [a, b] in the gap space; defaults to [0, 1] in probability space.
+
+    Raises:
+        InputError: another kind of link, or a bad window.
+
+    Source: arXiv:2502.18099, the error budget of the surrogate (delta_K).
+    """
+    if not isinstance(link, TangentLink):
+        raise InputError(f"link is {link!r}; allowed: a link of tangents (make_link with tangents >= 1).")
+    a, b = check_window(window, link.space)
+    inside = link.kinks[(link.kinks > a) & (link.kinks < b)]
+    places = np.concatenate([[a, b], inside])
+    return float(np.max(link.base.value(places) - link.value(places)).clip(0.0))
+
+
+def grouping_gap(
+    gaps: Any,
+    ball: Ball | float | None = None,
+    *,
+    group_size: int,
+    grouping: Grouping = "random",
+    seed: int = 0,
+    **options: Any,
+) -> float:
+    """How far the groups' worst case stays below the worst case of all gaps at once, in nats; >= 0.
+
+    Args:
+        gaps, ball, **options: as `worst_case`, in NumPy.
+        group_size, grouping, seed: as `split_groups`.
+
+    Raises:
+        InputError: as these do.
+
+    Source: arXiv:2502.18099, the error budget of grouping: each group spends the whole radius inside itself, so that
+        together they search only a part of the ball.
+    """
+    problem = prepare(gaps, as_ball(ball, options))
+    groups = split_groups(problem.points, group_size, grouping=grouping, seed=seed)
+    return max(solve_exact(problem).value - solve_groups(problem, groups, solve_exact).value, 0.0)
 
 
 def link_pieces(link: Link) -> tuple[np.ndarray, np.ndarray]:
@@ -102,7 +224,7 @@ def _program(problem: Problem) -> _Program:
     u, (a, b) = problem.points, problem.window
     slopes, intercepts = link_pieces(problem.link)
     count, pieces = len(u), len(slopes)
-    mass = np.full(count, 1.0 / count) if problem.weights is None else problem.weights
+    mass = problem.mass
     each = np.ones(pieces)
     value = (mass[:, None] * (u[:, None] * slopes + intercepts)).ravel()
     rise = (mass[:, None] * slopes).ravel()
@@ -173,29 +295,22 @@ def solve_slsqp(problem: Problem) -> WorstCase:
 
 
 def _record(problem: Problem, x: np.ndarray, value: float, price: float) -> WorstCase:
-    u, (a, b), link = problem.points, problem.window, problem.link
+    u, (a, b), link, mass = problem.points, problem.window, problem.link, problem.mass
     parts = x.reshape(2 if link.decreasing else 3, len(u), -1).sum(axis=2)
     down = np.divide(parts[1], u - a, out=np.zeros(len(u)), where=u > a).clip(0.0, 1.0)
     up = (
         None if link.decreasing else np.divide(parts[2], b - u, out=np.zeros(len(u)), where=u < b).clip(0.0, 1.0 - down)
     )
-    mass = np.full(len(u), 1.0 / len(u)) if problem.weights is None else problem.weights
-    losses = np.asarray(link.value(u))
     stays = u[(u > a) & (down + (0.0 if up is None else up) < 1.0 - 1e-9)]
     ways = u - a if link.decreasing else np.where(link.value(a) >= link.value(b), u - a, b - u)
-    return WorstCase(
+    return WorstCase.of(
+        problem,
         value=float(value),
-        empirical_value=float(mass @ losses),
+        empirical_value=float(mass @ np.asarray(link.value(u))),
         price=max(float(price), 0.0),
         moved=down,
         moved_share=float(mass @ (down if up is None else down + up)),
         marginal=float(stays.min()) if stays.size else b,
-        radius=problem.radius,
         full_radius=float(mass @ ways),
-        space=link.space,
-        window=problem.window,
-        link=link,
-        points=u,
-        weights=problem.weights,
         raised=up,
     )

@@ -1,77 +1,67 @@
 """A stochastic primal-dual follower: the price of radius, tracked from minibatches."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from sgpo.errors import InputError
-from sgpo.robust.ball import check_radius, prepare, resolve_link
-from sgpo.robust.duality import dual_value
-from sgpo.robust.exact import solve_exact, worst_case
-from sgpo.robust.link import Link, is_tensor
+from sgpo.robust.ball import Ball, as_ball, check_monotone, prepare
+from sgpo.robust.exact import solve_exact
+from sgpo.robust.link import is_tensor
+from sgpo.robust.proofs import dual_value
 
 
 class PriceTracker:
-    r"""Tracks the price of radius lambda while gaps arrive in minibatches and, perhaps, drift.
+    r"""Tracks the price of radius lambda while gaps arrive in minibatches and may drift.
 
     The follower's dual is  min over lambda >= 0 of  E max(f(u), f(a) - lambda (u - a)) + lambda radius,  convex in one
-    number. Each minibatch gives its subgradient, radius - E[(u - a); moved]: raise the price when the batch would
-    spend more than the radius, lower it when it would spend less. The first batch's exact price is where it starts and
-    sets the scale; steps shrink with the squared subgradients seen (AdaGrad), so that the average price over T
+    number. Each minibatch gives its subgradient, radius - E[(u - a); moved]: the price rises when the batch would
+    spend more than the radius, and falls when it would spend less. It starts at the first batch's exact price, which
+    also sets the scale; steps shrink with the squared subgradients seen (AdaGrad), so that the average price over T
     batches is within O(1/sqrt(T)) of the exact robust value.
+
+    Args:
+        ball, **options: as `worst_case`; "quantiles" knots need all gaps at once.
+        memory: minibatches after which a subgradient has lost most of its weight in the step size; None forgets nothing
+            (gaps that do not drift), a number keeps the steps large.
 
     Attributes:
         price: lambda now, nats per unit of the gap space; None before the first batch.
-        average_price: mean of the prices played; what the guarantee is about while the gaps do not drift.
+        average_price: mean of the prices used so far; the guarantee is about this one, while the gaps do not drift.
         batches: minibatches seen.
 
+    Raises:
+        InputError: as `worst_case`, and for a memory below 1.
+
     Source: the dual of arXiv:2502.18099, Theorem 3.3, whose authors name primal-dual followers as future work; steps by
-    Duchi, Hazan and Singer, JMLR 12 (2011).
+        Duchi, Hazan and Singer, JMLR 12 (2011).
     """
 
-    def __init__(
-        self,
-        radius: float,
-        *,
-        space: str | None = None,
-        window: Sequence[float] | None = None,
-        tangents: int | None = None,
-        link: Link | str | None = None,
-        clip: bool = False,
-        memory: float | None = None,
-    ) -> None:
-        """
-        Args:
-            radius, space, window, tangents, link, clip: as `worst_case`.
-            memory: minibatches after which a subgradient has lost most of its say in the step size; None forgets
-                nothing (gaps that do not drift), a number keeps the steps alive.
-        Raises: InputError as `worst_case`, and for memory below 1.
-        """
-        self.radius = check_radius(radius)
+    def __init__(self, ball: Ball | float | None = None, *, memory: float | None = None, **options: Any) -> None:
+        ball = as_ball(ball, options)
         if memory is not None and not (math.isfinite(memory) and memory >= 1):
             raise InputError(f"memory is {memory!r}; allowed: a finite number of minibatches >= 1, or None.")
-        self.link, self.window = resolve_link(link, space, tangents, None, window, None)
-        if not self.link.decreasing:
-            raise InputError(f"link is {self.link.name}, which is not monotone; allowed: a non-increasing link.")
+        self.radius = ball.radius
+        self.link, self.window = ball.resolve()
+        check_monotone(self.link)
         self.price: float | None = None
         self.average_price = 0.0
         self.batches = 0
-        self._clip = clip
+        self._ball = Ball(ball.radius, window=self.window, link=self.link, clip=ball.clip)
         self._keep = 1.0 if memory is None else 1.0 - 1.0 / memory
         self._squares = 0.0
         self._scale = 0.0
 
     def update(self, gaps: Any) -> float:
-        """Sees a minibatch (B,) of gaps in nats, NumPy or tensor, and returns the new price."""
+        """Takes a minibatch (B,) of gaps in nats, NumPy or tensor, and returns the new price."""
         if is_tensor(gaps):
             gaps = gaps.detach().double().cpu().numpy()
-        problem = prepare(gaps, self.radius, link=self.link, window=self.window, clip=self._clip)
+        problem = prepare(gaps, self._ball)
         points, a = problem.points, self.window[0]
         if self.price is None:
             self.price = solve_exact(problem).price
-            # A first batch that the radius exhausts says nothing of the scale; the steepest price then stands in.
+            # A first batch that the radius exhausts says nothing about the scale; use the steepest price instead.
             self._scale = self.price or -float(self.link.slope(np.float64(a)))
         self.batches += 1
         self.average_price += (self.price - self.average_price) / self.batches
@@ -85,16 +75,16 @@ class PriceTracker:
         return self.price
 
 
-def price_regret(price: float, gaps: Any, radius: float, **options: Any) -> float:
-    """What a price costs: the dual at it minus the exact robust value, in nats; >= 0, and 0 at the exact price.
+def price_regret(price: float, gaps: Any, ball: Ball | float | None = None, **options: Any) -> float:
+    """The dual at a price minus the exact robust value, in nats; >= 0, and 0 at the exact price.
 
     Args:
         price: lambda >= 0.
-        gaps, radius, **options: as `worst_case`, in NumPy.
+        gaps, ball, **options: as `worst_case`, in NumPy.
     """
     if not (math.isfinite(price) and price >= 0):
         raise InputError(f"price is {price!r}; allowed: a finite number >= 0.")
-    problem = prepare(gaps, radius, **options)
+    problem = prepare(gaps, as_ball(ball, options))
     points, radius, link, window, weights = problem
-    exact = worst_case(gaps, radius, **options).value
-    return dual_value(points, price, radius, link=link, window=window, weights=weights) - exact
+    bound = dual_value(points, price, radius, link=link, window=window, weights=weights)
+    return bound - solve_exact(problem).value

@@ -1,37 +1,35 @@
-"""What the follower's optimum tells: one record for every solver."""
+"""What the follower's optimum is: one record for every solver."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
-from sgpo.robust.curve import Curve, value_curve
-from sgpo.robust.duality import Certificate, certify
+from sgpo.robust.ball import Problem
 from sgpo.robust.link import Link, namespace
-from sgpo.robust.transport import Transport, paper_variables
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class WorstCase:
-    r"""The worst distribution of gaps in a Wasserstein-1 ball, and what it costs.
+    r"""The worst distribution of gaps in a Wasserstein-1 ball, and its cost.
 
-    Numbers are floats for NumPy input, and tensors of no axes on the input's device for PyTorch input; arrays likewise.
+    Numbers are floats for NumPy input, and 0-dimensional tensors on the input's device for PyTorch input; arrays
+    likewise. `sgpo.robust.certify`, `value_curve` and `paper_variables` take this record.
 
     Attributes:
         value: V(radius) = E_Q[f(u)] under the worst case Q, in nats.
         empirical_value: E[f(u)] under the data, in nats.
         price: lambda = dV/d radius from the right, in nats per unit of the gap space; 0 once everything has moved.
-        moved: (N,) in [0, 1], the share of each gap's mass that goes to window[0]; 0 for a gap that is there already.
-            Gaps tied at the marginal one share its split evenly.
-        moved_share: the share of all mass that is moved.
-        marginal: the marginal gap, the lowest that is not moved whole, as a point of the gap space; window[1] once
-            everything has moved.
-        radius: the radius, in the unit of the gap space.
-        full_radius: the radius from which on everything has moved and the value stays as it is.
+        moved: (N,) in [0, 1], the share of each gap's mass that moves to window[0]; 0 for a gap that is already there.
+            Gaps tied at the marginal gap share its split evenly.
+        moved_share: share of all mass that moves.
+        marginal: the lowest gap that does not move whole, as a point of the gap space; window[1] once everything has
+            moved.
+        radius: in the unit of the gap space.
+        full_radius: the smallest radius at which everything has moved; V is constant from there on.
         space, window, link: the gap space, [a, b] in its unit, and the link f.
-        points: (N,) the gaps as points of the gap space (clipped, if asked for); float64 gaps in margin space are not
+        points: (N,) the gaps as points of the gap space, clipped if requested; float64 gaps in margin space are not
             copied.
-        weights: (N,) sample weights that sum to 1, or None where all are equal.
-        raised: (N,) the share sent to window[1]; None for a non-increasing link, where nothing is.
+        weights: (N,) sample weights that sum to 1; None where all are equal.
+        raised: (N,) the share that moves to window[1]; None for a non-increasing link, where no mass does.
 
     Source: arXiv:2502.18099, Theorem 3.3; PAPER.md D1.
     """
@@ -51,16 +49,36 @@ class WorstCase:
     weights: Any = None
     raised: Any = None
 
+    @classmethod
+    def of(cls, problem: Problem, **numbers: Any) -> "WorstCase":
+        """The record of a problem's solution: the problem's own fields, and the numbers that a solver found."""
+        link = problem.link
+        return cls(
+            radius=problem.radius,
+            space=link.space,
+            window=problem.window,
+            link=link,
+            points=problem.points,
+            weights=problem.weights,
+            **numbers,
+        )
+
     @property
     def mass(self) -> Any:
         """(N,) mass of each gap under the data."""
-        return (
-            namespace(self.points).full_like(self.points, 1.0 / len(self.points))
-            if self.weights is None
-            else self.weights
-        )
+        points = self.points
+        return namespace(points).full_like(points, 1.0 / len(points)) if self.weights is None else self.weights
 
-    @cached_property
+    @property
+    def atoms(self) -> Any:
+        """(M,) places of the worst case Q, M <= N + 2: the ends of the window that mass moved to, then what stayed."""
+        return self._law()[0]
+
+    @property
+    def atom_weights(self) -> Any:
+        """(M,) mass of Q at each atom; sums to 1."""
+        return self._law()[1]
+
     def _law(self) -> tuple[Any, Any]:
         xp, mass = namespace(self.points), self.mass
         a, b = self.window
@@ -72,28 +90,6 @@ class WorstCase:
         weights = xp.concat([xp.ones_like(self.points[:1]) * share for share in end_mass] + [stays])
         keep = weights > 0
         return places[keep], weights[keep]
-
-    @property
-    def atoms(self) -> Any:
-        """(M,) places of the worst case Q, M <= N + 1: the window's end that mass was sent to, then what stayed."""
-        return self._law[0]
-
-    @property
-    def atom_weights(self) -> Any:
-        """(M,) mass of Q at each atom; sums to 1."""
-        return self._law[1]
-
-    def certificate(self) -> Certificate:
-        """The dual certificate, computed afresh: its gap proves how far the law is from the optimum at most."""
-        return certify(self)
-
-    def curve(self) -> Curve:
-        """Breakpoints of V(radius) for the same data, in NumPy; O(N log N)."""
-        return value_curve(self)
-
-    def transport(self) -> Transport:
-        """The paper's (s, q), (N, K) each, in NumPy."""
-        return paper_variables(self)
 
     def __repr__(self) -> str:
         a, b = self.window

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sgpo.errors import InputError
-from sgpo.robust.ball import check_radius, resolve_link
+from sgpo.robust.ball import Ball, as_ball, check_monotone
 from sgpo.robust.link import Link, is_tensor
 
 _BINS = 256
@@ -53,16 +53,11 @@ class StreamedCase:
 
 def solve_stream(
     chunks: Callable[[], Iterable[Any]] | Sequence[Any],
-    radius: float,
+    ball: Ball | float | None = None,
     *,
-    space: str | None = None,
-    window: Sequence[float] | None = None,
-    tangents: int | None = None,
-    knots: str | None = None,
-    link: Link | str | None = None,
-    clip: bool = False,
     tolerance: float = 1e-9,
     group: Any = None,
+    **options: Any,
 ) -> StreamedCase:
     r"""Worst case over chunks of gaps, by bisection on the price of radius.
 
@@ -75,22 +70,22 @@ def solve_stream(
     Args:
         chunks: a function that starts the stream again for every pass, or a sequence; of (B,) gaps (nats), or pairs
             (gaps, weights) with weights >= 0.
-        radius, space, window, tangents, knots, link, clip: as `worst_case`; "quantiles" knots need all gaps at once.
+        ball, **options: as `worst_case`; "quantiles" knots need all gaps at once.
         tolerance: largest `upper - value`, in nats; the passes end earlier where float64 cannot tell the ends apart.
         group: a process group; None: the default one.
     Returns: StreamedCase.
     Raises: InputError, in every process alike, for what `worst_case` refuses, and for a link that is not monotone.
     Source: PAPER.md D1; the limit that arXiv:2502.18099 names (N) does not bind here.
     """
-    radius = check_radius(radius)
+    ball = as_ball(ball, options)
     if not tolerance > 0:
         raise InputError(f"tolerance is {tolerance!r}; allowed: a number > 0, in nats.")
-    if knots == "quantiles":
+    if ball.knots == "quantiles":
         raise InputError("knots is 'quantiles' for a stream; allowed: 'equispaced' or 'paper'.")
-    link, (a, b) = resolve_link(link, space, tangents, knots, window, None)
-    if not link.decreasing:
-        raise InputError(f"link is {link.name}, which is not monotone; allowed: a non-increasing link.")
-    stream = _Stream(_restartable(chunks), link, (a, b), clip, group)
+    link, (a, b) = ball.resolve()
+    check_monotone(link)
+    radius = ball.radius
+    stream = _Stream(_restartable(chunks), link, (a, b), ball.clip, group)
     count, mass, empirical, full, bins = stream.first_pass()
     budget = radius * mass
     below = np.zeros(3)

@@ -18,10 +18,10 @@ def solve_two_sided(problem: Problem) -> WorstCase:
 
     Returns: WorstCase; `moved` is the share sent to window[0], `raised` the share sent to window[1]; `marginal` is the
     lowest gap that is not moved whole, and `full_radius` the radius beyond which the value stays as it is.
-    Source: PAPER.md D1, extended to two ends; `sgpo.robust.duality.dual_value` is its dual.
+    Source: PAPER.md D1, extended to two ends; `sgpo.robust.dual_value` is its dual.
     """
-    u, radius, link, (a, b), weights = problem
-    mass = np.full(len(u), 1.0 / len(u)) if weights is None else weights
+    u, radius, link, (a, b), _ = problem
+    mass = problem.mass
     sides = _sides(u, link, (a, b))
     slopes, costs = _stack(sides, mass)
     share, price, full_radius = _fill(slopes, costs, radius)
@@ -35,20 +35,15 @@ def solve_two_sided(problem: Problem) -> WorstCase:
     gain = float(mass @ (lowered * (top_a - losses) + raised * (top_b - losses)))
     empirical = float(mass @ losses)
     stays = u[(lowered + raised < 1.0) & (u > a)]
-    return WorstCase(
+    return WorstCase.of(
+        problem,
         value=empirical + max(gain, 0.0),
         empirical_value=empirical,
         price=price,
         moved=np.where(u > a, lowered, 0.0),
         moved_share=float(mass @ (np.where(u > a, lowered, 0.0) + np.where(u < b, raised, 0.0))),
         marginal=float(stays.min()) if stays.size else b,
-        radius=radius,
         full_radius=full_radius,
-        space=link.space,
-        window=(a, b),
-        link=link,
-        points=u,
-        weights=weights,
         raised=np.where(u < b, raised, 0.0),
     )
 

@@ -13,7 +13,7 @@ from sgpo.rounds.costs import StagePlan
 from sgpo.rounds.seeds import VALIDATION
 from sgpo.rounds.validation import score_validation_pairs, validation_gaps
 from sgpo.stats.acceptance import ENOUGH_PAIRS, LEVEL, latest_supported
-from sgpo.stats.radius import calibrate
+from sgpo.stats.ranking import ranking_accuracy
 from sgpo.store.records import Evidence, Shipped
 
 SHIPPED = "shipped.json"
@@ -53,7 +53,7 @@ def _choose(run: Run) -> Shipped:
                 score=found.score,
                 p_value=found.p_value,
                 threshold=float(threshold),
-                accuracy=calibrate(row).accuracy,
+                accuracy=ranking_accuracy(row).accuracy,
             )
             for number, (found, threshold, row) in enumerate(
                 zip(shipment.evidence, shipment.thresholds, gaps, strict=True)

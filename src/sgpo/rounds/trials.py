@@ -14,7 +14,8 @@ from sgpo.rounds.context import Run
 from sgpo.rounds.training import TRAINING_LOG, train_round
 from sgpo.rounds.validation import GAPS, round_radius, validation_gaps, write_validation_gaps
 from sgpo.rounds.worst_case import WORST_CASE, solve_follower
-from sgpo.stats.radius import accept_round, calibrate, choose_radius
+from sgpo.stats.acceptance import accept_round, choose_radius
+from sgpo.stats.ranking import ranking_accuracy
 from sgpo.store.records import Decision, Tried
 
 DECISION = "decision.json"
@@ -75,7 +76,7 @@ def _decide(run: Run, number: int, radii: list[float]) -> Decision:
         place=place,
         radius=radii[nearest],
         accepted=place is not None,
-        accuracy_before=calibrate(before).accuracy,
+        accuracy_before=ranking_accuracy(before).accuracy,
         pairs=len(before),
         tried=[
             Tried(
@@ -85,9 +86,9 @@ def _decide(run: Run, number: int, radii: list[float]) -> Decision:
                 change=one.change,
                 # One pair has no standard error.
                 standard_error=None if isnan(one.standard_error) else one.standard_error,
-                accuracy=one.after.accuracy,
+                accuracy=ranking_accuracy(gaps).accuracy,
             )
-            for radius, one in zip(radii, decisions, strict=True)
+            for radius, one, gaps in zip(radii, decisions, after, strict=True)
         ],
     )
 

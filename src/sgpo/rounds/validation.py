@@ -9,7 +9,7 @@ from sgpo.policy.load import Policy
 from sgpo.rounds.context import Run
 from sgpo.rounds.scoring import add_scores
 from sgpo.rounds.seeds import VALIDATION
-from sgpo.stats.radius import measured_radius
+from sgpo.stats.certificate import measured_radius
 from sgpo.store.files import read_json, write_json
 
 GAPS = "validation.json"

@@ -8,8 +8,9 @@ from numpy.typing import ArrayLike
 from scipy.special import expit
 
 from sgpo.errors import InputError
+from sgpo.robust.ball import check_gaps
 from sgpo.stats.intervals import share_interval
-from sgpo.stats.temperature import Temperature, check_gaps, fit_temperature
+from sgpo.stats.temperature import Temperature, fit_temperature
 
 
 class Bin(NamedTuple):

@@ -1,4 +1,7 @@
-"""The robust certificate of a policy: what the worst case around its own pairs guarantees on human ones."""
+"""The shift between self-annotated and human gaps: its size as a radius, and what a ball of that radius guarantees.
+
+A fixed radius does not follow the shift, a limitation that arXiv:2502.18099 names; PAPER.md D7.
+"""
 
 import math
 from collections.abc import Sequence
@@ -8,9 +11,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import norm, wasserstein_distance
 
+from sgpo.choices import Space
 from sgpo.errors import InputError
+from sgpo.robust.ball import check_gaps
 from sgpo.robust.exact import worst_case
 from sgpo.robust.link import Link, make_link
+from sgpo.stats.temperature import standard_error
 
 _ROUNDING = 1e-12
 _ONE_SIDED = float(norm.ppf(0.95))
@@ -44,11 +50,35 @@ class RobustCertificate(NamedTuple):
     window: tuple[float, float]
 
 
+def measured_radius(human_gaps: ArrayLike, self_gaps: ArrayLike, *, space: Space, factor: float = 1.0) -> float:
+    """W1 between the laws of human and self-annotated gaps, times a factor, in the unit of the gap space.
+
+    With factor 1 the ball around the self-annotated law just reaches the held-out human one, so that the robust value
+    bounds the human pairs' mean loss (on a window that holds both laws; `sgpo.stats.certificate`).
+
+    Args:
+        human_gaps: (N,) beta-scaled reward differences of held-out human pairs, in nats; finite.
+        self_gaps: (M,) of self-annotated pairs under the same policy.
+        space: "margin" or "probability", in which the distance is measured.
+        factor: >= 0.
+
+    Raises:
+        InputError: no gap, one that is not finite, an unknown space or a negative factor.
+
+    Source: PAPER.md D7.
+    """
+    if not (math.isfinite(factor) and factor >= 0):
+        raise InputError(f"factor is {factor}; allowed: a finite number >= 0.")
+    link = make_link(space)
+    human, own = check_gaps(human_gaps, "human_gaps"), check_gaps(self_gaps, "self_gaps")
+    return factor * float(wasserstein_distance(link.to_space(human), link.to_space(own)))
+
+
 def certify_policy(
     human_gaps: ArrayLike,
     own_gaps: ArrayLike,
     *,
-    space: str = "probability",
+    space: Space = "probability",
     window: Sequence[float] | None = None,
 ) -> RobustCertificate:
     r"""Certifies the mean log-likelihood of held-out human pairs by the worst case around self-annotated ones.
@@ -58,10 +88,10 @@ def certify_policy(
     For the held-out sample this holds exactly, since radius and V belong to the two samples themselves. The link is
     the exact loss: tangents under-estimate it and would certify nothing.
 
-    What it does not cover: another policy (both laws move with it); human pairs of another source; and the human
-    population, whose sample also measured the radius. `population_bound` adds the sampling error of the mean, by the
-    central limit theorem and one-sided; rare gaps that no sample held escape it. The sample's own mean is the better
-    estimate; the bound tells what robust training guarantees, and `looseness` what it gives away.
+    It does not cover another policy (both laws move with it), human pairs from another source, or the human population,
+    whose sample also measured the radius. `population_bound` subtracts the one-sided sampling error of the mean, by the
+    central limit theorem; it misses rare gaps that no sample holds. The sample's own mean is the better estimate; the
+    bound states what robust training guarantees, and `looseness` its price.
 
     Args:
         human_gaps: (N,) gaps of held-out human pairs under the policy, in nats; finite.
@@ -83,10 +113,10 @@ def certify_policy(
         _check_inside(points, name, bounds)
     radius = float(wasserstein_distance(human, own))
     likelihoods = -link.value(human)
-    # Rounded up: the bound is attained where the human law is the worst one in the ball.
+    # Rounded up: the bound is attained if the human law is the worst one in the ball.
     worst = worst_case(own_gaps, radius * (1 + _ROUNDING), space=space, window=bounds)
     mean, bound = float(likelihoods.mean()), -float(worst.value)
-    slack = _ONE_SIDED * float(likelihoods.std(ddof=1)) / math.sqrt(human.size) if human.size > 1 else math.nan
+    slack = _ONE_SIDED * standard_error(likelihoods)
     return RobustCertificate(
         bound=bound,
         radius=radius,
@@ -102,14 +132,12 @@ def certify_policy(
 
 
 def _points(gaps: ArrayLike, name: str, link: Link) -> np.ndarray:
-    array = np.asarray(gaps, dtype=np.float64)
-    if array.ndim != 1 or array.size == 0 or not np.isfinite(array).all():
-        raise InputError(f"{name} has the shape {array.shape}; allowed: (N,) finite numbers, N >= 1.")
+    array = check_gaps(gaps, name)
     points = link.to_space(array)
     infinite = np.flatnonzero(~np.isfinite(link.value(points)))
     if infinite.size:
         row = int(infinite[0])
-        raise InputError(f"{name} row {row} is {array[row]}, whose loss is infinite; allowed: gaps above -700.")
+        raise InputError(f"{name}[{row}] is {array[row]}, whose loss is infinite; allowed: gaps above -700.")
     return points
 
 
@@ -118,7 +146,7 @@ def _window(window: Sequence[float] | None, human: np.ndarray, own: np.ndarray) 
         a, b = window
         return float(a), float(b)
     low, high = float(min(human.min(), own.min())), float(max(human.max(), own.max()))
-    # Equal gaps have a window too: it needs a width.
+    # A window needs a width, even if all gaps are equal.
     return (low, high) if low < high else (low, float(np.nextafter(high, math.inf)))
 
 
@@ -127,6 +155,6 @@ def _check_inside(points: np.ndarray, name: str, window: tuple[float, float]) ->
     if outside.size:
         row = int(outside[0])
         raise InputError(
-            f"{name} row {row} is {points[row]:g} in the gap space, outside the window {list(window)}; allowed: a "
+            f"{name}[{row}] is {points[row]:g} in the gap space, outside the window {list(window)}; allowed: a "
             "window that holds both laws, for the bound covers no law beyond it."
         )

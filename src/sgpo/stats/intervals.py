@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import norm, t
 
 from sgpo.errors import InputError
+from sgpo.robust.ball import check_gaps
 
 LEVEL = 0.95
 
@@ -59,12 +60,10 @@ def mean_interval(values: ArrayLike, clusters: ArrayLike | None = None) -> Mean:
 
     Source: K.-Y. Liang, S. Zeger, "Longitudinal data analysis using generalized linear models", Biometrika 73 (1986).
     """
-    x = np.asarray(values, dtype=np.float64)
-    if x.ndim != 1 or x.size == 0 or not np.isfinite(x).all():
-        raise InputError(f"values has the shape {x.shape}; allowed: (N,) finite numbers, N >= 1.")
+    x = check_gaps(values, "values")
     groups = np.arange(x.size) if clusters is None else np.asarray(clusters)
     if groups.shape != x.shape:
-        raise InputError(f"clusters has the shape {groups.shape}; allowed: {x.shape}, one for each value.")
+        raise InputError(f"clusters has shape {groups.shape}; allowed: {x.shape}, one for each value.")
     mean = float(x.mean())
     _, index = np.unique(groups, return_inverse=True)
     sums = np.bincount(index, weights=x - mean)

@@ -1,4 +1,4 @@
-"""The scale at which preference gaps mean what they say: one temperature, fitted on pairs that a human ordered."""
+"""The scale of preference gaps: one temperature fitted on human pairs, and the likelihood with the scale removed."""
 
 import math
 from collections.abc import Callable
@@ -11,9 +11,12 @@ from scipy.special import expit
 from scipy.stats import norm
 
 from sgpo.errors import InputError
+from sgpo.robust.ball import check_gaps
 
 LEVEL = 0.95
-# Where even the smallest scaled gap is beyond this, all losses are linear to rounding: no temperature lies there.
+# Level of an interval of one standard error on either side.
+ONE_ERROR = 0.6826894921370859
+# Where even the smallest scaled gap exceeds this, all losses are linear up to rounding: no temperature lies there.
 _FLAT = 600.0
 
 
@@ -21,9 +24,9 @@ class Temperature(NamedTuple):
     """The scale c at which sigma(c * gap) fits the human order best.
 
     Attributes:
-        scale: c; 1 says that the gaps are calibrated, less that they are too large, 0 or less that they carry no
-            information. inf or -inf where the gaps have all one sign, 0 where they all are 0.
-        low, high: its 95% interval; an end is infinite where the pairs do not bound it.
+        scale: c; 1 means that the gaps are calibrated, less that they are too large, 0 or less that they carry no
+            information. inf or -inf where all gaps have the same sign, 0 where they all are 0.
+        low, high: its interval; an end is infinite where the pairs do not bound it.
         log_loss: mean of -log sigma(c * gap) at c, in nats.
         log_loss_raw: the same at c = 1, in nats.
     """
@@ -35,11 +38,32 @@ class Temperature(NamedTuple):
     log_loss_raw: float
 
 
+class ScaleFree(NamedTuple):
+    """Held-out human gaps with their scale removed.
+
+    Attributes:
+        temperature: c, see `Temperature.scale`.
+        low: lower end of its interval of one standard error; above 0 the gaps carry information about the human order.
+        nll: mean of -log sigma(c * gap) at max(c, 0), in nats; at most log 2.
+        standard_error: of `nll` over the pairs, in nats; nan for one pair.
+        deflated: the same mean at min(max(c, 0), 1): gaps that are too large are corrected, gaps that are too small are
+            not.
+        losses: (N,) the losses that `nll` is the mean of.
+    """
+
+    temperature: float
+    low: float
+    nll: float
+    standard_error: float
+    deflated: float
+    losses: np.ndarray
+
+
 def fit_temperature(gaps: ArrayLike, *, level: float = LEVEL) -> Temperature:
     r"""The scale c that minimises the mean of `-log sigma(c * gap)`, and its score interval.
 
     The interval holds each c whose score  `s_i = gap_i sigma(-c gap_i)`  has a mean within z standard errors of 0,
-    |sum s| <= z sqrt(sum s^2): it needs no model of the labels' noise and stays right where few gaps decide.
+    |sum s| <= z sqrt(sum s^2). It needs no model of the labels' noise and stays valid where few gaps decide.
 
     Args:
         gaps: (N,) chosen minus rejected implicit rewards, in nats; finite.
@@ -73,19 +97,33 @@ def fit_temperature(gaps: ArrayLike, *, level: float = LEVEL) -> Temperature:
     return Temperature(scale, low, high, float(loss), raw)
 
 
-def check_gaps(gaps: ArrayLike, name: str = "gaps") -> np.ndarray:
-    """(N,) float64, N >= 1, finite.
+def remove_scale(gaps: ArrayLike) -> ScaleFree:
+    """Separates the direction of held-out gaps from their size.
+
+    Self-annotation inflates the scale of the gaps, so that the plain log-likelihood of noisy human pairs falls even
+    where their order is right. The likelihood at the fitted temperature does not change when all gaps are scaled.
+
+    Args:
+        gaps: (N,) chosen minus rejected implicit rewards of held-out human pairs, in nats; finite.
 
     Raises:
-        InputError: anything else, by the argument's name.
+        InputError: no gap, or one that is not finite.
+
+    Source: PAPER.md D8.
     """
-    array = np.asarray(gaps, dtype=np.float64)
-    if array.ndim != 1 or array.size == 0:
-        raise InputError(f"{name} has the shape {array.shape}; allowed: (N,) with N >= 1.")
-    if not np.isfinite(array).all():
-        row = int(np.flatnonzero(~np.isfinite(array))[0])
-        raise InputError(f"{name} row {row} is {array[row]}; allowed: finite numbers.")
-    return array
+    gaps = check_gaps(gaps)
+    fit = fit_temperature(gaps, level=ONE_ERROR)
+    if math.isinf(fit.scale):
+        losses = np.where(gaps == 0, math.log(2), 0.0) if fit.scale > 0 else np.full(gaps.size, math.log(2))
+    else:
+        losses = np.logaddexp(0.0, -max(fit.scale, 0.0) * gaps)
+    deflated = float(np.logaddexp(0.0, -min(max(fit.scale, 0.0), 1.0) * gaps).mean())
+    return ScaleFree(fit.scale, fit.low, float(losses.mean()), standard_error(losses), deflated, losses)
+
+
+def standard_error(values: np.ndarray) -> float:
+    """Standard error of the mean of (N,) values; nan for one value."""
+    return float(values.std(ddof=1)) / math.sqrt(values.size) if values.size > 1 else math.nan
 
 
 def _root(excess: Callable[[float, float], float], bound: float, farthest: float) -> float:

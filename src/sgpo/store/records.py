@@ -7,12 +7,19 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from sgpo.errors import InputError
 from sgpo.store.files import read_json, write_json
 
+
+def _without_surrogates(value: Any) -> Any:
+    """JSON can hold halves of surrogate pairs, which UTF-8 cannot."""
+    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value
+
+
 Count = Annotated[int, Field(ge=0)]
+Text = Annotated[str, BeforeValidator(_without_surrogates)]
 _Kind = TypeVar("_Kind", bound="Record")
 
 
@@ -75,7 +82,7 @@ class Follower(Record):
         value, empirical_value: robust and mean loss, in nats; price: d value / d radius.
         moved_share: share of the pairs' mass that the worst case moves; marginal: the lowest gap that stays.
         radius, window, marginal: in the unit of the gap space.
-        by_source: the same for each source of pairs, where each has a radius of its own.
+        by_source: one answer per source of pairs, where each source has its own radius.
     """
 
     radius: float | None = None
@@ -85,7 +92,7 @@ class Follower(Record):
     moved_share: float | None = None
     marginal: float | None = None
     window: tuple[float, float] | None = None
-    by_source: dict[str, dict[str, Any]] | None = None
+    by_source: dict[str, Self] | None = None
 
 
 class Leader(Record):
@@ -172,6 +179,23 @@ class RoundMetrics(Record):
     decision: Decision | None = None
     evaluations: dict[str, Headline] = {}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_gold_as_an_evaluation(cls, content: Any) -> Any:
+        """Older runs keep the reward evaluation of the embedded world in a block `gold`."""
+        if not isinstance(content, dict) or content.get("gold") is None:
+            return content
+        content = dict(content)
+        gold, evaluations = content.pop("gold"), content.get("evaluations", {})
+        if isinstance(gold, dict):
+            today = {"win_rate": "value", "prompts": "count", "response_tokens": "tokens"}
+            gold = {today.get(key, key): value for key, value in gold.items() if value is not None}
+            gold["kind"] = "reward"
+        return {
+            **content,
+            "evaluations": {"gold": gold, **evaluations} if isinstance(evaluations, dict) else evaluations,
+        }
+
 
 class Evidence(Record):
     """What held-out human pairs say of a round's policy, and what its p-value had to stay below."""
@@ -209,12 +233,28 @@ class Shipped(Record):
         return self
 
 
+class StageEntry(Record):
+    """A finished stage in the manifest."""
+
+    seconds: float
+
+
+class Manifest(Record):
+    """manifest.json: the command and the versions that made a run, and its finished stages in order."""
+
+    sgpo: str = "?"
+    command: list[str] = []
+    created: str = "at an unknown time"
+    versions: dict[str, str] = {}
+    stages: dict[str, StageEntry] = {}
+
+
 class Sample(Record):
     """A line of samples.jsonl: a prompt with the policy's answer and the baseline's, and their rewards."""
 
-    prompt: str
-    response: str
-    baseline: str
+    prompt: Text
+    response: Text
+    baseline: Text
     reward: float
     baseline_reward: float
 

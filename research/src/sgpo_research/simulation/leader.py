@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sgpo.robust.exact import worst_case
 from sgpo.robust.link import make_link
+from sgpo.robust.losses import marginal_split
 from sgpo_research.methods import Method
 from sgpo_research.simulation import losses
 from sgpo_research.simulation.adam import Adam
@@ -170,7 +171,8 @@ class _Loss:
 def _answer(method: Method, gaps: np.ndarray, pairs: Pairs, radii: np.ndarray) -> losses.Answer:
     """Solves the follower of each trial on its kept pairs; human ones stay out where they have DPO's loss."""
     trials, count = gaps.shape
-    price, moved, anchor = np.zeros((trials, 1)), np.zeros((trials, count)), np.zeros((trials, count))
+    price, marginal, split = np.zeros((trials, 1)), np.full((trials, 1), np.nan), np.full((trials, 1), np.nan)
+    moved, anchor = np.zeros((trials, count)), np.zeros((trials, count))
     kept = np.broadcast_to(pairs.kept, gaps.shape) > 0
     if method.seeds_in_rounds:
         kept = kept & ~pairs.human
@@ -181,6 +183,10 @@ def _answer(method: Method, gaps: np.ndarray, pairs: Pairs, radii: np.ndarray) -
             clip=True,
         )  # fmt: skip
         price[trial] = worst.price
+        if worst.price > 0:
+            marginal[trial], split[trial] = worst.marginal, marginal_split(worst)
         moved[trial, mine], anchor[trial, mine] = worst.moved, worst.points
     link = make_link(method.space, method.tangents, window=method.window)
-    return losses.Answer(*(torch.from_numpy(array) for array in (price, moved, anchor)), method.window[0], link)
+    return losses.Answer(
+        *(torch.from_numpy(array) for array in (price, marginal, split, moved, anchor)), method.window[0], link
+    )

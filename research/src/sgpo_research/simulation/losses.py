@@ -1,4 +1,4 @@
-"""Leader losses on arrays of gaps, (T, B) for T trials at once; the robust ones are `sgpo.robust`'s own."""
+"""Leader losses on arrays of gaps, (T, B) for T trials at once; the robust ones are those of `sgpo.robust`."""
 
 from typing import NamedTuple
 
@@ -8,8 +8,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from sgpo.robust.link import Link
-from sgpo.robust.objective import priced_loss
-from sgpo.robust.steps import mixture_loss, transport_loss
+from sgpo.robust.losses import envelope_loss, mixture_loss, transport_loss
 
 
 class Answer(NamedTuple):
@@ -17,12 +16,16 @@ class Answer(NamedTuple):
 
     Attributes:
         price: (T, 1) price of radius.
+        marginal, split: (T, 1) marginal gap, as a point of the gap space, and the share of it that moves; nan where
+            nothing is marginal.
         moved, anchor: (T, N) moved shares and points at the answer.
         lower: a, the window's lower end.
         link: the link.
     """
 
     price: Tensor
+    marginal: Tensor
+    split: Tensor
     moved: Tensor
     anchor: Tensor
     lower: float
@@ -64,7 +67,14 @@ def spa(gaps: Tensor, threshold: Tensor, rate: Tensor) -> Tensor:
 def robust(gaps: Tensor, answer: Answer, rows: np.ndarray, step: str) -> Tensor:
     """The leader's step against the follower's answer; the rows are the batch's places among the answered pairs."""
     if step == "envelope":
-        return priced_loss(gaps, price=answer.price, lower=answer.lower, link=answer.link).loss
+        return envelope_loss(
+            gaps,
+            price=answer.price,
+            lower=answer.lower,
+            link=answer.link,
+            marginal=answer.marginal,
+            split=answer.split,
+        ).loss
     frozen = {
         "moved": answer.moved[:, rows], "anchor": answer.anchor[:, rows], "lower": answer.lower, "link": answer.link,
     }  # fmt: skip

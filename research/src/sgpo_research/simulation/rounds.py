@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sgpo.stats.radius import accept_round, choose_radius, measured_radius
+from sgpo.stats.acceptance import accept_round, choose_radius
+from sgpo.stats.certificate import measured_radius
 from sgpo_research.methods import Method
 from sgpo_research.simulation.leader import Training, Trials, train
 from sgpo_research.simulation.policies import Pairs, annotate, fit_reward_model, human_pairs, join

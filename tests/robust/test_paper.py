@@ -9,8 +9,8 @@ from scipy.stats import wasserstein_distance
 
 from robust.cases import EVERY, SQUARE, normal_gaps
 from sgpo.errors import InputError
-from sgpo.robust import solve_worst_case, worst_case
-from sgpo.robust.grouping import split_groups
+from sgpo.robust import certify, solve_worst_case, worst_case
+from sgpo.robust.paper import split_groups
 
 PIECEWISE = {name: EVERY[name] for name in EVERY if "tangents" in name or name == "hinge"}
 piecewise = pytest.mark.parametrize("options", PIECEWISE.values(), ids=PIECEWISE)
@@ -101,7 +101,7 @@ def test_groups_without_mass_stay_as_they_are():
 
 def test_groups_of_a_two_sided_link_raise_mass_too():
     worst = solve_worst_case(normal_gaps(40), 2.0, group_size=8, window=(-4, 6), link=SQUARE)
-    assert worst.raised.any() and worst.certificate().transport == pytest.approx(2.0)
+    assert worst.raised.any() and certify(worst).transport == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,146 @@
+"""What proves and describes a worst case: its dual certificate, its value at every radius, the paper's variables."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sgpo.robust.ball import check_monotone
+from sgpo.robust.link import Link, TangentLink
+from sgpo.robust.selection import blocks
+from sgpo.robust.solution import WorstCase
+from sgpo.robust.two_sided import segments_of
+
+
+class Certificate(NamedTuple):
+    """A proof that a worst case is optimal up to `gap`.
+
+    Attributes:
+        primal: E[f] under the law that the moved shares describe, in nats.
+        dual: E max(f(u), f(a) - price * (u - a)) + price * radius, an upper bound for every law in the ball, in nats.
+        gap: dual - primal; 0 at the optimum, up to rounding.
+        transport: the Wasserstein-1 cost of the law, to compare with the radius.
+    """
+
+    primal: float
+    dual: float
+    gap: float
+    transport: float
+
+
+class Curve(NamedTuple):
+    """Breakpoints of V: radius (M,) ascending from 0, value (M,) in nats; constant beyond the last."""
+
+    radius: np.ndarray
+    value: np.ndarray
+
+    def at(self, radius) -> np.ndarray:
+        """V at any radius >= 0, elementwise."""
+        return np.interp(radius, self.radius, self.value)
+
+
+class Transport(NamedTuple):
+    """Theorem 3.3's variables: mass s (N, K), whose rows sum to 1, and displacement q (N, K) in the gap space.
+
+    Mass s[i, k] of gap i sits at u_i - q[i, k] / s[i, k], where piece k is active.
+    """
+
+    mass: np.ndarray
+    displacement: np.ndarray
+
+
+def dual_value(
+    points: np.ndarray,
+    price: float,
+    radius: float,
+    *,
+    link: Link,
+    window: tuple[float, float],
+    weights: np.ndarray | None = None,
+) -> float:
+    r"""E max(f(u), f(a) - price * (u - a)[, f(b) - price * (b - u)]) + price * radius, in nats.
+
+    Every price >= 0 gives an upper bound on the robust value; the least of them is the robust value.
+
+    Args:
+        points: (N,) in the gap space, inside the window.
+        price: nats per unit of the gap space, >= 0.
+        radius, link, window: of the ball.
+        weights: (N,) that sum to 1; None: all equal.
+
+    Source: the Lagrangian dual of arXiv:2502.18099, Theorem 3.3; PAPER.md D1. The upper end matters only for a link
+        that is not monotone.
+    """
+    a, b = window
+    top_a, top_b = float(link.value(np.float64(a))), float(link.value(np.float64(b)))
+    total = 0.0
+    for part in blocks(len(points)):
+        u = points[part]
+        best = np.maximum(link.value(u), top_a - price * (u - a))
+        if not link.decreasing:
+            best = np.maximum(best, top_b - price * (b - u))
+        total += best.sum() / len(points) if weights is None else weights[part] @ best
+    return float(total) + price * radius
+
+
+def certify(worst: WorstCase) -> Certificate:
+    """The dual certificate of a worst case, computed from its points, moved shares and price alone."""
+    u, down, mass, up = _arrays(worst.points, worst.moved, worst.mass, worst.raised)
+    (a, b), link = worst.window, worst.link
+    up = np.zeros_like(u) if up is None else up
+    top_a, top_b = float(link.value(np.float64(a))), float(link.value(np.float64(b)))
+    primal = float(mass @ ((1.0 - down - up) * link.value(u) + down * top_a + up * top_b))
+    dual = dual_value(u, float(worst.price), worst.radius, link=link, window=worst.window, weights=mass)
+    return Certificate(primal, dual, dual - primal, float(mass @ (down * (u - a) + up * (b - u))))
+
+
+def value_curve(worst: WorstCase) -> Curve:
+    """The robust value at every radius, for the data, link and window of a worst case. O(N log N).
+
+    V is piecewise linear, concave and non-decreasing.
+
+    Source: PAPER.md D1: each gap is a segment of length w_i (u_i - a) and slope (f(a) - f(u_i)) / (u_i - a).
+    """
+    u, mass = _arrays(worst.points, worst.mass)
+    link, (a, b) = worst.link, worst.window
+    empirical = float(mass @ link.value(u))
+    if link.decreasing:
+        order = np.argsort(u, kind="stable")
+        cost, gain = (mass * (u - a))[order], (mass * link.drop(a, u))[order].clip(0.0)
+    else:
+        slopes, cost = segments_of(u, mass, link, (a, b))
+        order = np.argsort(-slopes, kind="stable")
+        cost, gain = cost[order], (slopes * cost)[order]
+    # A segment of length 0 (no weight, or already at the end) is no breakpoint.
+    cost, gain = cost[cost > 0], gain[cost > 0]
+    return Curve(np.concatenate([[0.0], np.cumsum(cost)]), empirical + np.concatenate([[0.0], np.cumsum(gain)]))
+
+
+def paper_variables(worst: WorstCase) -> Transport:
+    """(s, q) of a worst case, in NumPy.
+
+    With a tangent link the columns are its K pieces. For any other link the program has no pieces; the columns are then
+    the mass that stays and the mass that moves.
+
+    Raises:
+        InputError: a link that is not monotone.
+
+    Source: arXiv:2502.18099, Theorem 3.3.
+    """
+    link, (a, _) = worst.link, worst.window
+    check_monotone(link)
+    u, moved = _arrays(worst.points, worst.moved)
+    if isinstance(link, TangentLink):
+        stay, go, pieces = link.piece(u), int(link.piece(a)), len(link.slopes)
+    else:
+        stay, go, pieces = np.zeros(len(u), dtype=int), 1, 2
+    rows = np.arange(len(u))
+    mass, displacement = np.zeros((len(u), pieces)), np.zeros((len(u), pieces))
+    np.add.at(mass, (rows, stay), 1.0 - moved)
+    mass[:, go] += moved
+    displacement[:, go] = moved * (u - a)
+    return Transport(mass, displacement)
+
+
+def _arrays(*values: Any) -> list[np.ndarray | None]:
+    """Arrays or tensors as float64 NumPy arrays; None stays None."""
+    return [None if x is None else np.asarray(x.cpu() if hasattr(x, "cpu") else x, dtype=np.float64) for x in values]
