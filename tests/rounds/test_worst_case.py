@@ -24,7 +24,12 @@ OPTIONS = {
 def pairs_of(gaps, sources=None):
     """Pairs with these gaps at beta = 0.1."""
     zeros = np.zeros(len(gaps))
-    columns = {"chosen_logps": 10 * gaps, "rejected_logps": zeros, "ref_chosen_logps": zeros, "ref_rejected_logps": zeros}
+    columns = {
+        "chosen_logps": 10 * gaps,
+        "rejected_logps": zeros,
+        "ref_chosen_logps": zeros,
+        "ref_rejected_logps": zeros,
+    }
     return Dataset.from_dict({**columns, "source": sources or ["self"] * len(gaps)})
 
 

@@ -19,10 +19,13 @@ class GenerationConfig(Section):
     top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="Nucleus sampling; 1 is off.")
     max_new_tokens: Count = Field(300, description="A response that reaches it is unfinished and dropped.")
     stop: list[Annotated[str, Field(min_length=1)]] = Field(
-        default_factory=list, description="Texts that end a response, in addition to the policy's end-of-sequence token."
+        default_factory=list,
+        description="Texts that end a response, in addition to the policy's end-of-sequence token.",
     )
     batch_size: Count = Field(32, description="Responses generated at once in process.")
-    shard_size: Count = Field(512, description="Prompts per shard; an interrupted run repeats at most one shard per process.")
+    shard_size: Count = Field(
+        512, description="Prompts per shard; an interrupted run repeats at most one shard per process."
+    )
     vllm: dict[str, Any] = Field(
         default_factory=dict, description="Arguments of VLLMGenerator, such as python or tensor_parallel_size."
     )
@@ -31,7 +34,7 @@ class GenerationConfig(Section):
     )
     server_command: str | None = Field(
         None,
-        description="Starts the servers for each round; {policy} is its folder. null: they run and load the policy by folder.",
+        description="Starts the servers for each round; {policy} is its folder. null: they run, and load by folder.",
     )
     server_dialect: Dialect = Field(
         "vllm", description="Extra request fields that make a server sample from the unmodified policy."

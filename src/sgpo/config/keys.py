@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from rich.table import Table
+from rich.text import Text
 
 from sgpo.config.check import find_section
 from sgpo.config.recipe import RunConfig
@@ -54,5 +55,5 @@ def keys_table(section: str | None = None) -> Table:
         if section in (None, name):
             table.add_section()
             for key in section_keys(name, kind):
-                table.add_row(*key)
+                table.add_row(*map(Text, key))
     return table

@@ -46,10 +46,9 @@ def _texts_at(node: Any, keys: list[str]) -> Iterator[str]:
             yield from _texts_at(item, keys)
     elif not keys and isinstance(node, str):
         yield node
-    elif keys and isinstance(node, dict):
-        # A judge's model is a name on its server.
-        if keys != ["model"] or "judge" not in (node.get("annotator"), node.get("kind")):
-            yield from _texts_at(node.get(keys[0]), keys[1:])
+    # A judge's model is a name on its server.
+    elif isinstance(node, dict) and (keys != ["model"] or "judge" not in (node.get("annotator"), node.get("kind"))):
+        yield from _texts_at(node.get(keys[0]) if keys else None, keys[1:])
 
 
 def _apply_override(content: dict[str, Any], override: str) -> None:

@@ -25,8 +25,7 @@ from sgpo.rounds.training import (
     train_round,
     train_seeds,
 )
-from sgpo.rounds.trials import try_radii
-from sgpo.rounds.validation import round_radius, score_validation_pairs
+from sgpo.rounds.validation import round_radius, score_validation_pairs, try_radii
 from sgpo.rounds.worst_case import plan_follower, solve_follower
 from sgpo.store.processes import Processes
 from sgpo.store.progress import Reporter

@@ -14,7 +14,7 @@ from sgpo.rounds.pairs import COUNTS
 from sgpo.rounds.scoring import add_scores
 from sgpo.rounds.seeds import HELDOUT
 from sgpo.rounds.training import TRAINING_LOG
-from sgpo.rounds.trials import DECISION
+from sgpo.rounds.validation import DECISION
 from sgpo.rounds.worst_case import WORST_CASE, read_summary
 from sgpo.stats.ranking import ranking_accuracy
 from sgpo.store.files import read_json, write_atomically

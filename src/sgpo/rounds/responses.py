@@ -12,6 +12,7 @@ from typing import Any
 from datasets import Features, List, Value
 
 from sgpo.config import RunConfig
+from sgpo.policy.fingerprints import fingerprint_template, fingerprint_tokenizer
 from sgpo.policy.generators import open_generator, sampling_of
 from sgpo.policy.sampling import Response, prompt_seeds
 from sgpo.policy.score import score_responses
@@ -20,7 +21,6 @@ from sgpo.preferences.layout import MESSAGES
 from sgpo.rounds.context import Run
 from sgpo.rounds.costs import Scale, StagePlan, generation_flops, recipe_hours, scoring_flops
 from sgpo.rounds.prompts import prompt_lengths, round_prompts
-from sgpo.rounds.scoring import scores_origin
 from sgpo.store.progress import Advance
 from sgpo.store.stages import ShardRows, ShardWork
 
@@ -100,7 +100,13 @@ def _score(run: Run, number: int, who: str, name: str) -> None:
             columns = {"logps": scores.logps.tolist(), "n_tokens": scores.n_tokens.tolist()}
             return ShardRows(columns, {"scored": len(texts)})
 
-        yield ShardWork(do, scores_origin(fingerprint, policy.tokenizer, max_length))
+        origin = {
+            "model": fingerprint,
+            "tokenizer": fingerprint_tokenizer(policy.tokenizer),
+            "template": fingerprint_template(policy.tokenizer),
+            "max_length": max_length,
+        }
+        yield ShardWork(do, origin)
 
     _shard(run, name, len(rows), SCORE_FEATURES, open_work)
 

@@ -1,13 +1,10 @@
-"""Columns of scores, and the fingerprints that say which model gave them."""
-
-from typing import Any
+"""Columns of scores, and of fingerprints that identify the model that gave them."""
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from sgpo.evaluate.held_out import score_pairs
 from sgpo.leader.scores import FINGERPRINT_COLUMN, fingerprint_pairs
-from sgpo.policy.fingerprints import fingerprint_template, fingerprint_tokenizer
 from sgpo.policy.load import Policy
 from sgpo.rounds.context import Run
 
@@ -34,13 +31,3 @@ def add_fingerprints(run: Run, pairs: Dataset, tokenizer: PreTrainedTokenizerBas
     """Adds the column with the fingerprints of the reference that scored a pair, `policy`, and of the pair's tokens."""
     max_length = run.config.leader.max_length
     return pairs.add_column(FINGERPRINT_COLUMN, fingerprint_pairs(pairs, tokenizer, policy, max_length=max_length))
-
-
-def scores_origin(policy: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, Any]:
-    """What scores were made with: fingerprints of model, tokenizer and chat template, and the maximum length."""
-    return {
-        "model": policy,
-        "tokenizer": fingerprint_tokenizer(tokenizer),
-        "template": fingerprint_template(tokenizer),
-        "max_length": max_length,
-    }

@@ -1,6 +1,5 @@
 """Which round's policy a run ships: the latest one that the validation pairs support (PAPER.md D8)."""
 
-
 import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase

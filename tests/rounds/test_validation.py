@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from sgpo.rounds.context import Run
 from sgpo.rounds.policies import Policies
-from sgpo.rounds.trials import decide_round
+from sgpo.rounds.validation import decide_round
 from sgpo.store.processes import Processes
 from sgpo.store.progress import Reporter
 from sgpo.store.records import Decision
