@@ -38,7 +38,7 @@ def test_the_defaults_of_follower_generation_and_training_are_the_papers_setting
         ({"leader": {"batch_size": 6}}, "batch_size is 6; allowed: a multiple of micro_batch_size (4)"),
         ({"rounds": 2, "data": {"seeds": "s", "prompts": "p", "prompts_per_round": [3]}}, "one per round (2)"),
         ({"data": {"seeds": "s"}}, "data.prompts is missing"),
-        # Whoever sets nothing aside meets a default that needs pairs, and is told of the way without.
+        # The default needs validation pairs; the message names the way without.
         ({"data": {"seeds": "s", "prompts": "p", "validation_share": 0}}, "leader.accept='always' need none."),
         ({"model": {}}, "model.path is missing"),
     ],

@@ -1,4 +1,4 @@
-"""Radii that are found in each round, and rounds that are turned down."""
+"""Radii that are found in each round, and rounds that are rejected."""
 
 import json
 

@@ -9,7 +9,7 @@ import pytest
 
 from integration.whole_runs import fingerprint, recorded_counts
 
-# A round is chosen by four pairs set aside, which is enough to go through all stages; a last DPO follows.
+# Four validation pairs choose a round, which is enough to go through all stages; a last DPO follows.
 CHOICE = [
     "leader.accept=supported_any_length", "data.validation_share=0.5", "leader.final_epochs=1", "leader.batch_size=2",
 ]  # fmt: skip

@@ -122,9 +122,9 @@ def few_pairs(config: RunConfig, scale: Scale) -> list[str]:
     if not config.chooses_round or scale.validation >= ENOUGH_PAIRS:
         return []
     return [
-        f"about {scale.validation} human pairs are held out to choose which round to ship; with fewer than "
-        f"{ENOUGH_PAIRS} a good round often goes unsupported, and without a supported round the SFT model is shipped. "
-        "More seeds or a larger data.validation_share help; leader.accept: always needs no validation pairs."
+        f"about {scale.validation} validation pairs choose the round to ship; with fewer than {ENOUGH_PAIRS} a good "
+        "round often goes unsupported, and without a supported round the SFT model is shipped. More seeds or a larger "
+        "data.validation_share help; leader.accept: always needs no validation pairs."
     ]
 
 

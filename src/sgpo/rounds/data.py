@@ -39,7 +39,7 @@ def resolve_data(config: RunConfig, stages: Stages) -> RunConfig:
 
 
 def plan_data(config: RunConfig) -> list[StagePlan]:
-    """The stage of `resolve_data`, where the recipe has one."""
+    """The stage of `resolve_data`, if the recipe has one."""
     world, split = config.world, config.data.split
     if world is not None:
         work = (

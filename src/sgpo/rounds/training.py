@@ -8,12 +8,11 @@ from datasets import Dataset, concatenate_datasets
 
 from sgpo.config import RunConfig
 from sgpo.leader.guards import LeaderAlert
-from sgpo.leader.scores import FINGERPRINT_COLUMN
 from sgpo.leader.train import train_leader
 from sgpo.policy.load import Policy
 from sgpo.rounds.context import Run
 from sgpo.rounds.costs import Scale, StagePlan, plan_training, training_steps
-from sgpo.rounds.game import leader_settings, round_pairs, round_settings
+from sgpo.rounds.game import round_pairs, round_settings
 from sgpo.rounds.pairs import most_pairs
 from sgpo.rounds.policies import FINAL
 from sgpo.rounds.seeds import SEEDS, VALIDATION
@@ -47,11 +46,9 @@ def train_human_pairs(run: Run, start: int) -> None:
         concatenate_datasets(parts).save_to_disk(path)
 
     def work(path: Path) -> None:
-        pairs, seed = run.load(f"{FINAL}/pairs"), run.stages.seed(f"{FINAL}/policy")
-        settings = leader_settings(run.config, 0, 0.0, seed=seed, processes=run.stages.processes.count)
-        settings["num_train_epochs"] = run.config.final_epochs
-        settings["reference_fingerprint"] = pairs[0][FINGERPRINT_COLUMN].partition(":")[0]
-        _fit(run, path, start, pairs, settings, _live_reference(run, 0))
+        settings = round_settings(run, 0, 0.0)
+        settings |= {"num_train_epochs": run.config.final_epochs, "seed": run.stages.seed(f"{FINAL}/policy")}
+        _fit(run, path, start, run.load(f"{FINAL}/pairs"), settings, _live_reference(run, 0))
 
     run.stages.alone(f"{FINAL}/pairs", gather)
     run.stages.together(f"{FINAL}/policy", work)
