@@ -1,11 +1,10 @@
-"""Prepares a whole run on real preferences: a small SFT model from scratch, seeds, prompts, held-out pairs, a recipe.
+"""Prepares a run on real preferences: a small SFT model from scratch, seeds, prompts, held-out pairs and a recipe.
 
     python examples/real_preferences.py --data FOLDER --output runs/real
     sgpo run --config runs/real/recipe.yaml
 
-FOLDER holds `responses.jsonl.gz` (prompt, response) to train the SFT model on and `pairs.jsonl.gz` (UltraFeedback's
-layout) for seeds and held-out pairs. Prompts are split first: no response, pair or prompt of a held-out prompt is seen
-before the end.
+FOLDER has `responses.jsonl.gz` (prompt, response) to train the SFT model on and `pairs.jsonl.gz` (UltraFeedback's
+layout) for seeds and held-out pairs. Prompts are split first: nothing is trained on a held-out prompt.
 """
 
 import argparse
@@ -28,9 +27,9 @@ def prepare(
     Args:
         data: folder with responses.jsonl.gz and pairs.jsonl.gz.
         output: new folder.
-        longest_prompt, longest_response: rows with more characters are left out, since the model is small.
-        rounds: rounds of the recipe; the prompts that are not held out are divided between them.
-        epochs, hidden: length of the SFT and width of the model.
+        longest_prompt, longest_response: rows with more characters are dropped, since the model is small.
+        rounds: rounds of the recipe; they share the prompts that are not held out.
+        epochs, hidden: epochs of the SFT, width of the model.
     """
 
     def short(row: dict) -> bool:

@@ -3,12 +3,11 @@
     python examples/small_sft.py --data FILE --output DIR [--layers 2 --hidden 128 ...]
 
 FILE is JSONL, plain or gzipped: each line has `prompt` (text or messages) and `response` (text), or `messages`.
-The folder it writes is what `model.path` of a recipe names.
+The output folder can be used as `model.path` in a recipe.
 """
 
 import argparse
 import gzip
-import json
 import sys
 from pathlib import Path
 
@@ -16,29 +15,27 @@ from rich.progress import Progress
 
 from sgpo.demo.sft import train_small_sft
 from sgpo.errors import InputError
+from sgpo.store.files import parse_json
 
 
 def read_rows(path: Path) -> list[dict]:
-    """Rows of a JSONL file, gzipped where its name ends in .gz."""
+    """Rows of a JSONL file, gzipped if its name ends in .gz."""
     open_text = gzip.open if path.suffix == ".gz" else open
     try:
         with open_text(path, "rt", encoding="utf-8") as file:
+            # Not splitlines(): a JSON string may contain other line separators.
             lines = file.read().split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--data: {path} cannot be read ({error}).") from error
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows += [json.loads(line)] if line.strip() else []
-        except json.JSONDecodeError as error:
-            raise InputError(f"--data: {path} line {number} is not JSON ({error.msg}).") from error
-    return rows
+    return [
+        parse_json(line, f"--data: {path}", line=number) for number, line in enumerate(lines, start=1) if line.strip()
+    ]
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="JSONL of prompt and response, or of messages")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write; new or empty")
+    parser.add_argument("--data", type=Path, required=True, help="JSONL with prompt and response, or with messages")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the model; new or empty")
     parser.add_argument("--vocab-size", type=int, default=4096)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--hidden", type=int, default=256)
@@ -46,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--max-length", type=int, default=512, help="tokens of a row, and the model's context")
+    parser.add_argument("--max-length", type=int, default=512, help="tokens of a row, and of the model's context")
     parser.add_argument("--seed", type=int, default=0)
     settings = vars(parser.parse_args(argv))
     data, output = settings.pop("data"), settings.pop("output")

@@ -1,4 +1,4 @@
-"""The recipes that come along: what they say, and that they are planned without a network."""
+"""The shipped recipes: their settings, and that they are planned without a network."""
 
 import os
 import subprocess
@@ -18,37 +18,39 @@ def recipe_of(name):
     return validate(RunConfig, read_recipe(path, []), path.name)
 
 
-@pytest.mark.parametrize("name", LARGE)
-def test_the_papers_settings_are_the_papers(name):
+def test_the_papers_recipes_have_the_papers_settings():
     """arXiv:2502.18099, Section 4."""
-    recipe = recipe_of(name)
-    mistral = name.startswith("mistral")
-    assert recipe.data.split.seeds == 2000
-    assert recipe.data.split.pools == [8000, 20000, 30000][: recipe.rounds]
-    assert recipe.rounds == (3 if mistral else 2)
-    assert recipe.leader.learning_rate == (5e-7 if mistral else 1e-6)
-    assert recipe.leader.beta == (0.1 if mistral else 0.05)
-    assert recipe.leader.seed_epochs == (3 if mistral else 1)
-    follower = recipe.follower
-    assert (follower.radius, follower.space, follower.tangents) == (0.01, "probability", 6)
-    assert (follower.solver, follower.group_size) == ("slsqp", 100)
-    generation = recipe.generation
-    assert (generation.candidates, generation.temperature, generation.max_new_tokens) == (2, 0.7, 300)
-    assert (recipe.annotation.annotator, recipe.annotation.choice) == ("implicit", "best_worst")
+    for name in LARGE:
+        recipe, mistral = recipe_of(name), name.startswith("mistral")
+        leader, follower, generation = recipe.leader, recipe.follower, recipe.generation
+        found = (recipe.data.split.seeds, recipe.data.split.pools, recipe.rounds)
+        assert found == (2000, [8000, 20000, 30000][: recipe.rounds], 3 if mistral else 2), name
+        found = (leader.learning_rate, leader.beta, leader.seed_epochs)
+        assert found == ((5e-7, 0.1, 3) if mistral else (1e-6, 0.05, 1)), name
+        assert (follower.radius, follower.space, follower.tangents) == (0.01, "probability", 6), name
+        assert (follower.solver, follower.group_size) == ("slsqp", 100), name
+        assert (generation.candidates, generation.temperature, generation.max_new_tokens) == (2, 0.7, 300), name
+        assert (recipe.annotation.annotator, recipe.annotation.choice) == ("implicit", "best_worst"), name
 
 
-@pytest.mark.parametrize("name", LARGE)
-def test_our_recipe_is_the_papers_but_for_follower_backend_human_pairs_and_the_round_it_ships(name):
-    paper, ours = recipe_of(name).model_dump(), recipe_of(f"{name}-exact").model_dump()
-    assert (ours["follower"].pop("solver"), paper["follower"].pop("solver")) == ("exact", "slsqp")
-    assert (ours["follower"].pop("group_size"), paper["follower"].pop("group_size")) == (None, 100)
-    assert (ours["generation"].pop("backend"), paper["generation"].pop("backend")) == ("vllm", "transformers")
-    assert (ours["data"]["split"].pop("heldout"), paper["data"]["split"].pop("heldout")) == (500, 0)
-    assert (ours["leader"].pop("accept"), paper["leader"].pop("accept")) == ("supported", "always")
-    for recipe in (ours, paper):
-        recipe.pop("output")
-        recipe["generation"].pop("batch_size")
-    assert ours == paper
+def test_our_recipes_are_the_papers_but_for_follower_backend_held_out_pairs_and_the_round_that_is_shipped():
+    for name in LARGE:
+        paper, ours = recipe_of(name).model_dump(), recipe_of(f"{name}-exact").model_dump()
+        for section, key, expected in (
+            (("follower",), "solver", ("exact", "slsqp")),
+            (("follower",), "group_size", (None, 100)),
+            (("generation",), "backend", ("vllm", "transformers")),
+            (("data", "split"), "heldout", (500, 0)),
+            (("leader",), "accept", ("supported", "always")),
+        ):
+            nodes = [ours, paper]
+            for part in section:
+                nodes = [node[part] for node in nodes]
+            assert tuple(node.pop(key) for node in nodes) == expected, (name, key)
+        for recipe in (ours, paper):
+            recipe.pop("output")
+            recipe["generation"].pop("batch_size")
+        assert ours == paper, name
 
 
 PLANNED = """
@@ -61,7 +63,7 @@ for recipe in sys.argv[1:]:
 
 @pytest.mark.slow
 def test_every_large_recipe_is_planned_without_a_network(tmp_path):
-    """In a process of its own: the libraries read once, when they are imported, that they are offline."""
+    """In a process of its own, since the libraries read the offline mode only when they are imported."""
     recipes = [str(RECIPES / f"{name}{kind}.yaml") for name in LARGE for kind in ("", "-exact")]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub"), "COLUMNS": "200"}
     result = subprocess.run(

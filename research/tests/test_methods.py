@@ -1,4 +1,4 @@
-"""Methods are recipes that the real loop takes, and all are tuned alike."""
+"""Methods are recipes of the real loop, and all are tuned with the same budget."""
 
 import math
 from dataclasses import replace
@@ -36,22 +36,23 @@ def recipe_of(method: Method, value: float) -> dict:
     return recipe
 
 
-@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-def test_every_method_is_a_recipe_that_the_loop_takes(method):
-    for value in method.own_values or (math.nan,):
-        recipe = validate(RunConfig, recipe_of(method, value), "recipe")
-        assert bool(recipe.final_epochs) == method.human_last
-        assert recipe.leader.accept == {"all": "always", "paying": "validated"}.get(method.accept, method.accept)
+def test_every_method_is_a_recipe_that_the_loop_takes():
+    for name, method in METHODS.items():
+        for value in method.own_values or (math.nan,):
+            recipe = validate(RunConfig, recipe_of(method, value), name)
+            accept = {"all": "always", "paying": "validated"}.get(method.accept, method.accept)
+            assert (bool(recipe.final_epochs), recipe.leader.accept) == (method.human_last, accept), name
 
 
-@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-def test_every_method_has_the_same_budget_over_the_same_rates(method):
-    trials = trials_of(method)
-    assert len(trials.learning_rates) == TRIALS
-    assert (trials.learning_rates.min(), trials.learning_rates.max()) == pytest.approx((LOWEST_RATE, HIGHEST_RATE))
-    if method.own:
-        assert set(trials.own) == set(method.own_values)
-        assert len({*zip(trials.learning_rates, trials.own, strict=True)}) == TRIALS
+def test_every_method_has_the_same_budget_over_the_same_rates():
+    for name, method in METHODS.items():
+        trials = trials_of(method)
+        assert len(trials.learning_rates) == TRIALS, name
+        rates = trials.learning_rates.min(), trials.learning_rates.max()
+        assert rates == pytest.approx((LOWEST_RATE, HIGHEST_RATE)), name
+        if method.own:
+            assert set(trials.own) == set(method.own_values), name
+            assert len({*zip(trials.learning_rates, trials.own, strict=True)}) == TRIALS, name
 
 
 def test_the_trial_is_chosen_by_held_out_pairs_and_gold_has_no_say():
@@ -122,7 +123,7 @@ def test_values_that_do_not_divide_the_budget_are_refused():
         trials_of(Method("mine", {}, own="a", own_values=(1, 2, 3)))
 
 
-def test_people_have_the_last_word_in_what_is_shipped_and_no_say_in_what_is_chosen():
+def test_a_final_dpo_changes_what_is_shipped_and_not_what_is_chosen():
     world = small_world()
     name = "DPO on seeds, human last"
     tuned, plain = (tune(world, METHODS[one], TRAINING, 3) for one in (name, "DPO on seeds"))
@@ -133,12 +134,12 @@ def test_people_have_the_last_word_in_what_is_shipped_and_no_say_in_what_is_chos
     best = int(np.flatnonzero(simulation.trials.learning_rates == tuned.final["learning_rate"])[0])
     finished = simulation.finish(theta[best], best)
     assert tuned.final["win_rate"] == pytest.approx(judge(world.test, finished[None]).win_rate[0])
-    # It fits the pairs that were held out, which its start had not seen.
+    # It fits the held-out pairs, on which the policy before it was not trained.
     before, after = (np.logaddexp(0, -simulation.gaps(one[None])).mean() for one in (theta[best], finished))
     assert after < before
 
 
-def test_the_sft_policy_gets_no_last_training():
+def test_the_sft_policy_gets_no_final_dpo():
     world, method = small_world(), METHODS[DEFAULT]
     world = replace(world, held_out=world.held_out._replace(differences=np.zeros_like(world.held_out.differences)))
     tuned = tune(world, method, TRAINING, 3)

@@ -7,7 +7,8 @@ import pytest
 from sgpo_research.text_world import METHODS, REGIMES, run_text_world, text_recipe, text_world_rows
 
 TINY = {
-    "rounds": 1, "world.pool_prompts": 24, "world.seed_pairs": 40, "world.test_prompts": 20, "world.sft_examples": 640,
+    "rounds": 1, "world.pool_prompts": 24, "world.seed_pairs": 40, "world.heldout_pairs": 20, "world.test_prompts": 20,
+    "world.sft_examples": 640,
 }  # fmt: skip
 
 

@@ -89,7 +89,7 @@ def test_the_run_remembers_the_world_and_not_its_files(run):
 
 def test_a_world_supplies_its_own_data(recipe, capsys):
     assert main(["run", "--config", str(recipe), "data.seeds=mine.jsonl"]) == 2
-    assert "data.seeds is given beside a world" in capsys.readouterr().err
+    assert "data.seeds is given with a world" in capsys.readouterr().err
 
 
 def test_sizes_that_cannot_be_are_found_by_the_plan(recipe, capsys):

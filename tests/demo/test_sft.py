@@ -1,4 +1,4 @@
-"""The small SFT model: it learns its rows, ends its answers, and loads like any checkpoint."""
+"""The small SFT model learns its rows, ends its answers, and loads like any checkpoint."""
 
 import gzip
 import importlib.util
@@ -19,7 +19,7 @@ ROWS = [
     for word in ("colour", "origin", "price", "weight")
     for place in ("Oslo", "Rome", "Lima", "Quito")
 ] * 30
-# A line separator inside a text does not end a line of JSONL.
+# A Unicode line separator inside a text does not end a line of JSONL.
 LINE_SEPARATOR_ROW = {"prompt": "Say\u2028it.", "response": "It."}
 MICRO = {"vocab_size": 320, "layers": 1, "hidden": 64, "heads": 2, "max_length": 64}
 
@@ -117,7 +117,7 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path, rows, setting
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_holds_something_is_left_alone(tmp_path):
+def test_a_folder_with_files_is_refused_and_unchanged(tmp_path):
     (tmp_path / "kept.txt").write_text("mine")
     with pytest.raises(InputError, match="not empty"):
         train_small_sft(ROWS, tmp_path, **MICRO)
@@ -146,11 +146,11 @@ def test_the_example_trains_from_a_file(example, tmp_path, name):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"prompt": "a", "response": "b"}\n{"prompt"\n', "line 2 is not JSON"),
+        ('{"prompt": "a", "response": "b"}\n{"prompt"\n', "line 2: not valid JSON"),
         ('{"prompt": "a"}\n', "row 0 has the keys"),
     ],
 )
-def test_the_example_names_what_it_cannot_use(example, tmp_path, capsys, content, message):
+def test_the_example_names_the_line_or_row_that_it_cannot_use(example, tmp_path, capsys, content, message):
     data = tmp_path / "rows.jsonl"
     data.write_text(content, encoding="utf-8")
     assert example.main(["--data", str(data), "--output", str(tmp_path / "model")]) == 2

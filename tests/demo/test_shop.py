@@ -1,4 +1,4 @@
-"""The shop world: what is drawn, what is rewarded, and how it is labelled."""
+"""The shop world: its draws, its reward and its labels."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ PROMPT = (
 )
 GOOD = "Of course, gladly! The Morris lamp is blue and costs 25 dollars. I hope this helps you."
 
-# The good answer, spoilt in one way each.
+# The good answer with one defect each.
 SPOILT = {
     "politeness": [
         "Not you again. The Morris lamp is blue and costs 25 dollars. I hope this helps you.",

@@ -79,10 +79,10 @@ def test_progress_counts_the_steps_of_the_sft(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": {"path": "mine"}}, "model.path is given beside a world"),
-        ({"data": {"seeds": "mine.jsonl"}}, "data.seeds is given beside a world"),
-        ({"data": {"heldout": "mine.jsonl"}}, "data.heldout is given beside a world"),
-        ({"data": {"split": {"sources": [{"path": "a"}], "pools": [1] * 3}}}, "data.split is given beside a world"),
+        ({"model": {"path": "mine"}}, "model.path is given with a world"),
+        ({"data": {"seeds": "mine.jsonl"}}, "data.seeds is given with a world"),
+        ({"data": {"heldout": "mine.jsonl"}}, "data.heldout is given with a world"),
+        ({"data": {"split": {"sources": [{"path": "a"}], "pools": [1] * 3}}}, "data.split is given with a world"),
         ({"generation": {"max_new_tokens": 160}}, r"is 160; allowed: less than world.max_length \(160\)"),
         ({"world": {"test_responses": 2}}, "world: test_responses is 2, .*allowed: world.test_prompts alone"),
         ({"world": {"facts": 1.5}}, "world.facts is 1.5"),

@@ -33,7 +33,7 @@ def test_real_preferences_run_from_text_to_held_out_accuracy(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "real/run/metrics.jsonl").read_text().splitlines()]
     rounds = lines[:3]
     assert [metrics["round"] for metrics in rounds] == [0, 1, 2]
-    # Where a round is supported, a last DPO follows.
+    # If a round is shipped, a final DPO follows.
     shipped = json.loads((tmp_path / "real/run/shipped.json").read_text())
     assert len(lines) == 3 + (shipped["round"] is not None)
     for metrics in rounds:
@@ -43,7 +43,7 @@ def test_real_preferences_run_from_text_to_held_out_accuracy(tmp_path):
         counts = metrics["annotation"]
         assert counts["pairs"] + sum(counts["dropped"].values()) == counts["prompts"] > 0
 
-    # Nothing of a held-out prompt was trained on: neither as a seed, nor as a pool prompt, nor by the SFT.
+    # No held-out prompt is a seed or a pool prompt.
     run = tmp_path / "real" / "run"
     unseen = {row[-1]["content"] for row in load_from_disk(run / "heldout/pairs")["prompt"]}
     for stage in ("seed/pairs", "round-1/responses", "round-2/responses"):

@@ -1,4 +1,4 @@
-"""Worlds of the study's fast tables: a regime of the log-linear world or the real preferences, and a label noise."""
+"""Cells of the study's fast tables: a regime of the log-linear world or the real preferences, with a label noise."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,7 +16,7 @@ REAL = "real"
 
 @dataclass(frozen=True)
 class Cell:
-    """A world and a noise.
+    """A world with a label noise.
 
     Attributes:
         world: a regime of `sgpo_research.worlds.loglinear`, or "real".
@@ -30,18 +30,18 @@ class Cell:
 
     @property
     def keys(self) -> dict[str, str]:
-        """How rows name it."""
+        """Its keys in rows."""
         return {"world": self.world, "noise": self.noise.label}
 
     def draw(self, seed: int, *, quick: bool) -> ArrayWorld:
-        """The cell's world of a seed; the quick form of a log-linear world has a fifth of the pools."""
+        """Draws the cell's world; the quick form of a log-linear world has a fifth of the pools."""
         if self.world == REAL:
             return real_world(_real_candidates(str(self.data)), RealSettings(label_noise=self.noise), seed)
-        return loglinear_world(settings_of(self.world, self.noise, quick=quick), seed, name=self.world)
+        return loglinear_world(settings_of(self.world, self.noise, quick=quick), seed)
 
     @property
     def training(self) -> Training:
-        """Real prompts are few: they are gone through more often, in smaller batches."""
+        """Settings shared by all methods; the few real prompts get more epochs and smaller batches."""
         if self.world == REAL:
             return Training(batch_size=16, seed_epochs=3, epochs=3, responses=4)
         return Training(batch_size=64, seed_epochs=3, epochs=1, responses=4)
@@ -50,7 +50,7 @@ class Cell:
 def cells(
     *, worlds: tuple[str, ...] = tuple(REGIMES), noises: tuple[LabelNoise, ...] = NOISES, data: Path | None = None
 ) -> list[Cell]:
-    """Every world with every noise; the real preferences with them where `data` says where they lie."""
+    """Every world with every noise; with the real preferences where `data` is their folder."""
     names = [*worlds, REAL] if data is not None else list(worlds)
     return [Cell(name, noise, str(data) if name == REAL else None) for name in names for noise in noises]
 

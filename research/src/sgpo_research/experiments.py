@@ -1,16 +1,17 @@
-"""Rows of the study's fast tables, seed by seed: functions for `StudyTable.run`, which knows how to sum them up.
+"""Rows of the study's fast tables for one seed: functions for `StudyTable.run`.
 
-Seeds from 1000 on were used to develop worlds and methods; tables report seeds from 0 on.
+Seeds from 1000 were used to develop worlds and methods; tables report seeds from 0.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from sgpo_research.cells import REAL, Cell, cells
 from sgpo_research.methods import DECISION, DEFAULT, METHODS, MORE_LABELS, PAPER, PLAIN, Method
 from sgpo_research.summary import Row, summarise
-from sgpo_research.tuning import CRITERIA, QUICK_TRIALS, TRIALS, tune
+from sgpo_research.tuning import QUICK_TRIALS, TRIALS, Criterion, tune
 from sgpo_research.worlds.loglinear import loglinear_world, settings_of
 from sgpo_research.worlds.noise import NO_NOISE, LabelNoise
 from sgpo_research.worlds.real_preferences import RealSettings, load_candidates, real_world
@@ -21,12 +22,12 @@ RADIUS_GRID = (0.0, 0.01, 0.03, 0.05, 0.1, 0.3, 0.6)
 HELD_OUT = (50, 100, 200, 400, 800)
 TABLE_WORLDS = ("benign", "derailing")
 FOLLOWED = (PLAIN, "SPA", PAPER, "SSAPO, validated", DECISION, DEFAULT)
-# In their quick form tables have these methods only; CI asks whether they run, not what comes out.
+# The methods of the quick forms, which CI runs without looking at results.
 QUICK_METHODS = ("DPO on seeds", PLAIN, PAPER, DEFAULT)
 
 
 def main_results(seed: int, quick: bool, data: Path | None = None) -> list[Row]:
-    """Tables 1 and 2: every method, without noise beside Bradley-Terry's own.
+    """Tables 1 and 2: every method, without label noise (but Bradley-Terry's own randomness).
 
     Rows: world, noise, method; win_rate (gold, against the SFT policy), reward and kl (nats), learning_rate, own,
     shipped (the round whose policy is shipped, -1: the SFT policy), held_out_accuracy.
@@ -35,27 +36,27 @@ def main_results(seed: int, quick: bool, data: Path | None = None) -> list[Row]:
 
 
 def main_cells(data: Path | None) -> list[Cell]:
-    """Where `main_results` looks."""
+    """The cells of `main_results`."""
     return cells(noises=(NO_NOISE,), data=data)
 
 
 def worst_case_over_worlds(seed: int, quick: bool, data: Path | None = None) -> list[Row]:
-    """Every method in every world with every noise; rows as `main_results`. `worst_cells` sums them up."""
+    """Every method in every world with every noise; rows as `main_results`, summarised by `worst_cells`."""
     return _final_rows(cells(data=data), _methods(quick), seed, quick)
 
 
 def flipped_seeds(seed: int, quick: bool, data: Path | None = None) -> list[Row]:
-    """Table 5: a quarter of the labels turned round; rows as `main_results`."""
+    """Table 5: a quarter of the labels flipped; rows as `main_results`."""
     return _final_rows(flipped_cells(data), _methods(quick), seed, quick)
 
 
 def flipped_cells(data: Path | None) -> list[Cell]:
-    """Where `flipped_seeds` looks."""
+    """The cells of `flipped_seeds`."""
     return cells(worlds=TABLE_WORLDS, noises=(NO_NOISE, FLIPPED), data=data)
 
 
 def part_of_worst_case(rows: list[Row], where: list[Cell]) -> list[Row] | None:
-    """The rows of some cells out of a seed of `worst_case_over_worlds`; None where it lacks one of them."""
+    """The rows of some cells from those of `worst_case_over_worlds` for a seed; None where a cell is missing."""
     wanted = [(cell.keys["world"], cell.keys["noise"]) for cell in where]
     found = [row for row in rows if (row["world"], row["noise"]) in wanted]
     return found if {(row["world"], row["noise"]) for row in found} == set(wanted) else None
@@ -64,7 +65,7 @@ def part_of_worst_case(rows: list[Row], where: list[Cell]) -> list[Row] | None:
 def worst_cells_as_markdown(rows: list[Row]) -> str:
     """`worst_cells` as a Markdown table."""
     lines = [
-        "The cell in which each method does worst:",
+        "The worst cell of each method:",
         "",
         "| method | world | noise | win_rate | 95% |",
         "|" + "---|" * 5,
@@ -79,7 +80,7 @@ def worst_cells_as_markdown(rows: list[Row]) -> str:
 
 
 def rounds(seed: int, quick: bool, data: Path | None = None) -> list[Row]:
-    """Figure 2: gold after each round, whether it is shipped or not.
+    """Figure 2: gold after each round, shipped or not.
 
     Rows: world, noise, method, round; win_rate, reward, kl, radius, agreement (of its pairs with gold), kept, taken.
     """
@@ -94,7 +95,7 @@ def rounds(seed: int, quick: bool, data: Path | None = None) -> list[Row]:
 
 
 def radius(seed: int, quick: bool, data: Path | None = None) -> list[Row]:
-    """Table 3: the fixed radius in probability space under two leader steps, and the rules that find one.
+    """Table 3: fixed radii in probability space under two leader steps, and rules that find the radius.
 
     Rows: world, noise, step, rule ("0.01", ..., "measured", "validated"); win_rate, and radius_used, its mean over
     rounds.
@@ -122,9 +123,9 @@ def radius(seed: int, quick: bool, data: Path | None = None) -> list[Row]:
 
 
 def seed_choice(seed: int, quick: bool, data: Path | None = None) -> list[Row]:
-    """Seeds by farthest points of the prompts' embedding against random ones, with everything else held still.
+    """Seeds by farthest points of the prompts' embedding against random ones, everything else fixed.
 
-    The world is that of seed 0 in every row, so that the spread over seeds is what the choice alone makes of it.
+    The world is that of seed 0 in every row, so that the spread over seeds is due to the choice only.
 
     Rows: world, noise, choice, method; win_rate.
     """
@@ -144,7 +145,7 @@ def seed_choice(seed: int, quick: bool, data: Path | None = None) -> list[Row]:
 
 
 def held_out_size(seed: int, quick: bool) -> list[Row]:
-    """How many held-out pairs the decision needs, and what the criterion of tuning makes of it.
+    """How many held-out pairs the decision needs, under either tuning criterion.
 
     Rows: world, noise, pairs, criterion, method; win_rate, and sft, whether the SFT policy was shipped.
     """
@@ -152,8 +153,8 @@ def held_out_size(seed: int, quick: bool) -> list[Row]:
     for cell in cells(worlds=TABLE_WORLDS, noises=(NO_NOISE, FLIPPED)):
         for pairs in HELD_OUT[:1] if quick else HELD_OUT:
             settings = replace(settings_of(cell.world, cell.noise, quick=quick), held_out=pairs)
-            world = loglinear_world(settings, seed, name=cell.world)
-            for criterion in CRITERIA:
+            world = loglinear_world(settings, seed)
+            for criterion in get_args(Criterion):
                 for name in ("DPO on seeds", PLAIN, DECISION, DEFAULT):
                     tuned = tune(
                         world, METHODS[name], cell.training, seed, trials=_trials(quick), criterion=criterion
@@ -163,18 +164,16 @@ def held_out_size(seed: int, quick: bool) -> list[Row]:
     return rows
 
 
-def worst_cells(rows: Iterable[Row], *, without: Sequence[str] = ()) -> list[Row]:
-    """The cell in which each method does worst, by its mean over seeds, best method first.
+def worst_cells(rows: Iterable[Row]) -> list[Row]:
+    """The worst cell of each method, by its mean over seeds, best method first.
 
     Args:
         rows: of `worst_case_over_worlds`, with their seeds.
-        without: worlds that do not count.
 
-    Returns: rows of method, world, noise, win_rate, low, high (95%), seeds, and more_labels (whether the method saw
+    Returns: rows of method, world, noise, win_rate, low, high (95%), seeds, and more_labels (whether the method uses
         more labels than the others).
     """
-    counted = [row for row in rows if row["world"] not in without]
-    means = summarise(counted, by=("method", "world", "noise"), measure="win_rate")
+    means = summarise(rows, by=("method", "world", "noise"), measure="win_rate")
     worst: dict[str, Row] = {}
     for (method, world, noise), mean in means.items():
         if method not in worst or mean.mean < worst[method]["win_rate"]:

@@ -1,7 +1,7 @@
-"""The study's tables on array worlds, as `sgpo study` runs them. Minutes are for one core of a 2020s server.
+"""The study's tables on array worlds.
 
-In full, with the real preferences: worst-case 31, which table1 and table5 are parts of; held-out 7, table3 5, figure2
-2, seeds 2, table4 2, table4-policy 1. In quick form all of them together take 10 seconds.
+Minutes on one core of a 2020s server, in full and with the real preferences: worst-case 31 (table1 and table5 are parts
+of it), held-out 7, table3 5, figure2 2, seeds 2, table4 2, table4-policy 1. The quick forms take 10 seconds together.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ _AGAINST = ("method", PLAIN)
 
 
 def fast_tables(data: Path | None = None) -> tuple[StudyTable, ...]:
-    """The tables, with the world of real preferences where `data` is the folder that holds them."""
+    """The tables; with the world of real preferences where `data` is their folder."""
     return (*_numbered_tables(data), *_further_tables(data))
 
 
@@ -68,7 +68,7 @@ def _numbered_tables(data: Path | None) -> tuple[StudyTable, ...]:
         ),
         StudyTable(
             "table5",
-            "A quarter of the human labels turned round (Table 5)",
+            "A quarter of the human labels flipped (Table 5)",
             seeds=40,
             quick_seeds=2,
             run=lambda seed, quick, folder: experiments.flipped_seeds(seed, quick, data),
@@ -97,7 +97,7 @@ def _further_tables(data: Path | None) -> tuple[StudyTable, ...]:
         ),
         StudyTable(
             "seeds",
-            "Seeds by farthest points against random ones, everything else held still",
+            "Seeds by farthest points against random ones, everything else fixed",
             seeds=40,
             quick_seeds=2,
             run=lambda seed, quick, folder: experiments.seed_choice(seed, quick, data),
@@ -110,7 +110,7 @@ def _further_tables(data: Path | None) -> tuple[StudyTable, ...]:
         ),
         StudyTable(
             "held-out",
-            "How many held-out pairs the decision needs, under either criterion of tuning",
+            "How many held-out pairs the decision needs, under either tuning criterion",
             seeds=20,
             quick_seeds=1,
             run=lambda seed, quick, folder: experiments.held_out_size(seed, quick),

@@ -1,4 +1,4 @@
-"""Table 4: K and group size, what they cost the follower and what they cost in value."""
+"""Table 4: the follower's time and value by solver, K and group size."""
 
 import time
 
@@ -19,13 +19,13 @@ TANGENTS, GROUPS, RADIUS = (5, 6, 7), (100, 200, 300, None), 0.01
 def groups(seed: int, quick: bool) -> list[Row]:
     """The follower's answer to the last round's gaps of a run in the benign world, by solver, K and G.
 
-    SLSQP is asked for one group of 60 gaps alone, 20 in the quick form: its time grows with the cube of their number.
+    SLSQP gets a single group of 60 gaps (20 in the quick form), since its time grows with the cube of their number.
 
     Rows: solver, tangents, group ("all" for one group), pairs, seconds, value (nats), price.
     """
     cell = Cell("benign", NO_NOISE)
     world = cell.draw(seed, quick=quick)
-    # One trial of a middling learning rate is enough: the gaps are what counts.
+    # One trial with a moderate learning rate is enough: only its gaps are used.
     trials = trials_of(METHODS[PAPER], 3)
     simulation = Simulation(world, METHODS[PAPER], trials, cell.training, seed)
     theta = simulation.run()[-2].theta[1:2]

@@ -1,4 +1,4 @@
-"""The seeds of a table by several processes at once: each seed is a file of its own, and needs no other."""
+"""The seeds of a table in several processes; each seed is a file of its own."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -21,19 +21,19 @@ def compute_seeds(
     jobs: int,
     progress: Callable[[int], None] = lambda count: None,
 ) -> None:
-    """Computes the seeds of a table that are not on disk yet; what one of them raises is raised.
+    """Computes the seeds of a table that are not on disk yet; an error in one of them is raised here.
 
     Args:
         name: of the table.
         output: the folder of `run_table`.
-        seeds: which.
+        seeds: the seeds.
         quick: the small form.
-        data: as `study_tables` has it.
-        jobs: processes, each of one thread.
-        progress: called with the number of seeds newly done.
+        data: as in `study_tables`.
+        jobs: number of processes, each with one thread.
+        progress: called with the number of newly computed seeds.
     """
     check_folder(output)
-    # Not forked: torch has threads, and they do not survive that.
+    # Spawned, since torch's threads do not survive a fork.
     with one_thread_each(), ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         futures = [pool.submit(_compute, name, output, seed, quick, data) for seed in seeds]
         try:
@@ -46,7 +46,7 @@ def compute_seeds(
 
 @contextmanager
 def one_thread_each() -> Iterator[None]:
-    """Has processes that are started inside use one thread: NumPy and PyTorch read that when they are imported."""
+    """Child processes started inside use one thread; NumPy and PyTorch read the setting when they are imported."""
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
     try:

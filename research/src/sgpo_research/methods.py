@@ -1,22 +1,13 @@
-"""The methods that the study compares: each one a recipe of the same loop, and what of it is tuned."""
+"""The methods that the study compares: each is a recipe of the same loop, with at most one tuned parameter."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_origin, get_type_hints
 
+from sgpo.choices import Reference, Space, Step, check_choice
 from sgpo.errors import InputError
 
 OWN = "OWN"
-LOSSES = ("dpo", "cdpo", "rdpo", "ipo", "dr_dpo", "spa", "robust")
-_CHOICES = {
-    "labels": ("seeds", "all"),
-    "annotator": (None, "implicit", "reward_model"),
-    "loss": LOSSES,
-    "space": ("margin", "probability"),
-    "step": ("envelope", "transport", "mixture"),
-    "reference": ("sft", "previous"),
-    "accept": ("all", "paying", "supported", "supported_any_length"),
-}
 
 
 @dataclass(frozen=True)
@@ -24,56 +15,51 @@ class Method:
     """One method.
 
     Attributes:
-        name: as tables have it.
+        name: as in tables.
         recipe: the keys of a recipe that make the real loop this method, dotted; `OWN` stands for its tuned parameter.
-        labels: "seeds", or "all": human labels for the prompts of the pools, too, and no rounds.
-        annotator: who ranks a round's responses: "implicit" (the policy), "reward_model" (fitted on the seeds), or
-            None: no rounds.
-        loss: of the leader; those against label noise are for the seeds as well, the robust one is for rounds alone.
-        own: what the tuned parameter is, or None; own_values: its grid, which divides the number of trials.
-        space, window, tangents, step: of the follower and the leader's step. Gaps outside the window are taken at its
-            nearest end.
-        radius: where the radius comes from: "own" (the tuned parameter), a number, "measured" (times the tuned
-            parameter), or "validated" (chosen each round from `radii`; none where no round pays).
+        labels: "seeds", or "all": also human labels for the prompts of the pools, and no rounds.
+        annotator: of a round's responses: "implicit" (the policy), "reward_model" (fitted on the seeds), or None: no
+            rounds.
+        loss: of the leader. Losses against label noise are used on the seeds as well, the robust one in rounds only.
+        own: what the tuned parameter is, or None; own_values: its grid, whose size divides the number of trials.
+        space, window, tangents, step: of the follower and the leader's step. Gaps are clipped to the window.
+        radius: "own" (the tuned parameter), a number, "measured" (times the tuned parameter), or "validated" (chosen
+            each round from `radii`; the round is turned down where none is accepted).
         radii: grid of the validated radius.
         seeds_in_rounds: human seeds are trained on in every round, with plain DPO's loss.
-        reference: "sft", or "previous": of the leader's loss; the implicit reward always refers to the SFT policy.
-        accept: which policies are taken: "all"; "paying": a stage, the seeds' included, only where
-            `sgpo.stats.acceptance.accept_round` accepts it, and the next one starts from there; "supported": at the
-            end, `sgpo.stats.acceptance.latest_supported` with length as a control, or "supported_any_length" without.
-        human_last: the policy that is shipped is trained once more, with DPO on all human pairs, held-out ones
-            included; not where the SFT policy is shipped. Nothing is chosen by held-out pairs after that.
+        reference: of the leader's loss; the implicit reward always refers to the SFT policy.
+        accept: which policies are kept: "all"; "paying": a stage, that of the seeds included, is kept only where
+            `sgpo.stats.acceptance.accept_round` accepts it, and the next stage starts from what was kept; "supported":
+            at the end, by `sgpo.stats.acceptance.latest_supported` with length as a control, or
+            "supported_any_length": without.
+        human_last: the shipped policy gets a final DPO on all human pairs, held-out ones included; not where the SFT
+            policy is shipped. Held-out pairs choose nothing after that.
     """
 
     name: str
     recipe: Mapping[str, Any]
-    labels: str = "seeds"
-    annotator: str | None = "implicit"
-    loss: str = "dpo"
+    labels: Literal["seeds", "all"] = "seeds"
+    annotator: Literal[None, "implicit", "reward_model"] = "implicit"
+    loss: Literal["dpo", "cdpo", "rdpo", "ipo", "dr_dpo", "spa", "robust"] = "dpo"
     own: str | None = None
     own_values: tuple[float, ...] = ()
-    space: str = "probability"
+    space: Space = "probability"
     window: tuple[float, float] = (0.0, 1.0)
     tangents: int | None = 6
-    step: str = "envelope"
+    step: Step = "envelope"
     radius: float | str = 0.0
     radii: tuple[float, ...] = ()
     seeds_in_rounds: bool = False
-    reference: str = "sft"
-    accept: str = "all"
+    reference: Reference = "sft"
+    accept: Literal["all", "paying", "supported", "supported_any_length"] = "all"
     human_last: bool = False
 
     def __post_init__(self) -> None:
-        for field, allowed in _CHOICES.items():
-            if getattr(self, field) not in allowed:
-                raise InputError(f"{field} is {getattr(self, field)!r}; allowed: {', '.join(map(repr, allowed))}.")
+        for field, kind in get_type_hints(type(self)).items():
+            if get_origin(kind) is Literal:
+                check_choice(field, getattr(self, field), kind)
         if bool(self.own) != bool(self.own_values):
             raise InputError(f"own is {self.own!r} with own_values {self.own_values}; allowed: both or neither.")
-
-    @property
-    def keys(self) -> dict[str, Any]:
-        """The recipe with every value of the tuned parameter in place of `OWN`, as a list."""
-        return {key: list(self.own_values) if value == OWN else value for key, value in self.recipe.items()}
 
 
 _ALL_ROUNDS = {"leader.accept": "always"}
@@ -86,13 +72,13 @@ _PAPER = {
 }  # fmt: skip
 _MARGIN = {"space": "margin", "window": (-2.0, 10.0), "tangents": None}
 _MARGIN_KEYS = {"follower.space": "margin", "follower.window": [-2, 10], "follower.tangents": None}
-# Two thirds of the log-linear world's labels are held out. All methods are tuned on them; these ask them in the run.
+# Two thirds of the log-linear world's labels are held out: all methods are tuned on them, these use them in the run.
 _HELD = {"data.validation_share": 0.67}
 RADII = (0.0, 0.01, 0.05, 0.2)
 
 
 def _ssapo(space: str, step: str) -> Method:
-    """SSAPO with a radius that is tuned like everyone's own parameter."""
+    """SSAPO with a tuned radius."""
     keys = {**_ALL_ROUNDS, "follower.radius": OWN, "leader.step": step}
     if space == "margin":
         return Method(
@@ -106,7 +92,7 @@ def _ssapo(space: str, step: str) -> Method:
 
 
 def _human_last(method: Method) -> tuple[Method, Method]:
-    """A method, and the same with a final DPO on all human pairs."""
+    """A method without and with a final DPO on all human pairs."""
     plain = {**method.recipe, **_NOT_LAST}
     last = {**method.recipe, **_HELD, "leader.final_epochs": 3}
     return replace(method, recipe=plain), replace(
@@ -125,8 +111,7 @@ _ALL = (
         "iterative DPO, reward model", {**_DPO, "annotation.annotator": "reward_model"}, annotator="reward_model",
         own="penalty of the reward model", own_values=(0.003, 0.1),
     ),
-    # De-coupled detection multiplies every margin of a log-linear policy by lambda, so that the doubted pairs are the
-    # same ones: it has nothing to do here.
+    # De-coupled detection multiplies every margin of a log-linear policy by lambda, so it smooths the same pairs.
     Method(
         "SPA", {**_DPO, "reference": "previous", "leader.trainer.confidence_smoothing": OWN}, loss="spa",
         reference="previous", own="confidence_smoothing", own_values=(0.1, 0.3),
@@ -187,7 +172,7 @@ _ALL = (
 
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 DEFAULT, PAPER, PLAIN = "SSAPO, supported, human last", "SSAPO, paper", "iterative DPO"
-# The default without its last DPO.
+# The default without its final DPO.
 DECISION = "SSAPO, supported"
-# Methods that are given more than the seeds' labels stand beside the others, not among them.
+# Methods with more labels than the seeds' are not ranked with the others.
 MORE_LABELS = ("DPO on all labels",)

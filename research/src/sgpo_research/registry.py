@@ -13,7 +13,7 @@ def study_tables(data: Path | None = None) -> dict[str, StudyTable]:
     """All tables by name.
 
     Args:
-        data: folder of real preferences (`sgpo_research.worlds.real_preferences`), a further world; None leaves it out.
+        data: folder of real preferences (`sgpo_research.worlds.real_preferences`), an additional world; None: without.
     """
     found = [*fast_tables(data), *_theory_tables(), _text_table()]
     return {table.name: table for table in found}

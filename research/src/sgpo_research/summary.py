@@ -13,7 +13,7 @@ Row = dict[str, Any]
 
 
 class Mean(NamedTuple):
-    """A mean over seeds with its 95% interval (Student's t); with one seed the interval is not known: nan."""
+    """A mean over seeds with its 95% interval (Student's t), which is nan for one seed."""
 
     mean: float
     low: float
@@ -25,7 +25,7 @@ def mean_of(values: Sequence[float]) -> Mean:
     """The mean of (S,) values, one per seed.
 
     Raises:
-        InputError: there are none.
+        InputError: there is no value.
     """
     if len(values) == 0:
         raise InputError("no values to take the mean of; allowed: at least one.")
@@ -46,10 +46,10 @@ def summarise(rows: Iterable[Row], *, by: Sequence[str], measure: str) -> dict[t
 
 
 def paired_difference(rows: Iterable[Row], *, key: str, first: Any, second: Any, measure: str) -> Mean:
-    """The mean over seeds of a measure where `key` is `first`, less that where it is `second`, seed by seed.
+    """The mean over seeds of the difference of a measure between rows whose `key` is `first` and `second`.
 
     Raises:
-        InputError: a seed has one of the two and not the other, or has one twice.
+        InputError: a seed has only one of the two, or one of them twice.
     """
     values: dict[Any, dict[Any, float]] = {first: {}, second: {}}
     for row in rows:

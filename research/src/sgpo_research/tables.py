@@ -1,4 +1,4 @@
-"""A table of the study: what one seed adds to it, and how its rows are summed up."""
+"""A table of the study: the rows of each seed, and their summary."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
 from sgpo.errors import InputError
-from sgpo.store.run_dir import write_atomically
+from sgpo.store.files import replacing, write_atomically
 from sgpo_research.figures.style import as_svg
 from sgpo_research.summary import Row, mean_of, paired_difference
 
@@ -22,21 +22,21 @@ class StudyTable:
     """One table or figure.
 
     Attributes:
-        name: as the command line has it, such as "table3".
+        name: on the command line, such as "table3".
         title: one line.
-        seeds, quick_seeds: how many seeds the full and the quick form take.
-        run: the rows of one seed, from the seed, whether the form is quick, and a folder for run directories. A row
-            holds the keys of `by` and the measures.
+        seeds, quick_seeds: numbers of seeds of the full and the quick form.
+        run: computes the rows of a seed from the seed, whether the form is quick, and a folder for run directories. A
+            row holds the keys of `by` and the measures.
         by: keys whose combinations are the rows of the summary.
         measures: numbers that are averaged over seeds.
         figure: draws the rows of the summary, whose measures or bounds may be absent or nan; None: no figure.
-        against: a key of `by` and a value of it: the summary has the first measure's difference to the rows with that
-            value, paired by seed.
-        spread: the Markdown has the standard deviation over seeds, too; the summary always has.
-        closing: what the Markdown ends with, from the rows.
-        data: folder that rows are computed from, beside what the code draws; rows of another folder, or of none, are
-            not taken for its own.
-        part: the rows of a seed out of those of another table, by its name; None where that one lacks some.
+        against: a key of `by` and one of its values: the summary has the first measure's difference to the rows with
+            that value, paired by seed.
+        spread: the Markdown also has the standard deviation over seeds; the summary always has it.
+        closing: makes the end of the Markdown from the rows.
+        data: folder of real data that rows depend on; rows of another folder, or of none, are refused.
+        part: the name of another table, and a function that takes the rows of a seed from its rows; None where some
+            are missing.
     """
 
     name: str
@@ -65,13 +65,13 @@ def run_table(
     """Computes the seeds of a table that are not on disk yet, and writes rows, summary and figure.
 
     Args:
-        table: what to compute.
-        output: a folder: raw/TABLE/ gets one Parquet file per seed as soon as it is done, TABLE.parquet all rows,
-            TABLE-summary.parquet and TABLE.md the means, TABLE.svg the figure where the table has one. With `quick` the
-            names end in -quick.
+        table: the table.
+        output: a folder: raw/TABLE/ gets one Parquet file per seed as soon as it is computed, TABLE.parquet all rows,
+            TABLE-summary.parquet and TABLE.md the means, TABLE.svg the figure if there is one. With `quick` the names
+            end in -quick.
         quick: the small form.
-        seeds: how many seeds; None: the table's own number.
-        progress: called with the number of seeds newly done.
+        seeds: number of seeds; None: the table's own number.
+        progress: called with the number of newly computed seeds.
 
     Returns: the rows of the summary: the keys of `by`, `seeds`, and for each measure its mean, low and high (95%).
 
@@ -96,13 +96,13 @@ def run_table(
 
 
 def check_folder(output: Path) -> None:
-    """Raises InputError where the output is a file."""
+    """Raises InputError if the output is a file."""
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file; allowed: a folder, or a path that does not exist.")
 
 
 def seed_count(table: StudyTable, *, quick: bool, seeds: int | None) -> int:
-    """How many seeds are asked for.
+    """The number of seeds: the one given, else the table's own.
 
     Raises:
         InputError: seeds < 1.
@@ -114,10 +114,10 @@ def seed_count(table: StudyTable, *, quick: bool, seeds: int | None) -> int:
 
 
 def compute_seed(table: StudyTable, output: Path, seed: int, *, quick: bool) -> None:
-    """Writes the rows of one seed, unless they are there; another table's rows are used where they hold them all.
+    """Writes the rows of one seed, unless they exist; takes them from another table that holds them all.
 
     Raises:
-        InputError: rows are there that were computed from other data.
+        InputError: the existing rows were computed from other data.
     """
     path, data = _raw(table.name, output, seed, quick), _name_of_data(table)
     if path.exists():
@@ -126,7 +126,6 @@ def compute_seed(table: StudyTable, output: Path, seed: int, *, quick: bool) -> 
                 f"{path} was computed with --data {found or 'left out'}; allowed: the same, or another --output."
             )
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     rows: list[Row] | None = None
     if table.part is not None and (whole := _raw(table.part[0], output, seed, quick)).exists():
         rows = table.part[1](pq.read_table(whole).to_pylist()) if _data_of(whole) == data else None
@@ -143,10 +142,11 @@ def summary_rows(
 
     Args:
         rows: with `seed`, the keys and the measures; a measure may be absent.
-        by, measures, against: as `StudyTable` has them.
+        by, measures, against: as in `StudyTable`.
 
-    Returns: the keys, `seeds`, and of each measure its mean, `_low` and `_high` (95%) and `_sd` over seeds; with
-        `against` also `less`, `less_low`, `less_high`: the first measure less that of the row which it is compared to.
+    Returns: the keys, `seeds`, and for each measure its mean, `_low` and `_high` (95%) and `_sd` over seeds; with
+        `against` also `less`, `less_low`, `less_high`: the difference of the first measure to the row it is compared
+        with.
     """
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
@@ -217,7 +217,6 @@ def _data_of(path: Path) -> str:
 
 
 def _write_rows(rows: list[dict[str, Any]], path: Path, *, data: str = "") -> None:
-    partial = path.with_name(f".{path.name}.partial")
     metadata = {"sgpo": json.dumps({"rows": len(rows), "data": data})}
-    pq.write_table(pa.Table.from_pylist(rows).replace_schema_metadata(metadata), partial)
-    partial.replace(path)
+    with replacing(path) as partial:
+        pq.write_table(pa.Table.from_pylist(rows).replace_schema_metadata(metadata), partial)

@@ -7,20 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sgpo.config import validate
-from sgpo.demo.run import WorldRecipe, run_world
-from sgpo.rounds.loop import FINAL_NAME
-from sgpo.rounds.shipping import SHIPPED
+from sgpo.config import RunConfig, validate
+from sgpo.config.world import WORLD_EVALUATION
+from sgpo.rounds.loop import run_recipe
 from sgpo.store.processes import Processes
 from sgpo.store.progress import Reporter
+from sgpo.store.records import RoundMetrics, Shipped, parse_record
 from sgpo.store.run_dir import RunDir
 from sgpo_research.summary import Row
 
-# The demo's recipe. In the benign regime the gold reward is manners, which carry over to new requests; in the derailing
-# one it is the facts of a request, which the model cannot judge, and a quarter of the labels are turned round.
+# The demo's recipe. In the benign regime the gold reward is manners, which generalise to new requests; in the derailing
+# one it is the facts of a request, which the model cannot judge, and a quarter of the labels are flipped.
 BASE: dict[str, Any] = {
     "rounds": 3,
-    "world": {"facts": 0.0, "flip_rate": 0.05, "seed_pairs": 400, "pool_prompts": 900, "test_prompts": 300},
+    "world": {"facts": 0.0, "flip_rate": 0.05, "seed_pairs": 400, "pool_prompts": 900, "test_prompts": 600},
     "generation": {"candidates": 4, "temperature": 1.0, "top_p": 0.9, "max_new_tokens": 64, "batch_size": 256},
     "leader": {
         "beta": 0.5,
@@ -50,16 +50,21 @@ METHODS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 # The demo's settings were chosen on world seeds 0 to 3, and methods on 1000 to 1002: neither is reported.
 FIRST_SEED = 100
-# Small enough that CI can run it; what comes out means nothing.
+# Small enough for CI; its results mean nothing.
 _QUICK = {
-    "rounds": 1, "world.pool_prompts": 60, "world.seed_pairs": 64, "world.test_prompts": 40, "world.sft_examples": 960,
+    "rounds": 1, "world.pool_prompts": 60, "world.seed_pairs": 64, "world.heldout_pairs": 40, "world.test_prompts": 80,
+    "world.sft_examples": 960,
 }  # fmt: skip
-_SHARED = (
-    "world", "seed/pairs", "validation/pairs", "round-0/policy", "round-0/metrics.json", "round-0/validation.json",
+# Stages that all runs in a world share, and those that runs with as many validation pairs share in addition.
+_OF_WORLD = ("world", "heldout/pairs", "evaluations")
+_OF_ROUND_0 = (
+    "seed/pairs", "validation/pairs", "round-0/policy", "round-0/evaluations", "round-0/metrics.json",
+    "round-0/validation.json",
 )  # fmt: skip
+_COMMAND = ["sgpo-study", "text-world"]
 
 
-def text_recipe(regime: str, changes: Mapping[str, Any], *, seed: int, output: Path) -> WorldRecipe:
+def text_recipe(regime: str, changes: Mapping[str, Any], *, seed: int, output: Path) -> RunConfig:
     """The recipe of a run: the base, the regime's changes and the method's, as dotted keys."""
     content = copy.deepcopy(BASE) | {"seed": seed, "output": str(output)}
     for key, value in {**REGIMES[regime], **changes}.items():
@@ -68,7 +73,7 @@ def text_recipe(regime: str, changes: Mapping[str, Any], *, seed: int, output: P
         for parent in parents:
             node = node.setdefault(parent, {})
         node[last] = value
-    return validate(WorldRecipe, content, f"{regime}, seed {seed}")
+    return validate(RunConfig, content, f"{regime}, seed {seed}")
 
 
 def run_text_world(
@@ -76,20 +81,20 @@ def run_text_world(
 ) -> list[Row]:
     """Runs methods in one world of a regime.
 
-    All methods share the world, and those that set aside as many seeds share round 0; each is made once. Each run is a
-    directory of its own and goes on where it was.
+    All methods share the world, and those with as many validation pairs share round 0; each is made once. Each run has
+    a directory of its own and resumes there.
 
     Args:
         regime: of `REGIMES`.
         methods: name to changes of the recipe.
         seed: of world and runs.
-        folder: where the run directories lie.
+        folder: parent of the run directories.
         reporter: where progress is shown.
 
     Returns: rows: regime, method, round, gold win_rate against the SFT model with low and high, kl (nats), agreement
         (share of the round's pairs whose order gold shares), radius, accepted; in the last round of a method shipped
         (the round whose policy it ships, -1: the SFT model) and shipped_win_rate (gold, of that policy). A run that
-        ends with a last DPO on all human pairs is two methods: itself without it, and "NAME, human last", a row of
+        ends with a final DPO on all human pairs is two methods: itself without it, and "NAME, human last", a row of
         the round after the last, which is the SFT model's where that is shipped.
     """
     rows: list[Row] = []
@@ -98,15 +103,15 @@ def run_text_world(
     for name, changes in methods.items():
         output = folder / f"{regime}-{seed}" / name.replace(" ", "-")
         recipe = text_recipe(regime, changes, seed=seed, output=output)
-        # What the shared stages depend on.
+        # What round 0 depends on.
         key = json.dumps([recipe.validation_share, recipe.leader.trainer], sort_keys=True)
         if not output.exists():
             if key in made:
-                _adopt(recipe, made[key], _SHARED)
+                _adopt(recipe, made[key], (*_OF_WORLD, *_OF_ROUND_0))
             elif world is not None:
-                _adopt(recipe, world, ("world",))
+                _adopt(recipe, world, _OF_WORLD)
         world = world or output
-        run_world(recipe, command=["sgpo", "study"], processes=Processes(), reporter=reporter or Reporter())
+        run_recipe(recipe, command=_COMMAND, processes=Processes(), reporter=reporter or Reporter())
         made.setdefault(key, output)
         rows += _rows(regime, name, recipe)
     return rows
@@ -119,9 +124,9 @@ def text_world_rows(seed: int, quick: bool, folder: Path) -> list[Row]:
     return [row for regime in REGIMES for row in run_text_world(regime, changes, seed=FIRST_SEED + seed, folder=folder)]
 
 
-def _adopt(recipe: WorldRecipe, source: Path, stages: tuple[str, ...]) -> None:
-    """Starts a run directory with those of the stages that another run has made in the same way."""
-    run = RunDir(recipe.output, recipe.model_dump(mode="json"), ["sgpo", "study"])
+def _adopt(recipe: RunConfig, source: Path, stages: tuple[str, ...]) -> None:
+    """Starts a run directory with stages that another run has made in the same way."""
+    run = RunDir(recipe.output, recipe.model_dump(mode="json"), _COMMAND)
     for stage in stages:
         if (source / stage).exists():
             with run.writing(stage) as path:
@@ -129,44 +134,45 @@ def _adopt(recipe: WorldRecipe, source: Path, stages: tuple[str, ...]) -> None:
     run.close()
 
 
-def _rows(regime: str, method: str, recipe: WorldRecipe) -> list[Row]:
-    output = Path(recipe.output)
-    found = [json.loads(line) for line in (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    rounds = [metrics for metrics in found if metrics["name"] != FINAL_NAME]
-    shipped = _shipped(output, rounds[-1]["round"])
-    rows = [_row(regime, method, metrics) for metrics in rounds]
+def _rows(regime: str, method: str, recipe: RunConfig) -> list[Row]:
+    path = Path(recipe.output) / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    found = [parse_record(RoundMetrics, json.loads(line), str(path)) for line in lines]
+    rows = [_row(regime, method, metrics) for metrics in found[: recipe.rounds + 1]]
+    shipped = _shipped(recipe)
     # Against itself the SFT model wins one half.
     rows[-1] |= {"shipped": shipped, "shipped_win_rate": 0.5 if shipped == -1 else rows[shipped]["win_rate"]}
     if recipe.final_epochs:
         last = _row(regime, f"{method}, human last", found[-1])
-        last |= {"round": len(rounds), "shipped": shipped, "shipped_win_rate": last["win_rate"]}
+        last |= {"round": len(rows), "shipped": shipped, "shipped_win_rate": last["win_rate"]}
         if shipped == -1:
             last |= {"win_rate": 0.5, "low": None, "high": None, "kl": 0.0, "shipped_win_rate": 0.5}
         rows.append({**last, "agreement": None, "radius": None, "accepted": None})
     return rows
 
 
-def _row(regime: str, method: str, metrics: dict[str, Any]) -> Row:
-    gold, decision = metrics["gold"], metrics.get("decision", {})
+def _row(regime: str, method: str, metrics: RoundMetrics) -> Row:
+    gold = metrics.evaluations[WORLD_EVALUATION]
     return {
         "regime": regime,
         "method": method,
-        "round": metrics["round"],
-        "win_rate": gold["win_rate"],
-        "low": gold["low"],
-        "high": gold["high"],
-        "kl": gold["kl"],
-        "agreement": gold.get("agreement"),
-        "radius": metrics.get("follower", {}).get("radius"),
-        "accepted": decision.get("accepted"),
+        "round": metrics.round,
+        "win_rate": gold.value,
+        "low": gold.low,
+        "high": gold.high,
+        "kl": gold.kl,
+        "agreement": gold.agreement,
+        "radius": metrics.follower and metrics.follower.radius,
+        "accepted": metrics.decision and metrics.decision.accepted,
         "shipped": None,
         "shipped_win_rate": None,
     }
 
 
-def _shipped(output: Path, last: int) -> int:
+def _shipped(recipe: RunConfig) -> int:
     """The round that a run ships, -1: the SFT model."""
-    if not (output / SHIPPED).exists():
-        return last
-    decided = json.loads((output / SHIPPED).read_text(encoding="utf-8"))["round"]
+    path = Path(recipe.output) / "shipped.json"
+    if not path.exists():
+        return recipe.rounds
+    decided = Shipped.read(path).round
     return -1 if decided is None else decided

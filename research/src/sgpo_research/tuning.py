@@ -1,9 +1,10 @@
-"""The same budget for every method: trials of learning rate and own parameter, chosen by held-out human pairs."""
+"""Tuning with the same budget for every method: trials are compared on held-out human pairs."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from sgpo.choices import check_choice
 from sgpo.errors import InputError
 from sgpo.stats.acceptance import latest_supported
 from sgpo.stats.ranking import ranking_accuracy
@@ -16,16 +17,15 @@ from sgpo_research.worlds.arrays import ArrayWorld, judge
 
 TRIALS, QUICK_TRIALS = 8, 4
 LOWEST_RATE, HIGHEST_RATE = 0.006, 0.2
-CRITERIA = ("deflated", "likelihood")
+Criterion = Literal["deflated", "likelihood"]
 
 
 class Tuned(NamedTuple):
-    """A method in a world, tuned.
+    """The results of a tuned method in a world.
 
     Attributes:
-        final: one row: what the chosen trial ships.
-        rounds: a row per stage of the chosen trial, whether it is shipped or not; with a last DPO one more, of what
-            is shipped.
+        final: one row for what the chosen trial ships.
+        rounds: a row per stage of the chosen trial, shipped or not, and one more for a final DPO.
     """
 
     final: Row
@@ -33,7 +33,7 @@ class Tuned(NamedTuple):
 
 
 def trials_of(method: Method, count: int = TRIALS) -> Trials:
-    """Learning rates from 0.006 to 0.2 in equal ratios, each with every value of the method's own parameter.
+    """Geometrically spaced learning rates from 0.006 to 0.2, each with every value of the method's own parameter.
 
     Raises:
         InputError: the values do not divide the number of trials.
@@ -52,25 +52,23 @@ def tune(
     seed: int,
     *,
     trials: int = TRIALS,
-    criterion: str = "deflated",
+    criterion: Criterion = "deflated",
 ) -> Tuned:
-    """Runs all trials of a method and keeps the one whose shipped policy held-out human pairs like best.
+    """Runs all trials of a method and keeps the one whose shipped policy fits held-out human pairs best.
 
     Args:
-        world: where.
-        method: which.
-        training: what all methods share.
+        world: the world.
+        method: the method.
+        training: the settings that all methods share.
         seed: of sampling and of the order of pairs.
-        trials: how many, for every method alike.
-        criterion: "deflated": held-out log-likelihood with the temperature fitted below 1 (`ScaleFree.deflated`),
-            so that gaps that self-annotation inflated are forgiven, and "likelihood": as it stands. Gold is never
-            looked at.
+        trials: number of trials.
+        criterion: "deflated": held-out log-likelihood at a fitted temperature below 1 (`ScaleFree.deflated`), which
+            does not punish gaps that self-annotation inflated; "likelihood": at temperature 1. Gold is never used.
 
     Raises:
         InputError: an unknown criterion.
     """
-    if criterion not in CRITERIA:
-        raise InputError(f"criterion is {criterion!r}; allowed: {', '.join(map(repr, CRITERIA))}.")
+    check_choice("criterion", criterion, Criterion)
     simulation = Simulation(world, method, trials_of(method, trials), training, seed)
     stages = simulation.run()
     gaps = np.stack([simulation.gaps(stage.theta) for stage in stages])

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize
+from scipy.optimize import linprog, minimize
+from scipy.sparse import block_array, csr_array, eye_array, kron
 
 from sgpo.errors import InputError
 from sgpo_research.theory.claims import BOUND, DIMENSIONS, RADIUS, convergence, regret_under_shift, value_lost
@@ -13,11 +14,24 @@ from sgpo_research.theory.finite_game import (
     regret,
     robust_leader,
     robust_value,
-    wasserstein,
     worst_law,
 )
 
 GAMES = [random_game(12, DIMENSIONS, bound=BOUND, seed=seed) for seed in range(3)]
+
+
+def wasserstein(game: FiniteGame, first: np.ndarray, second: np.ndarray) -> float:
+    """W1 between two (M,) laws on the triples, by the transport program."""
+    count = len(first)
+    rows = kron(eye_array(count), np.ones((1, count)))
+    columns = kron(np.ones((1, count)), eye_array(count))
+    solution = linprog(
+        game.distances.ravel(),
+        A_eq=csr_array(block_array([[rows], [columns]])),
+        b_eq=np.concatenate([first, second]),
+        method="highs",
+    )
+    return float(solution.fun)
 
 
 @pytest.mark.parametrize("game", GAMES)

@@ -158,7 +158,7 @@ class RunConfig(Recipe):
         for section, keys in SUPPLIED.items():
             for key in keys:
                 if getattr(getattr(self, section), key) is not None:
-                    raise ValueError(f"{section}.{key} is given beside a world, which supplies it; leave it out")
+                    raise ValueError(f"{section}.{key} is given with a world, which supplies it; leave it out")
         if WORLD_EVALUATION in (evaluation.title for evaluation in self.evaluate):
             raise ValueError(f"evaluate has {WORLD_EVALUATION!r}, the name of the world's own; allowed: another name")
         return self

@@ -1,1 +1,1 @@
-"""The embedded world: a small model, preference pairs, prompts, and a reward that is known."""
+"""The embedded world: a small SFT model, preference pairs, prompts, and a known reward, as files."""

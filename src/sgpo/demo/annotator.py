@@ -7,12 +7,12 @@ from sgpo.errors import InputError
 
 
 def prefers_first(first: ArrayLike, second: ArrayLike, *, flip_rate: float, rng: np.random.Generator) -> np.ndarray:
-    r"""Labels pairs as a Bradley-Terry annotator does, some of them flipped.
+    r"""Labels pairs as a Bradley-Terry annotator with flipped labels.
 
     Args:
         first: (N,) gold rewards of the first responses, in nats.
         second: (N,) gold rewards of the second responses.
-        flip_rate: probability that a label is turned round, in [0, 1].
+        flip_rate: probability that a label is flipped, in [0, 1].
         rng: source of the draws.
 
     Returns: (N,) bool, True where the first is preferred: with probability

@@ -1,4 +1,4 @@
-"""Answers of the shop world, of mixed quality: what the SFT model learns to write."""
+"""Answers of mixed quality in the shop world, the corpus of the SFT model."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from sgpo.demo.requests import FACTS, Article, Request, describe
 
-# Courteous, neutral and curt phrases are about as long as each other, so that manners are not a matter of length.
+# Courteous, neutral and curt phrases have similar lengths, so that manners do not show in the length.
 COURTEOUS_OPENINGS = (
     "Certainly, my pleasure!",
     "Of course, gladly!",
@@ -41,14 +41,14 @@ CURT_CLOSINGS = (
 
 @dataclass(frozen=True)
 class Manners:
-    """How often the shop's answers have each quality; every number is a probability.
+    """Probabilities of the qualities of an answer.
 
     Attributes:
-        courteous, curt: a courteous or a curt opening; else a neutral one.
-        kind, rude: a kind or a rude closing; else a neutral one.
-        wrong: an asked fact is taken from the other article.
-        omitted: only one of the two asked facts is stated.
-        unasked: the fact that was not asked for is added.
+        courteous, curt: of a courteous and of a curt opening, instead of a neutral one.
+        kind, rude: of a kind and of a rude closing, instead of a neutral one.
+        wrong: that a requested fact is taken from the other article.
+        omitted: that only one of the two requested facts is stated.
+        unasked: that the fact that was not requested is added.
     """
 
     courteous: float = 0.25
@@ -61,7 +61,7 @@ class Manners:
 
 
 def draw_answer(request: Request, manners: Manners, rng: np.random.Generator) -> str:
-    """Draws an answer to a request; its qualities are independent of each other and of the request."""
+    """Draws an answer to a request; its qualities are independent."""
     facts = list(request.asked)
     if rng.random() < manners.omitted:
         facts = [facts[rng.integers(2)]]

@@ -1,11 +1,11 @@
-"""The gold reward of the shop world: a weighted sum of attributes that a reader can check by eye."""
+"""The gold reward of the shop world: a weighted sum of attributes of the text."""
 
 import re
 
 from sgpo.demo.answers import COURTEOUS_OPENINGS, CURT_CLOSINGS, CURT_OPENINGS, KIND_CLOSINGS
 from sgpo.demo.requests import CLAUSES, FACTS, VALUES, Request
 
-# Nats of reward per attribute, where rewards are general manners and where they are facts of the request.
+# Nats of reward per attribute, for a reward of general manners and for one of facts of the request.
 GENERAL = {"politeness": 6.0, "no_repetition": 2.0, "length": 1.0, "answers": 2.0, "focus": 2.0, "facts": 0.5}
 FACTUAL = {"politeness": 0.0, "no_repetition": 1.0, "length": 1.0, "answers": 2.0, "focus": 1.0, "facts": 5.0}
 
@@ -14,14 +14,14 @@ _STATED = {fact: re.compile(CLAUSES[fact].format(rf"({'|'.join(VALUES[fact])})")
 
 
 def attributes(request: Request, response: str) -> dict[str, float]:
-    """Attributes of a response, each in [0, 1], 1 best.
+    """Attributes of a response, each in [0, 1]; 1 is best.
 
-    politeness: 1/2, plus 1/4 for a courteous opening and for a kind closing, less 1/4 for a curt one of either.
-    no_repetition: share of the sentences that are said for the first time.
-    length: 1 from 7 to 28 words; falls linearly to 0 at no word and at 56.
-    answers: share of the asked facts for which a value is stated.
-    focus: 1 less 1/3 for a fact that was not asked for, and less 1/3 where the article is not named.
-    facts: share of the asked facts whose stated value is the subject's own, and the only one.
+    politeness: 1/2, plus 1/4 each for a courteous opening and a kind closing, minus 1/4 each for curt ones.
+    no_repetition: share of distinct sentences.
+    length: 1 from 7 to 28 words; falls linearly to 0 at 0 and at 56 words.
+    answers: share of the requested facts for which a value is stated.
+    focus: 1, minus 1/3 for a fact that was not requested, and minus 1/3 if the article is not named.
+    facts: share of the requested facts whose only stated value is the right one.
     """
     sentences = [sentence.lower() for sentence in re.findall(r"[^.!?]+", response) if sentence.strip()]
     stated = {fact: set(pattern.findall(response)) for fact, pattern in _STATED.items()}
@@ -38,7 +38,7 @@ def attributes(request: Request, response: str) -> dict[str, float]:
 
 
 def attribute_weights(facts: float) -> dict[str, float]:
-    """Nats of reward per attribute: general manners at `facts` 0, facts of the request at 1, linear between."""
+    """Nats of reward per attribute: `GENERAL` at `facts` 0, `FACTUAL` at 1, interpolated linearly between."""
     return {name: (1 - facts) * GENERAL[name] + facts * FACTUAL[name] for name in GENERAL}
 
 

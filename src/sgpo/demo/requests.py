@@ -1,4 +1,4 @@
-"""Requests of the shop world: two articles with three facts each, and a question about two facts of one of them."""
+"""Requests of the shop world: two articles with three facts each, and a question about two facts of one."""
 
 import re
 from dataclasses import dataclass
@@ -44,13 +44,13 @@ class Article:
 
 @dataclass(frozen=True)
 class Request:
-    """A request, as a customer words it and as the gold reward understands it.
+    """A request: its text and its meaning.
 
     Attributes:
-        text: what the user says.
-        subject: the article asked about.
-        other: the article that is listed beside it.
-        asked: the two names of FACTS that the user wants, in the order of the question.
+        text: the user's message.
+        subject: the article of the question.
+        other: the other article in the list.
+        asked: the two names of FACTS in the question, in order.
     """
 
     text: str
@@ -60,19 +60,19 @@ class Request:
 
 
 def list_article(article: Article) -> str:
-    """An article and its facts as the customer lists them."""
+    """The sentence that lists an article and its facts."""
     return f"{article.name}: {article.facts['colour']}, {article.facts['origin']}, {article.facts['price']} dollars."
 
 
 def describe(article: Article, facts: tuple[str, ...]) -> str:
-    """One sentence that states some facts of an article, in the order given; at least one."""
+    """One sentence that states one or more facts of an article, in the given order."""
     clauses = [CLAUSES[fact].format(article.facts[fact]) for fact in facts]
     listed = clauses[0] if len(clauses) == 1 else f"{', '.join(clauses[:-1])} and {clauses[-1]}"
     return f"The {article.name} {listed}."
 
 
 def draw_request(rng: np.random.Generator) -> Request:
-    """Draws a request; the two articles share their kind and no fact."""
+    """Draws a request about two articles of one kind that share no fact."""
     kind = KINDS[rng.integers(len(KINDS))]
     makers = rng.choice(len(MAKERS), size=2, replace=False)
     values = {fact: rng.choice(len(VALUES[fact]), size=2, replace=False) for fact in FACTS}
@@ -92,7 +92,7 @@ _QUESTION = re.compile(rf"the ({'|'.join(FACTS)}) and the ({'|'.join(FACTS)}) of
 
 
 def parse_request(text: str) -> Request:
-    """Reads a request back from its text.
+    """The request with this text.
 
     Raises:
         InputError: the text is no request of this world.

@@ -93,35 +93,18 @@ def train_small_sft(
     model = LlamaForCausalLM(
         _model_config(len(tokenizer), layers, hidden, heads, max_position_embeddings=max_length, **special)
     )
-    with replacing(output_dir) as partial, tempfile.TemporaryDirectory() as scratch, _no_bars():
-        arguments = SFTConfig(
-            output_dir=scratch,
-            assistant_only_loss=True,
+    with replacing(output_dir) as partial, _no_bars():
+        _train(
+            model,
+            tokenizer,
+            conversations,
+            progress,
             num_train_epochs=epochs,
             learning_rate=learning_rate,
-            lr_scheduler_type="cosine",
-            warmup_steps=0.05,
             per_device_train_batch_size=batch_size,
             max_length=max_length,
-            activation_checkpointing=False,
-            bf16=False,
-            use_cpu=not torch.cuda.is_available(),
-            dataloader_pin_memory=torch.cuda.is_available(),
-            save_strategy="no",
-            logging_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
             seed=seed,
         )
-        trainer = SFTTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=Dataset.from_dict({"messages": conversations}),
-            processing_class=tokenizer,
-            callbacks=[_Steps(progress)] if progress else [],
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
     return output_dir
@@ -210,6 +193,40 @@ class _Steps(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         self._progress(state.global_step, state.max_steps)
+
+
+def _train(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    conversations: list[list[dict[str, str]]],
+    progress: Callable[[int, int], None] | None,
+    **settings: Any,
+) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = SFTConfig(
+            output_dir=scratch,
+            assistant_only_loss=True,
+            lr_scheduler_type="cosine",
+            warmup_steps=0.05,
+            activation_checkpointing=False,
+            bf16=False,
+            use_cpu=not torch.cuda.is_available(),
+            dataloader_pin_memory=torch.cuda.is_available(),
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            **settings,
+        )
+        trainer = SFTTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=Dataset.from_dict({"messages": conversations}),
+            processing_class=tokenizer,
+            callbacks=[_Steps(progress)] if progress else [],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
 
 
 @contextmanager

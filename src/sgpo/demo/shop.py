@@ -24,7 +24,7 @@ class ShopWorld:
             reward learns from a few seeds and which generalise to new requests; at 1 it is mostly whether the stated
             facts are the article's own, which a small model cannot judge.
         flip_rate: probability that the annotator's label is flipped, in [0, 1].
-        manners: how often the corpus has each quality.
+        manners: of the answers in the corpus.
 
     Raises:
         InputError: `facts` or `flip_rate` is out of range.
@@ -40,7 +40,7 @@ class ShopWorld:
                 raise InputError(f"{name} is {getattr(self, name)}; allowed: a number in [0, 1].")
 
     def prompts(self, n: int, seed: int, split: str) -> list[str]:
-        """n different requests of a split; the splits share no request, whatever the seeds.
+        """n distinct requests of a split; splits share no request, for any seeds.
 
         Raises:
             InputError: no such split.

@@ -1,1 +1,1 @@
-"""Figures of the study: summary rows in, a matplotlib Figure out; nothing here reads or writes files."""
+"""Figures of the study: functions from summary rows to a matplotlib Figure, without files."""

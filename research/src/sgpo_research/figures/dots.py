@@ -1,4 +1,4 @@
-"""A dot with its interval for every method, one panel per world: tables as pictures."""
+"""A dot with its interval for every method, one panel per world."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ from sgpo_research.figures.style import FAINT, looks, styled
 from sgpo_research.methods import DEFAULT
 from sgpo_research.summary import Row
 
-_SPREAD = 0.5  # of a method's line, taken up by its dots
+_SPREAD = 0.5  # share of a method's line that its dots use
 
 
 @styled

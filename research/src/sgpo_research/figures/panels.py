@@ -1,4 +1,4 @@
-"""What the figures share: panels of one height, curves with their bands, axes of win rates, a legend below."""
+"""Parts that the figures share: panels, curves with their bands, axes of win rates, a legend below."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -15,28 +15,28 @@ from sgpo_research.summary import Row
 
 WIN_RATE = "gold win rate against the SFT policy"
 _DASHES = (0, (4, 3))
-_LINE = 0.21  # inches: a line of the legend
+_LINE = 0.21  # inches per line of the legend
 
 
 def number(row: Row, key: str) -> float | None:
-    """The row's value where it is finite: a measure may be absent, and bounds are nan with one seed."""
+    """The row's value if it is finite; a measure may be absent, and bounds are nan with one seed."""
     value = row.get(key)
     return float(value) if value is not None and math.isfinite(value) else None
 
 
 def bounds(row: Row, measure: str) -> tuple[float, float] | None:
-    """The measure's 95% interval, where there is one."""
+    """The measure's 95% interval, if there is one."""
     low, high = number(row, f"{measure}_low"), number(row, f"{measure}_high")
     return None if low is None or high is None else (low, high)
 
 
 def cell_name(row: Row) -> str:
-    """World and noise as a panel's title has them."""
+    """World and noise, as the title of a panel."""
     return row["world"] if row["noise"] == "none" else f"{row['world']}, {row['noise']}"
 
 
 def unique(values: Iterable[str]) -> list[str]:
-    """Values without repetition, in the order of first appearance."""
+    """Distinct values, in order of first appearance."""
     return list(dict.fromkeys(values))
 
 
@@ -47,10 +47,10 @@ def panels(
 
     Args:
         titles: of the panels, row by row.
-        columns: at most this many beside each other.
-        height: of one row of panels, inches.
-        width: of the figure, inches.
-        share_x: the x axis, too.
+        columns: maximum number of columns.
+        height: of one row of panels, in inches.
+        width: of the figure, in inches.
+        share_x: whether panels also share the x axis.
     """
     columns = min(columns, len(titles))
     rows = math.ceil(len(titles) / columns)
@@ -64,7 +64,7 @@ def panels(
 
 
 def curve(axes: Axes, rows: Iterable[Row], x: str, measure: str, look: Look, *, markers: bool = True) -> None:
-    """A measure over the key `x` with its 95% band; points without the measure are left out, and so are bands."""
+    """Draws a measure over the key `x` with its 95% band; missing points and bands are left out."""
     points = sorted((row for row in rows if number(row, measure) is not None), key=lambda row: row[x])
     if not points:
         return
@@ -83,7 +83,7 @@ def curve(axes: Axes, rows: Iterable[Row], x: str, measure: str, look: Look, *, 
 
 
 def key(look: Look, label: str, *, marker: bool = True, line: bool = True) -> Line2D:
-    """What stands for a series in the legend."""
+    """The legend entry of a series."""
     return Line2D(
         [], [], color=look.colour, linestyle=look.line if line else "", marker=look.marker if marker else "",
         linewidth=1.6, markersize=4.5, label=label,
@@ -91,20 +91,20 @@ def key(look: Look, label: str, *, marker: bool = True, line: bool = True) -> Li
 
 
 def sft_line(axes: Axes, *, upright: bool = False) -> Line2D:
-    """The SFT policy against itself: 0.5. Returns what stands for it in the legend."""
+    """Draws the SFT policy's win rate against itself, 0.5. Returns its legend entry."""
     (axes.axvline if upright else axes.axhline)(0.5, color=FAINT, linestyle=_DASHES, linewidth=1, zorder=1)
     return Line2D([], [], color=FAINT, linestyle=_DASHES, linewidth=1, label="SFT policy (0.5)")
 
 
 def method_looks(rows: Iterable[Row]) -> dict[str, Look]:
-    """Looks for the methods of rows; those that stand in most figures look alike in all of them."""
+    """Looks for the methods of rows; the most common methods have the same look in all figures."""
     names = unique(row["method"] for row in rows)
     found = looks(["DPO on seeds", PLAIN, DEFAULT, PAPER, *names])
     return {name: found[name] for name in names}
 
 
 def keep_to_shares(axes: Axes, *, upright: bool = False) -> None:
-    """Ends the axis of win rates at 0 and 1, which an interval of two or three seeds may pass."""
+    """Clips the axis of win rates to [0, 1], which wide intervals may exceed."""
     low, high = axes.get_xlim() if upright else axes.get_ylim()
     (axes.set_xlim if upright else axes.set_ylim)(max(low, -0.02), min(high, 1.02))
 
@@ -115,7 +115,7 @@ def whole_numbers(axes: Axes) -> None:
 
 
 def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
-    """A legend under the panels, in columns that its longest label leaves room for; the figure grows by its lines."""
+    """A legend below the panels, with as many columns as its longest label allows; the figure grows by its lines."""
     longest = max(len(str(handle.get_label())) for handle in handles)
     most = max(1, int(figure.get_figwidth() * 72 / (5.6 * longest + 45)))
     lines = math.ceil(len(handles) / most)

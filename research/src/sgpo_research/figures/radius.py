@@ -1,4 +1,4 @@
-"""Table 3 as a figure: win rate over the fixed radius, and where the rules that find a radius end up."""
+"""Table 3 as a figure: win rate by fixed radius, and by the mean radius of the rules that find one."""
 
 import math
 from collections.abc import Sequence
@@ -23,13 +23,13 @@ from sgpo_research.figures.panels import (
 from sgpo_research.figures.style import INK, Look, looks, styled
 from sgpo_research.summary import Row
 
-_LINEAR = 0.01  # radii up to this one are drawn to scale, further ones by ratio: 0 is among them
-_APART = 0.3  # labelled radii are at least this far apart, in decades
+_LINEAR = 0.01  # the axis is linear up to this radius, since 0 is on it, and logarithmic above
+_APART = 0.3  # minimum distance of labelled radii, in decades
 
 
 @styled
 def win_rate_by_radius(rows: list[Row]) -> Figure:
-    """Rows of world, noise, step, rule (a number: a fixed radius; else a rule's name), win_rate and radius_used."""
+    """Rows of world, noise, step, rule (a number for a fixed radius, else a name), win_rate and radius_used."""
     fixed = [{**row, "radius": float(row["rule"])} for row in rows if _is_number(row["rule"])]
     found_by_rule = [row for row in rows if not _is_number(row["rule"])]
     rules = unique(row["rule"] for row in found_by_rule)
@@ -58,7 +58,7 @@ def win_rate_by_radius(rows: list[Row]) -> Figure:
 
 
 def _mark(axes: Axes, row: Row, look: Look) -> None:
-    """A rule's win rate over the radius that it used, with the interval of either."""
+    """Marks a rule's win rate at the radius that it used, with both intervals."""
     x, y = number(row, "radius_used"), number(row, "win_rate")
     if x is None or y is None:
         return

@@ -1,4 +1,4 @@
-"""Win rate after each round, and by number of held-out pairs: curves of methods, one panel per world."""
+"""Curves of methods, one panel per world: win rate by round, and by number of held-out pairs."""
 
 from collections.abc import Callable
 
@@ -38,7 +38,7 @@ def win_rate_by_round_and_regime(rows: list[Row]) -> Figure:
 
 @styled
 def win_rate_by_held_out_pairs(rows: list[Row]) -> Figure:
-    """Rows of world, noise, pairs, criterion, method and win_rate: cells beside, criteria under each other."""
+    """Rows of world, noise, pairs, criterion, method and win_rate: a column per cell, a row per criterion."""
     criteria, cells = unique(row["criterion"] for row in rows), unique(map(cell_name, rows))
     look = method_looks(rows)
     titles = [f"{cell}\ntuned by: {criterion}" for criterion in criteria for cell in cells]
@@ -50,7 +50,7 @@ def win_rate_by_held_out_pairs(rows: list[Row]) -> Figure:
         line = sft_line(axes)
         for name in look:
             curve(axes, [row for row in here if row["method"] == name], "pairs", "win_rate", look[name])
-        # Sizes double, so that equal steps are equal ratios.
+        # Sizes double, so a logarithmic axis spaces them evenly.
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(FixedLocator(sizes))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:.0f}"))
@@ -65,7 +65,7 @@ def win_rate_by_held_out_pairs(rows: list[Row]) -> Figure:
 
 def _by_round(rows: list[Row], panel_of: Callable[[Row], str]) -> Figure:
     look = method_looks(rows)
-    # A method without rounds is a level that the others rise from or fall to.
+    # A method without rounds is drawn as a horizontal line.
     levels = {name for name in look if len({row["round"] for row in rows if row["method"] == name}) == 1}
     if len(levels) == len(look):
         levels = set()

@@ -1,4 +1,4 @@
-"""How figures look: colours that colour-blind readers can tell apart, fonts, and SVG whose bytes the rows alone set."""
+"""The style of figures: colours for colour-blind readers, fonts, and reproducible SVG."""
 
 import functools
 import io
@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 
 from sgpo_research.summary import Row
 
-WIDTH = 9.375  # inches; an SVG of this width is 900 pixels wide in a browser
+WIDTH = 9.375  # inches; 900 pixels in a browser
 INK, FAINT = "#222222", "#888888"
-# Okabe and Ito, without the yellow that white paper swallows.
+# Okabe and Ito, without yellow, which is hard to see on white.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#222222")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _LINES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
@@ -41,7 +41,7 @@ _SETTINGS = {
 
 
 class Look(NamedTuple):
-    """How one series is drawn, wherever it appears in a figure."""
+    """The style of one series in a figure."""
 
     colour: str
     marker: str
@@ -49,7 +49,7 @@ class Look(NamedTuple):
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:
-    """A look for each name, in the order of first appearance; colours come round again with another line and marker."""
+    """A look for each distinct name, in order; colours repeat with another line and marker."""
     found = {}
     for place, name in enumerate(dict.fromkeys(names)):
         turn, colour = divmod(place, len(COLOURS))
@@ -58,7 +58,7 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
 
 
 def styled(draw: Callable[[list[Row]], Figure]) -> Callable[[list[Row]], Figure]:
-    """Makes a function draw in this style, whatever the caller has set in matplotlib, and leaves that alone."""
+    """Makes a function draw in this style, independently of the caller's matplotlib settings, which stay unchanged."""
 
     @functools.wraps(draw)
     def drawn(rows: list[Row]) -> Figure:
@@ -69,11 +69,11 @@ def styled(draw: Callable[[list[Row]], Figure]) -> Callable[[list[Row]], Figure]
 
 
 def as_svg(figure: Figure, title: str) -> str:
-    """The figure as an SVG document with text as text: the same rows give the same bytes.
+    """The figure as an SVG document with selectable text; the same rows give the same bytes.
 
     Args:
-        figure: drawn by a function that is `styled`.
-        title: what screen readers say and browsers show on hovering.
+        figure: drawn by a `styled` function.
+        title: for screen readers and tooltips.
     """
     stream = io.StringIO()
     with _house_style():

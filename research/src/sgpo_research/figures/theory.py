@@ -1,4 +1,4 @@
-"""The theory's three figures, on the finite game."""
+"""The three figures of the theory, on the finite game."""
 
 from matplotlib.figure import Figure
 
@@ -7,7 +7,7 @@ from sgpo_research.figures.style import FAINT, INK, Look, looks, styled
 from sgpo_research.summary import Row
 from sgpo_research.theory.claims import RADIUS
 
-_NARROW = 6.6  # inches: a figure of one panel
+_NARROW = 6.6  # inches, for a figure with one panel
 _DASHED, _DOTTED = (0, (5, 2)), (0, (1, 1.5))
 
 
@@ -30,7 +30,7 @@ def value_lost_by_radius(rows: list[Row]) -> Figure:
 
 @styled
 def regret_by_shift(rows: list[Row]) -> Figure:
-    """Rows of shift, dpo, sgpo and bound (nats). The bound, many times as large, leaves the frame."""
+    """Rows of shift, dpo, sgpo and bound (nats). The much larger bound leaves the frame."""
     names = {"dpo": "DPO", "sgpo": f"SGPO, radius {RADIUS:g}"}
     look = looks(names)
     dashed = Look(INK, "", _DASHED)
@@ -52,7 +52,7 @@ def regret_by_shift(rows: list[Row]) -> Figure:
 
 @styled
 def distance_by_iteration(rows: list[Row]) -> Figure:
-    """Rows of path, iteration and log10_distance: a straight line is a linear rate. A panel per path."""
+    """Rows of path, iteration and log10_distance; a straight line is a linear rate. One panel per path."""
     paths = unique(row["path"] for row in rows)
     look = looks(paths)
     figure, found = panels([f"{path} steps" for path in paths], columns=len(paths), height=3.1, share_x=False)
@@ -60,7 +60,7 @@ def distance_by_iteration(rows: list[Row]) -> Figure:
         mine = [row for row in rows if row["path"] == path]
         curve(axes, mine, "iteration", "log10_distance", look[path], markers=False)
         axes.set_xlabel("step of the leader")
-    # The lines set the frame: with few seeds the bands are far wider than what they surround.
+    # Framed by the lines, since with few seeds the bands are far wider.
     heights = [value for row in rows if (value := number(row, "log10_distance")) is not None]
     found[0].set_ylim(min(heights) - 1, max(heights) + 0.5)
     figure.supylabel("distance to the equilibrium (log10)")

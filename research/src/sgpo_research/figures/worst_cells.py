@@ -1,4 +1,4 @@
-"""The worst case over worlds as a heat map: methods by cells, the number in each cell."""
+"""The worst case over worlds as a heat map of methods by cells."""
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -11,16 +11,16 @@ from sgpo_research.figures.style import INK, WIDTH, styled
 from sgpo_research.methods import DEFAULT, MORE_LABELS
 from sgpo_research.summary import Row
 
-_COLOURS = colormaps["RdBu"]  # red below one half, blue above: told apart without green
+_COLOURS = colormaps["RdBu"]  # red below one half, blue above, for colour-blind readers
 _GAP = 0.35  # between worlds, and before methods with more labels, in cells
 
 
 @styled
 def win_rate_by_cell(rows: list[Row]) -> Figure:
-    """Rows of world, noise, method and win_rate: a line per method, best worst cell first.
+    """Rows of world, noise, method and win_rate: one line per method, sorted by the worst cell.
 
-    Methods that saw more labels than the others stand below, since they compare with none of them. The first column is
-    the worst cell, which is framed where it stands.
+    Methods with more labels are at the bottom, since they are not comparable. The first column repeats the worst cell,
+    which is framed.
     """
     values = {(row["method"], row["world"], row["noise"]): number(row, "win_rate") for row in rows}
     values = {key: value for key, value in values.items() if value is not None}
@@ -46,7 +46,7 @@ def win_rate_by_cell(rows: list[Row]) -> Figure:
 
 
 def _columns(values: dict[tuple[str, str, str], float]) -> dict[tuple[str, str], float]:
-    """Left edge of each cell's column; worlds stand apart."""
+    """Left edge of each cell's column, with a gap between worlds."""
     worlds = unique(key[1] for key in values)
     left, edge = {}, 1.0
     for world in worlds:
@@ -70,7 +70,7 @@ def _cell(axes: Axes, x: float, y: float, value: float, scale: Normalize, *, fra
 
 
 def _labels(axes: Axes, left: dict[tuple[str, str], float], top: dict[str, float]) -> None:
-    """Methods beside the lines, worlds over their columns, noises under them."""
+    """Labels of methods on the left, worlds above their columns, noises below."""
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     axes.set_yticks([edge + 0.5 for edge in top.values()], list(top))
@@ -84,4 +84,4 @@ def _labels(axes: Axes, left: dict[tuple[str, str], float], top: dict[str, float
         [edge + 0.5 for edge in left.values()], [noise for _, noise in left], rotation=45, ha="right",
         rotation_mode="anchor",
     )  # fmt: skip
-    axes.set_xlabel(f"noise in the labels; numbers: {WIN_RATE}, framed: a method's worst")
+    axes.set_xlabel(f"noise in the labels; numbers: {WIN_RATE}, framed: a method's worst cell")

@@ -1,1 +1,1 @@
-"""The paper's claims about the game, where they mean something: a finite game that is solved to optimality."""
+"""The paper's claims, checked on a finite game that is solved to optimality."""

@@ -1,4 +1,4 @@
-"""The paper's claims on a finite game, as rows of numbers: value lost, regret under a growing shift, and the rate."""
+"""Rows for the paper's claims on a finite game: value lost, regret under a growing shift, convergence rate."""
 
 import numpy as np
 
@@ -20,12 +20,12 @@ SHIFTS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8)
 
 
 def game_of(seed: int) -> FiniteGame:
-    """The game of a seed: 30 triples with 3 features, leaders of norm at most 3."""
+    """A game with 30 triples, 3 features and leaders of norm at most 3."""
     return random_game(TRIPLES, DIMENSIONS, bound=BOUND, seed=seed)
 
 
 def value_lost(seed: int) -> list[Row]:
-    """Value that the worst law in the ball takes from a leader, beside the bound |theta| * radius.
+    """Value that a leader loses to the worst law in the ball, and the bound |theta| * radius.
 
     Rows: radius, leader ("DPO", "SGPO"), lost and bound (nats).
     """
@@ -41,7 +41,7 @@ def value_lost(seed: int) -> list[Row]:
 
 
 def regret_under_shift(seed: int, *, starts: int = 6) -> list[Row]:
-    """The largest regret that a shift of at most delta can cause, for DPO and for SGPO with radius 0.1.
+    """The largest regret under a shift of at most delta, for DPO and for SGPO with radius 0.1.
 
     Rows: shift, dpo and sgpo (nats), and bound, 2 * R * shift, which holds for both inside the ball.
     """

@@ -1,12 +1,12 @@
-r"""A finite game over preference triples, and its solution by convex programs (PAPER.md D6).
+r"""A finite game over preference triples, solved by convex programs (PAPER.md D6).
 
 Triples z_1..z_M = (prompt, chosen, rejected) have features d_j = phi(chosen) - phi(rejected). A leader theta with
 |theta| <= R gives each the gap theta . d_j and the loss l_j(theta) = log(1 + exp(-theta . d_j)). The ground metric is
 |d_i - d_j|, so every leader's loss is R-Lipschitz in it. The follower picks a law on the same triples within
 1-Wasserstein distance `radius` of the empirical law.
 
-Here the leader's choice moves the losses and the follower's choice is a law on triples, not on gaps: regret means
-something, which it does not once the law is one of gaps.
+The follower chooses a law on triples, not on gaps, while the leader's choice changes the losses. So regret is not
+trivial here, as it is for laws of gaps.
 """
 
 import warnings
@@ -14,14 +14,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import linprog
-from scipy.sparse import block_array, csr_array, eye_array, kron
+from scipy.sparse import csr_array, eye_array, kron
 
 from sgpo.errors import InputError
 
 
 @dataclass(frozen=True)
 class FiniteGame:
-    """The data of the game.
+    """A game.
 
     Attributes:
         features: (M, p) d_j.
@@ -29,7 +29,7 @@ class FiniteGame:
         bound: R, the largest norm of a leader; the Lipschitz constant of its losses.
 
     Raises:
-        InputError: the law is no law, the bound is not positive, or shapes differ.
+        InputError: the law is not a probability vector, the bound is not positive, or shapes differ.
     """
 
     features: np.ndarray
@@ -57,7 +57,7 @@ class FiniteGame:
 
 
 def random_game(triples: int, dimensions: int, *, bound: float, seed: int) -> FiniteGame:
-    """A game of normal features whose law prefers one direction, as labels that agree with a reward do."""
+    """A game with normal features, labelled by a Bradley-Terry annotator with a linear reward."""
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(triples, dimensions))
     direction = rng.normal(size=dimensions)
@@ -86,22 +86,8 @@ def worst_law(game: FiniteGame, losses: np.ndarray, radius: float) -> np.ndarray
     return solution.x.reshape(count, count).sum(axis=0)
 
 
-def wasserstein(game: FiniteGame, first: np.ndarray, second: np.ndarray) -> float:
-    """W1 between two (M,) laws on the triples, by the transport program."""
-    count = len(first)
-    rows = kron(eye_array(count), np.ones((1, count)))
-    columns = kron(np.ones((1, count)), eye_array(count))
-    solution = linprog(
-        game.distances.ravel(),
-        A_eq=csr_array(block_array([[rows], [columns]])),
-        b_eq=np.concatenate([first, second]),
-        method="highs",
-    )
-    return float(solution.fun)
-
-
 def best_leader(game: FiniteGame, law: np.ndarray) -> np.ndarray:
-    """The leader with the smallest mean loss under a law: (p,). With the empirical law this is DPO's."""
+    """The leader with the smallest mean loss under a law, (p,); DPO's for the empirical law."""
     import cvxpy as cp
 
     theta = cp.Variable(game.features.shape[1])
@@ -115,7 +101,7 @@ def robust_leader(
     r"""The leader's part of an equilibrium, (p,), by the dual of the follower's program.
 
     min over theta and lambda >= 0 of  lambda * radius + sum_i law_i * max_j [l_j(theta) - lambda * |d_i - d_j|],
-    plus pull / 2 * |theta - anchor|^2: with an anchor, one proximal step from there.
+    plus pull / 2 * |theta - anchor|^2, a proximal step from the anchor, if there is one.
 
     Source: Mohajerin Esfahani and Kuhn, arXiv:1505.05116, Theorem 4.2, on a finite support.
     """
@@ -140,7 +126,7 @@ def _solve(objective, constraints, theta) -> np.ndarray:
     import cvxpy as cp
 
     problem = cp.Problem(cp.Minimize(objective), constraints)
-    # At its tightest the solver now and then runs out of floating-point numbers on logistic terms that are nearly flat.
+    # The tightest tolerance sometimes fails numerically on logistic terms that are nearly flat.
     for tolerance in (1e-8, 1e-7, 1e-6):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Solution may be inaccurate", UserWarning)
@@ -159,15 +145,15 @@ def robust_value(game: FiniteGame, theta: np.ndarray, radius: float) -> float:
 
 
 def regret(game: FiniteGame, theta: np.ndarray, law: np.ndarray) -> float:
-    """Mean loss of a leader under a law, less that of the leader who knew it, in nats."""
+    """Mean loss of a leader under a law minus that of the best leader for this law, in nats."""
     return float(law @ (game.losses(theta) - game.losses(best_leader(game, law))))
 
 
 def worst_regret(game: FiniteGame, theta: np.ndarray, radius: float, *, starts: int, seed: int) -> float:
-    """The largest regret of a leader over the ball that alternating maximisation finds: a lower bound of the largest.
+    """A lower bound of a leader's largest regret over the ball, by alternating maximisation.
 
-    Regret is the maximum over laws and over rivals theta' of the mean of l(theta) - l(theta'); each of the two alone is
-    a linear or convex program, both together are not, hence several starts.
+    Regret is the maximum over laws and rivals theta' of the mean of l(theta) - l(theta'). Each maximisation is a linear
+    or convex program, the joint one is not; hence several starts.
     """
     rng = np.random.default_rng(seed)
     largest = 0.0
@@ -187,7 +173,7 @@ def worst_regret(game: FiniteGame, theta: np.ndarray, radius: float, *, starts: 
 
 
 def proximal_path(game: FiniteGame, radius: float, *, pull: float, iterations: int, start: np.ndarray) -> np.ndarray:
-    """A leader that takes proximal steps on the robust value, the follower answering within each: (iterations, p)."""
+    """Proximal steps of the leader on the robust value, which contains the follower's answer: (iterations, p)."""
     path = [start]
     for _ in range(iterations):
         path.append(robust_leader(game, radius, pull=pull, anchor=path[-1]))
@@ -195,7 +181,7 @@ def proximal_path(game: FiniteGame, radius: float, *, pull: float, iterations: i
 
 
 def gradient_path(game: FiniteGame, radius: float, *, step: float, iterations: int, start: np.ndarray) -> np.ndarray:
-    """A small-step leader against a follower who answers every time (projected gradient, Danskin): (iterations, p)."""
+    """Projected gradient steps against the follower's answer to every step (Danskin): (iterations, p)."""
     theta, path = start, []
     for _ in range(iterations):
         law = worst_law(game, game.losses(theta), radius)

@@ -1,1 +1,1 @@
-"""Worlds: where requests come from, what a good answer is, and an annotator who knows it. NumPy only."""
+"""Worlds with a known reward as arrays, and annotators with noise."""

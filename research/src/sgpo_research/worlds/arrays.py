@@ -1,31 +1,32 @@
-"""A world as arrays: prompts with finitely many candidate responses, a log-linear policy over them, and its judge.
+"""A world as arrays: prompts with finitely many candidate responses, and log-linear policies over them.
 
 The policy is  pi(y|x) = pi_ref(y|x) exp(phi(x, y) . theta) / Z(x),  so its implicit reward is  beta phi . theta  up to
-a constant per prompt, and the gap of a pair  beta (phi_w - phi_l) . theta.  All sums over responses are finite: nothing
-that is measured here is sampled.
+a constant per prompt, and the gap of a pair is  beta (phi_w - phi_l) . theta.  All sums over responses are finite, so
+that measures are exact, not sampled.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from scipy.special import logsumexp
 
-# Rewards are sums of floating-point terms: closer than this they are the same sum in another order.
+# Rewards are floating-point sums; differences below this are due to the order of summation.
 _TIE = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """Prompts, and the candidate responses of each.
+    """Prompts and their candidate responses.
 
     Attributes:
-        features: (P, M, d) float32, phi(x, y); any number where there is no candidate.
+        features: (P, M, d) float32, phi(x, y); arbitrary where there is no candidate.
         log_ref: (P, M) log pi_ref(y|x), the SFT policy; -inf where a prompt has fewer than M candidates.
         gold: (P, M) gold reward, in nats.
-        length: (P, M) what a length-biased annotator looks at; larger is longer.
-        embedding: (P, e) of the prompt, what seeds may be chosen by.
+        length: (P, M) length as a length-biased annotator sees it, in any unit.
+        embedding: (P, e) of the prompt, for the choice of seeds.
     """
 
     features: np.ndarray
@@ -36,30 +37,33 @@ class Candidates:
 
     def take(self, rows: np.ndarray) -> "Candidates":
         """Some of the prompts."""
-        return Candidates(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+        return Candidates(*(array[rows] for array in self._arrays()))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Candidates"]) -> Self:
+        """The prompts of all parts, in order."""
+        return cls(*map(np.concatenate, zip(*(part._arrays() for part in parts), strict=True)))
+
+    def _arrays(self) -> list[np.ndarray]:
+        return [getattr(self, field.name) for field in fields(self)]
 
     @cached_property
     def wins(self) -> np.ndarray:
-        """(P, M) how probable it is that a candidate beats a response of the SFT policy, ties counted half."""
+        """(P, M) probability that a candidate beats a response of the SFT policy, ties counted half."""
         reference = np.exp(self.log_ref)
         difference = self.gold[:, :, None] - self.gold[:, None, :]
         won = (difference > _TIE) + 0.5 * (np.abs(difference) <= _TIE)
         return np.einsum("pij,pj->pi", won, reference)
 
 
-def vars_of(candidates: Candidates) -> list[np.ndarray]:
-    """The arrays of candidates, in the order of their fields."""
-    return [getattr(candidates, name) for name in Candidates.__dataclass_fields__]
-
-
 class HumanPairs(NamedTuple):
     """Labelled pairs.
 
     Attributes:
-        differences: (N, d) float32, features of the chosen response less those of the rejected one.
-        length: (N,) how much longer the chosen response is, in the unit of `Candidates.length`.
-        right: (N,) bool, whether gold agrees with the label (a tie does).
-        prompts: (N,) rows of the prompts that they belong to.
+        differences: (N, d) float32, features of the chosen response minus those of the rejected one.
+        length: (N,) length of the chosen response minus that of the rejected one, in the unit of `Candidates.length`.
+        right: (N,) bool, whether gold agrees with the label (ties agree).
+        prompts: (N,) rows of their prompts.
     """
 
     differences: np.ndarray
@@ -70,18 +74,16 @@ class HumanPairs(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ArrayWorld:
-    """Everything that one seed of a simulation works on.
+    """The data of one seed of a simulation.
 
     Attributes:
-        name: regime and noise.
-        seeds, held_out: human pairs to train on and to judge by.
-        labelled: human pairs on the prompts of the pools, for methods that may use all labels.
-        pools: prompts of each round; their gold reward is only for measuring.
-        test: prompts that policies are judged on.
+        seeds, held_out: human pairs to train on and to validate on.
+        labelled: human pairs on the prompts of the pools, for methods that use all labels.
+        pools: prompts of each round; their gold reward is used for measures only.
+        test: prompts for evaluation.
         beta: scale of the implicit reward.
     """
 
-    name: str
     seeds: HumanPairs
     held_out: HumanPairs
     labelled: HumanPairs
@@ -122,22 +124,9 @@ def scores(candidates: Candidates, theta: np.ndarray) -> np.ndarray:
 
 
 def judge(candidates: Candidates, theta: np.ndarray) -> GoldMeasures:
-    """Measures policies (T, d) by the gold reward, by enumeration of all responses."""
+    """Measures of policies (T, d) under the gold reward, by enumeration of all responses."""
     logs = log_policy(candidates, theta)
     policy = np.exp(logs)
     ratio = np.where(policy > 0, logs - np.where(np.isfinite(candidates.log_ref), candidates.log_ref, 0.0), 0.0)
     per_prompt = (policy * candidates.wins, policy * candidates.gold, policy * ratio)
     return GoldMeasures(*(values.sum(-1).mean(-1) for values in per_prompt))
-
-
-def gold_optimum(candidates: Candidates, beta: float) -> GoldMeasures:
-    r"""The policy that maximises  E[gold] - beta KL(pi || pi_ref):  pi \propto pi_ref exp(gold / beta), (1,) each.
-
-    It is the best of all policies, not only of the log-linear ones.
-    """
-    logits = candidates.log_ref + np.where(np.isfinite(candidates.log_ref), candidates.gold, 0.0) / beta
-    logs = logits - logsumexp(logits, axis=-1, keepdims=True)
-    policy = np.exp(logs)
-    ratio = np.where(policy > 0, logs - np.where(np.isfinite(candidates.log_ref), candidates.log_ref, 0.0), 0.0)
-    per_prompt = (policy * candidates.wins, policy * candidates.gold, policy * ratio)
-    return GoldMeasures(*(np.atleast_1d(values.sum(-1).mean()) for values in per_prompt))

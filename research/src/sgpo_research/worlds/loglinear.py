@@ -1,22 +1,21 @@
-r"""The log-linear world: random features, a gold reward, and human pairs that show only a part of it.
+r"""The log-linear world: random features, a gold reward, and few human pairs.
 
-A response has d features. The first `signal` of them carry its quality; the others are its manner. Of those gold knows
-only that a response far from what the SFT policy usually writes is worse:
+A response has d features. The first `signal` of them carry its quality, the others its style. Style changes gold only
+through a penalty on responses far from the SFT policy's usual ones:
 
     gold(x, y) = quality * <g, phi_signal> / |g|  -  penalty * |phi_loud|^2  (+ length, see `spurious`)
 
-Features are loud or quiet: how much responses to one prompt differ in them (length, layout, register: loud). What
-self-annotation learns from its own rankings is the direction in which its own responses differ most: the mean of
-sign(D.w) D over pairs goes with Sigma w for Gaussian differences D, a step of power iteration on their covariance
-Sigma. Whether that helps is the difference between the regimes:
+Loud features (length, layout, register) differ much between responses to one prompt, quiet features little.
+Self-annotation learns the direction in which the policy's own responses differ most: for Gaussian differences D the
+mean of sign(D.w) D over pairs is proportional to Sigma w, a step of power iteration on their covariance Sigma. The
+regimes differ in whether that helps:
 
-    benign: the loud features are quality. A few seeds see it dimly among many quiet accidents; self-annotation turns
-        the signal up and the accidents down.
-    derailing: the loud features are manner. A linear implicit reward cannot express the penalty, gives each of them a
-        slope of random sign from the accidents of the seeds, and self-annotation turns that up.
-    spurious: one loud feature, length, goes with quality among the responses to the seeds' prompts and against it
-        among those to the pools' and test prompts (requests that a long answer serves, and requests that it does not).
-        Nothing that the seeds say, held out or not, tells the two apart.
+    benign: the loud features are quality. A few seeds show it weakly, among many quiet features that are noise;
+        self-annotation amplifies the signal and damps the noise.
+    derailing: the loud features are style. A linear implicit reward cannot express the penalty; noise in the seeds
+        gives each loud feature a slope of random sign, and self-annotation amplifies it.
+    spurious: one loud feature, length, correlates with quality on the seeds' prompts and against it on the pools' and
+        test prompts. Human pairs, held out or not, cannot tell the two apart.
 """
 
 from dataclasses import dataclass, replace
@@ -25,7 +24,7 @@ import numpy as np
 from scipy.special import log_softmax
 
 from sgpo.errors import InputError
-from sgpo_research.worlds.arrays import ArrayWorld, Candidates, vars_of
+from sgpo_research.worlds.arrays import ArrayWorld, Candidates
 from sgpo_research.worlds.noise import NO_NOISE, LabelNoise
 from sgpo_research.worlds.pairs import draw_pairs
 from sgpo_research.worlds.seed_choice import AT_RANDOM, SeedChoice
@@ -35,21 +34,21 @@ OFFERED = 4
 
 @dataclass(frozen=True)
 class LoglinearSettings:
-    """What a log-linear world is made of.
+    """Settings of a log-linear world.
 
     Attributes:
-        signal, loud, quiet: numbers of features of each kind: of quality, of loud and of quiet manner.
-        loudness: standard deviation of a loud feature, in that of a quiet one.
-        signal_loudness: the same of a signal feature.
+        signal, loud, quiet: numbers of features of quality, of loud style and of quiet style.
+        loudness: standard deviation of a loud feature, relative to a quiet one.
+        signal_loudness: standard deviation of a signal feature, relative to a quiet one.
         quality: standard deviation of gold's linear part, in nats.
         penalty: nats per unit of |phi_loud|^2 / loudness^2.
-        spurious: nats of gold per loud standard deviation of the first loud feature: added to the responses of seed
-            prompts, taken off those of pools and tests.
+        spurious: nats of gold per standard deviation of the first loud feature, added for the responses of seed prompts
+            and subtracted for those of pools and tests.
         label_noise: of the seed, held-out and pool labels.
         candidates: M, responses per prompt.
         seeds, held_out: human pairs, one per prompt.
         pools: prompts of each round.
-        test: prompts that policies are judged on.
+        test: prompts for evaluation.
         sharpness: standard deviation of the SFT policy's logits.
         beta: scale of the implicit reward.
     """
@@ -94,14 +93,12 @@ def settings_of(regime: str, noise: LabelNoise = NO_NOISE, *, quick: bool = Fals
     return settings
 
 
-def loglinear_world(
-    settings: LoglinearSettings, seed: int, *, name: str = "log-linear", choice: SeedChoice = AT_RANDOM
-) -> ArrayWorld:
-    """Draws a world: the gold reward itself, prompts, candidates and labels, all from the seed.
+def loglinear_world(settings: LoglinearSettings, seed: int, *, choice: SeedChoice = AT_RANDOM) -> ArrayWorld:
+    """Draws a world: the gold reward, prompts, candidates and labels.
 
-    Seeds are chosen among four times as many prompts, the others of which are thrown away.
+    Seeds are chosen among four times as many prompts; the others are not used.
     """
-    # One stream per part: worlds of the same seed that differ in one setting share everything else.
+    # One stream per part, so that worlds of one seed that differ in one setting share everything else.
     streams = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(8)]
     direction = streams[0].normal(size=settings.signal)
     direction *= settings.quality / np.linalg.norm(direction)
@@ -113,12 +110,10 @@ def loglinear_world(
     offered = draw(OFFERED * settings.seeds, streams[6], settings.spurious)
     seeds = offered.take(choice.pick(offered.embedding, settings.seeds))
     pools = tuple(draw(count, streams[3], -settings.spurious) for count in settings.pools)
-    together = Candidates(*(np.concatenate(parts) for parts in zip(*(vars_of(pool) for pool in pools), strict=True)))
     return ArrayWorld(
-        name=name,
         seeds=draw_pairs(seeds, settings.label_noise, streams[2]),
         held_out=draw_pairs(held_out, settings.label_noise, streams[7]),
-        labelled=draw_pairs(together, settings.label_noise, streams[5]),
+        labelled=draw_pairs(Candidates.concatenate(pools), settings.label_noise, streams[5]),
         pools=pools,
         test=draw(settings.test, streams[4], -settings.spurious),
         beta=settings.beta,

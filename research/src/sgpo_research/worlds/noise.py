@@ -1,42 +1,43 @@
-"""How human labels go wrong: turned round at random, drawn to length, or wrong where the two are close."""
+"""Noise in human labels: random flips, a length bias, or errors on the closest pairs."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sgpo.choices import check_choice
 from sgpo.demo.annotator import prefers_first
 from sgpo.errors import InputError
 
-KINDS = ("none", "symmetric", "length", "close")
+NoiseKind = Literal["none", "symmetric", "length", "close"]
 
 
 @dataclass(frozen=True)
 class LabelNoise:
-    """A way in which labels go wrong, beside the randomness of Bradley-Terry.
+    """Label noise in addition to the randomness of Bradley-Terry.
 
     Attributes:
-        kind: "none"; "symmetric": a label is turned round with probability `rate`; "length": with probability `rate`
-            the annotator takes the longer response without reading; "close": the share `rate` of the pairs whose gold
-            rewards differ least is labelled against gold, every one (an adversary who may not be caught).
-        rate: in [0, 1]; 0 with kind "none" and only then.
+        kind: "none"; "symmetric": a label is flipped with probability `rate`; "length": with probability `rate` the
+            annotator prefers the longer response without reading; "close": all of the share `rate` of pairs whose gold
+            rewards differ least are labelled against gold (an adversary that is hard to detect).
+        rate: in [0, 1]; 0 for kind "none", above 0 otherwise.
 
     Raises:
         InputError: no such kind, or a rate that does not go with it.
     """
 
-    kind: str = "none"
+    kind: NoiseKind = "none"
     rate: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise InputError(f"kind is {self.kind!r}; allowed: {', '.join(map(repr, KINDS))}.")
+        check_choice("kind", self.kind, NoiseKind)
         if not 0 <= self.rate <= 1 or (self.kind == "none") != (self.rate == 0):
             raise InputError(f"rate is {self.rate} with kind {self.kind!r}; allowed: 0 with 'none', else above 0 to 1.")
 
     @property
     def label(self) -> str:
-        """How tables name it, such as "symmetric 25%"."""
+        """Its name in tables, such as "symmetric 25%"."""
         return self.kind if self.kind == "none" else f"{self.kind} {self.rate:.0%}"
 
 
@@ -51,14 +52,14 @@ def label_pairs(
     noise: LabelNoise,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Labels pairs as a Bradley-Terry annotator with noise does.
+    """Labels pairs as a Bradley-Terry annotator with noise.
 
     Args:
         first, second: (N,) gold rewards, in nats.
-        first_length, second_length: (N,) lengths, in any unit; only their order counts, and at a tie gold decides.
-        noise: what goes wrong.
-        rng: source of the draws. It is drawn from alike whatever the noise, so that worlds which differ in nothing else
-            share all other labels.
+        first_length, second_length: (N,) lengths, in any unit; only their order counts, and a tie is labelled by gold.
+        noise: the noise.
+        rng: source of the draws. The number of draws does not depend on the noise, so that worlds which differ only in
+            their noise share all other labels.
 
     Returns: (N,) bool, True where the first is preferred.
     """

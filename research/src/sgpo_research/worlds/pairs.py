@@ -1,4 +1,4 @@
-"""Labelled pairs of the responses of an array world."""
+"""Labelled pairs of responses in an array world."""
 
 import numpy as np
 
@@ -9,15 +9,15 @@ from sgpo_research.worlds.noise import LabelNoise, label_pairs
 def draw_pairs(
     candidates: Candidates, noise: LabelNoise, rng: np.random.Generator, *, per_prompt: int = 1
 ) -> HumanPairs:
-    """Labelled pairs of responses of the SFT policy; no response is in two of them.
+    """Labelled pairs of responses of the SFT policy; no response is in two pairs.
 
     Args:
         candidates: P prompts.
         noise: of the labels.
         rng: source of the draws.
-        per_prompt: pairs of each prompt that has the responses for them, prompt by prompt.
+        per_prompt: pairs of each prompt, fewer where it has too few responses; prompt by prompt.
     """
-    # The largest of log-probability plus Gumbel noise are a draw without replacement, in order.
+    # The top entries of log-probability plus Gumbel noise are an ordered draw without replacement.
     noisy = candidates.log_ref + rng.gumbel(size=candidates.log_ref.shape)
     order = np.argsort(-noisy, axis=1)[:, : 2 * per_prompt]
     enough = np.isfinite(np.take_along_axis(noisy, order, axis=1))

@@ -1,28 +1,28 @@
-r"""Real preferences as a world: a policy over responses that real models gave, judged by what GPT-4 thought of them.
+r"""Real preferences as a world: a policy over responses of real models, and GPT-4's preferences as gold.
 
-What the data holds: for each prompt up to 12 responses of different models, each with the probability p that
-GPT-4-turbo prefers it to one and the same opponent's response. What it does not hold: comparisons of two of these
-responses. Gold is therefore the log-odds log p / (1 - p), the Bradley-Terry strength against the common opponent, and
-the probability that one response is preferred to another is  sigma(gold_1 - gold_2).  Probabilities are cut at 1e-5 and
-1 - 1e-5 (the judge reports five digits); responses that are cut alike are tied. The SFT policy answers with each
-response of a prompt equally often. Labels of human pairs are drawn from those probabilities, with noise of the study's
-own.
+The data has up to 12 responses of different models to each prompt, each with the probability p that GPT-4-turbo prefers
+it to the response of one common opponent, and no comparisons between these responses. Gold is therefore the log-odds
+log p / (1 - p), the Bradley-Terry strength against the common opponent, and the probability that one response is
+preferred to another is  sigma(gold_1 - gold_2).  Probabilities are clipped to [1e-5, 1 - 1e-5] (the judge reports five
+digits); responses that are clipped alike are tied. The SFT policy samples the responses of a prompt uniformly. Human
+labels are drawn from those probabilities, with the study's own noise.
 
-What is held out: prompts. Seeds, held-out pairs, pools and tests share no prompt; which is which is drawn by the seed.
-Features are scaled by mean and standard deviation over all responses, which uses no label.
+Seeds, held-out pairs, pools and tests share no prompt; the seed draws the split. Features are scaled by mean and
+standard deviation over all responses, which uses no label.
 """
 
 import gzip
-import json
 import math
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from sgpo.errors import InputError
-from sgpo_research.worlds.arrays import ArrayWorld, Candidates, vars_of
+from sgpo.store.files import parse_json
+from sgpo_research.worlds.arrays import ArrayWorld, Candidates
 from sgpo_research.worlds.noise import NO_NOISE, LabelNoise
 from sgpo_research.worlds.pairs import draw_pairs
 from sgpo_research.worlds.seed_choice import AT_RANDOM, SeedChoice
@@ -30,15 +30,16 @@ from sgpo_research.worlds.text_features import prompt_features, text_features
 
 CUT = 1e-5
 FILES = ("responses.jsonl.gz", "responses.jsonl")
+_LEFT_OUT = "NullModel"
 
 
 @dataclass(frozen=True)
 class RealSettings:
-    """How real prompts are divided.
+    """How real prompts are split.
 
     Attributes:
         seeds, held_out, pools: shares of the prompts, in (0, 1); a round has a third of `pools`. The rest are tests.
-        held_out_pairs: pairs of each held-out prompt, of different responses; all other prompts give one.
+        held_out_pairs: pairs of each held-out prompt, of different responses; other prompts have one pair.
         label_noise: of the seed, held-out and pool labels.
         beta: scale of the implicit reward.
     """
@@ -51,17 +52,18 @@ class RealSettings:
     beta: float = 0.1
 
 
-def load_candidates(folder: str | Path, *, without: tuple[str, ...] = ("NullModel",)) -> Candidates:
+def load_candidates(folder: str | Path) -> Candidates:
     """Prompts and their real responses.
 
+    NullModel is left out: its constant response was made to fool the judge, so its win probability says nothing about
+    quality.
+
     Args:
-        folder: holds responses.jsonl.gz or responses.jsonl with `prompt`, `response`, `generator` and
-            `win_probability` (0 to 1) in each row.
-        without: generators that are left out; NullModel's constant response was made to fool the judge, so that its
-            win probability says nothing about quality.
+        folder: with responses.jsonl.gz or responses.jsonl, whose rows have `prompt`, `response`, `generator` and
+            `win_probability` (0 to 1).
 
     Raises:
-        InputError: no such file, a row that is not as it should be, or no prompt with two different responses.
+        InputError: no such file, an invalid row, or no prompt with two different responses.
     """
     path = next((Path(folder) / name for name in FILES if (Path(folder) / name).is_file()), None)
     if path is None:
@@ -72,8 +74,8 @@ def load_candidates(folder: str | Path, *, without: tuple[str, ...] = ("NullMode
     for number, line in enumerate(lines, start=1):
         if not line:
             continue
-        row = _checked(line, f"{path} row {number}")
-        if row["generator"] not in without:
+        row = _checked(parse_json(line, str(path), line=number), f"{path} line {number}")
+        if row["generator"] != _LEFT_OUT:
             responses[row["prompt"]].setdefault(row["response"], float(row["win_probability"]))
     kept = {prompt: found for prompt, found in responses.items() if len(found) > 1}
     if not kept:
@@ -82,11 +84,11 @@ def load_candidates(folder: str | Path, *, without: tuple[str, ...] = ("NullMode
 
 
 def real_world(
-    candidates: Candidates, settings: RealSettings, seed: int, *, name: str = "real", choice: SeedChoice = AT_RANDOM
+    candidates: Candidates, settings: RealSettings, seed: int, *, choice: SeedChoice = AT_RANDOM
 ) -> ArrayWorld:
-    """Divides real prompts among seeds, held-out pairs, pools and tests, and draws the labels.
+    """Splits real prompts into seeds, held-out pairs, pools and tests, and draws the labels.
 
-    Seeds are chosen among the prompts of seeds and pools together; those that are not chosen are the pools.
+    Seeds are chosen among the prompts of seeds and pools together; the others are the pools.
 
     Raises:
         InputError: too few prompts for one in each part.
@@ -104,24 +106,20 @@ def real_world(
     rest = np.setdiff1d(np.arange(len(offered)), chosen)
     pools = np.split(offered[rest], np.cumsum([len(pool) for pool in pools])[:-1])
     seeds, held_out, test, *pools = (candidates.take(rows) for rows in (offered[chosen], held_out, test, *pools))
-    together = Candidates(*(np.concatenate(parts) for parts in zip(*map(vars_of, pools), strict=True)))
     noise = settings.label_noise
     return ArrayWorld(
-        name=name,
         seeds=draw_pairs(seeds, noise, labels),
         held_out=draw_pairs(held_out, noise, labels, per_prompt=settings.held_out_pairs),
-        labelled=draw_pairs(together, noise, pool_labels),
+        labelled=draw_pairs(Candidates.concatenate(pools), noise, pool_labels),
         pools=tuple(pools),
         test=test,
         beta=settings.beta,
     )
 
 
-def _checked(line: str, where: str) -> dict:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where} is not valid JSON ({error}).") from error
+def _checked(row: Any, where: str) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise InputError(f"{where} holds a {type(row).__name__}; allowed: a JSON object.")
     for key in ("prompt", "response", "generator"):
         if not isinstance(row.get(key), str):
             raise InputError(f"{where}: {key} is {row.get(key)!r}; allowed: a text.")

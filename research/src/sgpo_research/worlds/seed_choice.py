@@ -1,18 +1,16 @@
-"""Which of the prompts that are offered get a human label: at random, or the farthest points of an embedding."""
+"""Which prompts get a human label: a random draw, or farthest points of an embedding."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from sgpo.errors import InputError
+from sgpo.choices import Selection, check_choice
 from sgpo.preferences.farthest import farthest_points
-
-RULES = ("random", "farthest")
 
 
 @dataclass(frozen=True)
 class SeedChoice:
-    """A rule and its own seed, so that runs may differ in nothing but the choice.
+    """A rule with a seed of its own, so that runs can differ in this choice only.
 
     Attributes:
         rule: "random" or "farthest".
@@ -22,15 +20,14 @@ class SeedChoice:
         InputError: no such rule.
     """
 
-    rule: str = "random"
+    rule: Selection = "random"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.rule not in RULES:
-            raise InputError(f"rule is {self.rule!r}; allowed: {', '.join(map(repr, RULES))}.")
+        check_choice("rule", self.rule, Selection)
 
     def pick(self, embedding: np.ndarray, count: int) -> np.ndarray:
-        """Rows of the prompts to label, (count,), from (N, e) embeddings of the prompts offered."""
+        """Rows of the prompts to label, (count,), from (N, e) embeddings of the candidates."""
         if self.rule == "farthest":
             return farthest_points(embedding, count, seed=self.seed).rows
         return np.random.default_rng(self.seed).permutation(len(embedding))[:count]

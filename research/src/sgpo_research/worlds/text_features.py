@@ -1,4 +1,4 @@
-"""Fixed features of a response, from its text alone: length, layout, words, overlap with the prompt, hashed n-grams."""
+"""Fixed features of a text: length, layout, words, overlap with the prompt, hashed n-grams."""
 
 import math
 import re
@@ -18,9 +18,9 @@ _FIRST_PERSON = re.compile(r"\b(i|i'm|my|me)\b", re.IGNORECASE)
 
 
 def text_features(prompt: str, response: str) -> np.ndarray:
-    """(20 + 32,) numbers of a response to a prompt: those of `NAMES`, and signed counts of hashed words and word pairs.
+    """(20 + 32,) features of a response: those in `NAMES`, and signed counts of hashed words and word pairs.
 
-    The hash is CRC-32, so that the same text has the same features everywhere.
+    The hash is CRC-32, so that a text has the same features on every machine.
     """
     words, asked = _words(response), set(_words(prompt))
     count, size = max(len(words), 1), max(len(response), 1)
@@ -51,7 +51,7 @@ def text_features(prompt: str, response: str) -> np.ndarray:
 
 
 def prompt_features(prompt: str) -> np.ndarray:
-    """(1 + 32,) numbers of a prompt: its length, and hashed words and word pairs."""
+    """(1 + 32,) features of a prompt: its length, and hashed words and word pairs."""
     words = _words(prompt)
     return np.array([math.log1p(len(words)), *_hashed(words)])
 
@@ -61,7 +61,7 @@ def _words(text: str) -> list[str]:
 
 
 def _hashed(words: list[str]) -> np.ndarray:
-    """Signed counts of words and pairs of neighbours in 32 buckets, over the root of their number."""
+    """Signed counts of words and of adjacent pairs in 32 buckets, divided by the square root of their number."""
     grams = [*words, *(f"{first} {second}" for first, second in pairwise(words))]
     found = np.zeros(BUCKETS)
     for gram in grams:
