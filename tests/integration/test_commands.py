@@ -201,6 +201,15 @@ def test_groups_weaken_the_follower(recipe):
     assert groups["follower"]["value"] <= whole["follower"]["value"] + 1e-12
 
 
+def test_a_running_window_smaller_than_the_round_still_says_what_every_pair_does(recipe):
+    metrics, output = numbers(recipe, "follower.schedule=step", "follower.recent_pairs=10")
+    table = pq.read_table(output / "round-1/worst_case.parquet").to_pydict()
+    moved, points = np.array(table["moved"]), np.array(table["point"])
+    assert metrics["follower"]["pairs"] == 10 < len(moved) == len(load_from_disk(output / "round-1/pairs"))
+    assert set(moved[points < metrics["follower"]["marginal"] - 1e-9]) <= {1.0}
+    assert set(moved[points > metrics["follower"]["marginal"] + 1e-9]) <= {0.0}
+
+
 def test_seeds_can_stay_at_radius_zero(recipe):
     metrics, output = numbers(recipe, "follower.source_radius={human: 0, self: 0.05}")
     table = pq.read_table(output / "round-1/worst_case.parquet").to_pydict()
