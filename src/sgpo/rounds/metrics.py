@@ -18,7 +18,7 @@ from sgpo.rounds.validation import DECISION
 from sgpo.rounds.worst_case import WORST_CASE, read_summary
 from sgpo.stats.ranking import ranking_accuracy
 from sgpo.store.files import read_json, write_atomically
-from sgpo.store.records import RoundMetrics
+from sgpo.store.records import RoundMetrics, parse_record
 
 FINAL_NAME = "final DPO"
 _METRICS = "metrics.json"
@@ -53,7 +53,7 @@ def _collect(run: Run, number: int) -> RoundMetrics:
         metrics["heldout"] = ranking_accuracy(stored_gaps(heldout, beta))._asdict()
     if run.config.evaluate:
         metrics["evaluations"] = headlines(run, number)
-    return RoundMetrics(**metrics)
+    return parse_record(RoundMetrics, metrics, f"{folder.name}/{_METRICS}")
 
 
 def _annotation(responses: Dataset, pairs: Dataset) -> dict[str, float]:
