@@ -20,7 +20,8 @@ import torch
 from scipy.optimize import minimize, minimize_scalar
 
 from sgpo.leader.config import SGPOConfig
-from sgpo.leader.follower import Follower, Pairs
+from sgpo.leader.follower import Follower
+from sgpo.leader.pair_loss import Pairs
 from sgpo.leader.pairs import PairTags
 
 RADIUS, WINDOW = 0.2, (-8.0, 8.0)

@@ -9,6 +9,7 @@ from datasets import load_from_disk
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sgpo.leader import SGPOConfig, SGPOTrainer
+from sgpo.leader.robust_loss import RobustLoss
 
 
 def main(arguments):
@@ -17,9 +18,9 @@ def main(arguments):
     warnings.filterwarnings("ignore")
     # A gap that is not finite, so that the guard must stop every rank.
     if "poisoned_row" in settings:
-        pair_loss, row = SGPOTrainer._pair_loss, settings["poisoned_row"]
-        SGPOTrainer._pair_loss = lambda self, margins, tags: pair_loss(
-            self, margins * torch.where(tags.row == row, float("nan"), 1.0), tags
+        losses, row = RobustLoss.losses, settings["poisoned_row"]
+        RobustLoss.losses = lambda self, batch: losses(
+            self, batch._replace(margins=batch.margins * torch.where(batch.tags.row == row, float("nan"), 1.0))
         )
     ends = {}
     for name, options in settings["runs"].items():

@@ -1,5 +1,7 @@
 """De-coupled margins are those of a full computation, need a reference model, and use little memory."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -38,7 +40,7 @@ def full_margins(trainer, reference, strength):
 def judged(trainer):
     """The margins that the confidence is shown for the whole dataset."""
     seen = []
-    trainer._confidence.see = lambda rows, margins: seen.append(margins)
+    trainer.pair_loss.see = lambda rows, margins: seen.append(margins)
     loss_and_gradients(trainer)
     return seen[0]
 
@@ -55,8 +57,8 @@ def test_they_judge_and_the_policys_own_margins_are_trained(make_trainer):
     trainer = make_trainer(**DECOUPLED)
     margins = full_margins(trainer, trainer.ref_model, 1.0).double().numpy()
     doubts = full_margins(trainer, trainer.ref_model, 3.0)
-    trainer._confidence.threshold = float(doubts.sort().values[2]) + 1e-4
-    doubted = doubts.numpy() <= trainer._confidence.threshold
+    trainer.pair_loss.threshold = float(doubts.sort().values[2]) + 1e-4
+    doubted = doubts.numpy() <= trainer.pair_loss.threshold
     assert set(np.flatnonzero(doubted)) != set(np.argsort(margins)[:3])
     loss, _ = loss_and_gradients(trainer)
     assert loss == pytest.approx(np.mean(np.log1p(np.exp(-margins)) + 0.3 * doubted * margins), abs=1e-5)
@@ -80,21 +82,18 @@ def test_another_reference_model_than_the_scores_came_from_is_refused(make_train
     dataset = with_stored_scores(make_trainer(**DECOUPLED), pairs, policy=False)
     other = AutoModelForCausalLM.from_pretrained(policy_path)
     trainer = make_trainer(dataset=dataset, ref_model=other, **DECOUPLED)
-    with pytest.raises(InputError, match=r"reference's hidden states and head differ by .* a ref_model that stored"):
+    with pytest.raises(InputError, match=r"reference's hidden states and head differ by .* the ref_model that stored"):
         loss_and_gradients(trainer)
 
 
 def test_logits_that_are_not_the_heads_are_refused(make_trainer):
+    """As in models that scale their logits, which TRL's fused head does and the plain head does not."""
     trainer = make_trainer(**DECOUPLED)
-    core, scale = trainer._core, 1.5
-    # As in models that scale their logits, which TRL's fused head knows and the plain head does not.
-    head = core(trainer.model).get_output_embeddings()
+    head = trainer.model.get_output_embeddings()
     scaled = nn.Linear(head.in_features, head.out_features, bias=False)
-    scaled.weight = nn.Parameter(head.weight.detach() * scale)
-    trainer._core = lambda model: (
-        type("Core", (), {"base_model": core(model).base_model, "get_output_embeddings": lambda self: scaled})()
-        if model is trainer.model
-        else core(model)
+    scaled.weight = nn.Parameter(head.weight.detach() * 1.5)
+    trainer.pair_loss.decoupling.policy = SimpleNamespace(
+        base_model=trainer.model.base_model, get_output_embeddings=lambda: scaled
     )
     with pytest.raises(InputError, match="policy's hidden states and head differ by"):
         loss_and_gradients(trainer)

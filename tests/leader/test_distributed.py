@@ -73,7 +73,8 @@ def launch(ranks, settings):
     # With --cpu accelerate starts a second process through MPI alone; its launcher for many GPUs starts them by torch,
     # and the trainer's use_cpu puts them on gloo.
     command += ["--multi_gpu", "--main_process_port", "0"] if ranks > 1 else ["--cpu"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[1])}
+    paths = [str(script.parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     command += [str(script), json.dumps(settings)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 

@@ -65,12 +65,12 @@ def test_guards_can_be_switched_off(make_trainer):
 
 def poison(trainer, row, value):
     """Makes the gap of one row, and with it the loss of its batch, not finite."""
-    pair_loss = trainer._pair_loss
+    losses = trainer.pair_loss.losses
 
-    def poisoned(margins, tags):
-        return pair_loss(margins * torch.where(tags.row == row, value, 1.0), tags)
+    def poisoned(batch):
+        return losses(batch._replace(margins=batch.margins * torch.where(batch.tags.row == row, value, 1.0)))
 
-    trainer._pair_loss = poisoned
+    trainer.pair_loss.losses = poisoned
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])

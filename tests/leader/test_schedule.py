@@ -15,9 +15,10 @@ from leader.batches import (
     with_stored_scores,
 )
 from sgpo.errors import InputError
-from sgpo.leader.follower import Follower, Pairs
+from sgpo.leader.follower import Follower
+from sgpo.leader.pair_loss import Pairs
 from sgpo.leader.recent import RecentGaps
-from sgpo.leader.schedule import STATE_FILE
+from sgpo.leader.robust_loss import RobustLoss
 from sgpo.robust.exact import worst_case
 from sgpo.robust.losses import mixture_loss, transport_loss
 
@@ -33,14 +34,14 @@ def weights_of(trainer):
 def trained(make_trainer, **options):
     """A trainer after training, with the gaps of every row it saw, optimiser step by optimiser step."""
     trainer = make_trainer(**{**TRAINING, **options})
-    seen, see = {}, trainer._schedule.see
+    seen, see = {}, trainer.pair_loss.see
 
     def spy(rows, margins):
         step = seen.setdefault(trainer.state.global_step, {})
         step |= dict(zip(rows.tolist(), margins.tolist(), strict=True))
         see(rows, margins)
 
-    trainer._schedule.see = spy
+    trainer.pair_loss.see = spy
     trainer.train()
     return trainer, [seen[step] for step in sorted(seen)]
 
@@ -54,14 +55,14 @@ def test_schedule_epoch_answers_to_the_gaps_that_the_last_epoch_saw(make_trainer
     epoch = {**steps[2], **steps[3]}
     gaps = np.array([epoch[row] for row in range(8)])
     assert trainer.worst_case.price == pytest.approx(worst_case(gaps, 2.0, window=(-20, 20)).price, rel=1e-6)
-    assert trainer._schedule.follower.answers == 3
+    assert trainer.pair_loss.follower.answers == 3
 
 
 def test_schedule_step_answers_to_the_latest_gaps(make_trainer):
     trainer, steps = trained(make_trainer, schedule="step", per_device_train_batch_size=2, recent_pairs=4)
     gaps = np.array([*steps[-2].values(), *steps[-1].values()])
     assert trainer.worst_case.price == pytest.approx(worst_case(gaps, 2.0, window=(-20, 20)).price, rel=1e-6)
-    assert trainer._schedule.follower.answers == 7
+    assert trainer.pair_loss.follower.answers == 7
 
 
 def test_schedule_step_starts_from_the_initial_gaps(make_trainer):
@@ -74,7 +75,7 @@ def test_schedule_step_starts_from_the_initial_gaps(make_trainer):
 
 def test_schedule_round_answers_once(make_trainer):
     trainer, _ = trained(make_trainer, schedule="round", per_device_train_batch_size=2)
-    assert trainer._schedule.follower.answers == 1
+    assert trainer.pair_loss.follower.answers == 1
 
 
 def test_one_price_holds_within_an_optimiser_step(make_trainer):
@@ -195,7 +196,7 @@ def test_groups_move_what_their_mean_price_pays_for(make_trainer):
 
 def test_displacements_stay_while_the_policy_moves(make_trainer):
     trainer, _ = trained(make_trainer, step="transport", schedule="round")
-    moved, anchor = (table.clone() for table in trainer._schedule.follower._frozen(torch.zeros(1)))
+    moved, anchor = (table.clone() for table in trainer.pair_loss.follower._displacements(torch.device("cpu")))
     initial = batch_margins(make_trainer(**TRAINING)).detach()
     torch.testing.assert_close(anchor, initial, rtol=0, atol=1e-5)
     assert 0 < moved.sum() < 8
@@ -252,14 +253,14 @@ def test_a_resumed_run_ends_with_the_bits_of_one_that_was_not_interrupted(
     assert resumed.worst_case.price == whole.worst_case.price
     for name, value in weights_of(whole).items():
         assert torch.equal(resumed.model.state_dict()[name], value), name
-    assert (tmp_path / "out" / f"checkpoint-{checkpoint}" / STATE_FILE).is_file()
+    assert (tmp_path / "out" / f"checkpoint-{checkpoint}" / RobustLoss.state_file).is_file()
 
 
 def test_resuming_measures_no_gap_again(make_trainer, tmp_path, monkeypatch):
     options = {**TRAINING, "max_steps": 2, "save_strategy": "steps", "save_steps": 1}
     make_trainer(**options).train()
     resumed = make_trainer(**options)
-    monkeypatch.setattr(resumed, "_measure_gaps", lambda: pytest.fail("measured what the checkpoint holds"))
+    monkeypatch.setattr(resumed, "_look_at", lambda *args: pytest.fail("measured what the checkpoint holds"))
     resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-1"))
 
 

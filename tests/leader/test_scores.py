@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from leader.batches import MARGIN, loss_and_gradients, with_stored_scores
 from sgpo.errors import InputError
-from sgpo.leader.scores import fingerprint_pairs, fingerprint_policy
+from sgpo.policy.fingerprints import fingerprint_pairs, fingerprint_policy
 from sgpo.policy.load import load_policy
 from sgpo.policy.score import score_responses
 from tiny_model import build_tiny_model
@@ -78,7 +78,7 @@ def test_without_a_reference_model_scores_that_do_not_belong_are_refused(make_tr
 
 def test_ld_alpha_doubts_scores_that_do_not_say_how_they_were_summed(make_trainer, scored):
     data = scored[0].remove_columns("ref_fingerprint")
-    with pytest.raises(InputError, match=r"nothing says that they were summed with ld_alpha=0\.5"):
+    with pytest.raises(InputError, match=r"no column says that they were summed with ld_alpha=0\.5"):
         make_trainer(dataset=data, ref_model=None, ld_alpha=0.5, **OPTIONS)
 
 

@@ -1,14 +1,21 @@
 """`sgpo train`: what the trainer can do, from the command line."""
 
 import json
+import os
+import subprocess
+import sys
+import warnings
+from typing import get_args
 
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM
 
 from leader.batches import ROWS
+from sgpo.choices import Schedule, Solver, Space, Step, WindowRule
 from sgpo.errors import InputError
-from sgpo.leader.script import train
+from sgpo.leader.script import ignore_bias_buffers, launch, train
 from sgpo.policy.load import load_policy
 
 
@@ -58,11 +65,80 @@ def test_a_lora_run_saves_an_adapter_that_load_policy_merges(command, tmp_path, 
     [
         (["--loss_type", "ipo", "--radius", "0"], {"weight": [1] * 8}, "loss_type is .* with a 'weight' column"),
         (["--source_radius", '{"self": 0.1}'], {"source": ["web"] * 8}, "row 0: source is 'web'; allowed: 'self'"),
-        (["--source_radius", "0.1"], {}, "source_radius is '0.1'; allowed: a mapping"),
-        (["--schedule", "never"], {}, "schedule is 'never'"),
+        (["--source_radius", "0.1"], {}, "source_radius is '0.1'; allowed: a valid dictionary"),
+        (["--radius", "-1"], {}, r"radius is -1\.0; allowed: greater than or equal to 0"),
+        (["--radus", "1"], {}, "--radus: unknown; allowed: an argument of `sgpo train`"),
+        (["--accelerate_config", "nothing"], {}, "Accelerate config nothing is neither a file nor"),
         (["--padding_free", "true"], {}, "padding_free is True; allowed: False"),
     ],
 )
 def test_what_the_trainer_refuses_is_one_message_for_the_user(command, arguments, columns, said):
     with pytest.raises(InputError, match=said):
         train(command(*arguments, **columns))
+
+
+def test_a_choice_that_does_not_exist_is_listed_by_the_parser(command, capsys):
+    with pytest.raises(SystemExit):
+        train(command("--schedule", "never"))
+    assert "--schedule: invalid choice: 'never' (choose from 'round', 'epoch', 'step')" in capsys.readouterr().err
+
+
+def test_help_lists_the_choices_of_every_named_setting(capsys):
+    with pytest.raises(SystemExit):
+        train(["--help"])
+    shown = capsys.readouterr().out
+    for name, choices in (("space", Space), ("step", Step), ("schedule", Schedule), ("solver", Solver),
+                          ("window_rule", WindowRule)):  # fmt: skip
+        assert f"{{{','.join(get_args(choices))}}}" in shown.split(f"--{name}", 1)[1][:120], name
+
+
+def test_trls_deprecations_are_not_shown(command):
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        train(command())
+    assert [warning for warning in shown if warning.category is FutureWarning] == []
+
+
+def test_boolean_buffers_are_left_out_of_synchronisation():
+    model = torch.nn.Linear(2, 2)
+    model.register_buffer("causal", torch.ones(2, 2, dtype=torch.bool))
+    model.register_buffer("scale", torch.ones(2))
+    ignore_bias_buffers(model)
+    assert model._ddp_params_and_buffers_to_ignore == ["causal"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("in_file", [False, True], ids=["command line", "config file"])
+def test_arguments_of_the_launcher_train_in_two_processes(command, tmp_path, in_file):
+    """With --multi_gpu accelerate starts processes by torch; --use_cpu puts them on gloo."""
+    launcher = {
+        "num_processes": 2, "num_machines": 1, "mixed_precision": "no", "dynamo_backend": "no", "main_process_port": 0,
+    }  # fmt: skip
+    line = command("--logging_steps", "1", "--save_strategy", "steps", "--save_steps", "2", "--multi_gpu")
+    if in_file:
+        (tmp_path / "train.yaml").write_text(yaml.safe_dump(launcher))
+        line += ["--config", str(tmp_path / "train.yaml")]
+    else:
+        line += [text for name, value in launcher.items() for text in (f"--{name}", str(value))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "sgpo", "train", *line], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("Model saved to") == 1
+    assert {path.name for path in (tmp_path / "out" / "checkpoint-2").glob("rng_state*")} == {
+        "rng_state_0.pth", "rng_state_1.pth",
+    }  # fmt: skip
+
+
+def test_a_failure_in_the_launched_processes_is_the_exit_code(command, capfd):
+    launcher = ["--cpu", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no"]
+    line = command(*launcher, "--dynamo_backend", "no", "--dataset_test_split", "test", "--eval_strategy", "epoch")
+    assert train(line) == 1
+    assert "is one file; it has no split 'test'" in capfd.readouterr().err
+
+
+def test_a_launched_process_does_not_launch_again(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(InputError, match=r"--num_processes 2: unknown; allowed: .* not launched already"):
+        launch(["--num_processes", "2"], [])

@@ -119,7 +119,7 @@ def test_stored_scores_take_the_place_of_the_reference_model(make_trainer, pairs
 def test_stored_policy_scores_save_the_pass_that_measures_gaps(make_trainer, pairs, monkeypatch):
     dataset = with_stored_scores(make_trainer(radius=1.0, **MARGIN), pairs)
     trainer = make_trainer(dataset=dataset, ref_model=None, radius=1.0, **MARGIN)
-    monkeypatch.setattr(trainer, "_measure_gaps", lambda: pytest.fail("measured what the dataset stores"))
+    monkeypatch.setattr(trainer, "_look_at", lambda *args: pytest.fail("measured what the dataset stores"))
     loss_and_gradients(trainer)
 
 
@@ -181,13 +181,13 @@ def test_trls_own_config_is_refused(make_trainer):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"radius": -0.1}, "radius is -0.1; allowed: a finite number >= 0"),
+        ({"radius": -0.1}, "radius is -0.1; allowed: greater than or equal to 0"),
         ({"radius": float("inf")}, "radius is inf"),
-        ({"space": "reward"}, "space is 'reward'; allowed: 'margin', 'probability'"),
-        ({"space": "margin"}, "window is None with space='margin'"),
-        ({"space": "margin", "window": [1.0, -1.0]}, "two numbers"),
+        ({"space": "reward"}, "space is 'reward'; allowed: 'margin' or 'probability'"),
+        ({"space": "margin"}, "window is None in margin space; .* Or window_rule 'min_max' or 'quantiles'"),
+        ({"space": "margin", "window": [1.0, -1.0]}, r"window is \[1\.0, -1\.0\]; allowed: \[a, b\] with a < b"),
         ({"window": [-1.0, 1.0]}, "within \\[0, 1\\]"),
-        ({"tangents": 0}, "-log p is infinite"),
+        ({"tangents": 0}, r"where the link -log p is inf at 0\.0; allowed: .* tangents >= 1"),
         ({"tangents": -1}, "tangents is -1"),
         ({"label_smoothing": 0.1}, "label_smoothing is 0.1"),
         ({"loss_type": ["ipo"]}, "loss_type is \\['ipo'\\] with radius"),

@@ -9,7 +9,12 @@ import pytest
 import torch
 import trl
 import yaml
-from accelerate.commands.config.config_args import load_config_from_file
+from accelerate import FullyShardedDataParallelPlugin
+from accelerate.commands import launch
+from accelerate.state import AcceleratorState
+from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+from torch.distributed.fsdp import StateDictType
+from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer, TrlParser
 
@@ -20,10 +25,12 @@ from leader.batches import (
     loss_and_gradients,
     with_stored_scores,
 )
+from sgpo.errors import InputError
 from sgpo.leader import SGPOConfig
 from sgpo.robust.exact import worst_case
 
 DOCS = Path(__file__).parents[2] / "docs" / "leader.md"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 TRAINING = {"radius": 2.0, "max_steps": 3, **MARGIN}
 
 
@@ -165,20 +172,49 @@ def test_a_checkpoint_holds_no_pickle_of_ours(make_trainer, tmp_path):
     assert ours == ["sgpo_follower.safetensors"]
 
 
-@pytest.mark.parametrize("name", ["fsdp1", "fsdp2", "zero2", "zero3"])
-def test_trls_accelerate_configs_parse_and_are_named_in_the_manual(name):
-    """They need several GPUs to run; here they are read, and the manual's command is held to the file's name."""
-    path = Path(trl.__file__).parent / "accelerate_configs" / f"{name}.yaml"
-    config = load_config_from_file(str(path))
-    assert config.distributed_type.value in ("FSDP", "DEEPSPEED")
-    assert name in DOCS.read_text()
+def launched_environment(path, monkeypatch):
+    """Sets the environment that `accelerate launch` would give a process; to run one would take several GPUs."""
+    launched = []
+    monkeypatch.setattr(launch, "multi_gpu_launcher", lambda args: launched.append(prepare_multi_gpu_env(args)))
+    monkeypatch.setattr(launch, "deepspeed_launcher", lambda args: launched.append(prepare_deepspeed_cmd_env(args)[1]))
+    launch.launch_command(launch.launch_command_parser().parse_args(["--config_file", str(path), "-m", "sgpo", "run"]))
+    (environment,) = launched
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return environment
 
 
-def test_gaps_are_not_measured_on_a_model_that_is_about_to_be_sharded(make_trainer, pairs):
+def test_accelerate_makes_of_trls_configurations_what_the_manual_says(monkeypatch):
+    expected = {
+        "fsdp1": ("FSDP_VERSION", "1"), "fsdp2": ("FSDP_VERSION", "2"),
+        "zero2": ("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"), "zero3": ("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3"),
+    }  # fmt: skip
+    for name, (variable, value) in expected.items():
+        path = Path(trl.__file__).parent / "accelerate_configs" / f"{name}.yaml"
+        with monkeypatch.context() as context:
+            assert launched_environment(path, context)[variable] == value, name
+        assert name in DOCS.read_text(), name
+
+
+@pytest.mark.filterwarnings("ignore:.*fsdp.*:UserWarning", "ignore:.*FSDP.*:FutureWarning")
+def test_our_fsdp_configuration_shards_layers_and_gathers_whole_weights(monkeypatch):
+    launched_environment(EXAMPLES / "fsdp.yaml", monkeypatch)
+    plugin = FullyShardedDataParallelPlugin()
+    assert (plugin.fsdp_version, plugin.reshard_after_forward) == (2, True)
+    assert plugin.state_dict_type is StateDictType.FULL_STATE_DICT
+    assert plugin.auto_wrap_policy is transformer_auto_wrap_policy
+    assert plugin.cpu_ram_efficient_loading
+
+
+def test_gaps_are_not_measured_on_a_model_that_is_about_to_be_sharded(make_trainer, monkeypatch):
+    """Transformers finds the plugin by itself; accelerate keeps one only where there are GPUs."""
     trainer = make_trainer(**TRAINING)
-    trainer.is_fsdp_enabled = True
-    with pytest.raises(ValueError, match=r"about to be sharded .*; allowed: the columns chosen_logps"):
-        trainer._measure_gaps()
+    launched_environment(EXAMPLES / "fsdp.yaml", monkeypatch)
+    monkeypatch.setattr(AcceleratorState, "fsdp_plugin", FullyShardedDataParallelPlugin(), raising=False)
+    trainer.create_accelerator_and_postprocess()
+    assert trainer.is_fsdp_enabled
+    with pytest.raises(InputError, match=r"about to be sharded .*; allowed: the columns chosen_logps"):
+        trainer.train()
 
 
 def test_command_line_and_code_make_the_same_configuration(tmp_path):
@@ -187,7 +223,7 @@ def test_command_line_and_code_make_the_same_configuration(tmp_path):
         "window_rule": "quantiles", "window_margin": 0.5, "window_quantiles": [0.1, 0.9],
         "source_radius": {"human": 0, "self": 0.05}, "reference_fingerprint": "0123456789abcdef", "guards": False,
     }  # fmt: skip
-    line = [str(tmp_path)] if False else ["--output_dir", str(tmp_path), "--use_cpu", "--bf16", "false"]
+    line = ["--output_dir", str(tmp_path), "--use_cpu", "--bf16", "false"]
     for name, value in values.items():
         text = json.dumps(value) if isinstance(value, dict) else value
         line += [f"--{name}", *(map(str, text) if isinstance(text, list) else [str(text)])]

@@ -156,6 +156,11 @@ def test_weights_are_refused_where_they_have_no_place(make_trainer, pairs, chang
         make_trainer(dataset=weighted(pairs), radius=0.0, **changes)
 
 
+def test_weights_of_an_evaluation_set_are_refused_where_they_have_no_place(make_trainer, pairs):
+    with pytest.raises(ValueError, match=r"loss_type is \['ipo'\] with a 'weight' column"):
+        make_trainer(radius=0.0, loss_type=["ipo"], more={"eval_dataset": weighted(pairs)})
+
+
 def test_weights_in_a_stream_are_refused(make_trainer, pairs):
     stream = IterableDataset.from_generator(lambda: iter(weighted(pairs)))
     with pytest.raises(ValueError, match="IterableDataset with a 'weight' column"):
@@ -229,7 +234,7 @@ def test_one_source_alone_is_one_radius(make_trainer, pairs, step, schedule):
 def test_where_every_pair_has_radius_zero_no_gap_is_measured(make_trainer, pairs, monkeypatch):
     data = with_sources(pairs, ["human"] * 8)
     trainer = make_trainer(dataset=data, source_radius={"human": 0, "self": 2.0}, **MARGIN)
-    monkeypatch.setattr(trainer, "_measure_gaps", lambda: pytest.fail("measured gaps that nothing asks for"))
+    monkeypatch.setattr(trainer, "_look_at", lambda *args: pytest.fail("measured gaps that nothing asks for"))
     theirs = loss_and_gradients(make_trainer(DPOTrainer, DPOConfig))
     assert loss_and_gradients(trainer)[0] == pytest.approx(theirs[0], abs=1e-6)
 

@@ -2,8 +2,7 @@
 
 
 def train(argv: list[str]) -> int:
-    """Runs the command. Returns 0."""
-    from sgpo.leader.script import train as train_leader
+    """Runs the command. Returns its exit code."""
+    from sgpo.leader.script import train as run
 
-    train_leader(argv)
-    return 0
+    return run(argv)

@@ -1,48 +1,89 @@
-"""The two players of a round: the follower, who finds the worst case, and the leader, who trains against it."""
+"""The two players of a round: the follower finds the worst case, the leader trains against it."""
 
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
+from sgpo.choices import Accept, FoundRadius, PairSource, Schedule, Solver, Space, Step, WindowRule
 from sgpo.config.section import Count, NotNegative, Positive, Section
+from sgpo.config.settings import keys_of, setting
 
 
-class FollowerConfig(Section):
-    """The adversary: worst case of the gaps in a Wasserstein ball. What goes together is checked by SGPOConfig."""
+@dataclass
+class FollowerSettings:
+    """The settings of the follower, and of the leader's step against it.
 
-    radius: NotNegative | Literal["measured", "validated"] = Field(
-        0.01,
-        description="Wasserstein radius, in the unit of the gap space; 0 is DPO. Or found in each round; see below.",
+    `SGPOConfig` inherits them, and the recipe's section `follower` is made from them.
+    """
+
+    radius: NotNegative = setting(0.01, "Wasserstein radius, in the unit of the gap space; 0 is DPO.")
+    source_radius: dict[str, Any] | str | None = setting(
+        None, "Radius by the name in the dataset's source column, in place of radius; JSON."
     )
-    radius_factor: NotNegative = Field(1.0, description="What the measured radius is multiplied by.")
-    radius_grid: list[NotNegative] = Field(
-        [0.0, 0.01, 0.05, 0.1], description="What the validated radius is chosen from; each costs a training."
+    space: Space = setting("probability", "The gap (nats), or its sigmoid.")
+    tangents: Annotated[int, Field(ge=0)] = setting(6, "The paper's K; 0: the exact link.")
+    window: list[float] | None = setting(
+        None, "Support [a, b]; by default [0, 1] in probability space, required in margin space."
     )
-    source_radius: dict[Literal["human", "self"], NotNegative] | None = Field(
-        None, description="Radius of human seeds and of self-annotated pairs, in place of `radius`."
+    window_rule: WindowRule = setting("explicit", "`window` as given, or computed from the gaps.")
+    window_margin: NotNegative = setting(0.0, "How far the rules widen the window.")
+    window_quantiles: list[float] | None = setting(None, "Levels for `quantiles`; by default 0.01, 0.99.")
+    schedule: Schedule = setting("round", "When the follower answers.")
+    recent_pairs: Count | None = setting(
+        None, "Pairs per source in the running window of schedule `step`; by default 1024."
     )
-    space: Literal["margin", "probability"] = Field("probability", description="The gap (nats), or its sigmoid.")
-    tangents: Count | None = Field(6, description="The paper's K; null: the exact link.")
-    window: tuple[float, float] | None = Field(
-        None, description="Support [a, b]; null: [0, 1] in probability space, required in margin space."
-    )
-    window_rule: Literal["explicit", "min_max", "quantiles"] = Field(
-        "explicit", description="`window` as it stands, or found from the gaps."
-    )
-    window_margin: NotNegative = Field(0.0, description="How far the rules widen the window.")
-    window_quantiles: tuple[float, float] | None = Field(None, description="Levels for `quantiles`; null: 0.01, 0.99.")
-    schedule: Literal["round", "epoch", "step"] = Field("round", description="When the follower answers.")
-    recent_pairs: Count | None = Field(None, description="Running window of schedule `step`; null: 1024.")
-    solver: Literal["exact", "highs", "slsqp"] = Field("exact", description="The paper used `slsqp`.")
-    group_size: Count | None = Field(None, description="The paper's G, 100; null: all pairs at once.")
+    solver: Solver = setting("exact", "The paper used `slsqp`.")
+    group_size: Count | None = setting(None, "The paper's G, 100; by default all pairs at once.")
+    step: Step = setting("envelope", "How the leader meets the worst case; PAPER.md D3.")
+    proximal: NotNegative = setting(0.0, "Pull towards the displaced gaps, with step `mixture`.")
+
+
+_KEYS = keys_of(
+    FollowerSettings,
+    radius=(
+        NotNegative | FoundRadius,
+        "Wasserstein radius, in the unit of the gap space; 0 is DPO. Or found in each round; see below.",
+    ),
+    source_radius=(
+        dict[PairSource, NotNegative] | None,
+        "Radius of human seeds and of self-annotated pairs, in place of `radius`.",
+    ),
+    tangents=(Count | None, "The paper's K; null: the exact link."),
+    window=(tuple[float, float] | None, None),
+    window_quantiles=(tuple[float, float] | None, None),
+)
+_STEP_KEYS = {name: _KEYS.pop(name) for name in ("step", "proximal")}
+
+
+class _Follower(Section):
+    """The adversary: worst case of the gaps in a Wasserstein ball. SGPOConfig checks combinations of settings."""
 
     @model_validator(mode="after")
-    def _radii_are_found_as_they_can_be(self) -> "FollowerConfig":
+    def _radii_are_found_as_they_can_be(self) -> "_Follower":
         if isinstance(self.radius, str) and self.source_radius is not None:
             raise ValueError(f"source_radius is given with radius={self.radius!r}; allowed: one of them")
         if 0 not in self.radius_grid:
             raise ValueError(f"radius_grid is {self.radius_grid}; allowed: radii with 0 (plain DPO) among them")
         return self
+
+
+FollowerConfig = create_model(
+    "FollowerConfig",
+    __base__=_Follower,
+    __doc__=_Follower.__doc__,
+    **{
+        "radius": _KEYS.pop("radius"),
+        "radius_factor": (NotNegative, Field(1.0, description="What the measured radius is multiplied by.")),
+        "radius_grid": (
+            list[NotNegative],
+            Field(
+                [0.0, 0.01, 0.05, 0.1], description="What the validated radius is chosen from; each costs a training."
+            ),
+        ),
+        **_KEYS,
+    },
+)
 
 
 class LeaderConfig(Section):
@@ -56,7 +97,7 @@ class LeaderConfig(Section):
     final_epochs: NotNegative | None = Field(
         None,
         description="Epochs of a last DPO on all human pairs, from the round that is shipped; null: seed_epochs where "
-        "one is chosen by pairs set aside, else 0.",
+        "validation pairs choose one, else 0.",
     )
     batch_size: Count = Field(32, description="Pairs per optimiser step, over all processes.")
     micro_batch_size: Count = Field(4, description="Pairs per forward pass and process.")
@@ -65,11 +106,9 @@ class LeaderConfig(Section):
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.1, description="Share of the steps over which the learning rate rises."
     )
-    step: Literal["envelope", "transport", "mixture"] = Field(
-        "envelope", description="How the leader meets the worst case; PAPER.md D3."
-    )
-    proximal: NotNegative = Field(0.0, description="Pull towards the displaced gaps, with step `mixture`.")
-    accept: Literal["supported", "supported_any_length", "validated", "always"] = Field(
+    step: Step = _STEP_KEYS["step"][1]
+    proximal: NotNegative = _STEP_KEYS["proximal"][1]
+    accept: Accept = Field(
         "supported",
         description="Ship the latest round that validation pairs support, turn rounds down one by one, or ship the "
         "last one; see below.",

@@ -1,36 +1,49 @@
-"""Label smoothing of the pairs that the policy itself doubts, as SPA has it; cDPO where it doubts them all."""
+"""Label smoothing of the pairs that the policy itself doubts, as in SPA; cDPO where it doubts all of them."""
 
 import math
 import warnings
-from pathlib import Path
-from typing import NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import numpy as np
-from accelerate import Accelerator
-from safetensors.numpy import load_file, save_file
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import logsigmoid
-from transformers import TrainerCallback
 
+from sgpo.config.section import Count
+from sgpo.config.settings import setting
 from sgpo.errors import InputError
-from sgpo.leader.collect import collect_step
+from sgpo.leader.decoupling import Decoupling
 from sgpo.leader.guards import LeaderAlert
+from sgpo.leader.pair_loss import PairBatch, PairLoss, PairLosses, Request, Setup
+from sgpo.leader.recent import RecentSteps, StepMargins
 
-STATE_FILE = "sgpo_confidence.safetensors"
 
+@dataclass
+class SmoothingSettings:
+    """The arguments of SPA's smoothing."""
 
-class SmoothedLoss(NamedTuple):
-    """(B,) each: loss in nats, differentiable; 1 where the label was smoothed."""
-
-    loss: Tensor
-    smoothed: Tensor
+    confidence_smoothing: Annotated[float, Field(ge=0, le=0.5)] = setting(
+        0.0, "SPA's alpha, with radius 0: probability that the label of a doubted pair is wrong; 0 is off."
+    )
+    confidence_quantile: Annotated[float, Field(gt=0, le=1)] = setting(
+        0.1, "A pair is doubted at or below this quantile of the latest margins; 1 doubts all pairs (cDPO)."
+    )
+    confidence_warmup: Annotated[float, Field(ge=0, lt=1)] = setting(
+        0.2, "Share of the optimiser steps before confidence_smoothing begins."
+    )
+    confidence_pairs: Count = setting(128, "Number of latest margins, over all processes, that make the quantile.")
+    decoupling: Annotated[float, Field(ge=1, allow_inf_nan=False)] = setting(
+        1.0, "SPA's lambda: pairs are doubted under lambda * policy + (1 - lambda) * reference; 1 is off."
+    )
 
 
 def smoothed_loss(margins: Tensor, smoothing: Tensor) -> Tensor:
-    r"""The sigmoid loss under labels that are wrong with a given probability.
+    r"""The sigmoid loss for labels that are wrong with a given probability.
 
-    $\ell = -(1 - s) \log\sigma(\xi) - s \log\sigma(-\xi)$: cDPO's loss, and SPA's with $s = \alpha$ on the pairs that
-    it doubts and 0 on the others.
+    $\ell = -(1 - s) \log\sigma(\xi) - s \log\sigma(-\xi)$: the loss of cDPO, and of SPA with $s = \alpha$ on doubted
+    pairs and 0 on the others.
 
     Args:
         margins: (B,) gaps xi in nats, with their graph.
@@ -43,136 +56,135 @@ def smoothed_loss(margins: Tensor, smoothing: Tensor) -> Tensor:
     return -(1 - smoothing) * logsigmoid(margins) - smoothing * logsigmoid(-margins)
 
 
-class RecentMargins:
-    """The latest margins, in whole optimiser steps, and a quantile of them.
-
-    Whole steps, so that neither microbatches nor ranks have a say in it; one step larger than the capacity stays whole.
-    """
+class RecentMargins(RecentSteps):
+    """The latest margins, in whole optimiser steps, and a quantile of them."""
 
     def __init__(self, quantile: float, capacity: int) -> None:
         """Takes the level in (0, 1], and how many margins to keep."""
-        self.quantile, self.capacity = quantile, capacity
-        self._steps: list[tuple[np.ndarray, np.ndarray]] = []
+        super().__init__(("margins", "weights"), (np.float64, np.float64), capacity)
+        self.quantile = quantile
 
     def push(self, margins: np.ndarray, weights: np.ndarray) -> None:
-        """Adds one step's (N,) margins and weights >= 0, and forgets the oldest steps that no longer fit.
-
-        A pair of weight 0 is as good as absent.
-        """
+        """Adds the (N,) margins and weights >= 0 of one step; pairs of weight 0 are left out."""
         heavy = weights > 0
-        if not heavy.any():
-            return
-        self._steps.append((margins[heavy], weights[heavy]))
-        while len(self._steps) > 1 and sum(len(step) for step, _ in self._steps) > self.capacity:
-            self._steps.pop(0)
+        super().push(margins[heavy], weights[heavy])
 
     def threshold(self) -> float:
-        """The smallest kept margin that has at least a share `quantile` of the weight at or below it.
+        """The smallest kept margin with at least a share `quantile` of the weight at or below it.
 
         Minus infinity before the first step; infinity at quantile 1, which doubts every pair, new ones too.
         """
         if self.quantile == 1:
             return math.inf
-        if not self._steps:
+        if not len(self):
             return -math.inf
-        margins, weights = (np.concatenate(column) for column in zip(*self._steps, strict=True))
+        margins, weights = self.columns()
         return float(np.quantile(margins, self.quantile, method="inverted_cdf", weights=weights))
 
-    def state(self) -> dict[str, np.ndarray]:
-        """The steps as arrays: all margins, all weights, and the length of each step."""
-        return {
-            "margins": np.concatenate([np.empty(0), *(margins for margins, _ in self._steps)]),
-            "weights": np.concatenate([np.empty(0), *(weights for _, weights in self._steps)]),
-            "lengths": np.array([len(margins) for margins, _ in self._steps], dtype=np.int64),
-        }
 
-    def load(self, state: dict[str, np.ndarray]) -> None:
-        """Takes back what `state` gave."""
-        cuts = np.cumsum(state["lengths"])[:-1]
-        self._steps = []
-        if len(state["lengths"]):
-            self._steps = list(zip(np.split(state["margins"], cuts), np.split(state["weights"], cuts), strict=True))
+class SmoothedLoss(PairLoss):
+    """Smooths the labels of pairs whose margin is not above a quantile of the latest margins of all processes.
 
+    The threshold moves after an optimiser step and holds for the whole of the next one. The first `confidence_warmup`
+    of the steps smooth nothing, and neither does the very first step, which has no threshold.
 
-class Confidence(TrainerCallback):
-    """Which pairs are doubted: those whose margin is not above a quantile of the latest ones, of all processes.
-
-    The threshold moves after an optimiser step and holds for the whole of the next one, whatever its microbatches and
-    ranks. The first `warmup` of the steps smooth nothing, and neither does a very first one, which has no threshold.
+    Logs `confidence/smoothed_share` (of the pairs) and `confidence/threshold` (nats).
 
     Attributes:
         threshold: a pair is doubted at this margin or below, in nats.
+        decoupling: finds the margins that the threshold judges; None: they are the policy's own.
     """
 
-    def __init__(self, accelerator: Accelerator, *, smoothing: float, warmup: float, recent: RecentMargins) -> None:
-        """Takes alpha in (0, 0.5], the share of all steps without it, and the margins so far."""
-        self._accelerator, self._smoothing, self._warmup, self._recent = accelerator, smoothing, warmup, recent
-        self._stash: list[tuple[Tensor, Tensor]] = []
+    Settings = SmoothingSettings
+    state_file = "sgpo_confidence.safetensors"
+
+    @classmethod
+    def request(cls, args: Any) -> Request | None:
+        if args.confidence_smoothing:
+            return Request("confidence_smoothing", args.confidence_smoothing, "confidence_smoothing=0")
+        return None
+
+    @classmethod
+    def check(cls, args: Any) -> None:
+        if args.confidence_smoothing == 0:
+            ignored = {name: "confidence_smoothing=0" for name in SmoothingSettings.__dataclass_fields__}
+        elif args.confidence_quantile == 1:
+            reason = "confidence_quantile=1, which doubts every pair"
+            ignored = {"confidence_pairs": reason, "decoupling": reason}
+        else:
+            return
+        for name, reason in ignored.items():
+            value, default = getattr(args, name), SmoothingSettings.__dataclass_fields__[name].default
+            if value != default:
+                raise InputError(
+                    f"{name} is {value} with {reason}; allowed: {default}, the default, because it would be ignored."
+                )
+
+    def __init__(self, setup: Setup) -> None:
+        args = setup.args
+        self._smoothing, self._warmup = args.confidence_smoothing, args.confidence_warmup
+        self._step = StepMargins(setup.accelerator)
+        self._recent = RecentMargins(args.confidence_quantile, args.confidence_pairs)
         self._weights: np.ndarray | None = None
-        self.threshold = recent.threshold()
+        if setup.pairs.weights is not None:
+            self._weights = np.zeros(setup.pairs.rows[-1] + 1)
+            self._weights[setup.pairs.rows] = setup.pairs.weights
+        self.threshold = self._recent.threshold()
+        self.decoupling = Decoupling(setup) if args.decoupling > 1 else None
+        self.rescores_reference = self.decoupling is not None
 
-    def weigh(self, rows: np.ndarray, weights: np.ndarray) -> None:
-        """Takes the dataset's ascending rows and their weights; without them all pairs weigh the same."""
-        self._weights = np.zeros(rows[-1] + 1)
-        self._weights[rows] = weights
+    def start(self, checkpoint: str | None) -> None:
+        """Raises InputError for a checkpoint of a run without smoothing."""
+        if checkpoint is None:
+            return
+        state = self.read_state(checkpoint)
+        if state is None:
+            raise InputError(
+                f"{checkpoint} holds no {self.state_file}; allowed: a checkpoint of a run with confidence_smoothing "
+                "above 0."
+            )
+        self._recent.load(state)
+        self.threshold = self._recent.threshold()
 
-    def is_active(self, step: int, max_steps: int) -> bool:
-        """Whether the optimiser step after `step` done ones smooths labels."""
+    def watch(self, who: str) -> AbstractContextManager:
+        return nullcontext() if self.decoupling is None else self.decoupling.watch(who)
+
+    def losses(self, batch: PairBatch) -> PairLosses:
+        margins = batch.margins
+        judged = margins.detach() if self.decoupling is None else self.decoupling.margins(batch)
+        if batch.training:
+            self.see(batch.tags.row, judged)
+        doubted = (judged <= self.threshold) & self._is_active(batch.step, batch.max_steps)
+        smoothed = doubted.to(margins.dtype)
+        numbers = {"confidence/threshold": self.threshold} if math.isfinite(self.threshold) else {}
+        means = {"confidence/smoothed_share": smoothed.mean()}
+        return PairLosses(smoothed_loss(margins, self._smoothing * smoothed), means, numbers)
+
+    def see(self, rows: Tensor, judged: Tensor) -> None:
+        """Takes (B,) rows and judged margins of a microbatch in training."""
+        self._step.see(rows, judged)
+
+    def _is_active(self, step: int, max_steps: int) -> bool:
+        """Whether the optimiser step after `step` steps smooths labels."""
         return step >= self._warmup * max_steps
 
-    def loss(self, margins: Tensor, confidence: Tensor, step: int, max_steps: int) -> SmoothedLoss:
-        """The loss of each pair, before weights.
-
-        Args:
-            margins: (B,) gaps in nats, with their graph.
-            confidence: (B,) the gaps that the threshold judges: the same ones, or de-coupled ones.
-            step: optimiser steps done.
-            max_steps: all that there will be.
-        """
-        doubted = (confidence.detach() <= self.threshold) & self.is_active(step, max_steps)
-        smoothed = doubted.to(margins.dtype)
-        return SmoothedLoss(smoothed_loss(margins, self._smoothing * smoothed), smoothed)
-
-    def see(self, rows: Tensor, confidence: Tensor) -> None:
-        """Takes (B,) rows and margins of a microbatch of this rank in training."""
-        self._stash.append((rows, confidence.detach()))
-
     def on_train_begin(self, args, state, control, **kwargs):
-        self._stash.clear()
+        self._step.clear()
         last = state.max_steps - 1
-        if not self.is_active(last, state.max_steps) or (last == 0 and self.threshold == -math.inf):
+        if not self._is_active(last, state.max_steps) or (last == 0 and self.threshold == -math.inf):
             warnings.warn(
-                f"confidence_smoothing never acts in {state.max_steps} optimiser steps, of which the first "
-                f"{self._warmup:.0%} are without it and the very first has no earlier margins to compare with. This is "
-                "DPO.",
+                f"confidence_smoothing never acts in {state.max_steps} optimiser steps: the first {self._warmup:.0%} "
+                "are the warm-up, and the very first has no earlier margins to compare with. This is DPO.",
                 LeaderAlert,
                 stacklevel=2,
             )
 
     def on_step_end(self, args, state, control, **kwargs):
-        if not self._stash:
+        if not len(self._step):
             return
-        rows, margins = collect_step(self._accelerator, self._stash)
-        self._stash.clear()
+        rows, margins = self._step.collect()
         self._recent.push(margins, np.ones(len(rows)) if self._weights is None else self._weights[rows])
         self.threshold = self._recent.threshold()
 
-    def save(self, folder: str) -> None:
-        """Writes the latest margins into a checkpoint."""
-        if self._accelerator.is_main_process:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            save_file(self._recent.state(), Path(folder) / STATE_FILE)
-
-    def load(self, folder: str) -> None:
-        """Goes on where the checkpoint was saved.
-
-        Raises:
-            InputError: a checkpoint of a run without smoothing.
-        """
-        path = Path(folder) / STATE_FILE
-        if not path.is_file():
-            raise InputError(
-                f"{folder} holds no {STATE_FILE}; allowed: a checkpoint of a run with confidence_smoothing above 0."
-            )
-        self._recent.load(load_file(path))
-        self.threshold = self._recent.threshold()
+    def state(self) -> dict[str, np.ndarray]:
+        return self._recent.state()

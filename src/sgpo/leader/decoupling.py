@@ -1,4 +1,4 @@
-"""SPA's de-coupled noise detection: scores of a policy that went further from its reference than it has gone."""
+"""SPA's de-coupled noise detection: margins of a policy that is extrapolated away from its reference."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,43 +7,83 @@ import torch
 from torch import Tensor, nn
 
 from sgpo.errors import InputError
-from sgpo.leader.margins import PairLogps
+from sgpo.leader.margins import PairLogps, pair_margins, sum_pair_logps
+from sgpo.leader.pair_loss import PairBatch, Setup
 
 # Logits that exist at a time, per model: 64 MiB in float32.
 MAX_LOGITS = 1 << 24
-# Nats per token between two ways to the same number; bfloat16 gives no more.
+# Nats per token between two ways of computing the same log-probability; bfloat16 is no more precise.
 TOLERANCE = 0.05
 
 
-class Hidden:
-    """The last hidden states that a model's backbone returned, (R, L, D), without their graph."""
+class Decoupling:
+    """Margins under the log-softmax of mixed logits, from hidden states that the models compute anyway.
 
-    def __init__(self) -> None:
-        self.states: Tensor | None = None
+    Attributes:
+        policy, reference: the causal language models, whose heads and hidden states are used.
 
-    def keep(self, module: nn.Module, arguments: tuple, output) -> None:
-        """A forward hook."""
-        self.states = output.last_hidden_state.detach()
+    Raises:
+        InputError: no reference model is available, or the models are sharded.
+    """
 
-    def at_targets(self, target_mask: Tensor) -> Tensor:
-        """(T, D) states that predict the masked tokens.
+    def __init__(self, setup: Setup) -> None:
+        self._args, self._accelerator = setup.args, setup.accelerator
+        self.policy, self.reference = setup.policy, setup.reference
+        self._hidden: dict[str, Tensor] = {}
+        self._checked = False
+        what = f"decoupling is {self._args.decoupling}"
+        if setup.sharded:
+            raise InputError(f"{what} under FSDP or DeepSpeed; allowed: 1, or models that are not sharded.")
+        if self.reference is None:
+            raise InputError(
+                f"{what} with stored or precomputed reference log-probabilities; allowed: 1, or a ref_model, because "
+                "the reference's logits are needed at every step."
+            )
+        head = self.policy.get_output_embeddings()
+        if self.reference is self.policy and any(weight.requires_grad for weight in head.parameters()):
+            raise InputError(
+                f"{what} with an adapter that trains the head, which the reference shares; allowed: 1, or a ref_model."
+            )
 
-        Args:
-            target_mask: (R, L - 1) bool, token t + 1 of a row at place t.
-        """
+    @contextmanager
+    def watch(self, who: str) -> Iterator[None]:
+        """Keeps the last hidden states that a model's backbone returns while the context is open."""
+
+        def keep(module: nn.Module, arguments: tuple, output) -> None:
+            self._hidden[who] = output.last_hidden_state.detach()
+
+        handle = getattr(self, who).base_model.register_forward_hook(keep)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def margins(self, batch: PairBatch) -> Tensor:
+        """(B,) margins of the policy at `decoupling` times its distance from the reference, without a graph."""
+        inputs = batch.inputs
+        shift_mask = inputs["completion_mask"][..., 1:]
+        mask = shift_mask == 1
+        labels = inputs["input_ids"][:, 1:][mask]
         # Prompt-learning PEFT puts virtual tokens in front of the real ones.
-        return self.states[:, -target_mask.size(1) - 1 : -1][target_mask]
+        states = {who: hidden[:, -mask.size(1) - 1 : -1][mask] for who, hidden in self._hidden.items()}
+        self._hidden.clear()
+        heads = {who: getattr(self, who).get_output_embeddings() for who in states}
 
+        def sums(strength: float) -> PairLogps:
+            with self._accelerator.autocast():
+                logps = mixed_logps(
+                    states["policy"], heads["policy"], states["reference"], heads["reference"], labels, strength
+                )
+            tokens = torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, logps)
+            return sum_pair_logps(tokens, shift_mask, self._args.ld_alpha)
 
-@contextmanager
-def kept_hidden(model: nn.Module) -> Iterator[Hidden]:
-    """Keeps what the backbone of a causal language model returns while the context is open."""
-    hidden = Hidden()
-    handle = model.base_model.register_forward_hook(hidden.keep)
-    try:
-        yield hidden
-    finally:
-        handle.remove()
+        reference = PairLogps(inputs["ref_chosen_logps"], inputs["ref_rejected_logps"])
+        if not self._checked:
+            policy = sum_pair_logps(batch.log_probs, shift_mask, self._args.ld_alpha)
+            check_scores(sums(1.0), policy, mask, "policy")
+            check_scores(sums(0.0), reference, mask, "reference")
+            self._checked = True
+        return pair_margins(sums(self._args.decoupling), reference, self._args.beta)
 
 
 def mixed_logps(
@@ -64,7 +104,7 @@ def mixed_logps(
         reference_hidden: (T, D') of the reference.
         reference_head: its head, over the same vocabulary.
         labels: (T,) tokens.
-        strength: lambda; 1 is the policy, 0 the reference, above 1 goes on from the reference beyond the policy.
+        strength: lambda; 1 is the policy, 0 the reference, above 1 extrapolates from the reference beyond the policy.
         max_logits: how many logits of a model may exist at a time.
 
     Returns: (T,) float32, in nats, without a graph.
@@ -84,23 +124,23 @@ def mixed_logps(
 
 
 def check_scores(ours: PairLogps, theirs: PairLogps, target_mask: Tensor, whose: str) -> None:
-    """Holds log-probabilities from hidden states to those that training goes by.
+    """Compares log-probabilities from hidden states with those that training uses.
 
     Args:
         ours: of the responses, from hidden states and the head alone.
         theirs: of the same responses.
-        target_mask: (2B, L - 1) the responses' tokens.
-        whose: whose they are, for the message.
+        target_mask: (2B, L - 1) tokens of the responses.
+        whose: the model's name in the message.
 
     Raises:
-        InputError: they differ: a head with a scale or a soft cap of its own, or another reference model than the one
-            that the stored scores came from.
+        InputError: they differ: the head scales or soft-caps its logits, or the reference model is not the one that the
+            stored scores came from.
     """
     difference = torch.cat([(own - other.detach().float()).abs() for own, other in zip(ours, theirs, strict=True)])
     error = float(difference.sum() / target_mask.sum())
     if not error <= TOLERANCE:
         raise InputError(
             f"decoupling: log-probabilities from the {whose}'s hidden states and head differ by {error:.3f} nats a "
-            "token from the scores that training goes by; allowed: a model whose logits are its head's, without a "
-            "scale or soft cap, and a ref_model that stored scores came from."
+            "token from the scores that training uses; allowed: a model whose logits are its head's, without a scale "
+            "or soft cap, and the ref_model that stored scores came from."
         )

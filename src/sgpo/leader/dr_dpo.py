@@ -1,20 +1,39 @@
 r"""Dr. DPO over a whole optimiser step: a soft minimum, $-\beta' \log \mathrm{mean}_i \exp(-\ell_i / \beta')$.
 
 Its gradient weighs each pair by $w_i = \mathrm{softmax}_i(-\ell_i / \beta')$ over all pairs of the step. A microbatch
-alone does not know them (with one pair in it, it would be DPO), so a first pass without gradients finds what all of
-them share.
+alone does not know them (with one pair in it, the loss would be DPO), so a first pass without gradients computes the
+normaliser that all microbatches share.
+
+Source: Wu et al., "Towards Robust Alignment of Language Models: Distributionally Robustifying Direct Preference
+Optimization", arXiv:2407.07880.
 """
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
+from pydantic import Field
 from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from sgpo.config.settings import setting
+from sgpo.errors import InputError
+from sgpo.leader.pair_loss import PairBatch, PairLoss, PairLosses, Request, Setup
+
+
+@dataclass
+class DrDPOSettings:
+    """The argument of Dr. DPO."""
+
+    dr_dpo_beta: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = setting(
+        None, "Dr. DPO's beta' over the whole optimiser step, in nats, with radius 0; not given: off."
+    )
 
 
 class StepLosses(NamedTuple):
-    """log sum_i exp(-l_i / beta') over a step's pairs, and their number, over all microbatches and processes."""
+    """log sum_i exp(-l_i / beta') over the pairs of a step, and their number, over all microbatches and processes."""
 
     log_sum: float
     count: int
@@ -25,7 +44,7 @@ class StepLosses(NamedTuple):
 
 
 def sum_up(accelerator: Accelerator, losses: Tensor, beta: float) -> StepLosses:
-    """The whole step's, from (B,) losses of this process's share; every rank must call it."""
+    """Sums over the whole step, from (B,) losses of this process's share; every process must call it."""
     scaled = -losses.detach().double() / beta
     local = torch.stack(
         [scaled.logsumexp(0), torch.tensor(float(len(scaled)), dtype=scaled.dtype, device=scaled.device)]
@@ -35,19 +54,52 @@ def sum_up(accelerator: Accelerator, losses: Tensor, beta: float) -> StepLosses:
 
 
 def dr_dpo_loss(losses: Tensor, step: StepLosses, beta: float, parts: int) -> Tensor:
-    """A microbatch's share of the loss, for a trainer that averages over microbatches and processes.
+    """A microbatch's share of the loss by pair, for a trainer that averages over pairs, microbatches and processes.
 
     Args:
         losses: (B,) of the microbatch in nats, with their graph.
-        step: the whole step's, from the same weights of the policy.
+        step: of the whole step, from the same weights of the policy.
         beta: beta' > 0 in nats; infinity would be DPO, and 0 the smallest loss alone.
         parts: microbatches of a process times processes.
 
-    Returns: scalar. Its value is the whole step's loss; the mean of its gradient over the parts is that loss's
-        gradient.
-
-    Source: Wu et al., "Towards Robust Alignment of Language Models: Distributionally Robustifying Direct Preference
-    Optimization", arXiv:2407.07880.
+    Returns: (B,). Each value is the loss of the whole step; the gradient of the mean over all parts is the gradient of
+        that loss.
     """
     weights = (-losses.detach().double() / beta - step.log_sum).exp().to(losses.dtype)
-    return parts * (weights * (losses - losses.detach())).sum() + step.value(beta)
+    return len(losses) * parts * weights * (losses - losses.detach()) + step.value(beta)
+
+
+class DrDPOLoss(PairLoss):
+    """Dr. DPO in training; DPO in evaluation, which has no optimiser steps."""
+
+    Settings = DrDPOSettings
+    takes_weights = False
+    looks_ahead = True
+
+    @classmethod
+    def request(cls, args: Any) -> Request | None:
+        return None if args.dr_dpo_beta is None else Request("dr_dpo_beta", args.dr_dpo_beta, "no dr_dpo_beta")
+
+    @classmethod
+    def check(cls, args: Any) -> None:
+        if args.dr_dpo_beta is not None and not args.disable_dropout:
+            raise InputError(
+                f"disable_dropout is False with dr_dpo_beta {args.dr_dpo_beta}; allowed: True, because the pass that "
+                "weighs the pairs must see the losses that the weighted pass has."
+            )
+
+    def __init__(self, setup: Setup) -> None:
+        self._accelerator, self._beta = setup.accelerator, setup.args.dr_dpo_beta
+        self._step: tuple[StepLosses, int] | None = None
+
+    def begin_step(self, margins: Tensor, parts: int) -> None:
+        self._step = sum_up(self._accelerator, -logsigmoid(margins), self._beta), parts
+
+    def losses(self, batch: PairBatch) -> PairLosses:
+        losses = -logsigmoid(batch.margins)
+        if not batch.training:
+            return PairLosses(losses)
+        if self._step is None:
+            raise RuntimeError("Dr. DPO's loss is one of a whole optimiser step; train() has not begun one.")
+        step, parts = self._step
+        return PairLosses(dr_dpo_loss(losses, step, self._beta, parts))

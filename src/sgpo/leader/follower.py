@@ -1,7 +1,8 @@
-"""The follower as the leader keeps it through a round: one worst case per source, answered again on schedule."""
+"""The follower during a training: one worst case per source, answered again on schedule."""
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from sgpo.errors import InputError
-from sgpo.leader.config import SGPOConfig
+from sgpo.leader.pair_loss import Pairs
 from sgpo.leader.pairs import PairTags
 from sgpo.leader.recent import RecentGaps
 from sgpo.leader.window import choose_window
@@ -22,16 +23,8 @@ ALL = "all"
 RECENT_PAIRS = 1024
 
 
-class Pairs(NamedTuple):
-    """The training set as the follower sees it: (N,) ascending rows, weights or None, indices of sources or None."""
-
-    rows: np.ndarray
-    weights: np.ndarray | None = None
-    sources: np.ndarray | None = None
-
-
-class RobustLoss(NamedTuple):
-    """(B,) each: loss in nats, differentiable; share of the pair that is moved; 1 where its gap is off the window."""
+class MovedLoss(NamedTuple):
+    """(B,) each: loss in nats, differentiable; moved share of the pair; 1 where its gap is outside the window."""
 
     loss: Tensor
     moved: Tensor
@@ -39,32 +32,34 @@ class RobustLoss(NamedTuple):
 
 
 @dataclass
-class _Ball:
-    """The Wasserstein ball of one source: radius, members, and latest answer (None without radius or mass)."""
+class _Source:
+    """Pairs that share a Wasserstein ball, and the latest answer to them.
+
+    Attributes:
+        everyone: places of its pairs in the training set.
+        members: places of its pairs of weight above 0, the only ones that are answered to.
+        recent: with schedule "step", the gaps to answer to.
+        worst: the answer; None without a radius or pairs.
+        places: of the pairs that were answered to, in the order of the answer.
+        split: share of the marginal gap that is moved; None for groups, which have a marginal gap each.
+    """
 
     name: str
     radius: float
+    everyone: np.ndarray
     members: np.ndarray
     recent: RecentGaps | None = None
     worst: WorstCase | None = None
+    places: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     split: float | None = None
 
-    def take(self, worst: WorstCase, *, grouped: bool) -> None:
-        """Keeps an answer, and which share of the marginal gap it moves; groups have one each, and it none."""
-        self.worst, self.split = worst, None if grouped else marginal_split(worst)
-
     def envelope(self, margins: Tensor) -> EnvelopeLoss:
-        """The dual at the ball's price, and the share of each gap that the price moves."""
-        worst = self.worst
-        priced = envelope_loss(
-            margins,
-            price=worst.price,
-            lower=worst.window[0],
-            link=worst.link,
-            marginal=worst.marginal,
-            split=self.split,
+        """Loss and moved share of each pair at the price of the answer."""
+        worst, split = self.worst, self.split
+        found = envelope_loss(
+            margins, price=worst.price, lower=worst.window[0], link=worst.link, marginal=worst.marginal, split=split
         )
-        return EnvelopeLoss(priced.loss + worst.price * self.radius, priced.moved)
+        return found._replace(loss=found.loss + worst.price * self.radius)
 
 
 class Follower:
@@ -75,95 +70,121 @@ class Follower:
         answers: how often it has answered.
     """
 
-    def __init__(self, args: SGPOConfig, pairs: Pairs, gaps: np.ndarray) -> None:
-        """Takes the leader's arguments, the training set, and (N,) its gaps before the first step, in nats."""
+    def __init__(self, args: Any, pairs: Pairs, gaps: np.ndarray) -> None:
+        """Takes the trainer's SGPOConfig, the training set, and (N,) its gaps before the first step, in nats."""
         self._args, self._pairs = args, pairs
         self.gaps = np.array(gaps, dtype=np.float64)
         self.answers = 0
         self._seen = np.full(len(gaps), np.nan)
         self._epoch = 0
         self._tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
-        self._balls = [self._make_ball(name, radius) for name, radius in radii(args).items()]
+        self._sources = []
+        for index, (name, radius) in enumerate(radii(args).items()):
+            everyone = members = (
+                np.arange(len(gaps)) if pairs.sources is None else np.flatnonzero(pairs.sources == index)
+            )
+            if pairs.weights is not None:
+                members = everyone[pairs.weights[everyone] > 0]
+            self._sources.append(_Source(name, radius, everyone, members, self._make_recent(members, radius)))
+
+    def _make_recent(self, members: np.ndarray, radius: float) -> RecentGaps | None:
+        if self._args.schedule != "step" or radius == 0:
+            return None
+        return RecentGaps(self.gaps[members], self._pairs.rows[members], self._args.recent_pairs or RECENT_PAIRS)
 
     @property
     def worst_cases(self) -> dict[str, WorstCase]:
-        """The latest answer by source, or under the name "all"; a source without radius or pairs has none."""
-        return {ball.name: ball.worst for ball in self._balls if ball.worst is not None}
+        """The latest answer by source, or under the name "all"; a source without a radius or pairs has none."""
+        return {source.name: source.worst for source in self._sources if source.worst is not None}
+
+    def moved_shares(self) -> np.ndarray:
+        """(N,) share of each pair of the training set that the latest answer moves.
+
+        With schedule "step" the answer is to a running window, where a pair has the share of its latest gap. Pairs
+        outside the window move as the price says, at their gap before training.
+        """
+        shares = np.zeros(len(self.gaps))
+        for source in self._sources:
+            if source.worst is not None:
+                shares[source.members] = source.envelope(torch.from_numpy(self.gaps[source.members])).moved.numpy()
+                shares[source.places] = source.worst.moved
+        return shares
 
     # -- the loss ----------------------------------------------------------------------------------------------
 
-    def loss(self, margins: Tensor, tags: PairTags, *, training: bool) -> RobustLoss:
+    def loss(self, margins: Tensor, tags: PairTags, *, training: bool) -> MovedLoss:
         """The leader's loss of each pair, before weights.
 
         Args:
-            margins: (B,) gaps under the policy as it is, in nats, with their graph.
+            margins: (B,) gaps under the current policy, in nats, with their graph.
             tags: rows and sources of the pairs.
-            training: whether they are pairs of the training set; others have no displacement of their own, and
-                meet the one that the marginal gap implies.
+            training: whether they are pairs of the training set; other pairs have no displacement of their own, and
+                take the one that the marginal gap implies.
         """
-        if len(self._balls) == 1:
-            return self._ball_loss(self._balls[0], margins, tags.row, training)
-        parts = RobustLoss(*(torch.zeros_like(margins) for _ in range(3)))
-        for index, ball in enumerate(self._balls):
+        if len(self._sources) == 1:
+            return self._source_loss(self._sources[0], margins, tags.row, training)
+        parts = MovedLoss(*(torch.zeros_like(margins) for _ in range(3)))
+        for index, source in enumerate(self._sources):
             mask = tags.source == index
             row = None if tags.row is None else tags.row[mask]
-            for whole, part in zip(parts, self._ball_loss(ball, margins[mask], row, training), strict=True):
+            for whole, part in zip(parts, self._source_loss(source, margins[mask], row, training), strict=True):
                 whole[mask] = part.to(whole.dtype)
         return parts
 
-    def _ball_loss(self, ball: _Ball, margins: Tensor, row: Tensor | None, training: bool) -> RobustLoss:
-        worst = ball.worst
+    def _source_loss(self, source: _Source, margins: Tensor, row: Tensor | None, training: bool) -> MovedLoss:
+        worst = source.worst
         if worst is None:
-            return RobustLoss(-logsigmoid(margins), torch.zeros_like(margins), torch.zeros_like(margins))
+            return MovedLoss(-logsigmoid(margins), torch.zeros_like(margins), torch.zeros_like(margins))
         low, high = worst.window
         points = worst.link.to_space(margins.detach())
         outside = ((points < low) | (points > high)).to(margins.dtype)
         if self._args.step == "envelope":
-            return RobustLoss(*ball.envelope(margins), outside)
+            envelope = source.envelope(margins)
+            return MovedLoss(envelope.loss, envelope.moved, outside)
         if training and self._args.schedule != "step":
-            moved, anchor = (table[row] for table in self._frozen(margins))
+            moved, anchor = (table[row] for table in self._displacements(margins.device))
         else:
-            moved, anchor = ball.envelope(margins.detach()).moved, points.clamp(low, high)
+            moved, anchor = source.envelope(margins.detach()).moved, points.clamp(low, high)
         frozen = {"moved": moved, "anchor": anchor, "lower": low, "link": worst.link}
         if self._args.step == "transport":
-            return RobustLoss(transport_loss(margins, **frozen), moved, outside)
-        return RobustLoss(mixture_loss(margins, **frozen, proximal=self._args.proximal), moved, outside)
+            return MovedLoss(transport_loss(margins, **frozen), moved, outside)
+        return MovedLoss(mixture_loss(margins, **frozen, proximal=self._args.proximal), moved, outside)
 
-    def _frozen(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Moved share and anchor of every row of the dataset, on the device of `like`."""
-        if like.device not in self._tables:
+    def _displacements(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Moved share and anchor of every row of the dataset."""
+        if device not in self._tables:
             moved, anchor = np.zeros(self._pairs.rows[-1] + 1), np.zeros(self._pairs.rows[-1] + 1)
-            for ball in self._balls:
-                if ball.worst is None:
-                    continue
-                anchor[self._pairs.rows[ball.members]] = ball.worst.window[0]
-                heavy = self._pairs.rows[self._with_mass(ball.members)]
-                moved[heavy], anchor[heavy] = ball.worst.moved, ball.worst.points
-            self._tables[like.device] = tuple(
-                torch.as_tensor(table, dtype=torch.float32, device=like.device) for table in (moved, anchor)
+            for source in self._sources:
+                if source.worst is not None:
+                    # The exact link may be infinite at 0, which even a weight of 0 does not cancel.
+                    anchor[self._pairs.rows[source.everyone]] = source.worst.window[0]
+                    rows = self._pairs.rows[source.places]
+                    moved[rows], anchor[rows] = source.worst.moved, source.worst.points
+            self._tables[device] = tuple(
+                torch.as_tensor(table, dtype=torch.float32, device=device) for table in (moved, anchor)
             )
-        return self._tables[like.device]
+        return self._tables[device]
 
     # -- the schedule ------------------------------------------------------------------------------------------
 
     def see_step(self, gaps: np.ndarray, rows: np.ndarray) -> None:
-        """Schedule `step`: takes the gaps of one optimiser step, from all ranks and microbatches, and answers."""
+        """Schedule `step`: takes the gaps of one optimiser step, of all processes and microbatches, and answers."""
         places = np.searchsorted(self._pairs.rows, rows)
-        for ball in self._balls:
-            mine = np.isin(places, self._with_mass(ball.members))
-            if ball.recent is not None:
-                ball.recent.push(gaps[mine], rows[mine])
+        for source in self._sources:
+            if source.recent is not None:
+                mine = np.isin(places, source.members)
+                source.recent.push(gaps[mine], rows[mine])
         self.answer()
 
     def see_epoch(self, gaps: np.ndarray, rows: np.ndarray) -> None:
         """Schedule `epoch`: remembers gaps that training saw; the first of a row in an epoch counts."""
         places = np.searchsorted(self._pairs.rows, rows)
-        # Ranks that run out of pairs are given the epoch's first ones again; those were seen already.
+        # Processes that run out of pairs get the first ones of the epoch again; those were seen already.
         new = np.isnan(self._seen[places])
         self._seen[places[new]] = gaps[new]
 
     def begin_epoch(self, epoch: int) -> None:
-        """Schedule `epoch`: answers to what the epoch before saw, once per epoch; unseen pairs keep their gap."""
+        """Schedule `epoch`: answers once per epoch to what the last one saw; unseen pairs keep their gap."""
         # A run that is resumed within an epoch begins it a second time.
         if epoch == self._epoch:
             return
@@ -178,13 +199,13 @@ class Follower:
         """Everything that the next answers depend on, as arrays."""
         state = {"rows": self._pairs.rows, "gaps": self.gaps, "seen": self._seen}
         state["counts"] = np.array([self._epoch, self.answers], dtype=np.int64)
-        for index, ball in enumerate(self._balls):
-            if ball.recent is not None:
-                state |= {f"recent.{index}.{key}": value for key, value in ball.recent.state().items()}
+        for index, source in enumerate(self._sources):
+            if source.recent is not None:
+                state |= {f"recent.{index}.{key}": value for key, value in source.recent.state().items()}
         return state
 
     def load(self, state: dict[str, np.ndarray]) -> None:
-        """Goes on where `state` was taken.
+        """Restores what `state` returned, and answers.
 
         Raises:
             InputError: the state is of another dataset.
@@ -196,76 +217,75 @@ class Follower:
             )
         self.gaps, self._seen = state["gaps"].copy(), state["seen"].copy()
         self._epoch, answers = (int(count) for count in state["counts"])
-        for index, ball in enumerate(self._balls):
-            if ball.recent is not None:
-                ball.recent = self._make_recent(ball.members)
+        for index, source in enumerate(self._sources):
+            if source.recent is not None:
+                source.recent = self._make_recent(source.members, source.radius)
                 prefix = f"recent.{index}."
                 kept = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-                ball.recent.load(kept)
+                source.recent.load(kept)
         self.answers = answers - 1
         self.answer()
 
     # -- answering ---------------------------------------------------------------------------------------------
 
-    def _make_ball(self, name: str, radius: float) -> _Ball:
-        count = len(self._pairs.rows)
-        members = np.arange(count)
-        if self._pairs.sources is not None:
-            members = np.flatnonzero(self._pairs.sources == list(radii(self._args)).index(name))
-        recent = self._make_recent(members) if self._args.schedule == "step" and radius > 0 else None
-        return _Ball(name, radius, members, recent)
+    def answer(self, given: Mapping[str, WorstCase] | None = None) -> None:
+        """Solves the worst case of every source, or takes given ones.
 
-    def _make_recent(self, members: np.ndarray) -> RecentGaps:
-        heavy = self._with_mass(members)
-        return RecentGaps(self.gaps[heavy], self._pairs.rows[heavy], self._args.recent_pairs or RECENT_PAIRS)
-
-    def _with_mass(self, members: np.ndarray) -> np.ndarray:
-        """Members of weight above 0: the others are as good as absent, also from windows and from the buffer."""
-        return members if self._pairs.weights is None else members[self._pairs.weights[members] > 0]
-
-    def answer(self) -> None:
-        """Solves every ball.
+        Args:
+            given: the answer to the very same gaps, by source (or under "all").
 
         Raises:
-            InputError: the first time, gaps outside an explicit window; a window rule that finds no window.
+            InputError: the first time, gaps outside an explicit window; a window rule that finds no window; given
+                worst cases of other sources, or of another number of pairs.
         """
-        for ball in self._balls:
-            if ball.recent is None:
-                places = self._with_mass(ball.members)
-                gaps = self.gaps[places]
+        gaps = {}
+        for source in self._sources:
+            if source.recent is None:
+                source.places = source.members
+                gaps[source.name] = self.gaps[source.members]
             else:
-                gaps, rows = ball.recent.read()
-                places = np.searchsorted(self._pairs.rows, rows)
-            if ball.radius > 0 and len(gaps):
-                ball.take(self._solve(ball, gaps, places), grouped=self._args.group_size is not None)
+                gaps[source.name], rows = source.recent.read()
+                source.places = np.searchsorted(self._pairs.rows, rows)
+        answering = [source for source in self._sources if source.radius > 0 and len(source.places)]
+        if given is not None:
+            check_given(given, {source.name: len(source.places) for source in answering})
+        for source in answering:
+            worst = given[source.name] if given is not None else self._solve(source, gaps[source.name])
+            source.worst, source.split = worst, None if self._args.group_size else marginal_split(worst)
         self.answers += 1
         self._tables.clear()
 
-    def _solve(self, ball: _Ball, gaps: np.ndarray, places: np.ndarray) -> WorstCase:
+    def _solve(self, source: _Source, gaps: np.ndarray) -> WorstCase:
         args = self._args
-        weights = None if self._pairs.weights is None else self._pairs.weights[places]
-        # A policy in training carries gaps out of a window that held them at the start. They are then taken at its
-        # nearest end; the leader's loss goes on beyond it.
+        weights = None if self._pairs.weights is None else self._pairs.weights[source.places]
+        # Training may carry gaps out of a window that held them at the start. They are then taken at its nearest end;
+        # the leader's loss continues beyond it.
+        clip = self.answers > 0 or args.window_rule == "quantiles"
+        window, tangents = choose_window(args, gaps, weights), args.tangents or None
+        ball = Ball(source.radius, space=args.space, window=window, tangents=tangents, clip=clip)
+        seed = args.seed + self.answers
         try:
-            ball = Ball(
-                ball.radius,
-                space=args.space,
-                window=choose_window(args, gaps, weights),
-                tangents=args.tangents or None,
-                clip=self.answers > 0 or args.window_rule == "quantiles",
-            )
             return solve_worst_case(
-                gaps,
-                ball,
-                solver=args.solver,
-                group_size=args.group_size,
-                seed=args.seed + self.answers,
-                weights=weights,
+                gaps, ball, weights=weights, solver=args.solver, group_size=args.group_size, seed=seed
             )
         except RuntimeError as error:
             raise InputError(f"solver {args.solver!r} gave up ({error}); allowed: solver 'exact'.") from error
 
 
-def radii(args: SGPOConfig) -> dict[str, float]:
+def check_given(given: Mapping[str, WorstCase], counts: Mapping[str, int]) -> None:
+    """Raises InputError unless worst cases are of these sources, each of this number of pairs."""
+    if set(given) != set(counts):
+        raise InputError(
+            f"worst_cases is of {sorted(given)}; allowed: one of each source with a radius and pairs, {sorted(counts)}."
+        )
+    for name, count in counts.items():
+        if len(given[name].moved) != count:
+            raise InputError(
+                f"worst_cases[{name!r}] is of {len(given[name].moved)} pairs; allowed: {count}, the pairs of "
+                "train_dataset that it answers to."
+            )
+
+
+def radii(args: Any) -> dict[str, float]:
     """The radius of each source, in order of their indices; without a mapping one radius for all pairs."""
     return {ALL: args.radius} if args.source_radius is None else args.source_radius

@@ -1,4 +1,4 @@
-"""Guards of a leader's training: alerts, once each, and a stop before a bad number reaches the weights."""
+"""Guards of a training: alerts, once each, and a stop before a number that is not finite reaches the weights."""
 
 import math
 import warnings
@@ -13,16 +13,11 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from sgpo.errors import InputError
-
-# The report of a run judges by the same numbers.
-COLLAPSE_RATIO = 1.5
-COLLAPSE_NATS = 5.0
-IDLE_SHARE = 0.001
-SATURATED_SHARE = 0.95
+from sgpo.stats.alarms import collapsed, idle, saturated
 
 
 class LeaderAlert(UserWarning):
-    """Training goes on, but its numbers say that it should be looked at."""
+    """Training continues, but its numbers need attention."""
 
 
 class Guards(TrainerCallback):
@@ -31,65 +26,65 @@ class Guards(TrainerCallback):
     def __init__(self, moved_shares: Callable[[], dict[str, float]]) -> None:
         """Takes a function that returns the share of moved mass by source, from the follower's latest answer."""
         self._moved_shares = moved_shares
-        self._said: set[str] = set()
+        self._shown: set[str] = set()
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self._said.clear()
+        self._shown.clear()
 
     def on_log(self, args, state, control, logs: dict[str, Any] | None = None, **kwargs):
         if not state.is_world_process_zero or not logs or "logps/chosen" not in logs:
             return
-        # The reference's score of the very same responses: batches differ too much to be compared with each other.
+        # The reference's score of the same responses: batches differ too much to be compared with each other.
         reference = logs["logps/chosen"] - logs["rewards/chosen"] / args.beta
         self._watch_chosen(logs["logps/chosen"], reference, state.global_step)
         for source, share in self._moved_shares().items():
             self._watch_share(source, share, state.global_step)
 
     def _watch_chosen(self, chosen: float, reference: float, step: int) -> None:
-        if chosen < COLLAPSE_RATIO * reference and reference - chosen > COLLAPSE_NATS:
-            self._say(
+        if collapsed(chosen, reference):
+            self._warn(
                 "collapse",
                 f"step {step}: the mean log-probability of the chosen responses fell to {chosen:.1f} nats, from "
-                f"{reference:.1f} under the reference. The policy moves away from the very responses that it is told "
-                "to prefer; a larger beta or a smaller learning rate holds it back.",
+                f"{reference:.1f} under the reference. The policy moves away from the responses that it should "
+                "prefer; a larger beta or a smaller learning rate prevents that.",
             )
 
     def _watch_share(self, source: str, share: float, step: int) -> None:
         of = "" if source == "all" else f" of source {source!r}"
-        if share < IDLE_SHARE:
-            self._say(
+        if idle(share):
+            self._warn(
                 f"idle {source}",
                 f"step {step}: the follower moves a share of {share:.4f} of the pairs{of}, so this is nearly plain "
-                "DPO; a larger radius gives it a say.",
+                "DPO; a larger radius moves more.",
             )
-        elif share > SATURATED_SHARE:
-            self._say(
+        elif saturated(share):
+            self._warn(
                 f"saturated {source}",
                 f"step {step}: the follower moves a share of {share:.3f} of the pairs{of}, so little of the data is "
                 "left to learn from; a smaller radius leaves more.",
             )
 
-    def _say(self, kind: str, message: str) -> None:
-        if kind not in self._said:
-            self._said.add(kind)
+    def _warn(self, kind: str, message: str) -> None:
+        if kind not in self._shown:
+            self._shown.add(kind)
             warnings.warn(message, LeaderAlert, stacklevel=2)
 
 
 def refuse_bad_loss(loss: Tensor, rows: Tensor | None, accelerator: Accelerator, step: int, output_dir: str) -> None:
-    """Stops training at a loss that is not finite, on every rank, before its gradient exists.
+    """Stops training at a loss that is not finite, on every process, before its gradient exists.
 
     Args:
-        loss: of one microbatch of this rank.
+        loss: of one microbatch of this process.
         rows: (B,) its pairs' rows in the training set; None for a stream.
         accelerator: of the trainer.
         step: optimiser steps done.
         output_dir: where checkpoints are.
 
     Raises:
-        InputError: with the step, the rows of the rank whose loss it was, and the last checkpoint.
+        InputError: names the step, the rows of the process whose loss it was, and the last checkpoint.
     """
     local = loss.detach().float()
-    # One number per rank: all ranks must leave together, or the others wait for ever in the next collective call.
+    # All processes must stop together, or the others wait forever in the next collective call.
     everywhere = accelerator.gather(local.reshape(1)) if accelerator.num_processes > 1 else local.reshape(1)
     if math.isfinite(everywhere.sum().item()) or bool(torch.isfinite(everywhere).all()):
         return
@@ -105,7 +100,7 @@ def refuse_bad_gradient(norm: float, step: int, rows: list[int], output_dir: str
     """Stops training at a gradient that is not finite, before the optimiser takes it.
 
     Raises:
-        InputError: with the step, the rows of this rank's pairs in it, and the last checkpoint.
+        InputError: names the step, the rows of this process's pairs in it, and the last checkpoint.
     """
     if not math.isfinite(norm):
         raise InputError(
@@ -117,4 +112,4 @@ def refuse_bad_gradient(norm: float, step: int, rows: list[int], output_dir: str
 def _advice(output_dir: str) -> str:
     last = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
     kept = f"the last good checkpoint is {last}" if last else "no checkpoint was saved before it"
-    return f"training stops with the weights of the step before, and {kept}. Look at these pairs' texts and scores."
+    return f"training stops with the weights of the step before, and {kept}. Check the texts and scores of these pairs."

@@ -1,7 +1,7 @@
-"""What a pair carries from the dataset to the loss: its row, its weight and its source.
+"""Tags of a pair on its way from the dataset to the loss: its row, its weight and its source.
 
-They travel as columns of the dataset and keys of the batch, because TRL drops rows whose prompt fills `max_length` and
-an array kept beside the dataset would then belong to other pairs.
+They are columns of the dataset and keys of the batch, because TRL drops rows whose prompt fills `max_length`, and an
+array outside the dataset would then belong to other pairs.
 """
 
 from collections.abc import Callable
@@ -14,86 +14,39 @@ from datasets import Dataset
 from torch import Tensor
 
 from sgpo.errors import InputError
-from sgpo.leader.config import SGPOConfig
 
 ROW, WEIGHT, SOURCE = "sgpo_row", "sgpo_weight", "sgpo_source"
 TAGS = {ROW: torch.int64, WEIGHT: torch.float32, SOURCE: torch.int64}
 
 
 class PairTags(NamedTuple):
-    """(B,) row of each pair in the dataset as it was handed over, weight (mean 1), index of its source; or None."""
+    """(B,) row of each pair in the dataset before TRL drops any, weight (mean 1), index of its source; or None."""
 
     row: Tensor | None = None
     weight: Tensor | None = None
     source: Tensor | None = None
 
 
-def check_combinations(dataset: Any, args: SGPOConfig) -> None:
-    """Refuses, before any model is loaded, what a training set and the arguments do not mean together.
-
-    Raises:
-        ValueError: a stream or images where every pair's gap or row is needed; weights with a loss that has no place
-            for them.
-    """
-    sample = next(iter(dataset), {})
-    weighted = "weight" in sample
-    if not (weighted or args.has_pair_loss):
-        return
-    what, without = "a 'weight' column", "a dataset without the column"
-    if not weighted:
-        what, without = _pair_loss_of(args)
-    elif args.dr_dpo_beta is not None:
-        raise ValueError(f"dr_dpo_beta is {args.dr_dpo_beta} with {what}; allowed: None, or {without}.")
-    if weighted and args.loss_type != ["sigmoid"]:
-        raise ValueError(
-            f"loss_type is {args.loss_type} with {what}; allowed: ['sigmoid'], the loss that the weights belong to, or "
-            "a dataset without the column."
-        )
-    if weighted and args.f_divergence_type != "reverse_kl":
-        raise ValueError(
-            f"f_divergence_type is {args.f_divergence_type!r} with {what}; allowed: 'reverse_kl', or a dataset without "
-            "the column."
-        )
-    if weighted and args.use_weighting:
-        raise ValueError(f"use_weighting is True with {what}; allowed: False, or a dataset without the column.")
-    if not isinstance(dataset, Dataset):
-        raise ValueError(
-            f"train_dataset is a {type(dataset).__name__} with {what}; allowed: a datasets.Dataset, whose pairs have "
-            f"rows, gaps and a mean weight, or {without}."
-        )
-    if "image" in sample or "images" in sample:
-        raise ValueError(f"train_dataset holds images with {what}; allowed: text, or {without}.")
-
-
-def _pair_loss_of(args: SGPOConfig) -> tuple[str, str]:
-    """Which argument replaces the sigmoid loss, and what would leave it as it is."""
-    if args.confidence_smoothing:
-        return f"confidence_smoothing {args.confidence_smoothing}", "confidence_smoothing=0"
-    if args.dr_dpo_beta is not None:
-        return f"dr_dpo_beta {args.dr_dpo_beta}", "no dr_dpo_beta"
-    return f"radius {args.radius}", "radius=0 without weights"
-
-
 def number_rows(dataset: Any) -> Any:
-    """Adds the row numbers, before TRL drops rows; a stream stays as it is."""
+    """Adds the row numbers, before TRL drops rows; a stream is returned unchanged."""
     if not isinstance(dataset, Dataset):
         return dataset
-    # A trainer's own dataset that is handed over again, perhaps shuffled, has the numbers of another order.
+    # A dataset that comes from another trainer, perhaps shuffled since, has the numbers of another order.
     dataset = dataset.remove_columns([column for column in TAGS if column in dataset.column_names])
     return dataset.add_column(ROW, np.arange(len(dataset)))
 
 
-def tag_pairs(dataset: Any, args: SGPOConfig, name: str) -> Any:
+def tag_pairs(dataset: Any, args: Any, name: str) -> Any:
     """Adds weights and source indices to a dataset that TRL has prepared.
 
     Args:
-        dataset: with `number_rows`' column; a stream stays as it is.
-        args: the leader's arguments.
-        name: of the dataset, for messages.
+        dataset: with the column of `number_rows`; a stream is returned unchanged.
+        args: the trainer's SGPOConfig.
+        name: of the dataset, in messages.
 
     Raises:
-        InputError: a weight that is negative or not finite, weights that sum to 0, a source without a radius, a stream
-            with either.
+        InputError: a weight that is negative or not finite, weights that are all 0 or that the loss cannot take, a
+            source without a radius, a stream with weights or sources.
     """
     if not isinstance(dataset, Dataset):
         if args.source_radius is not None or "weight" in next(iter(dataset), {}):
@@ -105,10 +58,21 @@ def tag_pairs(dataset: Any, args: SGPOConfig, name: str) -> Any:
     if len(dataset) == 0:
         return dataset
     if "weight" in dataset.column_names:
+        check_weighted(args)
         dataset = dataset.add_column(WEIGHT, _normalised_weights(dataset, name))
     if args.source_radius is not None:
         dataset = dataset.add_column(SOURCE, _source_indices(dataset, args.source_radius, name))
     return dataset
+
+
+def check_weighted(args: Any) -> None:
+    """Raises InputError for a loss that weights of pairs cannot be applied to."""
+    for name, allowed in (("loss_type", ["sigmoid"]), ("f_divergence_type", "reverse_kl"), ("use_weighting", False)):
+        if getattr(args, name) != allowed:
+            raise InputError(
+                f"{name} is {getattr(args, name)!r} with a 'weight' column; allowed: {allowed!r}, or a dataset without "
+                "the column."
+            )
 
 
 def _normalised_weights(dataset: Dataset, name: str) -> np.ndarray:
@@ -119,7 +83,7 @@ def _normalised_weights(dataset: Dataset, name: str) -> np.ndarray:
         raise InputError(f"{name} dataset row {row}: weight is {weights[bad[0]]}; allowed: a finite number >= 0.")
     if not weights.any():
         raise InputError(f"{name} dataset: all weights are 0; allowed: at least one above 0.")
-    # Mean 1 over the dataset, once: the mean over any microbatch is then an unbiased share of the same loss.
+    # Mean 1 over the whole dataset, so that the mean over any microbatch is an unbiased estimate of the loss.
     return weights / weights.mean()
 
 
@@ -154,6 +118,6 @@ class TaggedCollator:
 
 
 def pop_tags(inputs: dict[str, Any]) -> tuple[dict[str, Any], PairTags]:
-    """A batch without its tags, as the model takes it, and the tags."""
+    """A batch without its tags, as the model takes it; and the tags."""
     rest = {key: value for key, value in inputs.items() if key not in TAGS}
     return rest, PairTags(*(inputs.get(key) for key in TAGS))

@@ -1,36 +1,26 @@
-"""Log-probabilities that a dataset stores: are they there, are they whole, and whose are they."""
+"""Log-probabilities that a dataset stores: whether they are complete, and which reference they come from."""
 
-import hashlib
-from array import array
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+import warnings
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from huggingface_hub import snapshot_download
-from transformers import PreTrainedTokenizerBase
 
 from sgpo.errors import InputError
-from sgpo.leader.config import SGPOConfig
-from sgpo.policy.tokens import tokenize_responses
+from sgpo.policy.fingerprints import fingerprint_tokens
 
 POLICY_COLUMNS = ("chosen_logps", "rejected_logps")
 REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
 FINGERPRINT_COLUMN = "ref_fingerprint"
-_POLICY_FILES = (
-    "*.safetensors",
-    "config.json",
-    "adapter_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-)
-_CHUNK = 1 << 24
 
 
 def has_columns(dataset: Dataset, columns: tuple[str, str], name: str) -> bool:
-    """Whether a dataset holds a pair of score columns; one without the other is an error."""
+    """Whether a dataset holds a pair of score columns.
+
+    Raises:
+        InputError: it holds one without the other, or a score that is not finite.
+    """
     present = [column for column in columns if column in (dataset.column_names or ())]
     if len(present) == 1:
         missing = next(column for column in columns if column not in present)
@@ -50,110 +40,90 @@ def stored_gaps(dataset: Dataset, beta: float) -> np.ndarray:
     return beta * ((chosen - ref_chosen) - (rejected - ref_rejected))
 
 
-def fingerprint_policy(path: str | Path, *, adapter: str | Path | None = None) -> str:
-    """Names a policy by the bytes of its weights, configuration and tokenizer: 16 hexadecimal digits of SHA-256.
-
-    Args:
-        path: directory of a model or adapter, or a Hub id that is in the local cache.
-        adapter: directory or Hub id of an adapter that is merged into it.
-
-    Raises:
-        InputError: no such directory, or one without safetensors.
-    """
-    digest = hashlib.sha256()
-    for place in (path, adapter) if adapter is not None else (path,):
-        folder = _local_folder(place)
-        files = sorted(file for pattern in _POLICY_FILES for file in folder.glob(pattern))
-        if not any(file.suffix == ".safetensors" for file in files):
-            raise InputError(f"{place}: no *.safetensors; allowed: a folder that holds a policy's weights.")
-        for file in files:
-            digest.update(f"{file.name}:{file.stat().st_size}\n".encode())
-            with file.open("rb") as stream:
-                while chunk := stream.read(_CHUNK):
-                    digest.update(chunk)
-    return digest.hexdigest()[:16]
-
-
-def _local_folder(path: str | Path) -> Path:
-    if Path(path).is_dir():
-        return Path(path)
-    try:
-        return Path(snapshot_download(str(path), allow_patterns=list(_POLICY_FILES), local_files_only=True))
-    except Exception as error:
-        raise InputError(f"{path}: neither a folder nor a model in the Hub's local cache.") from error
-
-
-def fingerprint_pairs(
-    pairs: Dataset, tokenizer: PreTrainedTokenizerBase, policy: str, *, max_length: int | None
-) -> list[str]:
-    """Values for the column `ref_fingerprint` of pairs whose reference log-probabilities were just computed.
-
-    Args:
-        pairs: columns prompt, chosen, rejected as conversations.
-        tokenizer: the one that the pairs were scored with.
-        policy: the reference's `fingerprint_policy`.
-        max_length: tokens of prompt and response at which scoring cut.
-
-    Returns: one string per pair, "policy:tokens".
-    """
-    prompts = pairs["prompt"][:]
-    sides = [[row[0]["content"] for row in pairs[side][:]] for side in ("chosen", "rejected")]
-    chosen, rejected = (tokenize_responses(tokenizer, prompts, texts) for texts in sides)
-    return [
-        f"{policy}:{_fingerprint_tokens(*_split_as_trl(one, other), max_length, None)}"
-        for one, other in zip(chosen, rejected, strict=True)
-    ]
-
-
-def _split_as_trl(chosen, rejected) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
-    """TRL splits both responses at the earlier of their two split points."""
-    split = min(len(chosen.prompt_ids), len(rejected.prompt_ids))
-    chosen_ids, rejected_ids = (pair.prompt_ids + pair.response_ids for pair in (chosen, rejected))
-    return chosen_ids[:split], chosen_ids[split:], rejected_ids[split:]
-
-
-def _fingerprint_tokens(
-    prompt: Sequence[int],
-    chosen: Sequence[int],
-    rejected: Sequence[int],
-    max_length: int | None,
-    ld_alpha: float | None,
-) -> str:
-    room = None if max_length is None else max(max_length - len(prompt), 0)
-    digest = hashlib.sha256()
-    for ids in (prompt, chosen[:room], rejected[:room]):
-        digest.update(array("q", [len(ids), *ids]).tobytes())
-    if ld_alpha is not None and ld_alpha != 1:
-        digest.update(f"ld_alpha={ld_alpha}".encode())
-    return digest.hexdigest()[:16]
-
-
-def doubt_reference(dataset: Dataset, args: SGPOConfig) -> str | None:
+def doubt_reference(dataset: Dataset, args: Any) -> str | None:
     """Why the stored reference log-probabilities of a prepared dataset cannot be used; None if they can.
 
-    They belong to these tokens and this reference when the column `ref_fingerprint` says so. Without the column they
-    are believed, unless `reference_fingerprint` asks for proof, or `ld_alpha` makes them another sum.
+    The column `ref_fingerprint` names the reference and the tokens that the scores belong to. Without it the scores are
+    used as they are, unless `reference_fingerprint` asks for proof or `ld_alpha` changes the sums.
+
+    Args:
+        dataset: as TRL has prepared it, with token ids.
+        args: the trainer's SGPOConfig.
     """
     if FINGERPRINT_COLUMN not in dataset.column_names:
         if args.reference_fingerprint is not None:
             return f"there is no column {FINGERPRINT_COLUMN!r} to compare with {args.reference_fingerprint!r}"
         if args.ld_alpha is not None and args.ld_alpha != 1:
-            return f"nothing says that they were summed with ld_alpha={args.ld_alpha}"
+            return f"no column says that they were summed with ld_alpha={args.ld_alpha}"
         return None
     stored = dataset[FINGERPRINT_COLUMN][:]
-    policy = args.reference_fingerprint or str(stored[0]).partition(":")[0]
-    for row, (said, tokens) in enumerate(zip(stored, _row_tokens(dataset, args), strict=True)):
-        said_policy, _, said_tokens = str(said).partition(":")
-        if said_policy != policy:
-            return f"row {row} was scored by the reference {said_policy!r}, not {policy!r}"
-        if said_tokens != tokens:
+    wanted = args.reference_fingerprint or str(stored[0]).partition(":")[0]
+    for row, (fingerprint, tokens) in enumerate(zip(stored, _row_tokens(dataset, args), strict=True)):
+        scorer, _, scored = str(fingerprint).partition(":")
+        if scorer != wanted:
+            return f"row {row} was scored by the reference {scorer!r}, not {wanted!r}"
+        if scored != tokens:
             return f"row {row} was scored on other tokens (tokenizer, chat template, max_length or ld_alpha differ)"
     return None
 
 
-def _row_tokens(dataset: Dataset, args: SGPOConfig) -> Iterable[str]:
-    columns = dataset.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"])
-    for row in columns:
-        yield _fingerprint_tokens(
+def _row_tokens(dataset: Dataset, args: Any) -> Iterator[str]:
+    for row in dataset.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"]):
+        yield fingerprint_tokens(
             row["prompt_ids"], row["chosen_ids"], row["rejected_ids"], args.max_length, args.ld_alpha
         )
+
+
+class StoredScores:
+    """Which of the scores that a trainer's datasets store are used.
+
+    Attributes:
+        stored: whether the training set stores reference log-probabilities.
+        has_model: whether the trainer was given a reference model.
+        doubted: whether those of the training set turned out to be of another reference or of other tokens.
+    """
+
+    def __init__(self, train_dataset: Any, eval_dataset: Any, args: Any, *, has_model: bool) -> None:
+        """Looks for scores; where there are any, TRL is told to read the reference's from the batch.
+
+        Raises:
+            InputError: scores that are incomplete or not finite, or missing from an evaluation set.
+        """
+        self.has_model, self.doubted = has_model, False
+        self.stored = isinstance(train_dataset, Dataset) and has_columns(
+            train_dataset, REFERENCE_COLUMNS, "train_dataset"
+        )
+        if not self.stored:
+            return
+        args.precompute_ref_log_probs = True
+        if eval_dataset is None or has_model:
+            return
+        for dataset in eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset]:
+            if not has_columns(dataset, REFERENCE_COLUMNS, "eval_dataset"):
+                raise InputError(
+                    "train_dataset stores reference log-probabilities and eval_dataset does not; allowed: the columns "
+                    f"{' and '.join(REFERENCE_COLUMNS)} in both, or a ref_model to compute the missing ones."
+                )
+
+    def usable(self, dataset: Dataset, args: Any, name: str) -> bool:
+        """Whether a prepared dataset stores reference log-probabilities that can be used; warns if they must not be.
+
+        Raises:
+            InputError: they cannot be used, or are missing, and there is no reference model to compute them.
+        """
+        if not has_columns(dataset, REFERENCE_COLUMNS, f"{name} dataset"):
+            if self.stored and not self.has_model:
+                raise InputError(
+                    f"{name} dataset stores no reference log-probabilities, and there is no ref_model; allowed: the "
+                    f"columns {' and '.join(REFERENCE_COLUMNS)}, or a ref_model to compute them."
+                )
+            return False
+        doubt = doubt_reference(dataset, args)
+        if doubt is None:
+            return True
+        message = f"the stored reference log-probabilities of the {name} dataset are not used: {doubt}"
+        if not self.has_model:
+            raise InputError(f"{message}; allowed: scores of this reference on these tokens, or a ref_model.")
+        warnings.warn(f"{message}. They are computed again with ref_model.", stacklevel=3)
+        self.doubted = self.doubted or name == "train"
+        return False

@@ -1,35 +1,87 @@
-"""`sgpo train`: `trl dpo` with SGPOTrainer, on any preference dataset that the project reads."""
+"""`sgpo train`: `trl dpo` with SGPOTrainer, on every preference dataset that sgpo reads."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
+from accelerate.commands.launch import launch_command_parser
 from datasets import Dataset, load_dataset
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser, get_dataset
 from trl import get_peft_config as peft_config_of
 from trl import get_quantization_config as quantization_config_of
+from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
 from sgpo.errors import InputError
 from sgpo.leader.config import SGPOConfig
+from sgpo.leader.train import without_trl_warnings
 from sgpo.leader.trainer import SGPOTrainer
 from sgpo.preferences.layout import to_pairs
 from sgpo.preferences.source import load_pairs
 
+# Set in the processes of a launch, which read the launcher's arguments in a --config file a second time.
+_LAUNCHED = "SGPO_TRAIN_LAUNCHED"
 
-def train(argv: Sequence[str]) -> None:
-    """Trains one leader from command-line arguments: those of `trl dpo`, and those of SGPOConfig.
+
+def train(argv: Sequence[str]) -> int:
+    """Trains from command-line arguments: those of `trl dpo`, of SGPOConfig, and of `accelerate launch`.
 
     Args:
-        argv: arguments; `--config FILE` gives defaults in YAML.
+        argv: arguments; `--config FILE` gives defaults in YAML. With arguments of `accelerate launch`, such as
+            `--num_processes 2` or `--accelerate_config fsdp2`, the training is launched, else it runs in this process.
+
+    Returns: the exit code.
 
     Raises:
         InputError: an unknown or impossible argument, or a dataset that holds no preference pairs.
         SystemExit: argparse's own errors and `--help`.
     """
     parser = TrlParser((ScriptArguments, SGPOConfig, ModelConfig, DatasetMixtureConfig), prog="sgpo train")
+    with without_trl_warnings():
+        try:
+            *settings, in_file, in_line = parser.parse_args_and_config(
+                list(argv), return_remaining_strings=True, separate_remaining_strings=True
+            )
+        except (ValueError, OSError) as error:
+            raise InputError(str(error)) from error
+        if in_line or (in_file and _LAUNCHED not in os.environ):
+            return launch(in_file + in_line, _without(argv, in_line))
+        _train(*settings)
+    return 0
+
+
+def launch(launcher: list[str], arguments: list[str]) -> int:
+    """Runs the same command in processes of `accelerate launch`, and returns its exit code."""
     try:
-        script, arguments, model, mixture = parser.parse_args_and_config(list(argv))
-    except (ValueError, OSError) as error:
+        launcher = resolve_accelerate_config_argument(launcher)
+    except ValueError as error:
         raise InputError(str(error)) from error
+    script = ["-m", "sgpo", "train", *arguments]
+    _, unknown = launch_command_parser().parse_known_args([*launcher, *script])
+    if unknown or "LOCAL_RANK" in os.environ:
+        raise InputError(
+            f"{' '.join(unknown or launcher)}: unknown; allowed: an argument of `sgpo train` (see --help), or of "
+            "`accelerate launch` in a process that was not launched already."
+        )
+    command = [sys.executable, "-m", "accelerate.commands.launch", *launcher, *script]
+    return subprocess.run(command, env={**os.environ, _LAUNCHED: "1"}).returncode
+
+
+def _without(argv: Sequence[str], removed: list[str]) -> list[str]:
+    """Arguments without a subsequence of them."""
+    removed, kept = list(removed), []
+    for argument in argv:
+        if removed and argument == removed[0]:
+            removed.pop(0)
+        else:
+            kept.append(argument)
+    return kept
+
+
+def _train(script: ScriptArguments, arguments: SGPOConfig, model: ModelConfig, mixture: DatasetMixtureConfig) -> None:
     arguments.model_init_kwargs = {
         "revision": model.model_revision,
         "trust_remote_code": arguments.trust_remote_code,
@@ -53,12 +105,20 @@ def train(argv: Sequence[str]) -> None:
         raise InputError(f"--model_name_or_path {model.model_name_or_path}: {str(error).splitlines()[0]}") from error
     except ValueError as error:
         raise InputError(str(error)) from error
+    if script.ignore_bias_buffers:
+        ignore_bias_buffers(trainer.model)
     trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
     trainer.save_model(arguments.output_dir)
     trainer.accelerator.print(f"Model saved to {arguments.output_dir}")
     if arguments.push_to_hub:
         trainer.push_to_hub(dataset_name=script.dataset_name)
     trainer.end()
+
+
+def ignore_bias_buffers(model: Any) -> None:
+    """Keeps DistributedDataParallel from synchronising boolean buffers, as TRL's script does."""
+    names = [name for name, buffer in model.named_buffers() if buffer.dtype == torch.bool]
+    model._ddp_params_and_buffers_to_ignore = names
 
 
 def _load_datasets(

@@ -1,10 +1,11 @@
-"""One leader run: a policy on disk and a dataset of scored pairs in, a trained policy on disk out."""
+"""One training of a round: a policy and a dataset of scored pairs in, a trained policy on disk out."""
 
 import dataclasses
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from sgpo.errors import InputError
 from sgpo.leader.config import SGPOConfig
 from sgpo.leader.trainer import SGPOTrainer
 from sgpo.policy.load import Policy
+from sgpo.robust.solution import WorstCase
 
 Settings = dict[str, Any]
 
 
 class _Steps(TrainerCallback):
-    """Tells a progress bar how many optimiser steps are done."""
+    """Advances a progress bar by the optimiser steps that are done."""
 
     def __init__(self, advance: Callable[[int], None]) -> None:
         self._advance = advance
@@ -30,16 +32,24 @@ class _Steps(TrainerCallback):
         self._advance(1)
 
 
+@contextmanager
+def without_trl_warnings() -> Iterator[None]:
+    """Hides that TRL 1.16 uses names that transformers 5.23 has deprecated, which users cannot change."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*gradient_checkpointing.* is deprecated", FutureWarning)
+        yield
+
+
 def build_arguments(settings: Settings, extra: Settings, output_dir: str) -> SGPOConfig:
     """SGPOConfig from the loop's settings and the user's own arguments.
 
     Args:
-        settings: what the loop decides; a user's argument of the same name is refused.
+        settings: arguments that the loop sets; a user's argument of the same name is refused.
         extra: any other argument of SGPOConfig, by its own name (`leader.trainer` in a recipe).
         output_dir: where the trainer may write.
 
     Raises:
-        InputError: an unknown argument, one that the loop decides, or a value that SGPOConfig refuses.
+        InputError: an unknown argument, one that the loop sets, or a value that SGPOConfig refuses.
     """
     known = {field.name for field in dataclasses.fields(SGPOConfig) if field.init}
     for name in extra:
@@ -73,6 +83,7 @@ def train_leader(
     extra: Settings,
     reference: Policy | None = None,
     peft_config: Settings | None = None,
+    worst_cases: Mapping[str, WorstCase] | None = None,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> list[dict[str, Any]]:
     """Trains a policy on scored pairs and saves it with its tokenizer.
@@ -82,26 +93,45 @@ def train_leader(
         pairs: columns prompt, chosen, rejected, ref_chosen_logps, ref_rejected_logps, and with a radius > 0 also
             chosen_logps and rejected_logps, the policy's own.
         output: folder to write model and tokenizer to.
-        settings: arguments of SGPOConfig that the loop decides.
+        settings: arguments of SGPOConfig that the loop sets.
         extra: the user's further arguments.
         reference: the policy that the stored reference scores came from, where an argument needs its logits
-            (`decoupling`); another model object than the policy's. None goes by the scores alone.
+            (`decoupling`); another model object than the policy's. None uses the scores alone.
         peft_config: arguments of PEFT's LoraConfig; trains a fresh LoRA adapter instead of all weights, and saves the
-            policy with the adapter merged, so that the next round starts from a model like any other. None trains all.
+            policy with the adapter merged, so that the next round starts from a plain model. None trains all weights.
+        worst_cases: the follower's first answer by source (or under "all"); None solves it.
         advance: called with 1 after each optimiser step.
 
     Returns: the trainer's log, one record per logging step, and a last one with the totals.
 
     Raises:
-        InputError: see `build_arguments` and `build_lora`; no pair left that fits `max_length`.
+        InputError: see `build_arguments`, `build_lora` and `SGPOTrainer`; no pair left that fits `max_length`.
     """
     scratch = tempfile.mkdtemp(prefix="sgpo-leader-")
     try:
-        with warnings.catch_warnings():
-            # TRL 1.16 calls transformers 5.23 by names that it has just deprecated; users can do nothing about it.
-            warnings.filterwarnings("ignore", ".*gradient_checkpointing.* is deprecated", FutureWarning)
+        with without_trl_warnings():
             arguments = build_arguments(settings, extra, scratch)
-            return _train(policy, reference, pairs, output, arguments, peft_config, advance)
+            try:
+                trainer = SGPOTrainer(
+                    model=policy.model,
+                    ref_model=None if reference is None else reference.model,
+                    args=arguments,
+                    train_dataset=pairs,
+                    processing_class=policy.tokenizer,
+                    callbacks=[_Steps(advance)],
+                    peft_config=None if peft_config is None else build_lora(peft_config),
+                    worst_cases=worst_cases,
+                )
+            except (ValueError, TypeError) as error:
+                raise InputError(f"leader: {error}") from error
+            trainer.remove_callback(PrinterCallback)
+            if len(trainer.train_dataset) == 0:
+                raise InputError(
+                    f"no pair has a prompt shorter than leader.max_length ({arguments.max_length} tokens)."
+                )
+            trainer.train()
+            _save(trainer, policy, output, merge=peft_config is not None)
+            return trainer.state.log_history
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -125,46 +155,16 @@ def build_lora(settings: Settings) -> Any:
         raise InputError(f"leader.lora: {error}; allowed: arguments of peft.LoraConfig.") from error
 
 
-def _train(
-    policy: Policy,
-    reference: Policy | None,
-    pairs: Dataset,
-    output: Path,
-    arguments: SGPOConfig,
-    peft_config: Settings | None,
-    advance: Callable[[int], None],
-) -> list[dict[str, Any]]:
-    try:
-        trainer = SGPOTrainer(
-            model=policy.model,
-            ref_model=None if reference is None else reference.model,
-            args=arguments,
-            train_dataset=pairs,
-            processing_class=policy.tokenizer,
-            callbacks=[_Steps(advance)],
-            peft_config=None if peft_config is None else build_lora(peft_config),
-        )
-    except (ValueError, TypeError) as error:
-        raise InputError(f"leader: {error}") from error
-    trainer.remove_callback(PrinterCallback)
-    if len(trainer.train_dataset) == 0:
-        raise InputError(f"no pair has a prompt shorter than leader.max_length ({arguments.max_length} tokens).")
-    trainer.train()
-    if peft_config is None:
+def _save(trainer: SGPOTrainer, policy: Policy, output: Path, *, merge: bool) -> None:
+    if not merge:
         trainer.save_model(str(output))
-        # Trainer pickles its arguments beside the weights; nobody reads them, and they name a scratch folder.
+        # Trainer pickles its arguments next to the weights; nothing reads them, and they name a scratch folder.
         (output / "training_args.bin").unlink(missing_ok=True)
     elif trainer.accelerator.is_main_process:
         trainer.accelerator.unwrap_model(trainer.model).merge_and_unload().save_pretrained(output)
         policy.tokenizer.save_pretrained(output)
-    if trainer.accelerator.is_main_process:
-        _check_saved(output)
-    return trainer.state.log_history
-
-
-def _check_saved(output: Path) -> None:
-    """A sharded trainer saves shards, or nothing at all, unless it is told to gather the weights."""
-    if not any(output.glob("*.safetensors")):
+    # A sharded trainer saves shards, or nothing at all, unless it is configured to gather the weights.
+    if trainer.accelerator.is_main_process and not any(output.glob("*.safetensors")):
         raise InputError(
             f"{output} holds no weights after training; allowed: FSDP with fsdp_state_dict_type FULL_STATE_DICT, or "
             "DeepSpeed ZeRO-3 with stage3_gather_16bit_weights_on_model_save true."

@@ -2,57 +2,92 @@
 
 import os
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import is_peft_model
+from datasets import Dataset
+from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import get_last_checkpoint
+from trl import DPOTrainer
+from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import get_config_model_id
 
 from sgpo.errors import InputError
 from sgpo.leader.config import SGPOConfig
-from sgpo.leader.follower import Follower, Pairs, RobustLoss, radii
 from sgpo.leader.guards import Guards, refuse_bad_gradient, refuse_bad_loss
-from sgpo.leader.paired import PairLossTrainer
-from sgpo.leader.pairs import ROW, SOURCE, WEIGHT, PairTags, pop_tags
-from sgpo.leader.schedule import Schedule, read_state
-from sgpo.leader.scores import POLICY_COLUMNS, REFERENCE_COLUMNS, has_columns, stored_gaps
-from sgpo.robust.exact import WorstCase
+from sgpo.leader.margins import PairLogps, pair_margins, sum_pair_logps
+from sgpo.leader.pair_loss import PairBatch, PairLoss, PairLosses, Pairs, Setup, weighted_mean
+from sgpo.leader.pair_losses import check_dataset, find_loss
+from sgpo.leader.pairs import (
+    ROW,
+    SOURCE,
+    TAGS,
+    WEIGHT,
+    PairTags,
+    TaggedCollator,
+    number_rows,
+    pop_tags,
+    tag_pairs,
+)
+from sgpo.leader.robust_loss import RobustLoss
+from sgpo.leader.scores import POLICY_COLUMNS, REFERENCE_COLUMNS, StoredScores, has_columns, stored_gaps
+from sgpo.robust.solution import WorstCase
 
 
-class SGPOTrainer(PairLossTrainer):
+class _Recorder:
+    """Calls a model and keeps what it returned, because TRL's loss method does not return its log-probabilities."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._model = model
+        self.log_probs: Tensor | None = None
+
+    def __call__(self, **kwargs: Any) -> Any:
+        outputs = self._model(**kwargs)
+        if self.log_probs is None:
+            self.log_probs = outputs.log_probs
+        return outputs
+
+
+class SGPOTrainer(DPOTrainer):
     r"""Trains a policy against the worst distribution of preference gaps in a Wasserstein ball.
 
-    Takes the place of TRL's `DPOTrainer`, with the same arguments, models and datasets. With `radius=0` it is DPO.
+    Replaces TRL's `DPOTrainer`, with the same arguments, models and datasets. With `radius=0` it is DPO, or another
+    loss of `sgpo.leader.pair_losses` that the arguments ask for.
 
-    The follower answers on schedule (`schedule`), first to the gaps that the policy has before the first step: from
-    the columns `chosen_logps` and `rejected_logps` where the dataset stores them, and as zeros where the reference is
-    the initial policy; otherwise one pass over the data measures them. The leader's step `"envelope"` then minimises,
-    at the follower's price of radius lambda and lower end a,
+    The follower answers on schedule (`schedule`), first to the gaps of the policy before the first step: from the
+    columns `chosen_logps` and `rejected_logps` where the dataset stores them, 0 where the reference is the initial
+    policy, and otherwise measured by one pass over the data. With the price of radius lambda and the lower end a of the
+    window, the step `"envelope"` then minimises the follower's dual,
 
-        mean_i w_i * (max(f(u_i), f(a) - lambda * (u_i - a)) + lambda * radius),
+        mean_i w_i * (max(f(u_i), f(a) - lambda * (u_i - a)) + lambda * radius).
 
-    the follower's dual. It equals the robust value at the gaps that the price was solved for, its gradient there is
-    the envelope gradient, it bounds the robust value from above at every other gap, and it is a sum over pairs, so
-    it does not depend on how a batch is cut (PAPER.md D3). `"transport"` and `"mixture"` are described in
-    `sgpo.robust.steps`.
+    It bounds the robust value from above and equals it, gradient included, at the gaps that the price was solved for.
+    It is a sum over pairs, so it does not depend on how a batch is split (PAPER.md D3). For the other steps see
+    `sgpo.robust.losses`.
 
     Further columns of the training and evaluation sets:
-        ref_chosen_logps, ref_rejected_logps: the reference's log-probabilities, instead of a reference model;
-            `ref_fingerprint` says whose they are (`sgpo.leader.scores`).
+        ref_chosen_logps, ref_rejected_logps: the reference's log-probabilities, used instead of a reference model;
+            `ref_fingerprint` names the reference they come from (`sgpo.leader.scores`). If they belong to another
+            reference or other tokens, a `ref_model` computes them again.
         weight: w_i >= 0, scaled to mean 1 over the dataset; also with `radius=0`, where this is weighted DPO.
-        source: with `source_radius`, which ball a pair belongs to.
+        source: with `source_radius`, the ball that a pair belongs to.
 
-    Beside TRL's metrics it logs `robust/value` (nats), `robust/moved_share` and `robust/outside` (share of gaps that
-    left the window), and for each source `robust/price`, `robust/window_low` and `robust/window_high`.
+    Args:
+        worst_cases: the follower's first answer by source (or under "all"), if it was solved before.
 
-    Source: arXiv:2502.18099, Section 3.3 and Theorem 3.3.
+    Attributes:
+        pair_loss: the loss that replaces the sigmoid loss, with its state.
 
     Raises:
-        ValueError: what the robust loss does not combine with, see `SGPOConfig`; a stream or images with a radius > 0.
-        InputError: scores, weights or sources that are incomplete or out of range; while training, a loss or gradient
-            that is not finite (unless `guards=False`).
+        InputError: a dataset or an argument that the loss does not combine with; scores, weights, sources or worst
+            cases that are incomplete or out of range; in training, a loss or gradient that is not finite (unless
+            `guards=False`).
+
+    Source: arXiv:2502.18099, Section 3.3 and Theorem 3.3.
     """
 
     _tag_names = ["trl", "dpo", "sgpo"]  # noqa: RUF012 -- TRL's own class attribute
@@ -70,12 +105,26 @@ class SGPOTrainer(PairLossTrainer):
             }"""),
     }
 
-    def __init__(self, model=None, ref_model=None, args=None, train_dataset=None, eval_dataset=None, **kwargs):
+    def __init__(
+        self,
+        model=None,
+        ref_model=None,
+        args=None,
+        train_dataset=None,
+        eval_dataset=None,
+        *,
+        worst_cases: Mapping[str, WorstCase] | None = None,
+        **kwargs,
+    ):
         if args is None:
             name = model if isinstance(model, str) else get_config_model_id(model.config)
             args = SGPOConfig(f"{name.split('/')[-1]}-SGPO")
         if not isinstance(args, SGPOConfig):
             raise TypeError(f"args is a {type(args).__name__}; allowed: SGPOConfig, or None for the defaults.")
+        if train_dataset is not None:
+            check_dataset(train_dataset, args)
+        self._scores = StoredScores(train_dataset, eval_dataset, args, has_model=ref_model is not None)
+        had_adapter = not isinstance(model, str) and is_peft_model(model) and "ref" in model.peft_config
         super().__init__(
             model=model,
             ref_model=ref_model,
@@ -84,18 +133,69 @@ class SGPOTrainer(PairLossTrainer):
             eval_dataset=eval_dataset,
             **kwargs,
         )
-        self._step_rows: list[torch.Tensor] = []
-        self._schedule = Schedule(self.accelerator, args.schedule)
-        self.add_callback(self._schedule)
+        self.data_collator = TaggedCollator(self.data_collator)
+        if self._scores.stored and is_peft_model(self.model) and "ref" in self.model.peft_config and not had_adapter:
+            # TRL keeps a copy of a PeftModel's adapter as the reference and saves it beside the policy. In a second
+            # round that would be the first round's policy, whatever the stored scores refer to.
+            self.model.delete_adapter("ref")
+        self.pair_loss = self._make_loss(worst_cases)
+        self.add_callback(self.pair_loss)
+        self._step_rows: list[Tensor] = []
         if args.guards:
-            self.add_callback(Guards(self._moved_shares))
+            self.add_callback(
+                Guards(lambda: {source: float(worst.moved_share) for source, worst in self.worst_cases.items()})
+            )
+
+    def _make_loss(self, worst_cases: Mapping[str, WorstCase] | None) -> PairLoss:
+        loss = find_loss(self.args)
+        if worst_cases and loss is not RobustLoss:
+            raise InputError("worst_cases is given with radius 0; allowed: None, because no follower answers.")
+        if loss is PairLoss:
+            return PairLoss()
+        columns = self.train_dataset.column_names
+        pairs = Pairs(
+            *(np.asarray(self.train_dataset[tag][:]) if tag in columns else None for tag in (ROW, WEIGHT, SOURCE))
+        )
+        policy = self._core(self.model)
+        reference = policy if self.ref_model is None else self._core(self.ref_model)
+        if self.precompute_ref_logps and not self._scores.has_model:
+            reference = None
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        return loss(
+            Setup(self.args, self.accelerator, pairs, self._initial_gaps, policy, reference, sharded, worst_cases)
+        )
+
+    def _core(self, model: torch.nn.Module) -> torch.nn.Module:
+        """The causal language model itself, with the backbone and the head that TRL scores with."""
+        model = self.accelerator.unwrap_model(model)
+        return model.get_base_model() if is_peft_model(model) else model
+
+    # -- data --------------------------------------------------------------------------------------------------
+
+    def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
+        dataset = super()._prepare_dataset(number_rows(dataset), processing_class, args, dataset_name)
+        return tag_pairs(dataset, args, dataset_name)
+
+    def _set_signature_columns_if_needed(self):
+        super()._set_signature_columns_if_needed()
+        self._signature_columns += [column for column in TAGS if column not in self._signature_columns]
+
+    def compute_ref_log_probs(self, model, inputs):
+        """Reference log-probabilities of a padded batch, as TRL computes them; the model does not see the tags."""
+        return super().compute_ref_log_probs(model, pop_tags(inputs)[0])
+
+    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+        if self._scores.usable(dataset, self.args, name):
+            return dataset
+        refused = [column for column in REFERENCE_COLUMNS if column in dataset.column_names]
+        return super()._precompute_ref_logps(dataset.remove_columns(refused) if refused else dataset, name, batch_size)
 
     # -- the follower ------------------------------------------------------------------------------------------
 
     @property
     def worst_cases(self) -> dict[str, WorstCase]:
         """The follower's latest answer by source (or under "all"); empty before the first one."""
-        return {} if self._schedule.follower is None else self._schedule.follower.worst_cases
+        return self.pair_loss.worst_cases if isinstance(self.pair_loss, RobustLoss) else {}
 
     @property
     def worst_case(self) -> WorstCase:
@@ -104,48 +204,31 @@ class SGPOTrainer(PairLossTrainer):
             raise InputError(f"worst_case of {list(self.worst_cases)}; allowed: one answer, see worst_cases.")
         return next(iter(self.worst_cases.values()))
 
-    def _moved_shares(self) -> dict[str, float]:
-        return {source: float(worst.moved_share) for source, worst in self.worst_cases.items()}
-
     def train(self, resume_from_checkpoint=None, *args: Any, **kwargs: Any) -> Any:
-        """Has the follower answer to the initial gaps, or as the checkpoint says; then trains as `DPOTrainer` does."""
+        """Starts or resumes the state of the loss, such as the follower's first answer; then trains like DPOTrainer."""
         checkpoint = resume_from_checkpoint
         if checkpoint is True:
             checkpoint = get_last_checkpoint(self.args.output_dir) if os.path.isdir(self.args.output_dir) else None
-        self._meet_follower(read_state(checkpoint) if checkpoint else None)
-        if checkpoint and self._confidence is not None:
-            self._confidence.load(checkpoint)
+        # Before TRL loads the checkpoint's weights.
+        self.pair_loss.start(checkpoint or None)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
-    def _meet_follower(self, state: dict[str, np.ndarray] | None = None) -> None:
-        if not self.args.is_robust or (self._schedule.follower is not None and state is None):
-            return
-        columns = self.train_dataset.column_names
-        rows, weights, sources = (
-            np.asarray(self.train_dataset[column][:]) if column in columns else None for column in (ROW, WEIGHT, SOURCE)
-        )
-        pairs = Pairs(rows, weights, sources)
-        # Before TRL loads a checkpoint: a resumed run must answer to the gaps that the first start saw.
-        follower = Follower(self.args, pairs, self._initial_gaps(pairs) if state is None else state["gaps"])
-        follower.answer() if state is None else follower.load(state)
-        self._schedule.follower = follower
+    def _save_checkpoint(self, model, trial):
+        folder = os.path.join(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
+        self.pair_loss.save(folder, self.accelerator)
+        super()._save_checkpoint(model, trial)
 
-    def _initial_gaps(self, pairs: Pairs) -> np.ndarray:
-        radius = np.array(list(radii(self.args).values()))
-        if not radius[0 if pairs.sources is None else pairs.sources].any():
-            return np.zeros(len(pairs.rows))
-        if self._has_reference_scores and not self._doubts_scores:
+    def _initial_gaps(self) -> np.ndarray:
+        """(N,) gaps of the training set under the policy before training, in nats."""
+        if self._scores.stored and not self._scores.doubted:
             if has_columns(self.train_dataset, POLICY_COLUMNS, "train_dataset"):
                 return stored_gaps(self.train_dataset, self.beta)
-        elif not self._has_reference_model:
-            return np.zeros(len(pairs.rows))
-        return self._measure_gaps()
-
-    def _measure_gaps(self) -> np.ndarray:
+        elif not self._scores.has_model:
+            return np.zeros(len(self.train_dataset))
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise InputError(
-                "train_dataset stores no policy log-probabilities, and a model that is about to be sharded cannot be "
-                f"asked for them; allowed: the columns {' and '.join(POLICY_COLUMNS + REFERENCE_COLUMNS)}."
+                "train_dataset stores no policy log-probabilities, and a model that is about to be sharded cannot "
+                f"compute them; allowed: the columns {' and '.join(POLICY_COLUMNS + REFERENCE_COLUMNS)}."
             )
         loader = DataLoader(
             self.train_dataset,
@@ -162,14 +245,53 @@ class SGPOTrainer(PairLossTrainer):
         self.model.train(was_training)
         return torch.cat(gaps).double().numpy()
 
+    # -- margins -----------------------------------------------------------------------------------------------
+
+    def _with_reference(self, inputs: dict[str, Any], *, again: bool = False) -> dict[str, Any]:
+        """A batch with the reference's log-probabilities; stored ones stay, even where the reference is run again."""
+        if REFERENCE_COLUMNS[0] in inputs and not again:
+            return inputs
+        scores = self.compute_ref_log_probs(self.ref_model or self.model, inputs)
+        return {**dict(zip(REFERENCE_COLUMNS, scores, strict=True)), **inputs}
+
+    def _margins(self, log_probs: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """(B,) gaps in nats, from (2B, L) log-probabilities of tokens."""
+        policy = sum_pair_logps(log_probs, inputs["completion_mask"][..., 1:], self.ld_alpha)
+        return pair_margins(policy, PairLogps(*(inputs[column] for column in REFERENCE_COLUMNS)), self.beta)
+
+    def _look_at(self, model: torch.nn.Module, inputs: dict[str, Any]) -> Tensor:
+        """(B,) margins of a batch that holds the reference's scores, without a graph."""
+        labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
+        with torch.no_grad(), self.accelerator.autocast():
+            log_probs = model(
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                use_cache=False,
+                labels=labels,
+                fused_lm_head=True,
+            ).log_probs
+        return self._margins(_real_tokens(log_probs, inputs), inputs)
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """The microbatches of a step, as Trainer collects them; before a loss that looks ahead, with their margins."""
+        samples, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.pair_loss.looks_ahead and samples:
+            samples = [self._with_reference(self._prepare_inputs(inputs)) for inputs in samples]
+            self.model_wrapped.eval()
+            with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+                margins = torch.cat([self._look_at(self.model_wrapped, inputs) for inputs in samples])
+            self.model_wrapped.train()
+            self.pair_loss.begin_step(margins, len(samples) * self.accelerator.num_processes)
+        return samples, items
+
     # -- the loss ----------------------------------------------------------------------------------------------
 
     def _compute_loss(self, model, inputs, return_outputs):
         inputs, tags = pop_tags(inputs)
-        if self.args.has_pair_loss or tags.weight is not None:
-            result = self._compute_pair_loss(model, inputs, tags, return_outputs)
-        else:
+        if type(self.pair_loss) is PairLoss and tags.weight is None:
             result = super()._compute_loss(model, inputs, return_outputs)
+        else:
+            result = self._compute_pair_loss(model, inputs, tags, return_outputs)
         if self.args.guards and self.model.training:
             loss = result[0] if return_outputs else result
             refuse_bad_loss(loss, tags.row, self.accelerator, self.state.global_step, self.args.output_dir)
@@ -178,32 +300,39 @@ class SGPOTrainer(PairLossTrainer):
         return result
 
     def _compute_pair_loss(self, model, inputs, tags: PairTags, return_outputs):
-        self._meet_follower()
-        return super()._compute_pair_loss(model, inputs, tags, return_outputs)
+        """TRL's loss with its sigmoid part replaced, pair by pair."""
+        pair_loss = self.pair_loss
+        pair_loss.start(None)
+        with pair_loss.watch("reference"):
+            inputs = self._with_reference(inputs, again=pair_loss.rescores_reference)
+        recorder = _Recorder(model)
+        place = self.loss_types.index("sigmoid")
+        weights, precomputed = self.loss_weights, self.precompute_ref_logps
+        self.loss_weights = [0.0 if index == place else weight for index, weight in enumerate(weights)]
+        # With this flag TRL reads the reference's scores from the batch, which now holds them.
+        self.precompute_ref_logps = True
+        try:
+            with pair_loss.watch("policy"):
+                result = super()._compute_loss(recorder, inputs, return_outputs)
+        finally:
+            self.loss_weights, self.precompute_ref_logps = weights, precomputed
+        log_probs = _real_tokens(recorder.log_probs, inputs)
+        margins, state = self._margins(log_probs, inputs), self.state
+        batch = PairBatch(margins, tags, self.model.training, inputs, log_probs, state.global_step, state.max_steps)
+        pairs = pair_loss.losses(batch)
+        self._log_losses(pairs)
+        loss = weights[place] * weighted_mean(pairs.loss, tags)
+        return (result[0] + loss, result[1]) if return_outputs else result + loss
 
-    def _pair_loss(self, margins: torch.Tensor, tags: PairTags) -> torch.Tensor:
-        follower, training = self._schedule.follower, self.model.training
-        if follower is None:
-            return super()._pair_loss(margins, tags)
-        weight = torch.ones_like(margins) if tags.weight is None else tags.weight
-        pairs = follower.loss(margins, tags, training=training)
-        if training:
-            self._schedule.see(tags.row, margins)
-        value = (weight * pairs.loss).mean()
-        self._log_robust(value.detach(), pairs)
-        return value
-
-    def _log_robust(self, value: torch.Tensor, pairs: RobustLoss) -> None:
+    def _log_losses(self, pairs: PairLosses) -> None:
         metrics = self._metrics["train" if self.model.training else "eval"]
-        local = torch.stack([value, pairs.moved.mean(), pairs.outside.mean()]).unsqueeze(0)
-        means = self.accelerator.gather_for_metrics(local).mean(dim=0).tolist()
-        for name, mean in zip(("value", "moved_share", "outside"), means, strict=True):
-            metrics[f"robust/{name}"].append(mean)
-        for source, worst in self.worst_cases.items():
-            of = "" if source == "all" else f"/{source}"
-            metrics[f"robust/price{of}"].append(float(worst.price))
-            metrics[f"robust/window_low{of}"].append(float(worst.window[0]))
-            metrics[f"robust/window_high{of}"].append(float(worst.window[1]))
+        if pairs.means:
+            local = torch.stack(list(pairs.means.values())).unsqueeze(0)
+            means = self.accelerator.gather_for_metrics(local).mean(dim=0).tolist()
+            for name, mean in zip(pairs.means, means, strict=True):
+                metrics[name].append(mean)
+        for name, number in pairs.numbers.items():
+            metrics[name].append(number)
 
     def _get_grad_norm(self, model, grad_norm=None):
         norm = super()._get_grad_norm(model, grad_norm)
@@ -214,9 +343,7 @@ class SGPOTrainer(PairLossTrainer):
             refuse_bad_gradient(float(norm), self.state.global_step, named, self.args.output_dir)
         return norm
 
-    def _save_checkpoint(self, model, trial):
-        folder = os.path.join(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
-        self._schedule.save(folder)
-        if self._confidence is not None:
-            self._confidence.save(folder)
-        super()._save_checkpoint(model, trial)
+
+def _real_tokens(log_probs: Tensor, inputs: dict[str, Any]) -> Tensor:
+    """(2B, L) log-probabilities without those of the virtual tokens that prompt-learning PEFT puts in front."""
+    return log_probs[:, -(inputs["completion_mask"].size(1) - 1) :]

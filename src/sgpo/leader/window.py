@@ -1,19 +1,21 @@
 """Where the support of the worst case comes from each time the follower answers."""
 
+from typing import Any
+
 import numpy as np
 
 from sgpo.errors import InputError
-from sgpo.leader.config import SGPOConfig
+from sgpo.robust.ball import Ball
 from sgpo.robust.link import sigmoid
 
 QUANTILES = (0.01, 0.99)
 
 
-def choose_window(args: SGPOConfig, gaps: np.ndarray, weights: np.ndarray | None) -> tuple[float, float]:
+def choose_window(args: Any, gaps: np.ndarray, weights: np.ndarray | None) -> tuple[float, float]:
     """The window [a, b] of the gap space by the rule in force.
 
     Args:
-        args: the leader's arguments.
+        args: the trainer's SGPOConfig.
         gaps: (N,) in nats; also in probability space.
         weights: (N,) sample weights above 0, or None.
 
@@ -38,3 +40,33 @@ def choose_window(args: SGPOConfig, gaps: np.ndarray, weights: np.ndarray | None
             "itself."
         )
     return low, high
+
+
+def check_window(args: Any, *, is_robust: bool) -> None:
+    """Checks the window and the arguments of its rule; fills in [0, 1] for a follower in probability space.
+
+    Raises:
+        InputError: an argument that the rule in force would ignore, or a window that is not one.
+    """
+    rule, levels = args.window_rule, args.window_quantiles
+    if rule == "explicit" and args.window_margin:
+        raise InputError(
+            f"window_margin is {args.window_margin} with window_rule='explicit'; allowed: 0, or the rule 'min_max' or "
+            "'quantiles'."
+        )
+    if rule != "explicit" and args.window is not None:
+        raise InputError(
+            f"window is {args.window} with window_rule={rule!r}; allowed: None, or window_rule 'explicit'."
+        )
+    if levels is not None and rule != "quantiles":
+        raise InputError(
+            f"window_quantiles is {levels} with window_rule={rule!r}; allowed: None, or the rule 'quantiles'."
+        )
+    if levels is not None and (len(levels) != 2 or not 0 <= levels[0] < levels[1] <= 1):
+        raise InputError(f"window_quantiles is {levels}; allowed: two levels [low, high] with 0 <= low < high <= 1.")
+    if is_robust and rule == "explicit":
+        ball = Ball(0.0, space=args.space, window=args.window, tangents=args.tangents or None)
+        try:
+            args.window = list(ball.resolve()[1])
+        except InputError as error:
+            raise InputError(f"{error} Or window_rule 'min_max' or 'quantiles', which find it from the gaps.") from None

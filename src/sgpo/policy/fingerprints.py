@@ -1,21 +1,122 @@
-"""What log-probabilities depend on beside the weights: how text becomes tokens."""
+"""Fingerprints of what log-probabilities depend on: weights, tokenizer, chat template, tokens.
+
+Each is the first 16 hexadecimal digits of a SHA-256 digest.
+"""
 
 import hashlib
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
 
+from datasets import Dataset
+from huggingface_hub import snapshot_download
 from transformers import PreTrainedTokenizerBase
+
+from sgpo.errors import InputError
+from sgpo.policy.tokens import TokenizedResponse, tokenize_responses
+
+_POLICY_FILES = (
+    "*.safetensors",
+    "config.json",
+    "adapter_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+)
+_CHUNK = 1 << 24
+
+
+def fingerprint_policy(path: str | Path, *, adapter: str | Path | None = None) -> str:
+    """Identifies a policy by the bytes of its weights, configuration and tokenizer.
+
+    Args:
+        path: folder of a model or adapter, or a Hub id in the local cache.
+        adapter: folder or Hub id of an adapter that is merged into the model.
+
+    Raises:
+        InputError: no such folder, or a folder without safetensors.
+    """
+    digest = hashlib.sha256()
+    for place in (path, adapter) if adapter is not None else (path,):
+        folder = _local_folder(place)
+        files = sorted(file for pattern in _POLICY_FILES for file in folder.glob(pattern))
+        if not any(file.suffix == ".safetensors" for file in files):
+            raise InputError(f"{place}: no *.safetensors; allowed: a folder that holds a policy's weights.")
+        for file in files:
+            digest.update(f"{file.name}:{file.stat().st_size}\n".encode())
+            with file.open("rb") as stream:
+                while chunk := stream.read(_CHUNK):
+                    digest.update(chunk)
+    return _short(digest)
+
+
+def _local_folder(path: str | Path) -> Path:
+    if Path(path).is_dir():
+        return Path(path)
+    try:
+        return Path(snapshot_download(str(path), allow_patterns=list(_POLICY_FILES), local_files_only=True))
+    except Exception as error:
+        raise InputError(f"{path}: neither a folder nor a model in the Hub's local cache.") from error
 
 
 def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Names a tokenizer by its vocabulary, merges and rules: 16 hexadecimal digits of SHA-256."""
+    """Identifies a tokenizer by its vocabulary, merges and rules."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     content = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
-    return _digest(content)
+    return _short(hashlib.sha256(content.encode()))
 
 
 def fingerprint_template(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Names a chat template by its text: 16 hexadecimal digits of SHA-256."""
-    return _digest(str(tokenizer.chat_template))
+    """Identifies a chat template by its text."""
+    return _short(hashlib.sha256(str(tokenizer.chat_template).encode()))
 
 
-def _digest(content: str) -> str:
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
+def fingerprint_pairs(
+    pairs: Dataset, tokenizer: PreTrainedTokenizerBase, policy: str, *, max_length: int | None
+) -> list[str]:
+    """Values for the column `ref_fingerprint` of pairs that a reference has just scored.
+
+    Args:
+        pairs: columns prompt, chosen, rejected as conversations.
+        tokenizer: the tokenizer that the pairs were scored with.
+        policy: `fingerprint_policy` of the reference.
+        max_length: number of tokens to which prompt and response were truncated for scoring.
+
+    Returns: one string per pair, "policy:tokens".
+    """
+    prompts = pairs["prompt"][:]
+    sides = [[row[0]["content"] for row in pairs[side][:]] for side in ("chosen", "rejected")]
+    chosen, rejected = (tokenize_responses(tokenizer, prompts, texts) for texts in sides)
+    return [
+        f"{policy}:{fingerprint_tokens(*_split_as_trl(one, other), max_length)}"
+        for one, other in zip(chosen, rejected, strict=True)
+    ]
+
+
+def _split_as_trl(chosen: TokenizedResponse, rejected: TokenizedResponse) -> tuple[Sequence[int], ...]:
+    """Token ids of prompt, chosen and rejected; TRL splits both responses at the earlier of their split points."""
+    split = min(len(chosen.prompt_ids), len(rejected.prompt_ids))
+    chosen_ids, rejected_ids = (pair.prompt_ids + pair.response_ids for pair in (chosen, rejected))
+    return chosen_ids[:split], chosen_ids[split:], rejected_ids[split:]
+
+
+def fingerprint_tokens(
+    prompt: Sequence[int],
+    chosen: Sequence[int],
+    rejected: Sequence[int],
+    max_length: int | None,
+    ld_alpha: float | None = None,
+) -> str:
+    """Identifies the tokens of one pair, truncated to `max_length`, and the `ld_alpha` of their sums."""
+    room = None if max_length is None else max(max_length - len(prompt), 0)
+    digest = hashlib.sha256()
+    for ids in (prompt, chosen[:room], rejected[:room]):
+        digest.update(array("q", [len(ids), *ids]).tobytes())
+    if ld_alpha is not None and ld_alpha != 1:
+        digest.update(f"ld_alpha={ld_alpha}".encode())
+    return _short(digest)
+
+
+def _short(digest: "hashlib._Hash") -> str:
+    return digest.hexdigest()[:16]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from sgpo.config import RunConfig
-from sgpo.leader.scores import fingerprint_policy
+from sgpo.policy.fingerprints import fingerprint_policy
 from sgpo.policy.load import Policy, load_policy
 from sgpo.store.run_dir import RunDir
 

@@ -1,0 +1,165 @@
+"""What a loss of preference pairs is to the trainer: an object that turns margins into losses and keeps its own state.
+
+A new loss is a subclass of `PairLoss` in a file of its own, and a line in `sgpo.leader.pair_losses`.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+from accelerate import Accelerator
+from safetensors.numpy import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
+from transformers import TrainerCallback
+
+from sgpo.leader.pairs import PairTags
+from sgpo.robust.solution import WorstCase
+
+
+class Request(NamedTuple):
+    """The argument that asks for a loss, its value, and what to write to keep the sigmoid loss instead."""
+
+    name: str
+    value: Any
+    off: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.value}"
+
+
+class Pairs(NamedTuple):
+    """The training set: (N,) ascending rows, weights or None, indices of sources or None."""
+
+    rows: np.ndarray
+    weights: np.ndarray | None = None
+    sources: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a trainer gives its loss.
+
+    Attributes:
+        args: the trainer's SGPOConfig.
+        accelerator: of the trainer.
+        pairs: the training set.
+        measure_gaps: returns (N,) gaps of the training set under the policy before training, in nats.
+        policy: the causal language model itself, without wrappers.
+        reference: the model that the reference's scores come from at each step; None where only scores are stored.
+        sharded: whether FSDP or DeepSpeed shards the models.
+        worst_cases: the follower's first answer by source, if it was solved before; None solves it.
+    """
+
+    args: Any
+    accelerator: Accelerator
+    pairs: Pairs
+    measure_gaps: Callable[[], np.ndarray]
+    policy: nn.Module
+    reference: nn.Module | None
+    sharded: bool
+    worst_cases: Mapping[str, WorstCase] | None = None
+
+
+class PairBatch(NamedTuple):
+    """One microbatch of a process.
+
+    Attributes:
+        margins: (B,) gaps of the policy in nats, with their graph.
+        tags: row, weight and source of each pair.
+        training: whether the pairs are being trained on, rather than evaluated.
+        inputs: the batch as the model takes it, with the reference's log-probabilities.
+        log_probs: (2B, L) the policy's log-probabilities by token, in nats.
+        step, max_steps: optimiser steps done, and steps in all.
+    """
+
+    margins: Tensor
+    tags: PairTags
+    training: bool
+    inputs: dict[str, Any]
+    log_probs: Tensor
+    step: int
+    max_steps: int
+
+
+class PairLosses(NamedTuple):
+    """(B,) losses in nats, before weights; scalar metrics to average over processes; metrics that are equal on all."""
+
+    loss: Tensor
+    means: Mapping[str, Tensor] = {}
+    numbers: Mapping[str, float] = {}
+
+
+class PairLoss(TrainerCallback):
+    """DPO's loss pair by pair; its subclasses replace it.
+
+    It is a callback of the trainer: its state may change between optimiser steps, never within one, and must not depend
+    on how a step is split into microbatches and processes.
+
+    Attributes:
+        Settings: dataclass of the arguments that it adds to `SGPOConfig`.
+        takes_weights: whether the dataset may weight its pairs.
+        looks_ahead: whether `begin_step` needs the margins of a whole optimiser step.
+        rescores_reference: whether the reference must be run at each step, even if its scores are stored.
+        state_file: name of its file in a checkpoint.
+    """
+
+    Settings: ClassVar[type]
+    takes_weights: ClassVar[bool] = True
+    looks_ahead: ClassVar[bool] = False
+    rescores_reference: bool = False
+    state_file: ClassVar[str] = ""
+
+    @classmethod
+    def request(cls, args: Any) -> Request | None:
+        """What in the arguments asks for this loss; None if nothing does."""
+        return None
+
+    @classmethod
+    def check(cls, args: Any) -> None:
+        """Raises InputError for arguments of this loss that do not go together, or that would be ignored."""
+
+    def start(self, checkpoint: str | None) -> None:
+        """Called before training, with the checkpoint to resume from, and before each batch, with None."""
+
+    def watch(self, who: Literal["policy", "reference"]) -> AbstractContextManager:
+        """Is open while a model scores a batch; the reference comes first."""
+        return nullcontext()
+
+    def begin_step(self, margins: Tensor, parts: int) -> None:
+        """Takes the (B,) margins of an optimiser step on this process, if `looks_ahead`; every process must call it.
+
+        Args:
+            margins: without a graph, in nats.
+            parts: microbatches of a process times processes.
+        """
+
+    def losses(self, batch: PairBatch) -> PairLosses:
+        """The loss of each pair; in training it also remembers what it has seen."""
+        return PairLosses(-logsigmoid(batch.margins))
+
+    def state(self) -> dict[str, np.ndarray] | None:
+        """What a checkpoint must hold; every process must call it."""
+        return None
+
+    def save(self, folder: str, accelerator: Accelerator) -> None:
+        """Writes `state` into a checkpoint; every process must call it."""
+        state = self.state()
+        if state is not None and accelerator.is_main_process:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            arrays = {key: np.ascontiguousarray(value) for key, value in state.items()}
+            save_file(arrays, Path(folder) / self.state_file)
+
+    @classmethod
+    def read_state(cls, folder: str) -> dict[str, np.ndarray] | None:
+        """The state in a checkpoint; None in a checkpoint of another loss."""
+        path = Path(folder) / cls.state_file
+        return load_file(path) if path.is_file() else None
+
+
+def weighted_mean(loss: Tensor, tags: PairTags) -> Tensor:
+    """Mean of (B,) losses under the weights of the pairs, whose mean is 1 over the dataset."""
+    return (loss if tags.weight is None else tags.weight * loss).mean()
