@@ -10,12 +10,14 @@ from sgpo.config import RunConfig
 from sgpo.leader.guards import LeaderAlert
 from sgpo.leader.train import train_leader
 from sgpo.policy.load import Policy
+from sgpo.robust import WorstCase
 from sgpo.rounds.context import Run
 from sgpo.rounds.costs import Scale, StagePlan, plan_training, training_steps
 from sgpo.rounds.game import round_pairs, round_settings
 from sgpo.rounds.pairs import most_pairs
 from sgpo.rounds.policies import FINAL
 from sgpo.rounds.seeds import SEEDS, VALIDATION
+from sgpo.rounds.worst_case import WORST_CASE, read_worst_cases
 
 TRAINING_LOG = "training_log.json"
 
@@ -29,8 +31,11 @@ def train_round(run: Run, number: int, radius: float, folder: str) -> None:
     """Trains a round's policy against the worst case in `folder`, from the policy of the round before."""
 
     def work(path: Path) -> None:
-        pairs, settings = round_pairs(run, number), round_settings(run, number, radius)
-        _fit(run, path, number - 1 if number else None, pairs, settings, _live_reference(run, number))
+        pairs, settings, answers = round_pairs(run, number), round_settings(run, number, radius), None
+        # With schedule `step` the follower answers to a running window instead of all pairs.
+        if number and settings["schedule"] != "step":
+            answers = read_worst_cases(run.root / folder / WORST_CASE, pairs["source"])
+        _fit(run, path, number - 1 if number else None, pairs, settings, _live_reference(run, number), answers)
 
     run.stages.together(f"{folder}/policy", work)
 
@@ -76,7 +81,13 @@ def plan_last_training(config: RunConfig, scale: Scale) -> list[StagePlan]:
 
 
 def _fit(
-    run: Run, path: Path, start: int | None, pairs: Dataset, settings: dict[str, Any], reference: Policy | None
+    run: Run,
+    path: Path,
+    start: int | None,
+    pairs: Dataset,
+    settings: dict[str, Any],
+    reference: Policy | None,
+    worst_cases: dict[str, WorstCase] | None = None,
 ) -> None:
     """Trains the policy of a round, or the SFT model if `start` is None, and saves it with its training log."""
     leader = run.config.leader
@@ -95,6 +106,7 @@ def _fit(
             peft_config=leader.lora,
             advance=advance,
             reference=reference,
+            worst_cases=worst_cases or None,
         )
     if run.stages.processes.is_main:
         (path / TRAINING_LOG).write_text(json.dumps(log, indent=1), encoding="utf-8")

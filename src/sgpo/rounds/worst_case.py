@@ -61,7 +61,7 @@ def write_worst_case(pairs: Dataset, arguments: SGPOConfig, path: Path) -> None:
     follower.answer()
     summary = _summarise(follower.worst_cases, arguments, sources, gaps)
     points = make_link(arguments.space).to_space(gaps)
-    table = pa.table({"gap": gaps, "point": points, "moved": _moved_shares(follower, arguments, sources, gaps)})
+    table = pa.table({"gap": gaps, "point": points, "moved": follower.moved_shares()})
     pq.write_table(table.replace_schema_metadata({"sgpo": json.dumps(summary)}), path)
 
 
@@ -99,26 +99,6 @@ def read_worst_cases(path: Path, sources: Sequence[str]) -> dict[str, WorstCase]
             points=own,
         )
     return found
-
-
-def _moved_shares(
-    follower: Follower, arguments: SGPOConfig, sources: np.ndarray | None, gaps: np.ndarray
-) -> np.ndarray:
-    """(N,) share of each pair that the answers move; by price for the pairs outside the window of schedule `step`."""
-    moved = np.zeros(len(gaps))
-    for index, name in enumerate(radii(arguments)):
-        worst = follower.worst_cases.get(name)
-        if worst is None:
-            continue
-        members = np.full(len(gaps), True) if sources is None else sources == index
-        if arguments.schedule != "step":
-            moved[members] = worst.moved
-            continue
-        points = worst.link.to_space(gaps[members]).clip(*worst.window)
-        split = worst.moved[np.abs(worst.points - worst.marginal).argmin()]
-        shares = np.where(points == worst.marginal, split, points < worst.marginal)
-        moved[members] = np.where(points > worst.window[0], shares, 0.0)
-    return moved
 
 
 def _source_indices(pairs: Dataset, arguments: SGPOConfig) -> np.ndarray | None:
