@@ -1,15 +1,17 @@
 """`sgpo eval alpaca|mt-bench|reward|preferences` do what the library does, on real files and a tiny policy."""
 
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from evaluate.alpaca_files import annotation_rows, write_annotations, write_gamed
 from sgpo.cli import main
-from sgpo.evaluate.alpaca import read_model_outputs
+from sgpo.config import EvaluateConfig, GenerationConfig, RunConfig
+from sgpo.errors import InputError
 from sgpo.evaluate.length_control import length_controlled_win_rate
-from sgpo.evaluate.mt_bench import read_answers, read_questions
 from sgpo.policy.generate import TransformersGenerator, generate_responses
 from sgpo.policy.load import load_policy
 from sgpo.policy.sampling import Sampling, prompt_seeds
@@ -53,10 +55,10 @@ def test_alpaca_writes_the_policys_answers_for_alpaca_eval(tmp_path, capsys, pol
     assert (result["file"], result["answers"]) == (str(output), 2)
     prompts = [[{"role": "user", "content": text}] for text in instructions]
     expected = generate_responses(load_policy(policy), prompts, n=1, max_new_tokens=12, seed=4)
-    read = read_model_outputs(output)
-    assert read.instructions == instructions
-    assert read.outputs == [row[0].text for row in expected]
-    assert read.generator == "tiny"
+    rows = json.loads(output.read_text(encoding="utf-8"))
+    assert [row["instruction"] for row in rows] == instructions
+    assert [row["output"] for row in rows] == [row[0].text for row in expected]
+    assert [row["generator"] for row in rows] == ["tiny", "tiny"]
     assert result["cut"] == sum(row[0].finish_reason == "length" for row in expected)
 
 
@@ -81,7 +83,7 @@ def test_alpaca_reads_annotations_and_prints_both_models(tmp_path, capsys):
     ("arguments", "words"),
     [
         ([], "--policy is missing; allowed: --annotations, or all of --policy, --instructions, --name, --output"),
-        (["--annotations", "a.json", "--policy", "p"], "--policy is given beside --annotations"),
+        (["--annotations", "a.json", "--policy", "p"], "--policy is given with --annotations"),
         (
             ["--policy", "p", "--instructions", "i", "--name", "n", "--output", "o", "--baseline", "b"],
             "--baseline goes",
@@ -113,25 +115,26 @@ def test_mt_bench_answers_each_turn_at_its_categorys_temperature(tmp_path, capsy
     options = ["--policy", policy, "--questions", questions, "--name", "tiny", "--output", tmp_path]
     result = run(capsys, "mt-bench", *options, "--max-new-tokens", "10", "--seed", "2")
     assert result["file"] == str(tmp_path / "model_answer/tiny.jsonl")
-    answers = read_answers(result["file"], read_questions(questions))
-    assert answers.model_id == "tiny"
-    assert list(map(len, answers.turns)) == [2, 2, 1]
+    rows = [json.loads(line) for line in Path(result["file"]).read_text().splitlines()]
+    assert {row["model_id"] for row in rows} == {"tiny"}
+    turns = [row["choices"][0]["turns"] for row in rows]
+    assert list(map(len, turns)) == [2, 2, 1]
     # Mathematics is answered greedily, and the second turn sees the first.
     generator = TransformersGenerator(load_policy(policy))
-    said = [{"role": "user", "content": "Two and two?"}]
-    for turn, answer in enumerate(answers.turns[1]):
-        written = generator.generate([said], [0], Sampling(n=1, temperature=0.0, max_new_tokens=10))
+    messages = [{"role": "user", "content": "Two and two?"}]
+    for turn, answer in enumerate(turns[1]):
+        written = generator.generate([messages], [0], Sampling(n=1, temperature=0.0, max_new_tokens=10))
         assert answer == written[0][0].text
-        said = [*said, {"role": "assistant", "content": answer}, {"role": "user", "content": "And five?"}]
+        messages = [*messages, {"role": "assistant", "content": answer}, {"role": "user", "content": "And five?"}]
         assert turn < 2
     # Writing is sampled at 0.7, by the question's place and the turn.
     [seed] = prompt_seeds(2, 1, first=0)
     sampling = Sampling(n=1, temperature=0.7, max_new_tokens=10)
     [[first]] = generator.generate([[{"role": "user", "content": "Write a line."}]], [seed], sampling)
-    assert answers.turns[0][0] == first.text
+    assert turns[0][0] == first.text
 
 
-def test_mt_bench_averages_judgements(tmp_path, capsys):
+def test_mt_bench_averages_judgments(tmp_path, capsys):
     questions = write(tmp_path / "question.jsonl", QUESTIONS)
     scores = {(81, 1): 8, (81, 2): 6, (82, 1): -1, (82, 2): 3, (83, 1): 7}
     rows = [
@@ -152,7 +155,7 @@ def test_mt_bench_averages_judgements(tmp_path, capsys):
     assert "line 1: 'score' is 11" in refused
 
 
-def test_a_reward_function_gives_the_win_rate_that_its_numbers_say(tmp_path, capsys, policy):
+def test_a_reward_function_gives_the_win_rate_of_its_numbers(tmp_path, capsys, policy):
     prompts = write(tmp_path / "prompts.jsonl", [{"prompt": word} for word in WORDS])
     sides = {"long": ["four"] * 4 + ["four"] * 2, "short": ["one"] * 4 + ["four"] * 2}
     files = {
@@ -173,15 +176,158 @@ def test_a_reward_function_gives_the_win_rate_that_its_numbers_say(tmp_path, cap
     assert json.loads(output.read_text())["rewards"] == [[4.0, 3.0]] * 4 + [[4.0, 4.0]] * 2
 
 
-def test_a_reward_model_compares_what_two_policies_write(tmp_path, capsys, policy, other):
+def test_a_reward_model_compares_the_answers_of_two_policies(tmp_path, capsys, policy, other):
     prompts = write(tmp_path / "prompts.jsonl", [{"prompt": word} for word in WORDS[:3]])
     model = build_tiny_classifier(tmp_path / "reward", seed=3)
-    options = ["--prompts", prompts, "--reward-model", model, "--max-new-tokens", "8"]
+    options = ["--prompts", prompts, "--model", model, "--max-new-tokens", "8"]
     result = run(capsys, "reward", "--policy", policy, "--baseline", other, *options)
     mirrored = run(capsys, "reward", "--policy", other, "--baseline", policy, *options)
     assert result["prompts"] == 3
     assert result["win_rate"] == pytest.approx(1 - mirrored["win_rate"])
     assert result["reward"]["mean"] == pytest.approx(mirrored["baseline_reward"]["mean"])
+
+
+def test_a_reward_evaluation_reports_kl_agreement_and_tokens(tmp_path, capsys, policy, other):
+    prompts = write(tmp_path / "prompts.jsonl", [{"prompt": word} for word in WORDS])
+    own = [
+        {"prompt": "a", "chosen": "long", "rejected": "no"},
+        {"prompt": "b", "chosen": "no", "rejected": "yes"},
+        {"prompt": "c", "chosen": "yes", "rejected": "but"},
+    ]
+    (tmp_path / "reward.py").write_text(REWARD)
+    options = ["--policy", policy, "--prompts", prompts, "--function", f"{tmp_path / 'reward.py'}:reward"]
+    options += ["--max-new-tokens", "8", "--temperature", "1"]
+    result = run(capsys, "reward", *options, "--reference", other, "--self-pairs", write(tmp_path / "own.jsonl", own))
+    assert result["kl"] > 0
+    assert result["agreement"] == 0.5
+    # Of a round's pairs, the human ones are not the policy's own.
+    mixed = [{**row, "source": "self" if row["prompt"] == "a" else "human"} for row in own]
+    options += ["--reference", other]
+    round_pairs = write(tmp_path / "mixed.jsonl", mixed)
+    assert run(capsys, "reward", *options, "--self-pairs", round_pairs)["agreement"] == 1.0
+    options = options[:-2]
+    assert 0 < result["tokens"] <= 8
+    # The reference is the baseline if no other is named.
+    assert result["baseline"] == str(other)
+    bare = run(capsys, "reward", *options, "--baseline", other)
+    assert (bare["kl"], bare["agreement"]) == (None, None)
+    assert bare["win_rate"] == result["win_rate"]
+    assert main(["eval", "reward", *map(str, options), "--reference", str(other)]) == 0
+    assert "KL to the reference" in capsys.readouterr().out
+
+
+@pytest.fixture
+def evaluated(monkeypatch):
+    """Replaces the runner; returns what the command calls it with."""
+    calls = []
+
+    def run_evaluation(job):
+        calls.append((job.settings, job.subject))
+        raise InputError("stop here")
+
+    monkeypatch.setattr("sgpo.evaluate.runner.run_evaluation", run_evaluation)
+
+    def call(*arguments):
+        assert main(["eval", *arguments]) == 2
+        return calls[-1]
+
+    return call
+
+
+COMMANDS = {
+    "alpaca": ({"instructions": "i"}, ["--policy", "p", "--name", "n", "--output", "o.json"]),
+    "mt_bench": ({"questions": "q"}, ["--policy", "p", "--name", "n", "--output", "o"]),
+    "judge": (
+        {"prompts": "p", "model": "m", "servers": ["http://x/v1"], "baseline": "b"},
+        ["--policy", "p", "--output", "o.json"],
+    ),
+    "reward": ({"prompts": "p", "model": "m", "baseline": "b"}, ["--policy", "p"]),
+    "preferences": ({"pairs": "p"}, ["--policy", "p", "--reference", "r"]),
+}
+
+
+def flags_of(keys):
+    return [
+        word
+        for key, value in keys.items()
+        for word in (f"--{key.replace('_', '-')}", *(value if isinstance(value, list) else [str(value)]))
+    ]
+
+
+@pytest.mark.parametrize("kind", COMMANDS)
+def test_the_command_line_and_a_recipe_have_the_same_defaults(kind, evaluated):
+    keys, others = COMMANDS[kind]
+    settings, subject = evaluated(kind.replace("_", "-"), *flags_of(keys), *others)
+    recipe = RunConfig(
+        output="o", model={"path": "r"}, data={"seeds": "s", "prompts": "p"}, evaluate=[{"kind": kind, **keys}]
+    )
+    [wanted] = recipe.evaluate
+    options = {"judge": ("judge_options",), "reward": ("reward_options",)}.get(kind, ())
+    for name in [*EvaluateConfig.keys_of(kind), *options]:
+        if name != "options":
+            assert getattr(settings, name) == getattr(wanted, name), name
+    assert subject.generation == recipe.generation
+    assert (subject.beta, subject.space) == (recipe.leader.beta, recipe.follower.space)
+    assert subject.model == recipe.model.at("p")
+
+
+def test_every_key_of_a_recipe_is_a_flag(evaluated):
+    keys = {"prompts": "p", "model": "m", "servers": ["http://x/v1", "http://y/v1"], "baseline": "b", "split": "test"}
+    keys |= {"template": "t", "temperature": 0.2, "top_p": 0.5, "max_new_tokens": 7}
+    options = {"max_tokens": 9, "temperature": 0.3, "seed": 4, "timeout": 5.0, "retries": 1, "concurrency": 2}
+    options |= {"pause": 0.5, "request": {"n": 2}}
+    flags = [{"temperature": "--judge-temperature", "seed": "--judge-seed"}.get(key, f"--{key}") for key in options]
+    flags = [flag.replace("_", "-") for flag in flags]
+    values = [json.dumps(value) for value in options.values()]
+    generation = {"backend": "server", "server_command": "run", "server_dialect": "openai", "batch_size": 3}
+    generation["server_options"] = {"timeout": 2}
+    more = [word for pair in zip(flags, values, strict=True) for word in pair]
+    more += [
+        word
+        for key, value in generation.items()
+        for word in (f"--{key.replace('_', '-')}", value if isinstance(value, str) else json.dumps(value))
+    ]
+    more += ["--policy-servers", "http://z/v1", "--logprobs", "--dtype", "bfloat16", "--trust-remote-code"]
+    settings, subject = evaluated("judge", *flags_of(keys), *more, "--policy", "p", "--output", "o.json")
+    assert settings == EvaluateConfig(kind="judge", logprobs=True, options=options, **keys)
+    assert subject.generation == GenerationConfig(servers=["http://z/v1"], **generation)
+    assert (subject.model.dtype, subject.model.trust_remote_code) == ("bfloat16", True)
+
+
+def test_older_flags_still_work(evaluated):
+    new = ["--prompts", "p", "--model", "m", "--output", "o.json", "--backend", "server"]
+    settings, subject = evaluated(
+        "judge", *new, "--first", "a", "--second", "b", "--server", "http://x/v1", "--policy-server", "http://y/v1",
+        "--dialect", "openai",
+    )  # fmt: skip
+    assert (subject.model.path, settings.baseline, settings.servers) == ("a", "b", ["http://x/v1"])
+    assert (subject.generation.servers, subject.generation.server_dialect) == (["http://y/v1"], "openai")
+    settings, subject = evaluated(
+        "reward", "--policy", "p", "--prompts", "p", "--baseline", "b", "--reward-model", "m", "--dtype", "float16",
+        "--label", "1", "--backend", "server", "--server", "http://y/v1",
+    )  # fmt: skip
+    assert (settings.model, subject.generation.servers) == ("m", ["http://y/v1"])
+    # The reward model has the policy's dtype unless --reward-dtype names another.
+    assert settings.options == {"dtype": "float16", "label": 1}
+
+
+def test_a_value_out_of_range_is_refused_as_in_a_recipe(capsys):
+    options = ["--policy", "p", "--prompts", "p", "--baseline", "b", "--model", "m"]
+    assert "top_p is 2.0; allowed: less than or equal to 1." in run(capsys, "reward", *options, "--top-p", "2", code=2)
+    assert "needs model or function" in run(capsys, "reward", *options, "--function", "f", code=2)
+    assert "servers is missing; kind 'judge' needs it" in run(capsys, "judge", *options, code=2)
+    assert "--policy is missing" in run(capsys, "reward", *options[2:], code=2)
+
+
+def test_without_scikit_learn_the_raw_win_rate_is_reported(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    annotations = write_annotations(tmp_path / "annotations.json", annotation_rows("even_long_soft", count=20))
+    assert main(["eval", "alpaca", "--annotations", str(annotations), "--json"]) == 0
+    printed = capsys.readouterr()
+    result = json.loads(printed.out)
+    assert result["raw"]["win_rate"] > 0
+    assert result["length_controlled"] == {}
+    assert "pip install 'sgpo[alpaca]'" in printed.err
 
 
 def pairs_of(words):

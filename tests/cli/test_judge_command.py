@@ -11,7 +11,7 @@ import pytest
 from faulty_server import Reply, completion, faulty
 from live_server import serving
 from sgpo.cli import main
-from sgpo.evaluate.letters import read_letter
+from sgpo.preferences.annotators.verdicts import read_letter
 from tiny_model import build_tiny_model
 
 PROMPTS = [f"Question {row}?" for row in range(6)]
@@ -35,7 +35,7 @@ def judge(tmp_path, capsys):
 
     def run(url, *more, first=GOOD, second=BAD, output="result.json", code=0):
         one, other = answers(tmp_path / "one.jsonl", first, "one"), answers(tmp_path / "other.jsonl", second, "other")
-        arguments = ["--prompts", prompts, "--first", one, "--second", other, "--server", url, "--model", "j"]
+        arguments = ["--prompts", prompts, "--policy", one, "--baseline", other, "--servers", url, "--model", "j"]
         assert main(["eval", "judge", *arguments, "--output", str(tmp_path / output), "--json", *more]) == code
         printed = capsys.readouterr()
         return json.loads(printed.out) if code == 0 else printed.err
@@ -66,19 +66,19 @@ def test_a_consistent_judge_gives_its_win_rate_and_no_position_bias(judge, tmp_p
     assert (result["win_rate"], result["wins"], result["ties"], result["losses"]) == (1.0, 6, 0, 0)
     assert (result["inconsistent"], result["unparsed"], result["verdicts"], result["first_preferred"]) == (0, 0, 12, 6)
     assert result["front_share"] == 0.5
-    assert (result["first"], result["second"]) == ("one", "other")
+    assert (result["policy"], result["baseline"], result["judge"]) == ("one", "other", "j")
     stored = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
     assert {key: value for key, value in stored.items() if key != "duels"} == result
     assert [duel["result"] for duel in stored["duels"]] == [1.0] * 6
 
 
-def test_the_other_way_round_wins_become_losses(judge):
+def test_swapping_the_policies_turns_wins_into_losses(judge):
     with faulty(prefers_good) as server:
         result = judge(server.url, "--yes", first=BAD, second=GOOD)
     assert (result["win_rate"], result["wins"], result["losses"]) == (0.0, 0, 6)
 
 
-def test_a_judge_that_takes_the_first_shows_as_position_bias_and_ties(judge):
+def test_a_judge_that_prefers_the_answer_in_front_shows_as_position_bias_and_ties(judge):
     with faulty(lambda number, body: completion("Verdict: A")) as server:
         result = judge(server.url, "--yes")
     assert (result["win_rate"], result["ties"], result["inconsistent"]) == (0.5, 6, 6)
@@ -87,7 +87,7 @@ def test_a_judge_that_takes_the_first_shows_as_position_bias_and_ties(judge):
     assert result["first_preferred"] == 12
 
 
-def test_equal_answers_are_ties_that_nobody_is_asked_about(judge):
+def test_equal_answers_are_ties_without_a_request(judge):
     with faulty(prefers_good) as server:
         result = judge(server.url, "--yes", second=[*GOOD[:2], *BAD[2:]])
         assert len(server.asked) == 8
@@ -113,7 +113,7 @@ def test_a_second_run_asks_nothing_and_needs_no_yes(judge, tmp_path):
     assert judge("http://127.0.0.1:9/v1") == first
 
 
-def test_a_run_that_breaks_off_asks_again_only_for_what_it_lacks(judge, tmp_path):
+def test_an_interrupted_comparison_asks_only_for_missing_verdicts(judge, tmp_path):
     def breaks(number, body):
         return prefers_good(number, body) if number < 5 else Reply(b"gone", status=400)
 
@@ -147,12 +147,12 @@ def test_without_a_terminal_nothing_is_sent_unless_yes(judge):
         assert not server.asked
     assert "12 requests" in message
     assert "--yes" in message
-    # 12 answers of at most 256 tokens at 10 a million, and what is read beside them.
+    # 12 answers of at most 256 tokens at 10 per million, in addition to the tokens that are read.
     assert "at most 3,072 to write, at most about 0.03" in message
 
 
 class Terminal(io.StringIO):
-    """Somebody who types."""
+    """Standard input with typed text."""
 
     def isatty(self):
         return True
@@ -167,7 +167,7 @@ def test_at_a_terminal_only_a_yes_sends_anything(judge, monkeypatch, typed, code
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_pays_for_nothing_twice(judge, tmp_path):
+def test_a_killed_comparison_sends_no_request_twice(judge, tmp_path):
     judge_of = {"process": None}
 
     def kills(number, body):
@@ -179,20 +179,9 @@ def test_a_run_that_is_killed_pays_for_nothing_twice(judge, tmp_path):
     prompts = write(tmp_path / "prompts.jsonl", [{"prompt": prompt} for prompt in PROMPTS])
     one, other = answers(tmp_path / "one.jsonl", GOOD, "one"), answers(tmp_path / "other.jsonl", BAD, "other")
     with faulty(kills) as server:
-        command = [
-            sys.executable,
-            "-m",
-            "sgpo",
-            "eval",
-            "judge",
-            "--prompts",
-            prompts,
-            "--first",
-            one,
-            "--second",
-            other,
-        ]
-        command += ["--server", server.url, "--model", "j", "--output", str(tmp_path / "result.json")]
+        command = [sys.executable, "-m", "sgpo", "eval", "judge", "--prompts", prompts]
+        command += ["--policy", one, "--baseline", other, "--servers", server.url, "--model", "j"]
+        command += ["--output", str(tmp_path / "result.json")]
         judge_of["process"] = subprocess.Popen(
             [*command, "--yes", "--concurrency", "1"], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
         )
@@ -205,7 +194,7 @@ def test_a_run_that_is_killed_pays_for_nothing_twice(judge, tmp_path):
         assert len(server.asked) == 12 - paid
 
 
-def test_log_probabilities_weigh_wins_by_the_share_of_the_letters(judge):
+def test_log_probabilities_weight_wins_by_the_share_of_the_letters(judge):
     def answer(number, body):
         assert (body["logprobs"], body["top_logprobs"], body["max_tokens"]) == (True, 20, 1)
         good_first = asked_of(body).index("good") < asked_of(body).index("bad")
@@ -253,7 +242,8 @@ def test_a_wrong_file_of_answers_is_refused_by_row(tmp_path, capsys, rows, words
     if "output" in rows[0]:
         rows = rows + [{"prompt": prompt, "output": "x"} for prompt in PROMPTS[1:]]
     path = write(tmp_path / "answers.jsonl", rows)
-    arguments = ["--prompts", prompts, "--first", path, "--second", path, "--server", "http://x/v1", "--model", "j"]
+    arguments = ["--prompts", prompts, "--policy", path, "--baseline", path, "--servers", "http://x/v1"]
+    arguments += ["--model", "j"]
     assert main(["eval", "judge", *arguments, "--output", str(tmp_path / "o.json")]) == 2
     assert words in capsys.readouterr().err
 
@@ -274,15 +264,15 @@ def test_a_real_server_that_answers_nonsense_gives_parse_failures_and_no_win_rat
 def test_policies_are_compared_and_their_answers_kept(tmp_path, capsys):
     prompts = write(tmp_path / "prompts.jsonl", [{"prompt": prompt} for prompt in PROMPTS[:2]])
     first, second = (build_tiny_model(tmp_path / name, seed=seed) for seed, name in enumerate(("one", "other")))
-    options = ["--prompts", prompts, "--first", str(first), "--second", str(second), "--max-new-tokens", "8"]
+    options = ["--prompts", prompts, "--policy", str(first), "--baseline", str(second), "--max-new-tokens", "8"]
     output = ["--model", "j", "--output", str(tmp_path / "result.json"), "--json", "--yes"]
     with faulty(lambda number, body: completion("Verdict: tie")) as server:
-        assert main(["eval", "judge", *options, *output, "--server", server.url]) == 0
+        assert main(["eval", "judge", *options, *output, "--servers", server.url]) == 0
         assert json.loads(capsys.readouterr().out)["ties"] == 2
         assert len(server.asked) == 4
     kept = list((tmp_path / "result.cache").glob("answers-*.json"))
     assert len(kept) == 2
     # With their weights gone, only kept answers can answer; both are found again.
     times = [path.stat().st_mtime_ns for path in kept]
-    assert main(["eval", "judge", *options, *output, "--server", "http://127.0.0.1:9/v1"]) == 0
+    assert main(["eval", "judge", *options, *output, "--servers", "http://127.0.0.1:9/v1"]) == 0
     assert [path.stat().st_mtime_ns for path in kept] == times

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-# strength of the policy, how much the judge likes length, how much longer the policy writes, the kind of judge.
+# Strength of the policy, the judge's preference for length, relative length of the policy's answers, kind of judge.
 CASES = {
     "weak_short_soft": (-1.6, 0.9, 0.75, "soft"),
     "weak_long_soft": (-1.2, 1.4, 1.8, "soft"),
@@ -53,7 +53,7 @@ def annotation_rows(case: str, count: int = 805, seed: int = 0) -> list[dict]:
 
 
 def gamed_rows(count: int = 805, seed: int = 5) -> list[dict]:
-    """Rows of a df_gamed.csv: two baselines that were told how long to be, and each instruction's difficulty."""
+    """Rows of a df_gamed.csv: two baselines with instructions about length, and the difficulty of each instruction."""
     rng = np.random.default_rng(seed)
     difficulty = 0.7 * rng.normal(size=count)
     rows = []

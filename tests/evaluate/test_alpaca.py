@@ -7,14 +7,9 @@ import pytest
 
 from evaluate.alpaca_files import annotation_rows, gamed_rows, write_annotations, write_gamed
 from sgpo.errors import InputError
-from sgpo.evaluate.alpaca import (
-    Instructions,
-    read_annotations,
-    read_instructions,
-    read_model_outputs,
-    write_model_outputs,
-)
+from sgpo.evaluate.alpaca import Instructions, read_annotations, read_instructions, write_model_outputs
 from sgpo.evaluate.gamed import read_gamed
+from sgpo.evaluate.prompt_files import read_answers_to
 
 # Spaces at the ends, quotes, a line separator and characters beyond the first plane: all must survive.
 TEXTS = ["How do tides work? ", 'Say "naïve" twice.\n\n', "Wie heißt\u2028das Tier? 🦔", "Name three rivers\tof Peru."]
@@ -76,8 +71,10 @@ def test_model_outputs_have_alpaca_evals_columns_and_survive_a_round_trip(asked,
     outputs = ["", "é 🦔\u2028", "plain", ' "quoted" \n']
     path = write_model_outputs(tmp_path / "out" / "model_outputs.json", asked, outputs, "my policy")
     rows = json.loads(path.read_bytes())
+    assert [row["dataset"] for row in rows] == asked.datasets
     assert [list(row) for row in rows] == [["instruction", "output", "generator", "dataset"]] * 4
-    assert read_model_outputs(path, asked=asked) == (TEXTS, outputs, asked.datasets, "my policy")
+    read = read_answers_to(path, [[{"role": "user", "content": text}] for text in TEXTS])
+    assert (read.texts, read.name) == (outputs, "my policy")
     assert [file.name for file in path.parent.iterdir()] == ["model_outputs.json"]
 
 
@@ -171,13 +168,17 @@ def test_a_policy_is_not_compared_with_itself(tmp_path):
 def test_annotations_of_other_answers_are_refused(asked, tmp_path):
     path = write_annotations(tmp_path / "a.json", verdicts())
     outputs = [f"answer {row}" for row in range(4)]
-    answers = read_model_outputs(write_model_outputs(tmp_path / "m.json", asked, outputs, "policy"))
-    assert read_annotations(path, answers=answers).outputs == outputs
-    stale = answers._replace(outputs=[*outputs[:3], "a newer answer"])
+    judged = write_model_outputs(tmp_path / "m.json", asked, outputs, "policy")
+    assert read_annotations(path, answers=judged).outputs == outputs
+    write_model_outputs(judged, asked, [*outputs[:3], "a newer answer"], "policy")
     with pytest.raises(InputError, match=r"row 3: output_2 is 'answer 3' .* 'a newer answer'"):
-        read_annotations(path, answers=stale)
+        read_annotations(path, answers=judged)
+    write_model_outputs(judged, asked, outputs, "round 2")
     with pytest.raises(InputError, match="generator_2 is 'policy'; allowed: 'round 2'"):
-        read_annotations(path, answers=answers._replace(generator="round 2"))
+        read_annotations(path, answers=judged)
+    write_model_outputs(judged, Instructions(TEXTS[:3], ["helpful"] * 3), outputs[:3], "policy")
+    with pytest.raises(InputError, match="lacks an answer to 1 of 4 prompts"):
+        read_annotations(path, answers=judged)
 
 
 @pytest.mark.parametrize(
@@ -217,6 +218,7 @@ def test_the_difficulty_file_is_read_by_index(tmp_path):
         ("index,preference,std_delta_len,instruction_difficulty\n0,1,0,0\n2,1,0,0\n", "no row with the index 1"),
         ("index,preference,std_delta_len,instruction_difficulty\n0,1,0,hard\n", "row 0: instruction_difficulty"),
         ("index,preference,std_delta_len,instruction_difficulty\n0,1,,0\n", "not finite"),
+        ("index,preference,std_delta_len,instruction_difficulty\ninf,1,0,0\n", "row 0: index is 'inf'"),
         ("index,preference,std_delta_len,instruction_difficulty\n", "has no rows"),
     ],
 )

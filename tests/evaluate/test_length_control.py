@@ -1,10 +1,12 @@
 """Win rates of AlpacaEval: alpaca_eval's own numbers, an independent optimiser, and standard errors that hold."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import sklearn
 from scipy.optimize import minimize
 from scipy.special import expit
 from scipy.stats import sem
@@ -14,7 +16,6 @@ from sgpo.errors import InputError
 from sgpo.evaluate.alpaca import read_annotations
 from sgpo.evaluate.gamed import read_gamed
 from sgpo.evaluate.length_control import length_controlled_win_rate, raw_win_rate
-from sgpo.evaluate.sparse_logistic import cross_validated_strength, fit
 
 # What alpaca_eval and scikit-learn answered; benchmarks/alpaca_eval_agreement.py asks them again.
 PEER = json.loads(Path(__file__).with_name("alpaca_eval_values.json").read_text())["values"]
@@ -50,9 +51,9 @@ def test_the_raw_win_rate_is_alpaca_evals(annotations, case):
 def test_the_length_controlled_win_rate_is_alpaca_evals(annotations, case, model, gamed):
     controlled, peer = control(annotations, gamed=gamed if model == "full" else None), PEER[case][model]
     assert controlled.model == model
-    # In points; the two solvers take the same steps, so that only rounding is left.
-    assert controlled.win_rate == pytest.approx(peer["length_controlled_winrate"], abs=1e-4)
-    assert controlled.spread == pytest.approx(peer["lc_standard_error"], abs=1e-4)
+    # In points: the same solver on the same rows.
+    assert controlled.win_rate == pytest.approx(peer["length_controlled_winrate"], abs=1e-6)
+    assert controlled.spread == pytest.approx(peer["lc_standard_error"], abs=1e-6)
 
 
 def test_the_difficulty_follows_the_instruction_not_the_row(gamed):
@@ -98,42 +99,60 @@ def test_without_an_effect_of_length_the_standard_error_is_the_raw_one():
     assert controlled.standard_error == pytest.approx(100 * sem(shares), rel=0.03)
 
 
-@pytest.mark.parametrize("strength", [0.02, 0.36, 21.5, 1e4])
-@pytest.mark.parametrize("columns", [2, 3])
-def test_the_fit_is_the_optimisers_to_liblinears_tolerance(columns, strength):
-    rng = np.random.default_rng(columns)
-    x, weights = rng.normal(size=(300, columns)), rng.choice([0.1, 1.0], size=300)
-    y = expit(x @ np.array([1.0, -0.4, 0.0])[:columns] + rng.normal(size=300))
+def design_of(shares, lengths, baseline):
+    delta = np.asarray(baseline, dtype=float) - lengths
+    return np.stack([np.tanh(delta / delta.std(ddof=1)), np.ones(len(shares))], axis=1)
+
+
+@pytest.mark.parametrize("taste", [0.0, 0.4, 2.0])
+def test_the_coefficients_are_an_independent_optimisers_at_the_selected_penalty(taste):
+    shares, lengths, baseline = simulate(np.random.default_rng(3), 300, effect=-0.5, taste=taste)
+    controlled = length_controlled_win_rate(shares, lengths, baseline)
+    x = design_of(shares, lengths, baseline)
 
     def objective(halves):
-        w = halves[:columns] - halves[columns:]
+        w = halves[:2] - halves[2:]
         z = x @ w
-        return halves.sum() + strength * weights @ (np.logaddexp(0, z) - y * z)
+        return halves.sum() + controlled.strength * (np.logaddexp(0, z) - shares * z).sum()
 
-    peer = minimize(objective, np.full(2 * columns, 0.1), bounds=[(0, None)] * 2 * columns, tol=1e-12)
-    w = fit(x, y, weights, strength)
-    assert w == pytest.approx(peer.x[:columns] - peer.x[columns:], abs=2e-3)
-    reached = objective(np.concatenate([w.clip(0), (-w).clip(0)]))
-    assert reached == pytest.approx(peer.fun, rel=1e-5)
-
-
-def test_a_strong_penalty_sets_coefficients_to_zero_exactly():
-    x = np.random.default_rng(0).normal(size=(100, 3))
-    assert fit(x, expit(x[:, 0]), np.ones(100), 1e-4).tolist() == [0.0, 0.0, 0.0]
+    peer = minimize(objective, np.full(4, 0.1), bounds=[(0, None)] * 4, tol=1e-12)
+    coefficients = np.array([controlled.coefficients["length"], controlled.coefficients["policy"]])
+    # liblinear stops at a tolerance of 1e-4.
+    assert coefficients == pytest.approx(peer.x[:2] - peer.x[2:], abs=5e-3)
+    reached = objective(np.concatenate([coefficients.clip(0), (-coefficients).clip(0)]))
+    assert reached == pytest.approx(peer.fun, rel=1e-4)
 
 
-def test_labels_that_columns_separate_end_in_a_finite_fit():
-    x = np.linspace(-1, 1, 40)[:, None] * [[1.0, 0.5]]
-    assert np.isfinite(fit(x, (x[:, 0] > 0).astype(float), np.ones(40), 1e4)).all()
+def test_verdicts_of_chance_select_the_strongest_penalty_and_give_half():
+    # A half everywhere is predicted best without any coefficient, whatever the penalty: the strongest comes first.
+    lengths, baseline = np.random.default_rng(0).integers(1, 900, size=(2, 50))
+    controlled = length_controlled_win_rate(np.full(50, 0.5), lengths, baseline)
+    assert controlled.strength == pytest.approx(1e-4)
+    assert controlled.coefficients == {"length": 0.0, "policy": 0.0}
+    assert controlled.win_rate == 50.0
 
 
-def test_of_equal_strengths_the_smallest_is_chosen():
-    # A half everywhere is predicted best by no coefficient at all, whatever the strength.
-    x = np.random.default_rng(0).normal(size=(50, 2))
-    assert cross_validated_strength(x, np.full(50, 0.5), np.ones(50), np.array([0.1, 1.0, 10.0]), 5) == 0.1
+def test_verdicts_that_length_separates_give_finite_coefficients():
+    lengths = np.arange(1, 41)
+    controlled = length_controlled_win_rate((lengths > 20).astype(float), lengths, np.full(40, 20))
+    assert np.isfinite(list(controlled.coefficients.values())).all()
+    assert controlled.coefficients["length"] < -5
 
 
-def test_a_judgement_that_could_not_be_read_counts_in_nothing():
+def test_scikit_learns_settings_do_not_matter():
+    arrays = simulate(np.random.default_rng(0), 60, effect=0.0, taste=1.5)
+    with sklearn.config_context(enable_metadata_routing=True):
+        routed = length_controlled_win_rate(*arrays)
+    assert routed == length_controlled_win_rate(*arrays)
+
+
+def test_without_scikit_learn_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
+    with pytest.raises(InputError, match=r"pip install 'sgpo\[alpaca\]'"):
+        length_controlled_win_rate([0.5, 1, 0, 1, 0.2], [1, 2, 3, 4, 5], [5, 4, 3, 2, 9])
+
+
+def test_a_judgment_that_could_not_be_read_counts_in_nothing():
     raw = raw_win_rate([1.0, np.nan, 0.5, 0.2, np.nan])
     assert (raw.wins, raw.losses, raw.draws, raw.unjudged) == (1, 1, 1, 2)
     assert raw.win_rate == pytest.approx(100 * 1.7 / 3)
@@ -153,7 +172,7 @@ def test_answers_of_the_baselines_length_leave_the_raw_win_rate():
         ([0.5, 1.5], [1, 2], [2, 1], {}, "preferences row 1 is 1.5"),
         ([0.5] * 6, [1] * 5, [1] * 6, {}, r"lengths has the shape \(5,\)"),
         ([0.5] * 6, [1] * 6, [1, 2, 3, 4, 5, -1], {}, "baseline_lengths row 5 is -1"),
-        ([0.5, np.nan, 1, 0, 1], [1, 2, 3, 4, 5], [1] * 5, {}, "4 judgements; allowed: at least 5"),
+        ([0.5, np.nan, 1, 0, 1], [1, 2, 3, 4, 5], [1] * 5, {}, "4 judgments; allowed: at least 5"),
         ([0.5] * 6, [4] * 6, [1] * 6, {}, "lengths differ from baseline_lengths by 3 in every row"),
         ([0.5] * 6, [1, 2, 3, 4, 5, 6], [1] * 6, {"full": True}, "6 rows and the difficulty file 805"),
         ([0.5] * 6, [1, 2, 3, 4, 5, 6], [1] * 6, {"places": [0, 1, 2, 3, 4, 805]}, "places row 5 is 805"),
@@ -166,6 +185,6 @@ def test_bad_input_is_refused(preferences, lengths, baseline, options, message, 
         length_controlled_win_rate(preferences, lengths, baseline, **options)
 
 
-def test_no_judgement_at_all_is_refused():
-    with pytest.raises(InputError, match="holds no judgement"):
+def test_no_judgment_at_all_is_refused():
+    with pytest.raises(InputError, match="holds no judgment"):
         raw_win_rate([np.nan, np.nan])

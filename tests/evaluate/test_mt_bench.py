@@ -7,14 +7,7 @@ import pytest
 from scipy.stats import t
 
 from sgpo.errors import InputError
-from sgpo.evaluate.mt_bench import (
-    Question,
-    by_temperature,
-    next_conversation,
-    read_answers,
-    read_questions,
-    write_answers,
-)
+from sgpo.evaluate.mt_bench import Question, by_temperature, next_conversation, read_questions, write_answers
 from sgpo.evaluate.mt_judgments import average_judgments, read_judgments
 
 # Questions of our own: as many turns and categories as the formats need.
@@ -100,13 +93,13 @@ def test_the_second_turn_follows_the_models_own_first_answer():
         next_conversation(QUESTIONS[1], ["51", "60"])
 
 
-def test_answers_are_in_fastchats_layout_and_survive_a_round_trip(tmp_path):
+def test_answers_are_in_fastchats_layout(tmp_path):
     path = write_answers(tmp_path / "model_answer" / "policy.jsonl", QUESTIONS, TURNS, "policy", created=7.5)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [list(row) for row in rows] == [["question_id", "answer_id", "model_id", "choices", "tstamp"]] * 5
-    assert rows[2]["choices"] == [{"index": 0, "turns": list(TURNS[2])}]
+    assert [row["choices"] for row in rows] == [[{"index": 0, "turns": list(turns)}] for turns in TURNS]
+    assert [(row["question_id"], row["model_id"]) for row in rows] == [(key, "policy") for key in range(81, 86)]
     assert len({row["answer_id"] for row in rows}) == 5
-    assert read_answers(path, QUESTIONS) == ([81, 82, 83, 84, 85], TURNS, "policy")
 
 
 def test_the_same_answers_are_the_same_bytes(tmp_path):
@@ -125,21 +118,6 @@ def test_answers_that_fastchat_would_misread_are_not_written(tmp_path):
     with pytest.raises(InputError, match="turns of question 85 is"):
         write_answers(tmp_path / "policy.jsonl", QUESTIONS, [*TURNS[:4], ("first",)], "policy")
     assert not list(tmp_path.iterdir())
-
-
-def test_bad_answers_are_refused(tmp_path):
-    path = write_answers(tmp_path / "policy.jsonl", QUESTIONS, TURNS, "policy")
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    with pytest.raises(InputError, match="lacks the answer to turn 1 of question 85"):
-        read_answers(write_lines(path, rows[:4]), QUESTIONS)
-    rows[3]["choices"][0]["turns"] = ["only one"]
-    with pytest.raises(InputError, match="lacks the answer to turn 2 of question 84"):
-        read_answers(write_lines(path, rows), QUESTIONS)
-    rows[1]["model_id"] = "other"
-    with pytest.raises(InputError, match="line 2: the model_id is 'other'"):
-        read_answers(write_lines(path, rows), QUESTIONS)
-    with pytest.raises(InputError, match="line 6: the question_id 81"):
-        read_answers(write_lines(path, [*rows, rows[0]]))
 
 
 def test_averages_leave_parse_failures_out_and_count_them(tmp_path):
@@ -179,7 +157,7 @@ def test_of_several_models_one_is_asked_for(tmp_path):
     with pytest.raises(InputError, match=r"line 11: the model is 'other' and that of .*line 1 'policy'"):
         read_judgments(path, QUESTIONS)
     assert average_judgments(read_judgments(path, QUESTIONS, model="other")).overall.mean == 3.0
-    with pytest.raises(InputError, match="no judgement of the model 'third'"):
+    with pytest.raises(InputError, match="no judgment of the model 'third'"):
         read_judgments(path, QUESTIONS, model="third")
 
 
@@ -197,7 +175,7 @@ def test_of_several_models_one_is_asked_for(tmp_path):
         (3, {"turn": "2"}, "line 4: 'turn' is '2'"),
     ],
 )
-def test_a_bad_judgement_is_refused_by_its_line(row, change, message, tmp_path):
+def test_a_bad_judgment_is_refused_by_its_line(row, change, message, tmp_path):
     rows = judgment_rows()
     rows[row] |= change
     with pytest.raises(InputError, match=message):

@@ -12,8 +12,6 @@ from datasets import load_from_disk
 from faulty_server import Reply, completion, faulty
 from integration.conftest import PAIRS, WORDS, write_jsonl
 from sgpo.cli import main
-from sgpo.evaluate.alpaca import read_model_outputs
-from sgpo.evaluate.mt_bench import read_answers, read_questions
 from sgpo.evaluate.prompt_files import read_answers_to, read_prompts
 from sgpo.policy.generate import generate_responses
 from sgpo.policy.load import load_policy
@@ -96,33 +94,43 @@ def test_every_kind_is_measured_in_every_round_and_shown(recipe, files, micro_mo
     for key in ("bound", "human", "own", "radius"):
         assert result["certificate"][key] == pytest.approx(getattr(by_hand, key), rel=1e-3, abs=1e-6)
 
-    # The reward says what it says of the answers that are kept.
+    # The win rate is that of the answers on disk.
     prompts = read_prompts(files["prompts"])
     for number, metrics in enumerate(rounds):
         answers = read_answers_to(folder / f"round-{number}/evaluations/length/answers.json", prompts).texts
         baseline = read_answers_to(folder / "evaluations/length/baseline.json", prompts).texts
         shares = [(len(a) > len(b)) + 0.5 * (len(a) == len(b)) for a, b in zip(answers, baseline, strict=True)]
         assert metrics["length"]["value"] == pytest.approx(np.mean(shares))
+        logps = [
+            score_responses(load_policy(path), prompts, answers).logps
+            for path in (folder / f"round-{number}/policy", micro_model)
+        ]
+        assert metrics["length"]["kl"] == pytest.approx((logps[0] - logps[1]).mean(), rel=1e-4, abs=1e-6)
+        assert 0 < metrics["length"]["tokens"] <= 12
+        samples = (folder / f"round-{number}/evaluations/length/samples.jsonl").read_text().splitlines()
+        assert [json.loads(line)["response"] for line in samples] == answers
+    sides = [[len(row[0]["content"]) for row in own[side]] for side in ("chosen", "rejected")]
+    shares = [(a > b) + 0.5 * (a == b) for a, b in zip(*sides, strict=True)]
+    assert [metrics["length"]["agreement"] for metrics in rounds] == [None, pytest.approx(np.mean(shares))]
 
-    outputs = read_model_outputs(folder / "round-1/evaluations/alpaca/model_outputs.json")
-    assert (outputs.generator, len(outputs.outputs)) == ("run-round-1", 3)
-    # They are the round's own policy's, with the same numbers drawn in every round.
+    # They are the round's own policy's, with the same seeds in every round.
     seed = int.from_bytes(hashlib.sha256(b"3/evaluations/alpaca").digest()[:4], "big") // 2
-    asked = [[{"role": "user", "content": instruction}] for instruction in outputs.instructions]
+    asked = [[{"role": "user", "content": f"Describe the {word}."}] for word in WORDS[:3]]
     for number in (0, 1):
         policy = load_policy(folder / f"round-{number}/policy")
         written = generate_responses(policy, asked, n=1, max_new_tokens=12, seed=seed)
-        outputs = read_model_outputs(folder / f"round-{number}/evaluations/alpaca/model_outputs.json")
-        assert outputs.outputs == [row[0].text for row in written]
-    questions = read_questions(files["questions"])
-    read_answers(folder / "round-1/evaluations/mt_bench/model_answer/run-round-1.jsonl", questions)
+        outputs = read_answers_to(folder / f"round-{number}/evaluations/alpaca/model_outputs.json", asked)
+        assert outputs.texts == [row[0].text for row in written]
+        assert outputs.name == f"run-round-{number}"
+    answers = folder / "round-1/evaluations/mt_bench/model_answer/run-round-1.jsonl"
+    assert len(json.loads(answers.read_text())["choices"][0]["turns"]) == 2
     assert rounds[1]["alpaca"]["value"] is None
 
     page = (folder / "report.html").read_text()
     assert "length" in page and f"{rounds[1]['length']['value']:.3f}" in page
 
 
-def test_a_judge_is_asked_once_however_often_the_run_is_killed(recipe, files):
+def test_a_judge_is_asked_once_even_if_the_run_is_interrupted(recipe, files):
     def prefers_longer(number, body):
         text = body["messages"][0]["content"]
         first = text.partition("[Answer A]")[2].partition("[End of answer A]")[0]
@@ -194,4 +202,4 @@ def test_an_unknown_option_of_a_judge_is_named(recipe, files, capsys):
     entry = {"kind": "judge", "prompts": files["prompts"], "servers": ["http://x/v1"], "model": "j"}
     evaluating(recipe, [entry | {"options": {"temprature": 1}}])
     run(recipe, code=2)
-    assert "evaluate, judge: options: " in capsys.readouterr().err
+    assert "evaluate.0: options: unknown key temprature; allowed: max_tokens, temperature," in capsys.readouterr().err

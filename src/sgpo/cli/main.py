@@ -5,7 +5,6 @@ import os
 import sys
 
 from sgpo import __version__
-from sgpo.cli.eval import add_eval
 from sgpo.cli.report import add_report
 from sgpo.cli.run import run
 from sgpo.cli.split import add_split
@@ -14,6 +13,7 @@ from sgpo.cli.worst_case import add_worst_case
 from sgpo.errors import InputError
 
 _RUN_HELP = "the whole loop: from seed pairs to an aligned model"
+_EVAL_HELP = "answers, verdicts and gaps turned into numbers with intervals"
 _TRAIN_HELP = "one leader run on a preference dataset; takes the arguments of `trl dpo` and the robust ones"
 
 
@@ -32,6 +32,11 @@ def main(argv: list[str] | None = None) -> int:
             )
         if command == "run":
             return run(argv[1:])
+        if command == "eval":
+            # Its flags are made from the recipe's sections, which take a moment to load.
+            from sgpo.cli.eval import evaluate
+
+            return evaluate(argv[1:])
         arguments = _parser().parse_args(argv)
         return arguments.call(arguments)
     except InputError as error:
@@ -51,10 +56,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     commands.add_parser("run", help=_RUN_HELP, add_help=False)
+    commands.add_parser("eval", help=_EVAL_HELP, add_help=False)
     commands.add_parser("train", help=_TRAIN_HELP, add_help=False)
 
     add_split(commands)
-    add_eval(commands)
     add_worst_case(commands)
     add_report(commands)
 

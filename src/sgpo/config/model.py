@@ -1,5 +1,7 @@
 """The model that a run starts from."""
 
+from pathlib import Path
+
 from pydantic import Field
 
 from sgpo.choices import Dtype
@@ -16,3 +18,7 @@ class ModelConfig(Section):
     )
     trust_remote_code: bool = Field(False, description="Run model code that comes with a Hub repository.")
     parameters: Count | None = Field(None, description="Number of its weights, for plans without the Hub.")
+
+    def at(self, path: str | Path) -> "ModelConfig":
+        """The same settings for the policy in another folder, without the adapter."""
+        return self.model_copy(update={"path": str(path), "adapter": None})

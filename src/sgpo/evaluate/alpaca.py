@@ -8,36 +8,28 @@ from typing import NamedTuple
 import numpy as np
 
 from sgpo.errors import InputError
-from sgpo.evaluate.row_files import Row, read_rows, refuse_duplicates, refuse_mixed, shorten, write_json
+from sgpo.evaluate.row_files import Row, list_missing, read_rows, refuse_duplicates, refuse_mixed, shorten
+from sgpo.store.files import write_json
 
 DATASET = "alpaca_eval"
 
 
 class Instructions(NamedTuple):
-    """The evaluation set, in its order: (I,) instructions, each once, and (I,) names of where each comes from."""
+    """The evaluation set in its order: (I,) distinct instructions and (I,) names of their data sets."""
 
     instructions: list[str]
     datasets: list[str]
-
-
-class ModelOutputs(NamedTuple):
-    """A file of answers: (I,) instructions, outputs and datasets, all by one generator."""
-
-    instructions: list[str]
-    outputs: list[str]
-    datasets: list[str]
-    generator: str
 
 
 class Annotations(NamedTuple):
     """A judge's verdicts.
 
     Attributes:
-        instructions: (N,), each once, in the file's order.
+        instructions: (N,) distinct, in the file's order.
         outputs, baseline_outputs: (N,) answers of the policy and of the baseline.
-        preferences: (N,) in [0, 1], the share of the win that goes to the policy; nan where the judge gave none.
+        preferences: (N,) in [0, 1], the share of the win that goes to the policy; nan if the judge gave none.
         generator, baseline, annotator: names of the policy, the baseline and the judge.
-        places: (N,) the place of each row's instruction in the evaluation set; None when no set was given.
+        places: (N,) index of each row's instruction in the evaluation set; None if no set was given.
     """
 
     instructions: list[str]
@@ -61,17 +53,16 @@ class Annotations(NamedTuple):
 
 
 def read_instructions(path: str | Path, *, split: str | None = None) -> Instructions:
-    """Reads an evaluation set: rows with `instruction`, and `dataset` where they have one.
+    """Reads an evaluation set: rows with `instruction` and, optionally, `dataset`.
 
-    Columns beyond these are not read, so that a file of answers, such as AlpacaEval's own set with the baseline's
-    outputs, serves as well.
+    Other columns are ignored, so a file of answers such as AlpacaEval's own set also works.
 
     Args:
         path: whatever `sgpo.preferences.source.load_rows` reads.
-        split: which split, where the source has splits.
+        split: split of the source, if it has splits.
 
     Raises:
-        InputError: what `load_rows` raises; no instruction, an empty one, or one that comes twice.
+        InputError: see `load_rows`; an instruction is missing, empty or repeated.
     """
     from sgpo.preferences.source import load_rows
 
@@ -80,28 +71,26 @@ def read_instructions(path: str | Path, *, split: str | None = None) -> Instruct
         raise InputError(f"{path} has the columns {', '.join(rows.column_names)}; allowed: one named instruction.")
     keep = [name for name in ("instruction", "dataset") if name in rows.column_names]
     listed = [Row(f"{path} row {index}", row) for index, row in enumerate(rows.select_columns(keep))]
-    instructions = [row.text("instruction") for row in listed]
+    instructions = _unique_instructions(listed)
     for row in listed:
         if not row.values["instruction"].strip():
             raise InputError(f"{row.where}: the instruction is empty; allowed: text.")
-    refuse_duplicates(((row.values["instruction"], row.where) for row in listed), "instruction")
-    datasets = [DATASET if row.values.get("dataset") is None else row.text("dataset") for row in listed]
-    return Instructions(instructions, datasets)
+    return Instructions(instructions, [_dataset(row) for row in listed])
 
 
 def write_model_outputs(path: str | Path, asked: Instructions, outputs: Sequence[str], generator: str) -> Path:
     """Writes the file that `alpaca_eval --model_outputs` takes, and returns its path.
 
-    Instructions are written as they were read, to the byte: alpaca_eval joins two models' answers by them.
+    Instructions are written byte for byte as they were read: alpaca_eval joins two models' answers by them.
 
     Args:
-        path: where to, ending in .json; a file there is replaced at once or not at all.
+        path: the file, ending in .json; it is replaced as a whole or not at all.
         asked: the evaluation set.
-        outputs: (I,) answers; an empty one is an answer.
+        outputs: (I,) answers, which may be empty.
         generator: name of the policy.
 
     Raises:
-        InputError: another number of outputs than instructions, one that is no string, or a generator without a name.
+        InputError: the number of outputs is wrong, one is not a string, or the generator has no name.
     """
     if Path(path).suffix != ".json":
         raise InputError(f"path is {str(path)!r}; allowed: a name that ends in .json.")
@@ -117,33 +106,10 @@ def write_model_outputs(path: str | Path, asked: Instructions, outputs: Sequence
     rows = zip(asked.instructions, outputs, asked.datasets, strict=True)
     return write_json(
         path,
-        (
+        [
             {"instruction": instruction, "output": output, "generator": generator, "dataset": dataset}
             for instruction, output, dataset in rows
-        ),
-    )
-
-
-def read_model_outputs(path: str | Path, *, asked: Instructions | None = None) -> ModelOutputs:
-    """Reads a file of answers, a policy's or the baseline's, in the file's order.
-
-    Args:
-        path: a .json list of objects with `instruction`, `output`, `generator` and, perhaps, `dataset`.
-        asked: the evaluation set, to be answered whole; None checks nothing against one.
-
-    Raises:
-        InputError: a column is missing, an instruction comes twice or is not of the set, one of the set has no
-            answer, or generators are mixed.
-    """
-    rows = read_rows(path)
-    instructions = _unique_instructions(rows)
-    if asked is not None:
-        _find_places(rows, asked, str(path))
-    return ModelOutputs(
-        instructions=instructions,
-        outputs=[row.text("output") for row in rows],
-        datasets=[DATASET if row.values.get("dataset") is None else row.text("dataset") for row in rows],
-        generator=refuse_mixed([(row.text("generator"), row.where) for row in rows], "generator"),
+        ],
     )
 
 
@@ -152,23 +118,23 @@ def read_annotations(
     *,
     asked: Instructions | None = None,
     baseline: str | None = None,
-    answers: ModelOutputs | None = None,
+    answers: str | Path | None = None,
 ) -> Annotations:
     """Reads an annotations.json as alpaca_eval writes it.
 
-    Its preferences run from 1 (the baseline, output_1) to 2 (the policy, output_2); 0 is an old way to write a draw,
-    and null or NaN is a judgement that could not be read.
+    Preferences in the file run from 1 (the baseline, output_1) to 2 (the policy, output_2); 0 is an old way to write a
+    draw, and null or NaN a verdict that could not be read.
 
     Args:
         path: the file.
-        asked: the evaluation set, to be judged whole; None checks nothing against one.
-        baseline: name of the baseline that the file must be about; None takes any.
-        answers: the answers that must have been judged: generator and outputs are compared with the file's.
+        asked: the evaluation set, all of which must be judged; None skips this check.
+        baseline: the baseline's name that the file must have; None accepts any.
+        answers: model_outputs.json with the answers that must have been judged; None skips this check.
 
     Raises:
-        InputError: naming the row: an instruction that comes twice or is not of the set, one of the set without a
-            row, more than one generator, baseline or judge, another baseline or other answers than asked for, a
-            generator that is its own baseline, or a preference outside 1 to 2.
+        InputError: naming the row: an instruction that is repeated or not in the set, one of the set without a row,
+            more than one generator, baseline or judge, a different baseline or answers than asked for, a generator that
+            is its own baseline, or a preference outside [1, 2].
     """
     rows = read_rows(path)
     instructions = _unique_instructions(rows)
@@ -199,8 +165,12 @@ def read_annotations(
 
 def _unique_instructions(rows: list[Row]) -> list[str]:
     instructions = [row.text("instruction") for row in rows]
-    refuse_duplicates(((row.values["instruction"], row.where) for row in rows), "instruction")
+    refuse_duplicates(zip(instructions, [row.where for row in rows], strict=True), "instruction")
     return instructions
+
+
+def _dataset(row: Row) -> str:
+    return DATASET if row.values.get("dataset") is None else row.text("dataset")
 
 
 def _find_places(rows: list[Row], asked: Instructions, path: str) -> np.ndarray:
@@ -209,32 +179,30 @@ def _find_places(rows: list[Row], asked: Instructions, path: str) -> np.ndarray:
         if row.values["instruction"] not in place_of:
             raise InputError(
                 f"{row.where}: the instruction {shorten(row.values['instruction'])} is not in the evaluation set; "
-                "allowed: its instructions, to the byte."
+                "allowed: its instructions, byte for byte."
             )
     places = np.array([place_of[row.values["instruction"]] for row in rows])
     absent = sorted(set(range(len(asked.instructions))) - set(places.tolist()))
     if absent:
-        shown = ", ".join(f"{place} ({shorten(asked.instructions[place], 40)})" for place in absent[:3])
-        more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
+        shown = list_missing([f"{place} ({shorten(asked.instructions[place], 40)})" for place in absent])
         raise InputError(
             f"{path} lacks {len(absent)} of {len(asked.instructions)} instructions of the evaluation set, rows "
-            f"{shown}{more}; allowed: all of them."
+            f"{shown}; allowed: all of them."
         )
     return places
 
 
-def _check_answers(rows: list[Row], generator: str, answers: ModelOutputs) -> None:
-    if generator != answers.generator:
-        raise InputError(f"{rows[0].where}: generator_2 is {generator!r}; allowed: {answers.generator!r}.")
-    output_of = dict(zip(answers.instructions, answers.outputs, strict=True))
-    for row in rows:
-        instruction = row.values["instruction"]
-        if instruction not in output_of:
-            raise InputError(f"{row.where}: the answers lack the instruction {shorten(instruction)}; allowed: theirs.")
-        if row.text("output_2") != output_of[instruction]:
+def _check_answers(rows: list[Row], generator: str, path: str | Path) -> None:
+    from sgpo.evaluate.prompt_files import read_answers_to
+
+    answers = read_answers_to(path, [[{"role": "user", "content": row.values["instruction"]}] for row in rows])
+    if generator != answers.name:
+        raise InputError(f"{rows[0].where}: generator_2 is {generator!r}; allowed: {answers.name!r}.")
+    for row, text in zip(rows, answers.texts, strict=True):
+        if row.text("output_2") != text:
             raise InputError(
                 f"{row.where}: output_2 is {shorten(row.values['output_2'])} and the answer to this instruction "
-                f"{shorten(output_of[instruction])}; allowed: annotations of these answers."
+                f"{shorten(text)}; allowed: annotations of these answers."
             )
 
 

@@ -1,4 +1,4 @@
-"""AlpacaEval's difficulty file: two baselines told how long to be, and how hard each instruction is."""
+"""AlpacaEval's difficulty file: two baselines with instructions about length, and how hard each instruction is."""
 
 import csv
 import math
@@ -9,9 +9,11 @@ import numpy as np
 
 from sgpo.errors import InputError
 
+_COLUMNS = ("index", "preference", "std_delta_len", "instruction_difficulty")
+
 
 class Gamed(NamedTuple):
-    """AlpacaEval's difficulty file `df_gamed.csv`: what its full model needs beside the annotations.
+    """AlpacaEval's difficulty file `df_gamed.csv`, which its full model needs in addition to the annotations.
 
     Attributes:
         difficulty: (I,) difficulty of each instruction in the order of the evaluation set.
@@ -28,16 +30,17 @@ def read_gamed(path: str | Path) -> Gamed:
     """Reads AlpacaEval's difficulty file, df_gamed.csv of the Hub's data set tatsu-lab/alpaca_eval.
 
     Raises:
-        InputError: a column is missing, a value is no number, or an instruction has no difficulty.
+        InputError: a column is missing, a value is not a number, or an instruction has no difficulty.
     """
-    needed = ("index", "preference", "std_delta_len", "instruction_difficulty")
     try:
         with open(path, encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines)
-            missing = [name for name in needed if name not in (reader.fieldnames or ())]
+            missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
             if missing:
-                raise InputError(f"{path} lacks the column {missing[0]}; allowed: a file with {', '.join(needed)}.")
-            rows = [[_number(row[name], name, f"{path} row {at}") for name in needed] for at, row in enumerate(reader)]
+                raise InputError(f"{path} lacks the column {missing[0]}; allowed: a file with {', '.join(_COLUMNS)}.")
+            rows = [
+                [_number(row[name], name, f"{path} row {at}") for name in _COLUMNS] for at, row in enumerate(reader)
+            ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read: {error}.") from error
     if not rows:
@@ -47,7 +50,7 @@ def read_gamed(path: str | Path) -> Gamed:
     if sorted(by_place) != list(range(len(by_place))):
         gap = next(place for place in range(len(by_place) + 1) if place not in by_place)
         raise InputError(f"{path} has no row with the index {gap}; allowed: every index from 0 to the largest.")
-    # A judgement that alpaca_eval could not read says nothing of length.
+    # A verdict that alpaca_eval could not read carries no information about length.
     judged = ~np.isnan(preference)
     features = np.stack([length, difficulty], axis=1)[judged]
     if not np.isfinite(features).all() or not np.isfinite(difficulty).all():
@@ -60,7 +63,7 @@ def _number(text: str | None, name: str, where: str) -> float:
         value = float(text or "nan")
     except ValueError:
         raise InputError(f"{where}: {name} is {text!r}; allowed: a number.") from None
-    if name == "index" and not (value >= 0 and value == int(value)):
+    if name == "index" and not (value >= 0 and value.is_integer()):
         raise InputError(f"{where}: index is {text!r}; allowed: a place in the evaluation set, from 0.")
     if name == "preference" and not (math.isnan(value) or 0 <= value <= 1):
         raise InputError(f"{where}: preference is {text!r}; allowed: a number in [0, 1].")

@@ -1,17 +1,16 @@
-"""A policy on held-out human pairs: its implicit rewards, and its robust certificate."""
+"""A policy's implicit reward on preference pairs."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, get_args
 
 import numpy as np
 from datasets import Dataset
 
+from sgpo.choices import PairSource
 from sgpo.errors import InputError
 from sgpo.policy.load import Policy
 from sgpo.policy.score import Scores, score_responses
 from sgpo.preferences.annotate import implicit_rewards
-from sgpo.stats.certificate import RobustCertificate, certify_policy
-from sgpo.stats.ranking import PreferenceReport, report_preferences
 
 SIDES = ("chosen", "rejected")
 
@@ -25,22 +24,15 @@ class PairScores(NamedTuple):
     rejected_tokens: np.ndarray
 
 
-class HeldOutReport(NamedTuple):
-    """Accuracy and calibration on held-out pairs, and the certificate where self-annotated pairs were given."""
-
-    preferences: PreferenceReport
-    certificate: RobustCertificate | None
-
-
 def score_pairs(
     policy: Policy, pairs: Dataset, *, max_length: int | None = None, progress: Callable[[int], None] | None = None
 ) -> PairScores:
     """Scores both responses of N pairs under a policy.
 
     Args:
-        policy: who scores.
+        policy: the scoring policy.
         pairs: columns prompt, chosen, rejected, as `sgpo.preferences.source.load_pairs` returns them.
-        max_length: tokens at which prompt and response together are cut; None cuts nothing.
+        max_length: tokens at which prompt and response are cut; None cuts nothing.
         progress: called with the number of responses newly scored.
 
     Raises:
@@ -64,30 +56,12 @@ def implicit_gaps(policy: PairScores, reference: PairScores, beta: float) -> np.
     return chosen - rejected
 
 
-def report_held_out(
-    gaps: np.ndarray,
-    scores: PairScores,
-    *,
-    sources: Sequence[str] | None = None,
-    own_gaps: np.ndarray | None = None,
-    space: str = "probability",
-) -> HeldOutReport:
-    """Reports a policy's gaps on held-out human pairs.
-
-    Args:
-        gaps: (N,) of the human pairs, in nats.
-        scores: of the same pairs; their numbers of tokens are the lengths.
-        sources: (N,) where each pair comes from.
-        own_gaps: (M,) of self-annotated pairs under the same policy, in nats; None: no certificate.
-        space: the certificate's gap space.
-
-    Raises:
-        InputError: see `report_preferences` and `certify_policy`.
-    """
-    differences = scores.chosen_tokens - scores.rejected_tokens
-    report = report_preferences(gaps, sources=sources, length_differences=differences)
-    certificate = None if own_gaps is None else certify_policy(gaps, own_gaps, space=space)
-    return HeldOutReport(report, certificate)
+def self_annotated(pairs: Dataset) -> Dataset | None:
+    """The pairs with the source "self", or all pairs if they do not come from a round; None if there are none."""
+    sources = pairs["source"][:] if "source" in pairs.column_names else [None]
+    if set(sources) <= set(get_args(PairSource)):
+        pairs = pairs.select([row for row, source in enumerate(sources) if source == "self"])
+    return pairs if len(pairs) else None
 
 
 def pair_sources(pairs: Dataset, column: str | None, name: str) -> list[str] | None:
@@ -95,10 +69,10 @@ def pair_sources(pairs: Dataset, column: str | None, name: str) -> list[str] | N
 
     Args:
         pairs: N pairs.
-        column: which column says so; None takes "source" where there is one of texts.
+        column: the column that names it; None uses "source" if there is such a column of texts.
         name: of the dataset, in messages.
 
-    Returns: (N,) texts, or None where none are known.
+    Returns: (N,) texts, or None if no sources are known.
 
     Raises:
         InputError: there is no such column, or it does not hold texts.

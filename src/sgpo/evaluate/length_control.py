@@ -1,5 +1,6 @@
-"""Win rates of AlpacaEval 2: raw, and with the effect of response lengths taken out."""
+"""Win rates of AlpacaEval 2: raw, and controlled for the effect of response lengths."""
 
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,23 +9,25 @@ from scipy.special import expit
 
 from sgpo.errors import InputError
 from sgpo.evaluate.gamed import Gamed
-from sgpo.evaluate.sparse_logistic import cross_validated_strength, fit
 
-# alpaca_eval's constants: penalty strengths C of scikit-learn's LogisticRegressionCV, folds, weight of the gamed rows.
-STRENGTHS = np.logspace(-4, 4, 10)
+NEEDS_EXTRA = "the length-controlled win rate needs scikit-learn, which is not installed: pip install 'sgpo[alpaca]'."
+
+# alpaca_eval's constants: folds, weight of the gamed rows, random state of liblinear, clipping of probabilities.
 FOLDS = 5
 GAMED_WEIGHT = 0.1
+_SEED = 123
+_EPSILON = 1e-15
 
 
 class RawWinRate(NamedTuple):
-    """AlpacaEval's raw numbers, in percent where they are rates.
+    """AlpacaEval's raw numbers; rates are in percent.
 
     Attributes:
-        win_rate: mean preference, in percent; a draw counts half.
-        standard_error: of the win rate over instructions, in percent; nan for one instruction.
-        discrete_win_rate: the same after each preference was rounded to a win, a draw or a loss, in percent.
+        win_rate: mean preference; a draw counts half.
+        standard_error: of the win rate over instructions; nan for one instruction.
+        discrete_win_rate: the win rate after rounding each preference to a win, a draw or a loss.
         wins, losses, draws: instructions with a preference above, below and at one half.
-        unjudged: instructions without a preference; they count in nothing else.
+        unjudged: instructions without a preference; no other number includes them.
     """
 
     win_rate: float
@@ -37,16 +40,16 @@ class RawWinRate(NamedTuple):
 
 
 class LengthControlled(NamedTuple):
-    """A length-controlled win rate.
+    """A length-controlled win rate, in percent.
 
     Attributes:
-        win_rate: predicted win rate were no response longer than its baseline, in percent.
-        standard_error: of the win rate, in percent: over instructions, the fitted coefficients included.
-        spread: the standard error of the mean of the predictions alone, in percent; what alpaca_eval prints as
-            `lc_standard_error`. Zero for the minimal model, which predicts one number for all instructions.
+        win_rate: predicted win rate if each response were as long as its baseline.
+        standard_error: of the win rate over instructions, including the error of the fitted coefficients.
+        spread: standard error of the mean prediction alone, which alpaca_eval prints as `lc_standard_error`. Zero for
+            the minimal model, which predicts one number for all instructions.
         model: "minimal" or "full".
         coefficients: by name, in nats: length, difficulty (full model only), policy.
-        strength: the penalty strength C that cross-validation chose.
+        strength: the inverse penalty C that cross-validation selects.
     """
 
     win_rate: float
@@ -58,18 +61,18 @@ class LengthControlled(NamedTuple):
 
 
 def raw_win_rate(preferences: ArrayLike) -> RawWinRate:
-    """Raw win rate and its standard error, as alpaca_eval counts them.
+    """Raw win rate and its standard error, as alpaca_eval computes them.
 
     Args:
-        preferences: (N,) in [0, 1], the share of the win that goes to the policy; nan where there is no judgement.
+        preferences: (N,) in [0, 1], the share of the win that goes to the policy; nan if there is no verdict.
 
     Raises:
-        InputError: no preference, or one outside [0, 1].
+        InputError: there is no preference, or one outside [0, 1].
     """
     shares = _check_preferences(preferences)
     judged = shares[~np.isnan(shares)]
     if judged.size == 0:
-        raise InputError("preferences holds no judgement; allowed: at least one.")
+        raise InputError("preferences holds no judgment; allowed: at least one.")
     wins, losses = int((judged > 0.5).sum()), int((judged < 0.5).sum())
     draws = judged.size - wins - losses
     error = float(judged.std(ddof=1) / np.sqrt(judged.size)) if judged.size > 1 else float("nan")
@@ -83,26 +86,25 @@ def length_controlled_win_rate(
     preferences: ArrayLike, lengths: ArrayLike, baseline_lengths: ArrayLike, *, gamed: Gamed | None = None,
     places: ArrayLike | None = None,
 ) -> LengthControlled:  # fmt: skip
-    r"""Win rate that a logistic model predicts where no response is longer than its baseline.
+    r"""Win rate that a logistic model predicts if no response is longer than its baseline.
 
     The log-odds of a win are  `w_l tanh(d / s) [+ w_d difficulty] + w_p`  with d the baseline's length minus the
-    policy's and s the standard deviation of d. The coefficients minimise an L1-penalised logistic loss against soft
-    preferences; its strength is chosen by five-fold cross-validation. The win rate is the mean of the prediction at
-    d = 0. With `gamed` the rows of two baselines with known instructions about their length join the fit, at weight
-    0.1 each.
+    policy's and s the standard deviation of d. scikit-learn's LogisticRegressionCV fits the coefficients with an L1
+    penalty that five-fold cross-validation selects. The win rate is the mean prediction at d = 0. With `gamed`, the
+    rows of two baselines with instructions about their length join the fit at weight 0.1 each.
 
-    The standard error is the infinitesimal jackknife over instructions: the strength, s and the gamed rows are held.
+    The standard error is the infinitesimal jackknife over instructions, at fixed penalty, s and gamed rows.
 
     Args:
-        preferences: (N,) in [0, 1], the share of the win that goes to the policy; nan where there is no judgement.
+        preferences: (N,) in [0, 1], the share of the win that goes to the policy; nan if there is no verdict.
         lengths: (N,) characters of the policy's responses.
-        baseline_lengths: (N,) characters of the baseline's.
+        baseline_lengths: (N,) characters of the baseline's responses.
         gamed: the difficulty file, see `sgpo.evaluate.gamed.read_gamed`; None fits the minimal model.
-        places: (N,) the place of each row's instruction in the evaluation set; None: rows are the set, in its order.
+        places: (N,) index of each row's instruction in the evaluation set; None: rows are the set, in its order.
 
     Raises:
-        InputError: arrays of other lengths or values, fewer judgements than folds, lengths that differ by one and the
-            same number everywhere, or a place that the difficulty file lacks.
+        InputError: arrays of wrong shapes or values, fewer judgments than folds, lengths that differ by the same number
+            everywhere, an index that the difficulty file lacks, or scikit-learn is not installed (extra `alpaca`).
 
     Source: Y. Dubois et al., "Length-controlled AlpacaEval: a simple way to debias automatic evaluators",
         arXiv:2404.04475; alpaca_eval 0.6.6, `length_controlled_minimal` and `length_controlled_v1`.
@@ -112,7 +114,7 @@ def length_controlled_win_rate(
     delta = delta - _check_lengths(lengths, "lengths", shares.size)
     judged = ~np.isnan(shares)
     if judged.sum() < FOLDS:
-        raise InputError(f"preferences holds {judged.sum()} judgements; allowed: at least {FOLDS}, one for each fold.")
+        raise InputError(f"preferences holds {judged.sum()} judgments; allowed: at least {FOLDS}, one for each fold.")
     columns = {"length": np.tanh(_standardise(delta))}
     if gamed is not None:
         columns["difficulty"] = _difficulty(gamed, places, shares.size)
@@ -121,12 +123,11 @@ def length_controlled_win_rate(
     own = int(judged.sum())
     x, y, weights = design[judged], shares[judged], np.ones(own)
     if gamed is not None:
-        # The gamed rows come first, which decides the folds they share with the policy's.
+        # The gamed rows come first, as in alpaca_eval: the order decides which folds they share with the policy's.
         x = np.concatenate([_gamed_design(gamed), x])
         y = np.concatenate([gamed.preferences, y])
         weights = np.concatenate([np.full(len(gamed.preferences), GAMED_WEIGHT), weights])
-    strength = cross_validated_strength(x, y, weights, STRENGTHS, FOLDS)
-    coefficients = fit(x, y, weights, strength)
+    coefficients, strength = _fit(x, y, weights)
     level = design.copy()
     level[:, 0] = 0.0
     predicted = expit(level @ coefficients)
@@ -137,13 +138,51 @@ def length_controlled_win_rate(
         spread=100 * float(predicted.std(ddof=1) / np.sqrt(predicted.size)),
         model="minimal" if gamed is None else "full",
         coefficients=dict(zip(columns, coefficients.tolist(), strict=True)),
-        strength=float(strength),
+        strength=strength,
     )
 
 
+def _fit(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, float]:
+    """Coefficients (K,) and the C selected for labels in [0, 1]: each row enters with label 1 and with label 0.
+
+    Source: alpaca_eval 0.6.6, metrics/glm_winrate.py, `fit_LogisticRegressionCV`.
+    """
+    try:
+        from sklearn import config_context
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegressionCV
+        from sklearn.model_selection import GroupKFold
+    except ImportError as error:
+        raise InputError(NEEDS_EXTRA) from error
+    rows, labels = np.concatenate([x, x]), np.repeat([1, 0], len(y))
+    groups = np.tile(np.arange(len(y)), 2)
+    model = LogisticRegressionCV(
+        Cs=10,
+        l1_ratios=(1,),
+        cv=list(GroupKFold(FOLDS).split(rows, labels, groups)),
+        scoring=_negative_loss,
+        solver="liblinear",
+        fit_intercept=False,
+        random_state=_SEED,
+        use_legacy_attributes=False,
+    )
+    # The weights reach `_negative_loss` only while metadata routing is off.
+    with config_context(enable_metadata_routing=False), warnings.catch_warnings():
+        # alpaca_eval takes whatever liblinear has reached after 100 iterations.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(rows, labels, sample_weight=np.concatenate([weights * y, weights * (1 - y)]))
+    return model.coef_[0], float(model.C_)
+
+
+def _negative_loss(model: Any, x: np.ndarray, y: np.ndarray, sample_weight: np.ndarray) -> float:
+    """Minus the mean weighted cross-entropy of held-out rows, each of which comes with both labels."""
+    predicted = np.clip(model.predict_proba(x)[:, 1], _EPSILON, 1 - _EPSILON)
+    return float(sample_weight @ np.log(np.where(y == 1, predicted, 1 - predicted)) / (len(y) / 2))
+
+
 def _standard_error(x, y, weights, coefficients, level, judged) -> float:
-    """Root of the summed squares of what each instruction moves the win rate by, to first order."""
-    # The penalty is left out: a coefficient that it holds at zero is no more certain than one it lets go.
+    """Root of the summed squared influences of the instructions on the win rate, to first order."""
+    # Without the penalty: a coefficient that it shrinks to zero is no more certain than another.
     predicted, fitted = expit(level @ coefficients), expit(x @ coefficients)
     curvature = (x * (weights * fitted * (1 - fitted))[:, None]).T @ x
     gradient = (predicted * (1 - predicted)) @ level
@@ -155,7 +194,7 @@ def _standard_error(x, y, weights, coefficients, level, judged) -> float:
 
 def _gamed_design(gamed: Gamed) -> np.ndarray:
     length, difficulty = gamed.features.T
-    # The gamed baselines are no policy of their own: their last column is 0.
+    # The last column is the policy's, which the gamed baselines do not have.
     return np.stack([np.tanh(length), difficulty, np.zeros(len(length))], axis=1)
 
 
@@ -184,8 +223,8 @@ def _standardise(delta: np.ndarray) -> np.ndarray:
     if delta[0] == 0:
         return delta
     raise InputError(
-        f"lengths differ from baseline_lengths by {-delta[0]:g} in every row; allowed: differences that vary, for only "
-        "they tell the effect of length from the policy's."
+        f"lengths differ from baseline_lengths by {-delta[0]:g} in every row; allowed: differences that vary, because "
+        "only they separate the effect of length from the policy's."
     )
 
 

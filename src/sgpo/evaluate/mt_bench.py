@@ -1,4 +1,4 @@
-"""MT-Bench's files in FastChat's layout: questions, two-turn answers, judgements."""
+"""MT-Bench's files in FastChat's layout: questions and two-turn answers."""
 
 import time
 import uuid
@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sgpo.errors import InputError
-from sgpo.evaluate.row_files import Row, read_rows, refuse_duplicates, refuse_mixed, shorten, write_jsonl
+from sgpo.evaluate.row_files import Row, read_rows, refuse_duplicates, shorten, write_jsonl
 
-# FastChat's fastchat/llm_judge/common.py; a category that is not here is sampled at the default.
+# FastChat's fastchat/llm_judge/common.py; other categories are sampled at the default.
 TEMPERATURES = {
     "writing": 0.7,
     "roleplay": 0.7,
@@ -25,7 +25,7 @@ DEFAULT_TEMPERATURE = 0.7
 
 
 class Question(NamedTuple):
-    """One question: what the user says at each turn, and answers to compare with where there are any."""
+    """One question: the user's turns, and reference answers if there are any."""
 
     question_id: int
     category: str
@@ -38,20 +38,12 @@ class Question(NamedTuple):
         return TEMPERATURES.get(self.category, DEFAULT_TEMPERATURE)
 
 
-class Answers(NamedTuple):
-    """A model's answers: (Q,) question ids, and (Q,) what it said at each turn."""
-
-    question_ids: list[int]
-    turns: list[tuple[str, ...]]
-    model_id: str
-
-
 def read_questions(path: str | Path) -> list[Question]:
     """Reads FastChat's question.jsonl.
 
     Raises:
-        InputError: naming the line: an id that is no integer or comes twice, a category that is no text, turns that
-            are no texts, or as many references as turns are not there.
+        InputError: naming the line: an id that is not an integer or is repeated, a category or turn that is not a text,
+            or a number of references that differs from that of turns.
     """
     rows = read_rows(path)
     refuse_duplicates(((question_id_of(row), row.where) for row in rows), "question_id")
@@ -59,7 +51,7 @@ def read_questions(path: str | Path) -> list[Question]:
 
 
 def by_temperature(questions: Sequence[Question]) -> dict[float, list[int]]:
-    """Places of the questions that are sampled at each temperature, both in ascending order."""
+    """Indices of the questions that are sampled at each temperature, both in ascending order."""
     groups: dict[float, list[int]] = {}
     for place, question in enumerate(questions):
         groups.setdefault(question.temperature, []).append(place)
@@ -67,14 +59,14 @@ def by_temperature(questions: Sequence[Question]) -> dict[float, list[int]]:
 
 
 def next_conversation(question: Question, answered: Sequence[str] = ()) -> list[dict[str, str]]:
-    """The conversation to answer next: the user's turns, with the model's own answers to those before the last.
+    """The conversation up to the first turn that has no answer yet.
 
     Args:
-        question: what is asked.
-        answered: the model's answers so far; none for the first turn, one for the second.
+        question: the question.
+        answered: the model's own answers to the turns before.
 
     Raises:
-        InputError: every turn is answered already.
+        InputError: every turn has an answer.
     """
     if len(answered) >= len(question.turns):
         raise InputError(
@@ -82,8 +74,8 @@ def next_conversation(question: Question, answered: Sequence[str] = ()) -> list[
             f"{len(question.turns)} turns."
         )
     messages = []
-    for said, answer in zip(question.turns, answered, strict=False):
-        messages += [{"role": "user", "content": said}, {"role": "assistant", "content": answer}]
+    for asked, answer in zip(question.turns, answered, strict=False):
+        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
     return [*messages, {"role": "user", "content": question.turns[len(answered)]}]
 
 
@@ -98,53 +90,26 @@ def write_answers(
     """Writes FastChat's model_answer/NAME.jsonl, and returns its path.
 
     Args:
-        path: where to, NAME.jsonl with the model's name, for FastChat takes the name of a model from its file.
+        path: NAME.jsonl, because FastChat reads the model's name from the name of the file.
         questions: Q questions.
-        turns: (Q,) the model's answers, one for each turn.
+        turns: (Q,) the model's answers, one per turn.
         model_id: name of the model.
-        created: seconds since 1970; None: now. The ids of answers depend on what is said alone.
+        created: seconds since 1970; None uses the present. Ids of answers depend on the texts alone.
 
     Raises:
         InputError: the file is not named after the model, or a turn has no answer.
     """
     path = Path(path)
     if path.name != f"{model_id}.jsonl":
-        raise InputError(f"path ends in {path.name!r}; allowed: {model_id}.jsonl, for FastChat reads the name there.")
+        raise InputError(f"path ends in {path.name!r}; allowed: {model_id}.jsonl, as FastChat reads the name there.")
     if len(turns) != len(questions):
         raise InputError(f"turns has {len(turns)} rows; allowed: one for each of {len(questions)} questions.")
     created = time.time() if created is None else created
     return write_jsonl(path, [_answer(*pair, model_id, created) for pair in zip(questions, turns, strict=True)])
 
 
-def read_answers(path: str | Path, questions: Sequence[Question] | None = None) -> Answers:
-    """Reads a model_answer file; of several choices the first, as FastChat's judge does.
-
-    Args:
-        path: the file.
-        questions: the questions, each to be answered at every turn; None checks nothing against them.
-
-    Raises:
-        InputError: naming the line: a question that comes twice, mixed models, turns that are no texts; or naming
-            questions without an answer, or without one at a turn.
-    """
-    rows = read_rows(path)
-    refuse_duplicates(((question_id_of(row), row.where) for row in rows), "question_id")
-    model_id = refuse_mixed([(row.text("model_id"), row.where) for row in rows], "model_id")
-    answers = Answers([question_id_of(row) for row in rows], [_first_choice(row) for row in rows], model_id)
-    if questions is not None:
-        turns_of = dict(zip(answers.question_ids, answers.turns, strict=True))
-        for question in questions:
-            given = len(turns_of.get(question.question_id, ()))
-            if given < len(question.turns):
-                raise InputError(
-                    f"{path} lacks the answer to turn {given + 1} of question {question.question_id}; allowed: one "
-                    f"for each of its {len(question.turns)} turns."
-                )
-    return answers
-
-
 def question_id_of(row: Row) -> int:
-    """The id of the question a row is about; raises InputError where it is no integer."""
+    """The id of the question that a row is about; raises InputError if it is not an integer."""
     value = row.values.get("question_id")
     if isinstance(value, bool) or not isinstance(value, int):
         raise InputError(f"{row.where}: 'question_id' is {shorten(value)}; allowed: an integer.")
@@ -161,13 +126,6 @@ def _question(row: Row) -> Question:
     return Question(question_id_of(row), row.text("category"), turns, reference)
 
 
-def _first_choice(row: Row) -> tuple[str, ...]:
-    choices = row.values.get("choices")
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        raise InputError(f"{row.where}: 'choices' is {shorten(choices)}; allowed: a list of objects with turns.")
-    return _texts(row, "choices[0].turns", choices[0].get("turns"))
-
-
 def _texts(row: Row, name: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
         raise InputError(f"{row.where}: {name!r} is {shorten(value)}; allowed: a list of strings, one for each turn.")
@@ -180,10 +138,10 @@ def _answer(question: Question, turns: Sequence[str], model_id: str, created: fl
             f"turns of question {question.question_id} is {shorten(list(turns))}; allowed: {len(question.turns)} "
             "strings, one for each turn."
         )
-    said = "\x00".join([model_id, str(question.question_id), *turns])
+    content = "\x00".join([model_id, str(question.question_id), *turns])
     return {
         "question_id": question.question_id,
-        "answer_id": uuid.uuid5(uuid.NAMESPACE_OID, said).hex,
+        "answer_id": uuid.uuid5(uuid.NAMESPACE_OID, content).hex,
         "model_id": model_id,
         "choices": [{"index": 0, "turns": list(turns)}],
         "tstamp": created,

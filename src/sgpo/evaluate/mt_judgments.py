@@ -1,4 +1,4 @@
-"""MT-Bench's judgements, and their averages by category and turn."""
+"""MT-Bench's judgments, and their averages by category and turn."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import numpy as np
 
 from sgpo.errors import InputError
 from sgpo.evaluate.mt_bench import Question, question_id_of
-from sgpo.evaluate.row_files import Row, read_rows, refuse_duplicates, refuse_mixed, shorten
+from sgpo.evaluate.row_files import Row, list_missing, read_rows, refuse_duplicates, refuse_mixed, shorten
 from sgpo.stats.intervals import mean_interval
 
 SCALE = (0.0, 10.0)
@@ -20,8 +20,8 @@ class Judgments(NamedTuple):
     """One model's scores by one judge.
 
     Attributes:
-        question_ids, categories, turns: (N,) of each judgement; turns count from 1.
-        scores: (N,) from 0 to 10; nan where the judge's score could not be read.
+        question_ids, categories, turns: (N,) of each judgment; turns count from 1.
+        scores: (N,) from 0 to 10; nan if the judge's score could not be read.
         model, judge: names.
     """
 
@@ -34,9 +34,9 @@ class Judgments(NamedTuple):
 
 
 class Average(NamedTuple):
-    """A mean score with its 95% interval over questions, and how many judgements there are and could not be read.
+    """A mean score with its 95% interval over questions, the number of judgments and how many could not be read.
 
-    nan stands where nothing could be read, and for the ends of an interval over one question.
+    The mean is nan if nothing could be read, and so are the ends of an interval over one question.
     """
 
     mean: float
@@ -47,7 +47,7 @@ class Average(NamedTuple):
 
 
 class MTBench(NamedTuple):
-    """MT-Bench's averages: of all judgements, by turn, by category, and by both."""
+    """MT-Bench's averages: of all judgments, by turn, by category, and by both."""
 
     overall: Average
     by_turn: dict[int, Average]
@@ -60,20 +60,20 @@ def read_judgments(path: str | Path, questions: Sequence[Question], *, model: st
 
     Args:
         path: the file; FastChat appends every model to the same one.
-        questions: the questions, each to be judged at every turn; they know the categories.
-        model: whose judgements to read; None: the file's only model.
+        questions: the questions, all turns of which must be judged; they also name the categories.
+        model: the model whose judgments are read; None: the file's only model.
 
     Raises:
-        InputError: naming the line: mixed models without `model`, more than one judge, a turn of a question that
-            comes twice or is not of the questions, a score that is no number from 0 to 10 and not -1 (which FastChat
-            writes where it could not read one); or naming the question and turn without a judgement.
+        InputError: naming the line: several models without `model`, more than one judge, a turn that is repeated or
+            belongs to none of the questions, a score outside [0, 10] other than -1 (FastChat's sign for one that it
+            could not read); or naming the question and turn without a judgment.
     """
     rows = read_rows(path)
     if model is None:
         model = refuse_mixed([(row.text("model"), row.where) for row in rows], "model")
     rows = [row for row in rows if row.text("model") == model]
     if not rows:
-        raise InputError(f"{path} holds no judgement of the model {model!r}; allowed: one of its models.")
+        raise InputError(f"{path} holds no judgment of the model {model!r}; allowed: one of its models.")
     keys = [(question_id_of(row), _turn(row)) for row in rows]
     refuse_duplicates(zip(keys, [row.where for row in rows], strict=True), "question and turn")
     judge = refuse_mixed([(_judge(row), row.where) for row in rows], "judge")
@@ -89,9 +89,9 @@ def read_judgments(path: str | Path, questions: Sequence[Question], *, model: st
 
 
 def average_judgments(judgments: Judgments) -> MTBench:
-    """Averages of the scores that could be read, as FastChat takes them; failures are counted beside them.
+    """Averages of the scores that could be read, as FastChat computes them, with the number of failures.
 
-    The turns of a question share it, so intervals take the question as their unit; they end where the scale does.
+    Intervals are over questions, because the turns of a question are not independent; they are clipped to the scale.
     """
     every = np.ones(len(judgments.scores), dtype=bool)
     turns = sorted(set(judgments.turns.tolist()))
@@ -134,9 +134,8 @@ def _check_against(
     wanted = {(question_id, turn) for question_id, turns in turns_of.items() for turn in range(1, turns + 1)}
     absent = sorted(wanted - set(keys))
     if absent:
-        shown = ", ".join(f"turn {turn} of question {question_id}" for question_id, turn in absent[:3])
-        more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
-        raise InputError(f"{path} lacks {shown}{more}; allowed: every turn of every question.")
+        shown = list_missing([f"turn {turn} of question {question_id}" for question_id, turn in absent])
+        raise InputError(f"{path} lacks {shown}; allowed: every turn of every question.")
     return {question.question_id: question.category for question in questions}
 
 
@@ -148,7 +147,7 @@ def _turn(row: Row) -> int:
 
 
 def _judge(row: Row) -> str:
-    """The judge's model; its template, which changes with category and turn, is left out."""
+    """The judge's model, without its template, which changes with category and turn."""
     value = row.values.get("judge")
     if not isinstance(value, list) or not value or not isinstance(value[0], str):
         raise InputError(f"{row.where}: 'judge' is {shorten(value)}; allowed: a list of model and template.")

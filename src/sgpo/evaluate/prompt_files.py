@@ -6,32 +6,38 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sgpo.errors import InputError
-from sgpo.evaluate.row_files import Row, read_rows, refuse_duplicates, shorten, write_json
+from sgpo.evaluate.row_files import Row, list_missing, read_rows, refuse_duplicates, shorten
 from sgpo.policy.tokens import Messages
+from sgpo.preferences.layout import to_prompts
+from sgpo.preferences.source import load_rows
+from sgpo.store.files import write_json
 
-ANSWER_SUFFIXES = (".json", ".jsonl")
 
+class Answers(NamedTuple):
+    """Answers to P prompts.
 
-class NamedAnswers(NamedTuple):
-    """Answers to P prompts, in their order, and who gave them."""
+    Attributes:
+        texts: (P,) in the order of the prompts.
+        name: the model that gave them.
+        cut: answers that ended at the token limit; tokens: mean length. None for answers from a file.
+    """
 
     texts: list[str]
     name: str
+    cut: int | None = None
+    tokens: float | None = None
 
 
 def read_prompts(path: str | Path, *, split: str | None = None) -> list[Messages]:
-    """Reads prompts, each once: P conversations that end in a user turn.
+    """Reads P distinct prompts: conversations that end in a user turn.
 
     Args:
         path: what `sgpo.preferences.source.load_prompts` reads, or rows with AlpacaEval's `instruction`.
-        split: which split, where the source has splits.
+        split: split of the source, if it has splits.
 
     Raises:
-        InputError: what `load_prompts` raises, or a prompt that comes twice.
+        InputError: see `load_prompts`; or a prompt is repeated.
     """
-    from sgpo.preferences.layout import to_prompts
-    from sgpo.preferences.source import load_rows
-
     rows = load_rows(path, split=split)
     names = rows.column_names
     if "instruction" in names and not {"prompt", "messages", "chosen"} & set(names):
@@ -42,20 +48,21 @@ def read_prompts(path: str | Path, *, split: str | None = None) -> list[Messages
 
 
 def is_answer_file(path: str | Path) -> bool:
-    """Whether a path names a file of answers, .json or .jsonl, rather than a policy."""
-    return Path(path).suffix in ANSWER_SUFFIXES and not Path(path).is_dir()
+    """Whether a path names a file of answers, .json or .jsonl, and not a policy."""
+    return Path(path).suffix in (".json", ".jsonl") and not Path(path).is_dir()
 
 
-def read_answers_to(path: str | Path, prompts: Sequence[Messages]) -> NamedAnswers:
-    """Reads the answers to P prompts from a file, in the prompts' order.
+def read_answers_to(path: str | Path, prompts: Sequence[Messages]) -> Answers:
+    """Reads the answers to P prompts from a file, in the order of the prompts.
 
     Args:
-        path: .json or .jsonl, rows with `output` or `response`, the `instruction` or `prompt` (text, or messages) that
-            it answers, to the byte, and perhaps `generator`: AlpacaEval's model_outputs.json is such a file.
-        prompts: P conversations. Answers to further prompts are left alone.
+        path: .json or .jsonl, rows with `output` or `response`; the `instruction` or `prompt` (text or messages) that
+            it answers, byte for byte; and optionally `generator`. AlpacaEval's model_outputs.json is such a file.
+        prompts: P conversations. Answers to other prompts are ignored.
 
     Raises:
-        InputError: naming the row: a prompt that comes twice, a text that is none; or naming prompts without an answer.
+        InputError: naming the row: a prompt that is repeated, an answer that is not a text; or naming prompts without
+            an answer.
     """
     rows = read_rows(path)
     keys = [_row_key(row) for row in rows]
@@ -63,28 +70,28 @@ def read_answers_to(path: str | Path, prompts: Sequence[Messages]) -> NamedAnswe
     found = dict(zip(keys, rows, strict=True))
     absent = [place for place, prompt in enumerate(prompts) if _key(prompt) not in found]
     if absent:
-        shown = ", ".join(f"{place} ({shorten(prompts[place][-1]['content'], 40)})" for place in absent[:3])
-        more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
+        shown = list_missing([f"{place} ({shorten(prompts[place][-1]['content'], 40)})" for place in absent])
         raise InputError(
-            f"{path} lacks an answer to {len(absent)} of {len(prompts)} prompts, rows {shown}{more}; allowed: an "
-            "answer to each of them, whose prompt is theirs to the byte."
+            f"{path} lacks an answer to {len(absent)} of {len(prompts)} prompts, rows {shown}; allowed: an answer to "
+            "each of them, whose prompt is the same byte for byte."
         )
     rows = [found[_key(prompt)] for prompt in prompts]
     names = {row.values.get("generator") for row in rows}
     name = names.pop() if len(names) == 1 else None
-    return NamedAnswers([_answer(row) for row in rows], name if isinstance(name, str) else str(path))
+    texts = [row.text("output" if "output" in row.values else "response") for row in rows]
+    return Answers(texts, name if isinstance(name, str) else str(path))
 
 
-def write_answers_to(path: str | Path, prompts: Sequence[Messages], answers: NamedAnswers) -> Path:
+def write_answers_to(path: str | Path, prompts: Sequence[Messages], answers: Answers) -> Path:
     """Writes a file that `read_answers_to` reads, and returns its path."""
     rows = zip(prompts, answers.texts, strict=True)
     return write_json(
-        path, ({"prompt": list(prompt), "response": text, "generator": answers.name} for prompt, text in rows)
+        path, [{"prompt": list(prompt), "response": text, "generator": answers.name} for prompt, text in rows]
     )
 
 
 def _key(prompt: Messages) -> str:
-    """A prompt as a text that names it: a lone user turn by its content."""
+    """A prompt as a text that identifies it: the content of a single user turn."""
     if len(prompt) == 1 and prompt[0]["role"] == "user":
         return prompt[0]["content"]
     return json.dumps([[message["role"], message["content"]] for message in prompt], ensure_ascii=False)
@@ -102,7 +109,3 @@ def _row_key(row: Row) -> str:
                 f"{row.where}: 'instruction' or 'prompt' is {shorten(value)}; allowed: a string or a list of messages."
             )
     return _key(messages)
-
-
-def _answer(row: Row) -> str:
-    return row.text("output" if "output" in row.values else "response")

@@ -8,7 +8,7 @@ from sgpo.config import RunConfig
 from sgpo.errors import InputError
 from sgpo.policy.locate import check_exists
 from sgpo.preferences.annotators.function import FunctionAnnotator
-from sgpo.preferences.annotators.judge import read_template
+from sgpo.preferences.annotators.verdicts import read_template
 
 _HAS_VLLM = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
 

@@ -48,14 +48,13 @@ def generate_candidates(run: Run, number: int) -> None:
     pool = round_prompts(config, number)
     lengths, room = prompt_lengths(config, str(policy), pool, f"round {number}")
     prompts = pool.select((lengths <= room).nonzero()[0])["prompt"][:]
-    seed, sampling = run.stages.seed(name), sampling_of(config)
+    seed, sampling = run.stages.seed(name), sampling_of(config.generation)
 
     @contextmanager
     def open_work() -> Iterator[ShardWork]:
         log = run.root / f"round-{number}/generation.log"
-        with open_generator(
-            config, policy, lambda: run.policies.of_round(start), run.stages.processes, log
-        ) as generator:
+        model, processes = config.model.at(policy), run.stages.processes
+        with open_generator(config.generation, model, processes=processes, log=log) as generator:
 
             def do(span: range, advance: Advance) -> ShardRows:
                 part = prompts[span.start : span.stop]

@@ -8,8 +8,11 @@ import pytest
 
 from faulty_server import Reply, completion, faulty
 from live_server import serving
+from sgpo.config import AnnotationConfig, ModelConfig
 from sgpo.errors import InputError
-from sgpo.preferences.annotators.judge import Judge, fill_template, read_template, read_verdict, settle_duel
+from sgpo.preferences.annotators.judge import Judge
+from sgpo.preferences.annotators.open import open_annotator
+from sgpo.preferences.annotators.verdicts import PairwiseJudge, fill_template, read_template, read_verdict
 from sgpo.serving.answers import Answer
 from sgpo.serving.client import ServerPool
 from tiny_model import build_tiny_model
@@ -59,7 +62,7 @@ def test_a_judge_with_a_preference_is_consistent_and_rewards_are_shares_of_wins(
     assert found.counts == counts(comparisons=4, first_preferred=4)
 
 
-def test_a_judge_that_prefers_whichever_comes_first_says_nothing():
+def test_a_judge_that_prefers_the_answer_in_front_gives_ties():
     with faulty(lambda number, body: verdict("A")) as server:
         found = judge(server)(PROMPTS, RESPONSES)
     np.testing.assert_array_equal(found.rewards, [0.5] * 5)
@@ -102,7 +105,7 @@ def test_repetitions_are_asked_about_once_and_empty_responses_never():
     np.testing.assert_array_equal(found.rewards, [0, np.nan, 1, 0, 1, np.nan])
 
 
-def test_what_is_too_long_to_read_is_not_asked_about_and_counted():
+def test_comparisons_over_the_limit_are_skipped_and_counted():
     long = [{"role": "user", "content": "Why? " * 20_000}]
     with faulty(prefer(len)) as server:
         found = judge(server, max_chars=2000)([*PROMPTS, long], [["a", "b" * 1990, "cc"], ["d", "eee"], ["f", "g"]])
@@ -137,12 +140,30 @@ def test_a_server_that_refuses_ends_the_ranking():
 
 
 @pytest.mark.slow
-def test_a_real_server_of_a_model_that_talks_nonsense_is_counted_and_never_guessed(tmp_path):
+def test_nonsense_from_a_real_server_is_unparsed(tmp_path):
     path = build_tiny_model(tmp_path, context=2048)
     with serving(path) as url:
         found = Judge(ServerPool([url]), str(path), max_tokens=8)(PROMPTS, RESPONSES)
     assert np.isnan(found.rewards).all()
     assert found.counts == counts(comparisons=4, unparsed=4)
+
+
+def test_options_of_a_recipe_go_to_the_servers_and_to_the_judge():
+    options = {"timeout": 5, "retries": 1, "max_tokens": 9, "max_chars": 5000}
+    with faulty(prefer(len)) as server:
+        settings = {"annotator": "judge", "model": "j", "servers": [server.url], "options": options}
+        with open_annotator(AnnotationConfig(**settings), ModelConfig()) as annotator:
+            np.testing.assert_array_equal(annotator(PROMPTS, RESPONSES).rewards, [0, 1, 0.5, 1, 0])
+        assert {body["max_tokens"] for body in server.asked} == {9}
+    for wrong, message in {"temprature": "unknown key temprature", "timeout": "timeout is -1"}.items():
+        broken = AnnotationConfig(**{**settings, "options": {wrong: -1}})
+        with pytest.raises(InputError, match=message), open_annotator(broken, ModelConfig()):
+            pass
+
+
+def test_a_judge_refuses_options_of_its_servers():
+    with pytest.raises(InputError, match="unknown key timeout; allowed: max_tokens, temperature, seed, request"):
+        Judge(ServerPool(["http://x/v1"]), "judge", timeout=5)
 
 
 VERDICTS = {
@@ -165,7 +186,7 @@ VERDICTS = {
 
 
 @pytest.mark.parametrize("text", VERDICTS)
-def test_a_verdict_is_a_line_that_says_so_and_is_not_contradicted(text):
+def test_a_verdict_is_a_line_of_its_own_that_no_other_contradicts(text):
     assert read_verdict(Answer((text,), ("stop",))) == VERDICTS[text]
 
 
@@ -176,9 +197,10 @@ def test_an_answer_that_the_judge_did_not_end_has_no_verdict(reason):
 
 @pytest.mark.parametrize("straight", [0.0, 0.5, 1.0, None])
 @pytest.mark.parametrize("swapped", [0.0, 0.5, 1.0, None])
-def test_exchanging_two_responses_mirrors_their_result_and_keeps_the_counts(straight, swapped):
+def test_swapping_two_responses_mirrors_their_result_and_keeps_the_counts(straight, swapped):
     counts, mirrored = Counter(), Counter()
-    result, other = settle_duel(straight, swapped, counts), settle_duel(swapped, straight, mirrored)
+    settle = PairwiseJudge("judge").settle
+    result, other = settle(straight, swapped, counts), settle(swapped, straight, mirrored)
     assert counts == mirrored
     if result is None:
         assert other is None and None in (straight, swapped)
@@ -188,7 +210,7 @@ def test_exchanging_two_responses_mirrors_their_result_and_keeps_the_counts(stra
         assert (result == 1.0) == (straight == 1.0 and swapped == 0.0)
 
 
-def test_what_is_filled_in_is_taken_as_it_is():
+def test_braces_and_backslashes_in_values_are_kept():
     filled = fill_template(TEMPLATE, PROMPTS[1], "{second} \\1 {prompt}", "{first}")
     assert filled == "How {many}?\n#{second} \\1 {prompt}#{first}#\nVerdict: A, Verdict: B?"
 
@@ -198,12 +220,12 @@ def test_a_conversation_is_shown_with_its_roles():
     assert fill_template(TEMPLATE, turns, "x", "y").startswith("system: Be brief.\n\nuser: Which?\n#x#y#")
 
 
-def test_the_template_that_comes_along_is_one():
+def test_the_built_in_template_passes_its_own_check():
     path = files("sgpo.preferences.annotators") / "judge_template.txt"
     assert read_template(str(path)) == read_template(None)
 
 
-def test_a_template_of_the_users_is_what_is_asked(tmp_path):
+def test_a_users_template_is_sent(tmp_path):
     (tmp_path / "mine.txt").write_text(TEMPLATE)
     with faulty(lambda number, body: verdict("A")) as server:
         judge(server, template=tmp_path / "mine.txt")([PROMPTS[0]], [["x", "y"]])
@@ -216,7 +238,7 @@ TEMPLATES = {
     "an unknown place": (TEMPLATE + "{answer} {score}", "has {answer}, {score}; allowed: {prompt}, {first}, {second}"),
     "no verdict": (
         "{prompt} {first} {second} Say [[A]].",
-        "does not say 'Verdict: A' or 'Verdict: B'; allowed: a text",
+        "does not contain 'Verdict: A' or 'Verdict: B'; allowed: a text",
     ),
     "no text": (b"\xff", "cannot be read"),
 }

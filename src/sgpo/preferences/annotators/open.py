@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sgpo.config import AnnotationConfig, ModelConfig
+from sgpo.config import AnnotationConfig, ModelConfig, validate
+from sgpo.config.evaluation import ServerOptions
 from sgpo.errors import InputError
 from sgpo.preferences.annotators.ranking import Annotator
 
@@ -13,11 +14,11 @@ def open_annotator(settings: AnnotationConfig, model: ModelConfig) -> Iterator[A
     """Opens an annotator other than the implicit reward, which the scores already hold.
 
     Args:
-        settings: the recipe's section `annotation`.
-        model: the recipe's section `model`, for the trust in code from the Hub.
+        settings: section `annotation` of the recipe.
+        model: section `model` of the recipe, for trust in code from the Hub.
 
     Raises:
-        InputError: it cannot be loaded, or an option that it does not have.
+        InputError: it cannot be loaded, or it does not have one of the options.
     """
     try:
         annotator = _build(settings, model)
@@ -28,24 +29,34 @@ def open_annotator(settings: AnnotationConfig, model: ModelConfig) -> Iterator[A
     yield annotator
 
 
+def open_reward(model: str | None, function: str | None, **options) -> Annotator:
+    """A reward function, or else a reward model with further arguments of `RewardModel`.
+
+    Raises:
+        InputError: it cannot be loaded, or an option is out of range.
+    """
+    if function is not None:
+        from sgpo.preferences.annotators.function import FunctionAnnotator
+
+        return FunctionAnnotator(function, **options)
+    from sgpo.preferences.annotators.reward_model import RewardModel
+
+    return RewardModel(model, **options)
+
+
 def _build(settings: AnnotationConfig, model: ModelConfig) -> Annotator:
-    options, trust = settings.options, {"trust_remote_code": model.trust_remote_code}
-    if settings.annotator == "reward_model":
-        from sgpo.preferences.annotators.reward_model import RewardModel
-
-        return RewardModel(settings.model, **trust, **options)
-    if settings.annotator == "pair_ranker":
-        from sgpo.preferences.annotators.pair_ranker import PairRanker
-
-        return PairRanker(settings.model, **options)
+    options = settings.options
     if settings.annotator == "judge":
         from sgpo.preferences.annotators.judge import Judge
         from sgpo.serving.client import ServerPool
 
-        # Of the options, those of the connection go to the pool, the rest to the judge.
-        connection = {key: options[key] for key in ("timeout", "retries", "concurrency", "pause") if key in options}
-        judging = {key: value for key, value in options.items() if key not in connection}
+        servers = {name: options[name] for name in ServerOptions.model_fields if name in options}
+        connection = validate(ServerOptions, servers, "annotation.options").connection()
+        judging = {name: value for name, value in options.items() if name not in servers}
         return Judge(ServerPool(settings.servers, **connection), settings.model, template=settings.template, **judging)
-    from sgpo.preferences.annotators.function import FunctionAnnotator
+    if settings.annotator == "pair_ranker":
+        from sgpo.preferences.annotators.pair_ranker import PairRanker
 
-    return FunctionAnnotator(settings.function, **options)
+        return PairRanker(settings.model, **options)
+    trust = {"trust_remote_code": model.trust_remote_code} if settings.annotator == "reward_model" else {}
+    return open_reward(settings.model, settings.function, **{**trust, **options})

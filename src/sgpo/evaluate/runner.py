@@ -1,0 +1,349 @@
+"""One runner for every kind of evaluation: `sgpo eval` and the rounds of a run both call `run_evaluation`."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from sgpo.choices import Space
+from sgpo.config import EvaluateConfig, FollowerConfig, GenerationConfig, LeaderConfig, ModelConfig
+from sgpo.errors import InputError
+from sgpo.evaluate.alpaca import read_instructions, write_model_outputs
+from sgpo.evaluate.answers import answer_prompts, answer_questions, find_answers
+from sgpo.evaluate.held_out import PairScores, implicit_gaps, pair_sources, score_pairs
+from sgpo.evaluate.judging import compare_by_judge, judge_requests
+from sgpo.evaluate.mt_bench import read_questions, write_answers
+from sgpo.evaluate.prompt_files import Answers, is_answer_file, read_answers_to, read_prompts, write_answers_to
+from sgpo.evaluate.rewarding import RewardComparison, compare_by_reward, reward_agreement
+from sgpo.evaluate.row_files import write_jsonl
+from sgpo.policy.generators import load_model, open_generator
+from sgpo.policy.locate import check_exists
+from sgpo.policy.sampling import Sampling
+from sgpo.policy.score import score_responses
+from sgpo.policy.tokens import Messages
+from sgpo.preferences.annotators.open import open_reward
+from sgpo.preferences.annotators.ranking import as_text
+from sgpo.preferences.annotators.verdicts import PairwiseJudge
+from sgpo.preferences.source import load_pairs
+from sgpo.serving.cache import Body, CachedPool
+from sgpo.serving.client import ServerPool
+from sgpo.stats.certificate import certify_policy
+from sgpo.stats.ranking import report_preferences
+from sgpo.store.progress import Reporter
+from sgpo.store.records import Sample
+
+SAMPLES = 8
+# Files of answers, by kind, in the folder of an evaluation; NAME is the policy's.
+ANSWER_FILES = {
+    "alpaca": "model_outputs.json",
+    "mt_bench": "model_answer/{name}.jsonl",
+    "judge": "answers.json",
+    "reward": "answers.json",
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The policy that is evaluated, and what it is evaluated with.
+
+    Attributes:
+        model: the policy; for `judge` and `reward` its path may also be a file of answers.
+        name: of the policy, in files of answers.
+        generation: the backend that generates its answers.
+        reference: the reference of its implicit reward and its KL, and the baseline if the settings name none.
+        seed: of sampled answers.
+        beta: scale of the implicit reward.
+        max_length: tokens at which pairs are cut for scoring; None cuts nothing.
+        space: gap space of the certificate.
+        own_pairs: its self-annotated pairs; None: there are none.
+        reference_logps: the reference's scores if they are known: (2, N) of the held-out pairs, then (2, M) of
+            `own_pairs` if there are any; chosen, rejected, in nats.
+    """
+
+    model: ModelConfig
+    name: str
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    reference: ModelConfig | None = None
+    seed: int = 0
+    beta: float = LeaderConfig().beta
+    max_length: int | None = None
+    space: Space = FollowerConfig().space
+    own_pairs: Dataset | None = None
+    reference_logps: Sequence[np.ndarray] | None = None
+
+
+@dataclass(frozen=True)
+class Files:
+    """What an evaluation writes in addition to its result; None writes nothing.
+
+    Attributes:
+        answers: file of the policy's answers; `alpaca` and `mt_bench` need it.
+        samples: JSON Lines of a few answers with their rewards (`Sample`).
+        verdicts: cache of the judge's answers.
+        keep: folder in which answers of policies are kept and found again.
+        log: output of servers and subprocesses.
+    """
+
+    answers: Path | None = None
+    samples: Path | None = None
+    verdicts: Path | None = None
+    keep: Path | None = None
+    log: Path | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One evaluation of one policy.
+
+    Attributes:
+        settings: the evaluation.
+        subject: the policy.
+        files: where answers, samples and caches go.
+        reporter: shows progress.
+        approve: called with all request bodies of a judge, and those without a cached answer, before any is sent; what
+            it raises ends the evaluation.
+    """
+
+    settings: EvaluateConfig
+    subject: Subject
+    files: Files
+    reporter: Reporter
+    approve: Callable[[list[Body], list[Body]], None] | None = None
+
+    def answers_of(self, model: ModelConfig, name: str, prompts: Sequence[Messages]) -> Answers:
+        """The answers of a policy, or of the file at its path."""
+        settings, subject = self.settings, self.subject
+        sampling = {name: getattr(settings, name) for name in ("temperature", "top_p", "max_new_tokens")}
+
+        def generate() -> Answers:
+            with (
+                open_generator(subject.generation, model, log=self.files.log) as generator,
+                self.reporter.bar("answers", len(prompts)) as advance,
+            ):
+                return answer_prompts(
+                    generator, prompts, Sampling(n=1, **sampling), seed=subject.seed, name=name, progress=advance
+                )
+
+        depends = {**sampling, "seed": subject.seed, "dtype": model.dtype, "backend": subject.generation.backend}
+        return find_answers(model.path, prompts, generate, keep=self.files.keep, **depends)
+
+    def baseline(self, prompts: Sequence[Messages]) -> Answers:
+        """The answers that the policy's are compared with.
+
+        Raises:
+            InputError: there is neither a baseline nor a reference.
+        """
+        if self.settings.baseline is not None:
+            return self.answers_of(self.subject.model.at(self.settings.baseline), self.settings.baseline, prompts)
+        if self.subject.reference is None:
+            raise InputError("baseline is missing; allowed: a file of answers, or a policy.")
+        return self.answers_of(self.subject.reference, self.subject.reference.path, prompts)
+
+    def score(self, model: ModelConfig, sets: Sequence[Dataset], who: str) -> list[PairScores]:
+        """The scores of sets of pairs under a model, which is in memory only here."""
+        policy = load_model(model)
+        with self.reporter.bar(f"scoring by the {who}", 2 * sum(map(len, sets))) as advance:
+            return [score_pairs(policy, pairs, max_length=self.subject.max_length, progress=advance) for pairs in sets]
+
+    def score_reference(self, sets: Sequence[Dataset]) -> list[np.ndarray]:
+        """The reference's scores of sets of N pairs, (2, N) each: chosen, rejected, in nats."""
+        if self.subject.reference is None:
+            raise InputError("reference is missing; allowed: the model that the implicit reward refers to.")
+        scores = self.score(self.subject.reference, sets, "reference")
+        return [np.stack([one.chosen, one.rejected]) for one in scores]
+
+
+def run_evaluation(job: Job) -> dict[str, Any]:
+    """Runs one evaluation of a policy.
+
+    Returns: the result, see `as_plain`: `kind`, the headline `value`, `low`, `high` (null if the kind has none) and
+        `count`, then what the kind reports; rows per prompt come last (`duels`, `rewards`).
+
+    Raises:
+        InputError: an input, model, server or option that cannot be used.
+    """
+    kinds = {"alpaca": _alpaca, "mt_bench": _mt_bench, "judge": _judge, "reward": _reward, "preferences": _preferences}
+    return {"kind": job.settings.kind, **kinds[job.settings.kind](job)}
+
+
+def check_inputs(settings: EvaluateConfig) -> None:
+    """Reads the inputs of an evaluation, so that mistakes are found before any model runs.
+
+    Raises:
+        InputError: a file, template, function or option that cannot be used.
+    """
+    if settings.instructions:
+        read_instructions(settings.instructions, split=settings.split)
+    if settings.questions:
+        read_questions(settings.questions)
+    if settings.pairs:
+        pair_sources(load_pairs(settings.pairs, split=settings.split), settings.source_column, settings.pairs)
+    if settings.prompts:
+        prompts = read_prompts(settings.prompts, split=settings.split)
+        if settings.baseline and is_answer_file(settings.baseline):
+            read_answers_to(settings.baseline, prompts)
+        elif settings.baseline:
+            check_exists(settings.baseline, "baseline")
+    if settings.kind == "judge":
+        _open_judge(settings)
+    if settings.function:
+        open_reward(None, settings.function)
+    elif settings.kind == "reward":
+        check_exists(settings.model, "reward model")
+
+
+def _alpaca(job: Job) -> dict[str, Any]:
+    asked = read_instructions(job.settings.instructions, split=job.settings.split)
+    prompts = [[{"role": "user", "content": instruction}] for instruction in asked.instructions]
+    answers = job.answers_of(job.subject.model, job.subject.name, prompts)
+    write_model_outputs(job.files.answers, asked, answers.texts, job.subject.name)
+    characters = float(np.mean([len(text) for text in answers.texts]))
+    return {**_headline(count=len(prompts)), "cut": answers.cut, "characters": characters, "answers": len(prompts)}
+
+
+def _mt_bench(job: Job) -> dict[str, Any]:
+    subject, questions = job.subject, read_questions(job.settings.questions)
+    count = sum(len(question.turns) for question in questions)
+    with (
+        open_generator(subject.generation, subject.model, log=job.files.log) as generator,
+        job.reporter.bar("turns", count) as advance,
+    ):
+        answers = answer_questions(
+            generator, questions, max_new_tokens=job.settings.max_new_tokens, seed=subject.seed, progress=advance
+        )
+    write_answers(job.files.answers, questions, answers.turns, subject.name)
+    return {**_headline(count=len(questions)), "cut": answers.cut, "answers": count}
+
+
+def _judge(job: Job) -> dict[str, Any]:
+    settings, files = job.settings, job.files
+    judge, pool = _open_judge(settings)
+    if files.verdicts is not None:
+        pool = CachedPool(pool, files.verdicts)
+    prompts, policy, baseline = _contestants(job)
+    bodies = judge_requests(judge, prompts, policy.texts, baseline.texts)
+    if job.approve is not None:
+        job.approve(bodies, bodies if files.verdicts is None else pool.missing(bodies))
+    with job.reporter.bar("verdicts", len(bodies)) as advance:
+        result = compare_by_judge(judge, pool, bodies, policy.texts, baseline.texts, progress=advance)
+    duels = [{"prompt": list(prompt), **duel._asdict()} for prompt, duel in zip(prompts, result.duels, strict=True)]
+    return {
+        **_headline(result.win_rate, result.low, result.high, result.judged),
+        **_named(policy, baseline),
+        "judge": settings.model,
+        "logprobs": settings.logprobs,
+        **result._asdict(),
+        "duels": duels,
+    }
+
+
+def _reward(job: Job) -> dict[str, Any]:
+    settings, subject = job.settings, job.subject
+    prompts, policy, baseline = _contestants(job)
+    kl = _estimate_kl(job, prompts, policy)
+    options = settings.reward_options.model_dump(exclude_none=True)
+    annotator = open_reward(settings.model, settings.function, **options)
+    with job.reporter.bar("rewards", len(prompts)) as advance:
+        result = compare_by_reward(annotator, prompts, policy.texts, baseline.texts, progress=advance)
+    agreement = None
+    if subject.own_pairs is not None:
+        with job.reporter.bar("rewards of the self-annotated pairs", len(subject.own_pairs)) as advance:
+            agreement = reward_agreement(annotator, subject.own_pairs, progress=advance)
+    if job.files.samples is not None:
+        _write_samples(job.files.samples, prompts, policy, baseline, result)
+    return {
+        **_headline(result.win_rate, result.low, result.high, result.prompts - result.unrewarded),
+        **_named(policy, baseline),
+        "by": settings.function or settings.model,
+        "tokens": policy.tokens,
+        "kl": kl,
+        "agreement": agreement,
+        **{key: value for key, value in result._asdict().items() if key != "rewards"},
+        "rewards": result.rewards,
+    }
+
+
+def _preferences(job: Job) -> dict[str, Any]:
+    settings, subject = job.settings, job.subject
+    pairs = load_pairs(settings.pairs, split=settings.split)
+    sources = pair_sources(pairs, settings.source_column, settings.pairs)
+    sets = [pairs]
+    if settings.certificate and subject.own_pairs is not None:
+        sets.append(subject.own_pairs)
+    reference = job.score_reference(sets) if subject.reference_logps is None else subject.reference_logps
+    scores = job.score(subject.model, sets, "policy")
+    gaps = [
+        implicit_gaps(own, PairScores(*base, own.chosen_tokens, own.rejected_tokens), subject.beta)
+        for own, base in zip(scores, reference[: len(sets)], strict=True)
+    ]
+    differences = scores[0].chosen_tokens - scores[0].rejected_tokens
+    report = report_preferences(gaps[0], sources=sources, length_differences=differences)
+    overall = report.overall
+    return {
+        **_headline(overall.accuracy, overall.low, overall.high, overall.pairs),
+        "policy": subject.name,
+        "reference": subject.reference.path if subject.reference else None,
+        "preferences": report,
+        "certificate": certify_policy(*gaps, space=subject.space) if len(gaps) == 2 else None,
+    }
+
+
+def _open_judge(settings: EvaluateConfig) -> tuple[PairwiseJudge, ServerPool]:
+    options = settings.judge_options
+    judge = PairwiseJudge(settings.model, options, template=settings.template, logprobs=settings.logprobs)
+    return judge, ServerPool(settings.servers, **options.connection())
+
+
+def _contestants(job: Job) -> tuple[list[Messages], Answers, Answers]:
+    """The prompts with the policy's answers and the baseline's."""
+    subject, prompts = job.subject, read_prompts(job.settings.prompts, split=job.settings.split)
+    policy = job.answers_of(subject.model, subject.name, prompts)
+    if job.files.answers is not None:
+        write_answers_to(job.files.answers, prompts, policy)
+    return prompts, policy, job.baseline(prompts)
+
+
+def _estimate_kl(job: Job, prompts: Sequence[Messages], answers: Answers) -> float | None:
+    """Mean of `log pi(y|x) - log pi_ref(y|x)` over the policy's own answers, in nats per answer.
+
+    It is an unbiased estimate of KL(pi || pi_ref) if the answers are sampled at temperature 1 and top_p 1, and end
+    before the token limit. None without a reference, or if the answers come from a file.
+    """
+    subject = job.subject
+    if subject.reference is None or is_answer_file(subject.model.path):
+        return None
+    logps, limit = [], None
+    for who, model in (("policy", subject.model), ("reference", subject.reference)):
+        policy = load_model(model)
+        # The closing tokens of an answer at the token limit may exceed the context.
+        limit = limit or policy.context
+        with job.reporter.bar(f"scoring by the {who}", len(prompts)) as advance:
+            scores = score_responses(policy, prompts, answers.texts, max_length=limit, progress=advance)
+        logps.append(scores.logps)
+        del policy
+    return float((logps[0] - logps[1]).mean())
+
+
+def _write_samples(
+    path: Path, prompts: Sequence[Messages], policy: Answers, baseline: Answers, result: RewardComparison
+) -> None:
+    rows = zip(prompts, policy.texts, baseline.texts, result.rewards.tolist(), strict=True)
+    samples = [
+        Sample(prompt=as_text(prompt), response=one, baseline=other, reward=reward, baseline_reward=base)
+        for prompt, one, other, (reward, base) in rows
+        if np.isfinite([reward, base]).all()
+    ]
+    write_jsonl(path, [sample.model_dump() for sample in samples[:SAMPLES]])
+
+
+def _named(policy: Answers, baseline: Answers) -> dict[str, Any]:
+    return {"policy": policy.name, "baseline": baseline.name, "cut": policy.cut}
+
+
+def _headline(
+    value: float | None = None, low: float | None = None, high: float | None = None, count: int = 0
+) -> dict[str, Any]:
+    return {"value": value, "low": low, "high": high, "count": count}

@@ -1,0 +1,178 @@
+"""How an LLM judge is asked which of two answers is better, and how its verdicts are read."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from sgpo.config.evaluation import VerdictOptions
+from sgpo.errors import InputError
+from sgpo.preferences.annotators.ranking import Messages, as_text
+from sgpo.serving.answers import Answer
+
+_VERDICT = re.compile(r"^\W*verdict\W*:\W*(a|b|tie)\W*$", re.IGNORECASE)
+_RESULTS = {"a": 1.0, "b": 0.0, "tie": 0.5}
+_LETTERS = ("A", "B")
+_FIELDS = ("{prompt}", "{first}", "{second}")
+# The parser reads these; a template that does not ask for them gets no verdict.
+_ASKED = ("Verdict: A", "Verdict: B")
+_TOP_LOGPROBS = 20
+NEEDS_LOGPROBS = "log-probability judging needs a server that gives logprobs of the first token"
+
+
+class PairwiseJudge:
+    """An LLM judge that sees every two answers in both orders.
+
+    In words, a verdict is a line "Verdict: A", "Verdict: B" or "Verdict: tie" (`read_verdict`), and two verdicts that
+    contradict each other are a tie. With log-probabilities, a verdict is the probability of "A" as a share of "A" and
+    "B" in the judge's first token (`read_letter`), and the result is the mean share over both orders.
+
+    Args:
+        model: the judge's name on its servers.
+        options: fields of a request.
+        template: file with {prompt}, {first} and {second}; None uses the built-in one for words or letters.
+        logprobs: judge by log-probabilities.
+
+    Raises:
+        InputError: see `read_template`.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        options: VerdictOptions | None = None,
+        *,
+        template: str | Path | None = None,
+        logprobs: bool = False,
+    ) -> None:
+        options = options or VerdictOptions()
+        self.logprobs = logprobs
+        self._template = read_template(template, logprobs=logprobs)
+        fields = {
+            "model": model,
+            "max_tokens": options.max_tokens,
+            "temperature": options.temperature,
+            "seed": options.seed,
+        }
+        if logprobs:
+            fields |= {"max_tokens": 1, "logprobs": True, "top_logprobs": _TOP_LOGPROBS}
+        self._fields = {name: value for name, value in {**fields, **options.request}.items() if value is not None}
+
+    def requests(self, prompt: Messages, first: str, second: str) -> list[dict[str, Any]]:
+        """The bodies of two requests: with the first answer in front, and with the second."""
+        return [
+            {**self._fields, "messages": [{"role": "user", "content": fill_template(self._template, prompt, *shown)}]}
+            for shown in ((first, second), (second, first))
+        ]
+
+    def read(self, answer: Answer) -> float | None:
+        """The share of the win, in [0, 1], that goes to the answer in front; None if there is no verdict.
+
+        Raises:
+            InputError: log-probabilities were asked for, and the server gave none.
+        """
+        if not self.logprobs:
+            return read_verdict(answer)
+        if not answer.top_logprobs:
+            raise InputError(f"the judge's server gave an answer without log-probabilities; {NEEDS_LOGPROBS}.")
+        return read_letter(answer.top_logprobs)
+
+    def settle(self, straight: float | None, swapped: float | None, counts: Counter) -> float | None:
+        """The first answer's result in [0, 1] from two verdicts; None where one of them is missing.
+
+        Args:
+            straight: verdict with the first answer in front.
+            swapped: verdict with the second in front.
+            counts: gets comparisons, ties, inconsistent (in words also ties), unparsed, and first_preferred: verdicts
+                for whichever answer was in front.
+        """
+        counts["comparisons"] += 1
+        counts["first_preferred"] += sum(share is not None and share > 0.5 for share in (straight, swapped))
+        if straight is None or swapped is None:
+            counts["unparsed"] += 1
+            return None
+        if self.logprobs:
+            counts["inconsistent"] += (straight - 0.5) * (swapped - 0.5) > 0
+            return (straight + 1 - swapped) / 2
+        consistent = straight == 1 - swapped
+        counts["inconsistent"] += not consistent
+        counts["ties"] += straight == 0.5 or not consistent
+        return straight if consistent else 0.5
+
+
+def read_verdict(answer: Answer) -> float | None:
+    """1 for A, 0 for B, 1/2 for a tie; None if the answer is cut off, or has no verdict or two different ones."""
+    if answer.finish_reasons[0] != "stop":
+        return None
+    found = {match[1].lower() for line in answer.texts[0].splitlines() if (match := _VERDICT.match(line))}
+    return _RESULTS[found.pop()] if len(found) == 1 else None
+
+
+def read_letter(logprobs: Mapping[str, float]) -> float | None:
+    """The probability of "A" as a share of that of "A" and "B", from the most likely first tokens.
+
+    Tokens that are a letter apart from white space are added up; a letter that is not listed has probability 0.
+
+    Args:
+        logprobs: {token: log-probability} of the most likely tokens.
+
+    Returns: a share in [0, 1]; None if the most likely token is neither letter: the judge would give no verdict then,
+        and letters far down its list would be a guess.
+
+    Source: the weighted win rate of AlpacaEval 2, arXiv:2404.04475, Section 2.
+    """
+    if not logprobs or max(logprobs, key=lambda token: logprobs[token]).strip() not in _LETTERS:
+        return None
+    first, second = (
+        math.fsum(math.exp(value) for token, value in logprobs.items() if token.strip() == letter)
+        for letter in _LETTERS
+    )
+    return first / (first + second)
+
+
+def read_template(path: str | Path | None, *, logprobs: bool = False) -> str:
+    """The text of a template.
+
+    Args:
+        path: the file; None uses the built-in template.
+        logprobs: the template asks for a letter; otherwise it must ask for the verdict lines that are read.
+
+    Raises:
+        InputError: it cannot be read, lacks {prompt}, {first} or {second}, has another {name}, or does not ask for the
+            verdicts that are read.
+    """
+    if path is None:
+        default = "letter_template.txt" if logprobs else "judge_template.txt"
+        return files("sgpo.preferences.annotators").joinpath(default).read_text(encoding="utf-8")
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"template {path}: cannot be read ({error}).") from error
+    missing = [field for field in _FIELDS if field not in text]
+    if missing:
+        raise InputError(f"template {path} lacks {', '.join(missing)}; allowed: all of {', '.join(_FIELDS)}.")
+    unknown = [name for name in re.findall(r"\{\w+\}", text) if name not in _FIELDS]
+    if unknown:
+        raise InputError(f"template {path} has {', '.join(unknown)}; allowed: {', '.join(_FIELDS)}.")
+    unasked = [verdict for verdict in _ASKED if verdict not in text and not logprobs]
+    if unasked:
+        raise InputError(
+            f"template {path} does not contain {' or '.join(map(repr, unasked))}; allowed: a text that asks for one of "
+            "the lines 'Verdict: A', 'Verdict: B', 'Verdict: tie', as nothing else is read."
+        )
+    return text
+
+
+def fill_template(template: str, prompt: Messages, first: str, second: str) -> str:
+    """A template with its three fields filled in; other braces, and those in the values, stay as they are."""
+    values = dict(zip(_FIELDS, (as_text(prompt), first, second), strict=True))
+    return re.sub("|".join(map(re.escape, _FIELDS)), lambda match: values[match[0]], template)
+
+
+def both_verdicts(answers: Sequence[Answer], judge: PairwiseJudge) -> list[tuple[float | None, float | None]]:
+    """The verdicts on N comparisons, (straight, swapped), from 2 N answers in the order of `PairwiseJudge.requests`."""
+    read = [judge.read(answer) for answer in answers]
+    return list(zip(read[::2], read[1::2], strict=True))
