@@ -57,7 +57,7 @@ def passes(monkeypatch) -> dict[str, Counter]:
 
     monkeypatch.setattr(LlamaModel, "forward", counted)
     monkeypatch.setattr(LlamaForCausalLM, "generate", write)
-    monkeypatch.setattr("sgpo.rounds.policies.load_policy", load)
+    monkeypatch.setattr("sgpo.policy.generators.load_policy", load)
     monkeypatch.setattr(SGPOTrainer, "train", begin)
     monkeypatch.setattr(SGPOTrainer, "training_step", step)
     return found

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from sgpo.config import RunConfig
 from sgpo.policy.fingerprints import fingerprint_policy
-from sgpo.policy.load import Policy, load_policy
+from sgpo.policy.generators import load_model
+from sgpo.policy.load import Policy
 from sgpo.store.run_dir import RunDir
 
 FINAL = "final"
@@ -32,7 +33,7 @@ class Policies:
 
     def at(self, folder: Path) -> Policy:
         """Loads a policy of the run from its folder."""
-        return self._load(str(folder), adapter=None)
+        return load_model(self._model.at(folder))
 
     def of_round(self, number: int) -> Policy:
         """Loads the policy of a round."""
@@ -40,7 +41,7 @@ class Policies:
 
     def reference(self) -> Policy:
         """Loads the SFT model."""
-        return self._load(self._model.path, adapter=self._model.adapter)
+        return load_model(self._model)
 
     def fingerprint(self, number: int) -> str:
         """`fingerprint_policy` of a round's policy."""
@@ -49,10 +50,6 @@ class Policies:
     def fingerprint_reference(self) -> str:
         """`fingerprint_policy` of the SFT model."""
         return self._fingerprint(self._model.path, adapter=self._model.adapter)
-
-    def _load(self, path: str, adapter: str | None) -> Policy:
-        trust = self._model.trust_remote_code
-        return load_policy(path, dtype=self._model.dtype, adapter=adapter, trust_remote_code=trust)
 
     def _fingerprint(self, path: str | Path, adapter: str | None) -> str:
         # Reading all weights takes a while, and every shard of a stage needs it.
