@@ -9,7 +9,7 @@ from sgpo.config.generation import GenerationConfig
 from sgpo.config.hardware import HardwareConfig
 from sgpo.config.model import ModelConfig
 from sgpo.config.read import named_sources, read_recipe
-from sgpo.config.recipe import Recipe, RunConfig
+from sgpo.config.recipe import RunConfig
 from sgpo.config.section import Section
 from sgpo.config.world import WorldConfig
 
@@ -22,7 +22,6 @@ __all__ = [
     "HardwareConfig",
     "LeaderConfig",
     "ModelConfig",
-    "Recipe",
     "RunConfig",
     "Section",
     "SourceConfig",

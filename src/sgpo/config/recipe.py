@@ -19,8 +19,8 @@ from sgpo.config.world import SUPPLIED, WORLD_EVALUATION, WorldConfig
 VALIDATION_SHARE = 0.2
 
 
-class Recipe(Section):
-    """The sections of a recipe."""
+class RunConfig(Section):
+    """A run of SSAPO on the user's model and data, or on an embedded world."""
 
     output: str = Field(description="The run directory.")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="Seed of everything random.")
@@ -36,9 +36,10 @@ class Recipe(Section):
     leader: LeaderConfig = LeaderConfig()
     evaluate: list[EvaluateConfig] = Field(default_factory=list, description="After each round; see below.")
     hardware: HardwareConfig | None = Field(None, description="For estimates; see below.")
+    world: WorldConfig | None = Field(None, description="An embedded world that supplies model and data; see below.")
 
     @model_validator(mode="after")
-    def _every_source_has_a_radius(self) -> "Recipe":
+    def _every_source_has_a_radius(self) -> "RunConfig":
         radii = self.follower.source_radius
         sources = ["human", "self"] if self.data.seeds_in_rounds else ["self"]
         if radii is not None and sorted(radii) != sources:
@@ -75,7 +76,7 @@ class Recipe(Section):
         return self.judges_rounds or self.chooses_round or self.follower.radius == "measured"
 
     @model_validator(mode="after")
-    def _validation_pairs_are_there_and_used(self) -> "Recipe":
+    def _validation_pairs_are_there_and_used(self) -> "RunConfig":
         wanted, there = self._needs_validation, self.validation_share > 0
         # With a last DPO they may also serve other purposes, such as a choice of learning rates.
         if wanted != there and not (there and self.leader.final_epochs):
@@ -88,7 +89,7 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _pairs_choose_once(self) -> "Recipe":
+    def _pairs_choose_once(self) -> "RunConfig":
         if self.follower.radius == "validated" and self.chooses_round:
             raise ValueError(
                 f"leader.accept is {self.leader.accept!r} with follower.radius='validated'; allowed: 'validated' or "
@@ -97,14 +98,14 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _evaluations_have_names_of_their_own(self) -> "Recipe":
+    def _evaluations_have_names_of_their_own(self) -> "RunConfig":
         titles = [evaluation.title for evaluation in self.evaluate]
         if twice := sorted({title for title in titles if titles.count(title) > 1}):
             raise ValueError(f"evaluate has {', '.join(twice)} more than once; allowed: a `name` for each")
         return self
 
     @model_validator(mode="after")
-    def _prompts_cover_the_rounds(self) -> "Recipe":
+    def _prompts_cover_the_rounds(self) -> "RunConfig":
         per_round = self.data.prompts_per_round
         if isinstance(per_round, list) and len(per_round) != self.rounds:
             raise ValueError(
@@ -115,12 +116,6 @@ class Recipe(Section):
                 f"data.prompts has {len(self.data.prompts)} pools; allowed: one pool, or one per round ({self.rounds})"
             )
         return self
-
-
-class RunConfig(Recipe):
-    """A run of SSAPO on the user's model and data, or on an embedded world."""
-
-    world: WorldConfig | None = Field(None, description="An embedded world that supplies model and data; see below.")
 
     @model_validator(mode="after")
     def _inputs_are_named(self) -> "RunConfig":
