@@ -1,18 +1,18 @@
-"""What annotating a round costs beside what one would write instead: the same model and prompts, one run.
+"""The cost of annotating a round compared with the obvious alternatives: the same model and prompts, one run.
 
     python benchmarks/annotation.py                                  # a random Llama on the CPU, ten CPU minutes
     python benchmarks/annotation.py --device cuda                    # a random Llama of 1B parameters, bf16
     python benchmarks/annotation.py --model my-sft --reference my-base --prompts prompts.jsonl
 
-Writing: `TransformersGenerator` beside a loop of `model.generate` over the prompts in the order given, and beside
+Writing: `TransformersGenerator` compared with a loop of `model.generate` over the prompts in the given order and with
 transformers' continuous batching; batches, sampling and end tokens are the same. Scoring: one pass of `score_responses`
-per model beside TRL's own (`DPOTrainer.compute_ref_log_probs` over its data loader of pairs in the order given), whose
-passes are run once and counted as often as each way needs them. The responses scored are those written.
+per model compared with TRL's own (`DPOTrainer.compute_ref_log_probs` over its data loader of pairs in the given order),
+whose passes are run once and counted as often as each method needs them. The scored responses are the generated ones.
 
 The random Llama ends a response after any token with the same probability, so lengths are geometric up to the limit;
-prompts have log-normal lengths. Ways take turns; a ratio is the median over turns. On the CPU time is the process's
-own CPU seconds, which other processes do not stretch, and peak memory the resident set of a process that does nothing
-else (libraries included); on CUDA they are the synchronised wall clock and the allocator's peak.
+prompts have log-normal lengths. Methods run in turn; a ratio is the median over turns. On the CPU, time is the
+process's own CPU seconds, which other processes do not change, and peak memory the resident set of a process that does
+nothing else (libraries included); on CUDA they are the synchronised wall clock and the allocator's peak.
 """
 
 import argparse
@@ -137,7 +137,7 @@ class Bench:
         )  # fmt: skip
 
     def write_plain(self) -> list[int]:
-        """Tokens of each response, written batch by batch in the order of the prompts."""
+        """Tokens of each response, generated batch by batch in the order of the prompts."""
         config, tokenizer, n = self.generation_config(), self.policy.tokenizer, self.sampling.n
         config.num_return_sequences, ends, lengths = n, torch.tensor(config.eos_token_id), []
         step = max(self.batch // n, 1)
@@ -167,13 +167,13 @@ class Bench:
         return [len(result.generated_tokens) for result in results.values()]
 
     def count(self, way: str) -> list[int]:
-        """Tokens of each response that a way writes."""
+        """Tokens of each response that a method generates."""
         if way == OURS:
             return [response.n_tokens for row in self.write_ours() for response in row]
         return self.write_plain() if way == PLAIN else self.write_continuous()
 
     def pairs(self) -> tuple[Conversations, list[str], list[str]]:
-        """Prompts and their two responses, without pairs that have an empty one: TRL cannot train on those."""
+        """Prompts and their two responses, without pairs that have an empty one, which TRL cannot train on."""
         rows = zip(self.prompts, self.write_ours(), strict=True)
         whole = [(prompt, *(one.text for one in row)) for prompt, row in rows if all(one.text for one in row)]
         prompts, first, second = map(list, zip(*whole, strict=True))
@@ -185,7 +185,7 @@ class Bench:
         return score_responses(model, prompts * 2, first + second, batch_tokens=tokens).logps.reshape(2, -1).T
 
     def open_trl(self, pairs: tuple[Conversations, list[str], list[str]], folder: str) -> tuple[DPOTrainer, DataLoader]:
-        """TRL's trainer and its batches, tokenized already."""
+        """TRL's trainer and its tokenized batches."""
 
         def turn(text: str) -> list[dict[str, str]]:
             return [{"role": "assistant", "content": text}]
@@ -216,7 +216,7 @@ def ways_to_write(arguments: argparse.Namespace) -> list[str]:
 
 
 def compare_writing(bench: Bench, arguments: argparse.Namespace, peaks: dict[str, float]) -> None:
-    """Prints one row per way of writing."""
+    """Prints one row per method of generating."""
     ways = ways_to_write(arguments)
     speeds: dict[str, list[float]] = {way: [] for way in ways}
     lengths: dict[str, list[int]] = {way: [] for way in ways}
@@ -231,7 +231,7 @@ def compare_writing(bench: Bench, arguments: argparse.Namespace, peaks: dict[str
             lengths[way] += found
             if bench.cuda:
                 peaks[way] = torch.cuda.max_memory_allocated() / 2**20
-    # Ways draw different responses; tokens per second, at one mean length, take the luck out of the comparison.
+    # Methods draw different responses; tokens per second at one mean length make them comparable.
     each = statistics.mean(length for way in ways for length in lengths[way])
     print(f"{'writing':28}{'responses/s':>12}{'tokens/s':>10}{'tokens each':>12}{'x plain':>9}{'peak MiB':>10}")
     for way in ways:
@@ -242,7 +242,7 @@ def compare_writing(bench: Bench, arguments: argparse.Namespace, peaks: dict[str
 
 
 def compare_scoring(bench: Bench, arguments: argparse.Namespace) -> None:
-    """Prints one row per way of scoring."""
+    """Prints one row per method of scoring."""
     pairs = bench.pairs()
     with tempfile.TemporaryDirectory() as folder:
         trainer, loader = bench.open_trl(pairs, folder)
@@ -278,7 +278,7 @@ def resident_peak() -> float:
 
 
 def peak_alone(way: str, words: Sequence[str]) -> float:
-    """Peak resident memory in MiB of a process that writes in one way and does nothing else."""
+    """Peak resident memory in MiB of a process that generates with one method and does nothing else."""
     done = subprocess.run([sys.executable, __file__, *words, "--alone", way], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
@@ -292,11 +292,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", help="policy: folder or Hub id (default: a random Llama)")
     parser.add_argument("--reference", help="reference for the scoring (default: the policy)")
     parser.add_argument("--prompts", help="prompts: file, folder or Hub id (default: random words)")
-    parser.add_argument("--count", type=int, help="prompts taken, from the first")
-    parser.add_argument("--batch-size", type=int, help="responses written at once")
+    parser.add_argument("--count", type=int, help="use only the first prompts")
+    parser.add_argument("--batch-size", type=int, help="responses generated at once")
     parser.add_argument("--max-new-tokens", type=int)
-    parser.add_argument("--repeats", type=int, default=3, help="turns that every way takes")
-    parser.add_argument("--no-continuous", action="store_true", help="leave continuous batching out")
+    parser.add_argument("--repeats", type=int, default=3, help="turns of every method")
+    parser.add_argument("--no-continuous", action="store_true", help="skip continuous batching")
     parser.add_argument("--alone", choices=[PLAIN, OURS, CONTINUOUS], help=argparse.SUPPRESS)
     return parser.parse_args()
 

@@ -1,13 +1,13 @@
-"""Farthest-point sampling beside its floor, k matrix-vector products: one table from one run.
+"""Farthest-point sampling compared with its lower bound, k matrix-vector products: one table from one run.
 
     python benchmarks/farthest_point.py                      # N = 20,000, d = 4,096, k = 50; a minute
     python benchmarks/farthest_point.py --points 60000 --picks 2000      # the paper's size; 1 GB, some minutes
     python benchmarks/farthest_point.py --device cuda --points 60000 --picks 2000
 
-The floor is what the plain algorithm cannot do without: `embeddings @ pick` for each of k picks, and nothing else; here
-a few of these products are timed and multiplied. Two kinds of points: `gaussian` has no structure, and its distances
-are nearly all alike, which is the hardest case; `clusters` has topics around a common mean, as hidden states do. Each
-ratio is that of medians over `--repeats` runs in turn.
+The bound is what the plain algorithm needs at least: `embeddings @ pick` for each of k picks; here a few of these
+products are timed and multiplied. Two kinds of points: `gaussian` has no structure and nearly equal distances, which is
+the hardest case; `clusters` has topics around a common mean, as hidden states do. Each ratio is that of medians over
+`--repeats` runs in turn.
 """
 
 import argparse
@@ -64,14 +64,14 @@ def measure(kind: str, arguments: argparse.Namespace) -> None:
     for _ in range(arguments.repeats):
         times["torch"].append(once(lambda: [stored @ stored[row] for row in range(few)]) / few * arguments.picks)
         if arguments.device == "cpu":
-            floor = once(lambda: [embeddings @ embeddings[row] for row in range(few)]) / few * arguments.picks
-            times["numpy"].append(floor)
+            bound = once(lambda: [embeddings @ embeddings[row] for row in range(few)]) / few * arguments.picks
+            times["numpy"].append(bound)
         times["plain"].append(once(lambda: plain(unit, few)) / few * arguments.picks)
         times["ours"].append(once(lambda: farthest_points(embeddings, arguments.picks, device=arguments.device)))
     medians = {name: statistics.median(values) for name, values in times.items() if values}
-    floor = min(medians[name] for name in ("numpy", "torch") if name in medians)
+    bound = min(medians[name] for name in ("numpy", "torch") if name in medians)
     shown = [f"{medians[name]:.2f}" if name in medians else "" for name in times]
-    print(f"| {kind} | {' | '.join(shown)} | {medians['ours'] / floor:.2f} |", flush=True)
+    print(f"| {kind} | {' | '.join(shown)} | {medians['ours'] / bound:.2f} |", flush=True)
 
 
 def main() -> None:
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=20_000)
     parser.add_argument("--size", type=int, default=4096)
     parser.add_argument("--picks", type=int, default=50)
-    parser.add_argument("--products", type=int, default=50, help="products timed for the floor")
+    parser.add_argument("--products", type=int, default=50, help="products timed for the bound")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--kinds", nargs="+", choices=["gaussian", "clusters"], default=["gaussian", "clusters"])
@@ -88,7 +88,7 @@ def main() -> None:
         f"{arguments.points:,} x {arguments.size:,} float32, {arguments.picks:,} picks, {arguments.device}, "
         f"{torch.get_num_threads()} threads; {platform.processor() or platform.machine()}, torch {torch.__version__}\n"
     )
-    print("| points | floor, NumPy, s | floor, PyTorch, s | plain loop, s | farthest_points, s | ratio to the floor |")
+    print("| points | bound, NumPy, s | bound, PyTorch, s | plain loop, s | farthest_points, s | ratio to the bound |")
     print("|---|---|---|---|---|---|")
     for kind in arguments.kinds:
         measure(kind, arguments)

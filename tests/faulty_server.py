@@ -1,4 +1,4 @@
-"""A local HTTP server that misbehaves on demand, for faults that a real server does not produce when asked."""
+"""A local HTTP server with faults that a real server does not produce on demand."""
 
 import json
 import threading
@@ -11,11 +11,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Reply:
-    """What goes back.
+    """A reply.
 
     Attributes:
-        body: the bytes after the headers; None closes the connection without a word.
-        status: of HTTP.
+        body: the bytes after the headers; None closes the connection without a reply.
+        status: HTTP status.
         headers: further ones.
         delay: seconds to wait first.
     """
@@ -27,7 +27,7 @@ class Reply:
 
 
 def completion(text: object = "fine", *, reason: object = "stop", **further: object) -> Reply:
-    """A chat completion of one choice; `further` are keys beside `choices`."""
+    """A chat completion of one choice; `further` are keys in addition to `choices`."""
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": reason}
     return Reply(json.dumps({"choices": [choice], **further}).encode())
 

@@ -26,7 +26,7 @@ class LiveServer:
     process: subprocess.Popen[bytes]
 
     def kill(self) -> None:
-        """Ends it at once, in the middle of whatever it does."""
+        """Kills it at once."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
@@ -39,8 +39,8 @@ def free_port() -> int:
 
 
 def serve_command(model_path: str | Path, port: int) -> list[str]:
-    """`transformers serve` pinned to a model folder, on this machine's own address."""
-    # Beside the interpreter of the tests, whatever PATH says.
+    """`transformers serve` pinned to a model folder, on the local address."""
+    # From the environment of the tests, whatever PATH is.
     program = Path(sys.executable).with_name("transformers")
     options = ["--device", "cpu", "--host", "127.0.0.1", "--port", str(port)]
     return [str(program), "serve", str(model_path), *options]

@@ -51,7 +51,7 @@ def build_tiny_classifier(
 
 
 def build_tiny_encoder(path: str | Path, *, seed: int = 0) -> Path:
-    """Saves a one-layer BERT with a head of one output, whose tokenizer reads two segments and no conversations."""
+    """Saves a one-layer BERT with a head of one output; its tokenizer encodes two segments."""
     tokenizer = _segment_tokenizer()
     config = BertConfig(
         vocab_size=len(tokenizer),
@@ -70,7 +70,7 @@ def build_tiny_encoder(path: str | Path, *, seed: int = 0) -> Path:
     model.save_pretrained(path)
     tokenizer.model_max_length = config.max_position_embeddings
     tokenizer.save_pretrained(path)
-    # A tokenizer of its own class, such as BertTokenizer, says this by itself.
+    # A specific class, such as BertTokenizer, would set this.
     file = Path(path) / "tokenizer_config.json"
     names = ["input_ids", "token_type_ids", "attention_mask"]
     file.write_text(json.dumps({**json.loads(file.read_text()), "model_input_names": names}), encoding="utf-8")

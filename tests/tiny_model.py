@@ -7,6 +7,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from sgpo.policy.generate import TransformersGenerator
+from sgpo.policy.sampling import Sampling, prompt_seeds
+
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -24,7 +27,7 @@ CORPUS = (
 def build_tiny_tokenizer(
     *, vocab: int = 384, chat_template: bool = True, corpus: Sequence[str] = CORPUS
 ) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer that encodes any text; turns are closed by its end-of-sequence token."""
+    """A byte-level BPE tokenizer that encodes any text; its end-of-sequence token closes turns."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -54,7 +57,7 @@ def build_tiny_model(
 
     Args:
         path: directory to write.
-        seed: seed of the weights; the global random state is left alone.
+        seed: seed of the weights; the global random state is not changed.
         vocab: size of the tokenizer's vocabulary, >= 259 (bytes and special tokens).
         chat_template: whether the tokenizer has a (ChatML) template.
         context: the model's context, in tokens.
@@ -81,3 +84,9 @@ def build_tiny_model(
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
     return Path(path)
+
+
+def generate_responses(policy, prompts, *, seed, batch_size=32, progress=None, **sampling):
+    """Samples responses in process, with one seed for all prompts; `sampling` are fields of `Sampling`."""
+    generator = TransformersGenerator(policy, batch_size=batch_size)
+    return generator.generate(prompts, prompt_seeds(seed, len(prompts)), Sampling(**sampling), progress=progress)

@@ -1,4 +1,4 @@
-"""A small copy of argilla/ultrafeedback-binarized-preferences-cleaned in its own layout, as a snapshot lies on disk."""
+"""A small copy of argilla/ultrafeedback-binarized-preferences-cleaned in its own layout on disk."""
 
 from datasets import Dataset
 

@@ -7,3 +7,18 @@ class InputError(ValueError):
     The command line prints the message alone and exits with code 2. The message names the file, row, key or
     argument, the value found, and what is allowed. It is a `ValueError`, so library users need not import it.
     """
+
+
+def check_whole(name: str, value: int | None, least: int, *, optional: bool = False) -> None:
+    """Raises InputError for a number below `least`; None passes if `optional`."""
+    if optional and value is None:
+        return
+    if not value >= least:
+        allowed = "None or a whole number" if optional else "a whole number"
+        raise InputError(f"{name} is {value}; allowed: {allowed} >= {least}.")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error of another library, at most 400 characters, without its closing mark."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".:")[:400]

@@ -12,13 +12,13 @@ from sgpo.cli import main
 from sgpo.config import EvaluateConfig, GenerationConfig, RunConfig
 from sgpo.errors import InputError
 from sgpo.evaluate.length_control import length_controlled_win_rate
-from sgpo.policy.generate import TransformersGenerator, generate_responses
+from sgpo.policy.generate import TransformersGenerator
 from sgpo.policy.load import load_policy
 from sgpo.policy.sampling import Sampling, prompt_seeds
 from sgpo.policy.score import score_responses
 from sgpo.stats.certificate import certify_policy
 from tiny_annotators import build_tiny_classifier
-from tiny_model import build_tiny_model
+from tiny_model import build_tiny_model, generate_responses
 
 WORDS = ["bridge", "river", "town", "cat", "roof", "house"]
 REWARD = "def reward(prompts, responses):\n    return [[float(len(text)) for text in row] for row in responses]\n"

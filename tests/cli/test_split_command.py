@@ -71,9 +71,7 @@ def test_sources_are_mixed_by_the_weights_on_the_command_line(tmp_path, capsys):
     assert Counter(row["origin"] for row in rows) == {large: 60, small: 20}
     assert "Mixed: 60 of" in capsys.readouterr().out
     assert split([f"{large}=3", small], tmp_path / "more", "--seeds", "41", "--pools", "40") == 2
-    assert (
-        "small=2.jsonl' runs out: 21 pairs, its share of 81 (weight 1 of 4), are asked for" in capsys.readouterr().err
-    )
+    assert "small=2.jsonl' runs out: 21 pairs, its share of 81 (weight 1 of 4), are needed" in capsys.readouterr().err
 
 
 def test_a_pool_full_of_faults_loses_those_rows_alone_and_the_counts_add_up(tmp_path, capsys):
@@ -134,7 +132,7 @@ REFUSALS = {
     "farthest without a model": (["--selection", "farthest"], "--selection is farthest without --model"),
     "a model without farthest": (["--model", "m"], "--selection is random with --model"),
     "a full folder": (["--output", "FULL"], "full is not empty; allowed: an empty folder"),
-    "too many": (["--pools", "500"], "runs out: 502 pairs, are asked for, and it has 9"),
+    "too many": (["--pools", "500"], "runs out: 502 pairs, are needed, and it has 9"),
     "no seeds": (["--seeds", "0"], "arguments: seeds is 0; allowed: greater than or equal to 1."),
     "a split of a file": (["--split", "test"], "split is 'test', but"),
     "no length": (["--max-prompt-chars", "0"], "max_prompt_chars is 0"),

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sgpo.demo.sft import count_parameters, train_small_sft
 from sgpo.errors import InputError
-from sgpo.policy.generate import generate_responses
 from sgpo.policy.load import load_policy
+from tiny_model import generate_responses
 
 ROWS = [
     {"prompt": f"Say the {word} of {place}.", "response": f"{place} has the {word}, naturally."}

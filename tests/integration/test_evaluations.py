@@ -13,11 +13,11 @@ from faulty_server import Reply, completion, faulty
 from integration.conftest import PAIRS, WORDS, write_jsonl
 from sgpo.cli import main
 from sgpo.evaluate.prompt_files import read_answers_to, read_prompts
-from sgpo.policy.generate import generate_responses
 from sgpo.policy.load import load_policy
 from sgpo.policy.score import score_responses
 from sgpo.preferences.source import load_pairs
 from sgpo.stats.certificate import certify_policy
+from tiny_model import generate_responses
 
 REWARD = "def reward(prompts, responses):\n    return [[float(len(text)) for text in row] for row in responses]\n"
 

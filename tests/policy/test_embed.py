@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 import torch
 
+from refusals import unrefused
 from sgpo.errors import InputError
 from sgpo.policy.embed import embed_prompts
 from sgpo.policy.load import load_policy
-from sgpo.policy.tokens import tokenize_prompt
+from sgpo.policy.tokens import tokenize_prompts
 
 PROMPTS = [
     [{"role": "user", "content": "Why?"}],
@@ -17,15 +18,15 @@ PROMPTS = [
 
 
 def last_hidden_state(policy, messages):
-    """One prompt at a time, through the interface that users of transformers know."""
-    ids = tokenize_prompt(policy.tokenizer, messages)
+    """One prompt at a time, through the public interface of transformers."""
+    ids = tokenize_prompts(policy.tokenizer, [messages])[0]
     with torch.no_grad():
         output = policy.model(input_ids=torch.tensor([ids]), output_hidden_states=True)
     return output.hidden_states[-1][0, -1].numpy()
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 60, 8192])
-def test_an_embedding_is_the_last_hidden_state_of_the_prompt_alone(policy, batch_tokens):
+def test_an_embedding_is_the_last_hidden_state_of_its_prompt(policy, batch_tokens):
     embeddings = embed_prompts(policy, PROMPTS, batch_tokens=batch_tokens)
     assert embeddings.dtype == np.float32
     expected = np.stack([last_hidden_state(policy, messages) for messages in PROMPTS])
@@ -44,7 +45,7 @@ def test_the_last_token_opens_the_answer(policy):
     torch.testing.assert_close(predicted, logits, atol=1e-4, rtol=1e-4)
 
 
-def test_a_model_in_training_is_embedded_without_dropout_and_left_in_training(policy_path):
+def test_a_model_in_training_embeds_without_dropout_and_stays_in_training(policy_path):
     policy = load_policy(policy_path, device="cpu")
     expected = embed_prompts(policy, PROMPTS)
     for layer in policy.model.model.layers:
@@ -82,10 +83,6 @@ def test_a_prompt_beyond_the_context_is_named(policy):
         embed_prompts(policy, [PROMPTS[0], [{"role": "user", "content": "x" * 100_000}]])
 
 
-@pytest.mark.parametrize(("prompts", "options", "message"), [
-    ([], {}, "there are no prompts"),
-    (PROMPTS, {"batch_tokens": 0}, "batch_tokens is 0"),
-])  # fmt: skip
-def test_arguments_out_of_range_are_refused(policy, prompts, options, message):
-    with pytest.raises(InputError, match=message):
-        embed_prompts(policy, prompts, **options)
+def test_arguments_out_of_range_are_refused(policy):
+    cases = [({"prompts": []}, "there are no prompts"), ({"batch_tokens": 0}, "batch_tokens is 0")]
+    assert unrefused(lambda case: embed_prompts(policy, **{"prompts": PROMPTS, **case}), cases) == {}

@@ -6,24 +6,25 @@ import torch
 from scipy import stats
 
 from policy.conversations import PROMPTS, ask
+from refusals import unrefused
 from sgpo.errors import InputError
-from sgpo.policy.generate import TransformersGenerator, generate_responses
+from sgpo.policy.generate import TransformersGenerator
 from sgpo.policy.load import load_policy
 from sgpo.policy.sampling import Sampling, prompt_seeds
-from sgpo.policy.tokens import tokenize_prompt
-from tiny_model import build_tiny_model
+from sgpo.policy.tokens import tokenize_prompts
+from tiny_model import build_tiny_model, generate_responses
 
 
 @pytest.fixture
 def ending_policy(policy_path):
-    """A policy that was published with many tokens that end a response, so that many responses end."""
+    """A policy whose checkpoint has many end tokens, so that many responses end."""
     policy = load_policy(policy_path, device="cpu")
     policy.model.generation_config.eos_token_id = list(range(2, 60))
     return policy
 
 
 def greedy_by_hand(policy, messages, max_new_tokens):
-    ids = tokenize_prompt(policy.tokenizer, messages)
+    ids = tokenize_prompts(policy.tokenizer, [messages])[0]
     new = []
     for _ in range(max_new_tokens):
         with torch.no_grad():
@@ -40,7 +41,7 @@ def test_temperature_zero_takes_the_most_likely_tokens_whatever_the_batch(policy
     assert [(row[0].text, row[0].n_tokens) for row in found] == expected
 
 
-def test_one_call_gives_one_text(policy):
+def test_the_seed_decides_the_texts(policy):
     first, again, other = (
         generate_responses(policy, PROMPTS, n=3, max_new_tokens=8, seed=seed, batch_size=6) for seed in (5, 5, 6)
     )
@@ -54,7 +55,7 @@ def test_the_batches_of_one_call_draw_different_numbers(policy):
 
 
 def test_a_response_does_not_depend_on_what_else_is_in_the_batch(ending_policy):
-    """Batches of all sizes, rows taken up again in other company, half of the prompts alone: always the same text."""
+    """The same text for all batch sizes, for rows that change their batch, and for half of the prompts."""
     sampling, seeds = Sampling(n=3, max_new_tokens=8, temperature=1.0, top_p=0.95), prompt_seeds(7, len(PROMPTS))
     expected = TransformersGenerator(ending_policy, batch_size=1).generate(PROMPTS, seeds, sampling)
     assert {response.finish_reason for row in expected for response in row} == {"stop", "length"}
@@ -74,7 +75,7 @@ def test_responses_of_one_prompt_and_prompts_of_one_text_differ(policy):
     assert len({response.text for row in found for response in row}) == 8
 
 
-def test_a_stop_text_ends_a_response_and_is_no_part_of_it(policy):
+def test_a_stop_text_ends_a_response_and_is_not_part_of_it(policy):
     free = generate_responses(policy, PROMPTS, n=1, temperature=0, max_new_tokens=20, seed=0)
     wanted = free[0][0].text[6:9]
     sampling = Sampling(n=1, temperature=0, max_new_tokens=20, stop=(wanted,))
@@ -89,12 +90,12 @@ def test_a_stop_text_ends_a_response_and_is_no_part_of_it(policy):
     assert found[0][0].finish_reason == "stop"
 
 
-def test_a_seed_for_each_prompt_is_asked_for(policy):
+def test_a_seed_for_each_prompt_is_required(policy):
     with pytest.raises(InputError, match="seeds has 1 numbers; allowed: one per prompt, 6"):
         TransformersGenerator(policy).generate(PROMPTS, [0], Sampling())
 
 
-def test_generation_leaves_the_model_and_the_random_state_alone(policy_path):
+def test_generation_does_not_change_the_model_and_the_random_state(policy_path):
     policy = load_policy(policy_path, device="cpu")
     policy.model.train()
     policy.model.generation_config.top_k = 7
@@ -107,9 +108,9 @@ def test_generation_leaves_the_model_and_the_random_state_alone(policy_path):
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(0.7, 1.0), (1.5, 1.0), (1.0, 0.6)])
-def test_samples_follow_the_tempered_next_token_law(policy_path, temperature, top_p):
+def test_samples_follow_the_tempered_next_token_distribution(policy_path, temperature, top_p):
     policy = load_policy(policy_path, device="cpu")
-    # Defaults that a checkpoint brings along must not bend the policy.
+    # Defaults of a checkpoint must not change the distribution.
     policy.model.generation_config.top_k = 2
     policy.model.generation_config.repetition_penalty = 3.0
     [messages] = ask("Why?")
@@ -118,7 +119,7 @@ def test_samples_follow_the_tempered_next_token_law(policy_path, temperature, to
         policy, [messages], n=n, temperature=temperature, top_p=top_p, max_new_tokens=1, seed=1, batch_size=n
     )
     with torch.no_grad():
-        ids = torch.tensor([tokenize_prompt(policy.tokenizer, messages)])
+        ids = torch.tensor(tokenize_prompts(policy.tokenizer, [messages]))
         law = torch.softmax(policy.model(input_ids=ids).logits[0, -1].double() / temperature, dim=-1).numpy()
     order = np.argsort(-law)
     nucleus = order[: np.searchsorted(np.cumsum(law[order]), top_p) + 1]
@@ -162,7 +163,7 @@ def test_a_finished_response_ends_at_its_first_closing_token(policy_path):
 
 
 def greedy_ids(policy, messages, count):
-    ids = tokenize_prompt(policy.tokenizer, messages)
+    ids = tokenize_prompts(policy.tokenizer, [messages])[0]
     for _ in range(count):
         with torch.no_grad():
             ids = [*ids, int(policy.model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())]
@@ -207,10 +208,9 @@ def test_a_prompt_that_leaves_no_room_in_the_context_is_named(tmp_path):
         generate_responses(short, ask("a", "b" * 60), max_new_tokens=8, seed=0)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"n": 0}, "n is 0"),
+def test_arguments_out_of_range_are_refused(policy):
+    cases = [
+        ({"n": 0}, "n is 0; allowed: a whole number >= 1"),
         ({"temperature": 0.0}, "n is 2 with temperature 0"),
         ({"temperature": -1.0}, "temperature is -1.0"),
         ({"temperature": float("nan")}, "temperature is nan"),
@@ -218,9 +218,9 @@ def test_a_prompt_that_leaves_no_room_in_the_context_is_named(tmp_path):
         ({"top_p": 1.1}, "top_p is 1.1"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"seed": -1}, "seed is -1"),
-    ],
-)
-def test_arguments_out_of_range_are_refused(policy, arguments, message):
-    with pytest.raises(InputError, match=message):
-        generate_responses(policy, PROMPTS, **{"seed": 0, **arguments})
+        ({"temperature": float("inf")}, "temperature is inf"),
+        ({"top_p": float("nan")}, "top_p is nan"),
+        ({"stop": ("",)}, "stop is"),
+        ({"seed": -1}, "seed is -1; allowed: a whole number >= 0"),
+    ]
+    assert unrefused(lambda case: generate_responses(policy, PROMPTS, **{"seed": 0, **case}), cases) == {}

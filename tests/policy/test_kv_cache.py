@@ -1,4 +1,4 @@
-"""Rows that come and go, with models that keep keys and values and models that keep something else."""
+"""Batches whose rows change, for models that keep keys and values and models that keep something else."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from sgpo.policy.generate import TransformersGenerator
 from sgpo.policy.kv_cache import join_caches, keep_rows, open_cache
 from sgpo.policy.load import Policy
 from sgpo.policy.sampling import Sampling, prompt_seeds
-from sgpo.policy.tokens import tokenize_prompt
+from sgpo.policy.tokens import tokenize_prompts
 from tiny_model import build_tiny_tokenizer
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -39,8 +39,8 @@ def convolution():
 
 
 def greedy(policy, messages, count):
-    """Tokens that transformers writes for one prompt alone."""
-    ids = torch.tensor([tokenize_prompt(policy.tokenizer, messages)])
+    """Tokens that transformers generates for a single prompt."""
+    ids = torch.tensor(tokenize_prompts(policy.tokenizer, [messages]))
     config = GenerationConfig(max_new_tokens=count, do_sample=False, eos_token_id=list(range(2, 60)), pad_token_id=0)
     with torch.no_grad():
         return policy.model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)[
@@ -48,8 +48,8 @@ def greedy(policy, messages, count):
         ]
 
 
-def test_a_window_is_kept_when_rows_come_and_go(sliding):
-    """Rows of different lengths, in batches smaller than their number, write what each writes alone."""
+def test_a_window_is_kept_when_rows_change(sliding):
+    """Rows of different lengths, in batches smaller than their number, give what each gives in its own batch."""
     assert open_cache(sliding.model) is not None
     found = TransformersGenerator(sliding, batch_size=3).generate(PROMPTS, SEEDS, Sampling(1, 0.0, max_new_tokens=24))
     for messages, [response] in zip(PROMPTS, found, strict=True):
@@ -59,7 +59,7 @@ def test_a_window_is_kept_when_rows_come_and_go(sliding):
         assert response.text == sliding.tokenizer.decode(text, skip_special_tokens=True)
 
 
-def test_a_model_that_keeps_more_than_keys_and_values_reads_again_what_it_has_read(convolution):
+def test_a_model_that_keeps_more_than_keys_and_values_reads_its_prefixes_again(convolution):
     assert open_cache(convolution.model) is None
     sampling = Sampling(n=3, temperature=1.0, max_new_tokens=16)
     expected = TransformersGenerator(convolution, batch_size=1).generate(PROMPTS, SEEDS, sampling)
@@ -67,7 +67,7 @@ def test_a_model_that_keeps_more_than_keys_and_values_reads_again_what_it_has_re
     assert TransformersGenerator(convolution, batch_size=5).generate(PROMPTS, SEEDS, sampling) == expected
 
 
-def test_reading_again_and_keeping_what_was_read_give_one_text(sliding, monkeypatch):
+def test_reading_again_and_keeping_the_cache_give_the_same_text(sliding, monkeypatch):
     sampling = Sampling(n=4, temperature=1.0, max_new_tokens=16)
     kept = TransformersGenerator(sliding, batch_size=6).generate(PROMPTS, SEEDS, sampling)
     monkeypatch.setattr("sgpo.policy.generate.open_cache", lambda model: None)
@@ -85,7 +85,7 @@ def test_no_token_is_read_twice(sliding, monkeypatch):
     monkeypatch.setattr(sliding.model, "forward", counted)
     sampling = Sampling(n=2, temperature=1.0, max_new_tokens=16)
     TransformersGenerator(sliding, batch_size=1).generate(PROMPTS, SEEDS, sampling)
-    prompts = [len(tokenize_prompt(sliding.tokenizer, messages)) for messages in PROMPTS]
+    prompts = [len(tokenize_prompts(sliding.tokenizer, [messages])[0]) for messages in PROMPTS]
     assert sorted(length for _, length in read if length > 1) == sorted(prompts * 2)
 
 

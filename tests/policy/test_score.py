@@ -13,12 +13,13 @@ from transformers import (
 )
 
 from policy.conversations import PROMPTS, RESPONSES, ask
-from policy.trl_peer import score_with_trl
+from policy.trl_peer import pairs_dataset, score_with_trl
+from refusals import unrefused
 from sgpo.errors import InputError
 from sgpo.policy import score
 from sgpo.policy.load import Policy, load_policy
-from sgpo.policy.score import score_responses
-from sgpo.policy.tokens import tokenize_prompt, tokenize_response
+from sgpo.policy.score import score_pairs, score_responses
+from sgpo.policy.tokens import tokenize_prompts, tokenize_responses
 from tiny_model import build_tiny_model, build_tiny_tokenizer
 
 REJECTED = [f"No. {response}" for response in RESPONSES]
@@ -28,7 +29,7 @@ def score_one_by_one(policy, prompts, responses):
     """log pi(y|x) by the chain rule, one sequence and one full forward at a time."""
     logps = []
     for messages, response in zip(prompts, responses, strict=True):
-        prompt_ids, response_ids = tokenize_response(policy.tokenizer, messages, response)
+        prompt_ids, response_ids = tokenize_responses(policy.tokenizer, [messages], [response])[0]
         ids = torch.tensor([prompt_ids + response_ids])
         with torch.no_grad():
             logits = policy.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0].double()
@@ -135,7 +136,7 @@ def test_no_rows_give_no_scores(policy):
 
 def test_a_prompt_that_fills_max_length_is_named(policy):
     prompts = ask("a", "b" * 100)
-    length = len(tokenize_prompt(policy.tokenizer, prompts[1]))
+    length = len(tokenize_prompts(policy.tokenizer, prompts[1:2])[0])
     with pytest.raises(InputError, match=rf"row 1: the prompt has {length} tokens and max_length is {length};"):
         score_responses(policy, prompts, ["x", "y"], max_length=length)
     assert score_responses(policy, prompts, ["x", "y"], max_length=length + 1).n_tokens[1] == 1
@@ -148,15 +149,24 @@ def test_a_row_longer_than_the_context_is_named(tmp_path):
     assert score_responses(short, ask("a", "b"), ["x", "y" * 60], max_length=48).n_tokens[1] < 48
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [({"batch_tokens": 0}, "batch_tokens is 0"), ({"max_length": 1}, "max_length is 1")],
-)
-def test_arguments_out_of_range_are_refused(policy, arguments, message):
-    with pytest.raises(InputError, match=message):
-        score_responses(policy, PROMPTS, RESPONSES, **arguments)
+def test_arguments_out_of_range_are_refused(policy):
+    cases = [
+        ({"batch_tokens": 0}, "batch_tokens is 0; allowed: a whole number >= 1"),
+        ({"max_length": 1}, "max_length is 1; allowed: None or a whole number >= 2"),
+        ({"responses": RESPONSES[:2]}, "responses has 2 rows; allowed: one per prompt, 6"),
+    ]
+    arguments = {"prompts": PROMPTS, "responses": RESPONSES}
+    assert unrefused(lambda case: score_responses(policy, **{**arguments, **case}), cases) == {}
 
 
-def test_a_response_per_prompt_is_required(policy):
-    with pytest.raises(InputError, match="responses has 2 rows; allowed: one per prompt, 6"):
-        score_responses(policy, PROMPTS, RESPONSES[:2])
+@pytest.mark.parametrize("max_length", [None, 60])
+def test_scores_of_pairs_are_those_of_their_responses(policy, max_length):
+    chosen, rejected = ([text * 3 for text in texts[:2]] for texts in (RESPONSES, REJECTED))
+    pairs, done = pairs_dataset(PROMPTS[:2], chosen, rejected), []
+    found = score_pairs(policy, pairs, max_length=max_length, progress=done.append)
+    assert sum(done) == 4
+    sides = ((found.chosen, found.chosen_tokens, chosen), (found.rejected, found.rejected_tokens, rejected))
+    for logps, tokens, texts in sides:
+        expected = score_responses(policy, PROMPTS[:2], texts, max_length=max_length)
+        np.testing.assert_allclose(logps, expected.logps, rtol=0, atol=1e-4)
+        assert tokens.tolist() == expected.n_tokens.tolist()

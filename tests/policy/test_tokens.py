@@ -4,7 +4,7 @@ from policy.conversations import PROMPTS, RESPONSES, ask
 from policy.trl_peer import prepare_with_trl
 from sgpo.errors import InputError
 from sgpo.policy import tokens
-from sgpo.policy.tokens import tokenize_prompt, tokenize_response, tokenize_responses
+from sgpo.policy.tokens import tokenize_prompts, tokenize_responses
 from tiny_model import CHAT_TEMPLATE, build_tiny_tokenizer
 
 TEMPLATES = {
@@ -51,14 +51,14 @@ def test_one_response_is_tokenized_as_in_a_batch(monkeypatch):
     monkeypatch.setattr(tokens, "_CHUNK", 4)
     tokenizer = build_tiny_tokenizer()
     batch = tokenize_responses(tokenizer, PROMPTS, RESPONSES)
-    alone = [tokenize_response(tokenizer, *row) for row in zip(PROMPTS, RESPONSES, strict=True)]
+    alone = [tokenize_responses(tokenizer, [row[0]], [row[1]])[0] for row in zip(PROMPTS, RESPONSES, strict=True)]
     assert alone == batch
 
 
 def test_a_response_follows_its_prompt_where_the_template_keeps_prefixes():
     tokenizer = build_tiny_tokenizer()
-    prompt_ids, response_ids = tokenize_response(tokenizer, PROMPTS[0], "The river.")
-    assert prompt_ids == tokenize_prompt(tokenizer, PROMPTS[0])
+    prompt_ids, response_ids = tokenize_responses(tokenizer, [PROMPTS[0]], ["The river."])[0]
+    assert prompt_ids == tokenize_prompts(tokenizer, PROMPTS[:1])[0]
     assert tokenizer.decode(response_ids) == "The river.<|im_end|>\n"
 
 
@@ -78,10 +78,10 @@ def test_a_template_that_refuses_a_prompt_is_reported_with_its_row(chunk, monkey
 def test_where_tokens_merge_across_the_boundary_trl_cuts_a_pair_at_the_earlier_split(tmp_path):
     tokenizer = build_tiny_tokenizer(corpus=["a\n\n\nb"] * 50, vocab=262)
     prompts, merged, plain = PROMPTS[:1], ["\n\nIt is."], ["It is."]
-    alone = tokenize_response(tokenizer, prompts[0], merged[0])
-    assert alone.prompt_ids == tokenize_prompt(tokenizer, prompts[0])[:-1]
+    alone = tokenize_responses(tokenizer, [prompts[0]], merged[:1])[0]
+    assert alone.prompt_ids == tokenize_prompts(tokenizer, prompts[:1])[0][:-1]
     row = prepare_with_trl(tokenizer, prompts, merged, plain, tmp_path)[0]
     assert (row["prompt_ids"], row["chosen_ids"]) == alone
-    beside = tokenize_response(tokenizer, prompts[0], plain[0])
+    beside = tokenize_responses(tokenizer, [prompts[0]], plain[:1])[0]
     assert row["prompt_ids"] + row["rejected_ids"] == beside.prompt_ids + beside.response_ids
     assert len(row["rejected_ids"]) == len(beside.response_ids) + 1

@@ -1,4 +1,4 @@
-"""TRL's DPOTrainer as the peer that tokens and scores are held against."""
+"""TRL's DPOTrainer as the peer of tokens and scores."""
 
 from types import SimpleNamespace
 

@@ -1,10 +1,9 @@
 import numpy as np
-import pytest
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sgpo.errors import InputError
+from refusals import unrefused
 from sgpo.preferences.layout import to_pairs
 from sgpo.preferences.seeds import hold_out, select_seeds
 
@@ -40,15 +39,9 @@ def test_every_pair_is_chosen_equally_often():
     assert np.abs(counts - 100).max() < 4 * 8.7
 
 
-@pytest.mark.parametrize("size", [0, 41, -1])
-def test_a_number_of_seeds_out_of_range_is_refused(size):
-    with pytest.raises(InputError, match=f"the number of seed pairs is {size}; allowed: 1 to 40"):
-        select_seeds(PAIRS, size, 0)
-
-
-def test_a_negative_seed_is_refused():
-    with pytest.raises(InputError, match="seed is -1"):
-        select_seeds(PAIRS, 1, -1)
+def test_sizes_and_seeds_out_of_range_are_refused():
+    sizes = [((size, 0), f"the number of seed pairs is {size}; allowed: 1 to 40") for size in (0, 41, -1)]
+    assert unrefused(lambda case: select_seeds(PAIRS, *case), [*sizes, ((1, -1), "seed is -1")]) == {}
 
 
 @settings(deadline=None, max_examples=40)
@@ -67,12 +60,10 @@ def test_held_out_pairs_share_no_prompt_with_the_rest_and_none_is_lost(prompts, 
     assert len(held_names) == min(max(round(share * distinct), 1), distinct - 1)
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0, -0.1, float("nan")])
-def test_a_share_out_of_range_is_refused(share):
-    with pytest.raises(InputError, match=r"the share to hold out is .*; allowed: a number in \(0, 1\)"):
-        hold_out(PAIRS, share, 0)
-
-
-def test_one_prompt_cannot_be_split():
-    with pytest.raises(InputError, match="all pairs share one prompt"):
-        hold_out(make_pairs([1, 1, 1]), 0.5, 0)
+def test_what_cannot_be_held_out_is_refused():
+    shares = (0.0, 1.0, -0.1, float("nan"))
+    cases = [
+        ((PAIRS, share, 0), rf"the share to hold out is {share}; allowed: a number in \(0, 1\)") for share in shares
+    ]
+    cases += [((PAIRS, 0.5, -1), "seed is -1"), ((make_pairs([1, 1, 1]), 0.5, 0), "all pairs share one prompt")]
+    assert unrefused(lambda case: hold_out(*case), cases) == {}

@@ -8,12 +8,13 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from refusals import unrefused
 from sgpo.errors import InputError
 from sgpo.preferences.distinct import prompt_key
 from sgpo.preferences.farthest import farthest_points
 from sgpo.preferences.layout import to_pairs
 from sgpo.preferences.source import load_pairs, load_prompts, load_rows
-from sgpo.preferences.split import select_farthest_seeds, split_pairs
+from sgpo.preferences.split import split_pairs
 from sgpo.preferences.split_files import check_split, hash_rows, write_split
 
 
@@ -55,7 +56,7 @@ def test_no_prompt_is_in_two_parts_or_twice_in_one(names, sizes, seed, farthest)
     assert split.notes["unused"] == len(distinct) - wanted
 
 
-def test_seeds_and_held_out_pairs_are_whole_pairs_and_pools_are_prompts_alone():
+def test_seeds_and_held_out_pairs_are_pairs_and_pools_are_prompts_only():
     split = split_pairs(PAIRS, **SIZES)
     for part in (split.seeds, split.heldout):
         assert part[:] == PAIRS.select(part["id"])[:]
@@ -81,7 +82,7 @@ def test_fewer_seeds_are_the_first_of_more():
         assert few == many[:6]
 
 
-def test_every_prompt_falls_into_every_part_equally_often():
+def test_every_prompt_is_in_every_part_equally_often():
     counts = np.zeros((3, 60))
     for seed in range(150):
         split = split_pairs(PAIRS, seeds=20, pools=[20], heldout=20, seed=seed)
@@ -92,7 +93,7 @@ def test_every_prompt_falls_into_every_part_equally_often():
     assert np.abs(counts - 50).max() < 4.5 * 5.8
 
 
-def test_farthest_seeds_cover_what_is_not_held_out():
+def test_farthest_seeds_cover_all_but_the_held_out_prompts():
     split = split_pairs(PAIRS, **SIZES, seed=2, selection="farthest", embeddings=EMBEDDINGS)
     held = np.array(split.heldout["id"])
     found = farthest_points(EMBEDDINGS, 8, seed=2, exclude=held)
@@ -104,36 +105,29 @@ def test_farthest_seeds_cover_what_is_not_held_out():
     assert found.radius == pytest.approx(np.delete(distance, held).max(), abs=1e-6)
 
 
-def test_farthest_seeds_alone_come_with_their_radius():
-    seeds, found = select_farthest_seeds(PAIRS, 12, EMBEDDINGS, 1)
-    assert seeds["id"][:] == found.rows.tolist()
+def test_farthest_points_cover_better_than_points_at_random():
     spread = [farthest_points(EMBEDDINGS, 12, seed=s).radius for s in range(5)]
     random = np.random.default_rng(0)
     unit = EMBEDDINGS / np.linalg.norm(EMBEDDINGS, axis=1, keepdims=True)
     by_chance = [(1 - unit @ unit[random.permutation(60)[:12]].T).min(axis=1).max() for _ in range(5)]
     assert max(spread) < min(by_chance)
-    with pytest.raises(InputError, match="embeddings has 60 rows; allowed: one per pair, 10"):
-        select_farthest_seeds(PAIRS.select(range(10)), 2, EMBEDDINGS, 1)
 
 
-BAD = {
-    "no seeds": ({"seeds": 0}, "the number of seeds is 0"),
-    "an empty pool": ({"pools": [3, 0]}, "the pools have 3, 0 prompts"),
-    "held out": ({"heldout": -1}, "the number of held-out pairs is -1"),
-    "seed": ({"seed": -1}, "seed is -1"),
-    "selection": ({"selection": "nearest"}, "selection is 'nearest'; allowed: 'random', 'farthest'"),
-    "no embeddings": ({"selection": "farthest"}, "selection is 'farthest' without embeddings"),
-    "embeddings": ({"embeddings": EMBEDDINGS}, "selection is 'random' with embeddings"),
-    "few embeddings": ({"selection": "farthest", "embeddings": EMBEDDINGS[:9]}, "embeddings has 9 rows"),
-    "too many": ({"pools": [1000, 50]}, r"1,063 prompts are asked for \(5 held out, 8 seeds, pools of 1,000, 50\)"),
-}
+BAD = [
+    ({"seeds": 0}, "the number of seeds is 0"),
+    ({"pools": [3, 0]}, "the pools have 3, 0 prompts"),
+    ({"heldout": -1}, "the number of held-out pairs is -1"),
+    ({"seed": -1}, "seed is -1"),
+    ({"selection": "nearest"}, "selection is 'nearest'; allowed: 'random', 'farthest'"),
+    ({"selection": "farthest"}, "selection is 'farthest' without embeddings"),
+    ({"embeddings": EMBEDDINGS}, "selection is 'random' with embeddings"),
+    ({"selection": "farthest", "embeddings": EMBEDDINGS[:9]}, "embeddings has 9 rows"),
+    ({"pools": [1000, 50]}, r"1,063 prompts are asked for \(5 held out, 8 seeds, pools of 1,000, 50\)"),
+]
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_bad_arguments_are_refused(name):
-    options, message = BAD[name]
-    with pytest.raises(InputError, match=message):
-        split_pairs(PAIRS, **{**SIZES, **options})
+def test_bad_arguments_are_refused():
+    assert unrefused(lambda case: split_pairs(PAIRS, **{**SIZES, **case}), BAD) == {}
 
 
 def test_a_written_split_holds_its_parts(tmp_path):
@@ -158,7 +152,7 @@ def test_the_same_split_gives_the_same_bytes(tmp_path):
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
 
 
-def test_a_hash_names_the_rows_and_not_the_file(tmp_path):
+def test_a_hash_identifies_the_rows_and_not_the_file(tmp_path):
     rows = Dataset.from_list([{"b": 1, "a": "é"}, {"b": 2, "a": None}])
     rows.to_parquet(tmp_path / "plain.parquet")
     pq.write_table(rows.select_columns(["a", "b"]).data.table, tmp_path / "packed.parquet", compression="gzip")
@@ -179,11 +173,13 @@ def test_a_file_that_was_changed_is_found(tmp_path):
     pool.unlink()
     with pytest.raises(InputError, match=r"pool-2\.parquet' does not exist"):
         check_split(tmp_path / "split")
-    with pytest.raises(InputError, match=r"split\.json is not readable"):
-        check_split(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "split.json").write_text('{"files": ["seeds.parquet"]}')
+    cases = [(tmp_path, r"split\.json cannot be read: No such file"), (tmp_path / "other", "lacks the hashes")]
+    assert unrefused(check_split, cases) == {}
 
 
-def test_nothing_is_written_over(tmp_path):
+def test_nothing_is_overwritten(tmp_path):
     split = split_pairs(PAIRS, **SIZES)
     (tmp_path / "file").write_text("mine")
     (tmp_path / "full").mkdir()

@@ -4,14 +4,16 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 
 from live_server import free_port
+from refusals import unrefused
 from sgpo.errors import InputError
 from sgpo.serving.launch import answers, fill_command, launched_server
 
-# A server that may have a child which ignores SIGTERM, as the workers of an inference server may.
+# A server whose child may ignore SIGTERM, like the workers of an inference server.
 SERVER = """
 import http.server, os, pathlib, subprocess, sys, time
 port, folder, delay, page, child = int(sys.argv[1]), pathlib.Path(sys.argv[2]), float(sys.argv[3]), *sys.argv[4:6]
@@ -36,7 +38,7 @@ CHILD = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); pri
 
 @pytest.fixture
 def server(tmp_path):
-    """Command and base URL of a server that answers at once."""
+    """Command and base URL of a server that answers immediately."""
     return command(tmp_path)
 
 
@@ -47,7 +49,7 @@ def command(folder, *, delay=0.0, page="/health", child=""):
 
 
 def runs(pid):
-    """Whether a process runs; one that has ended and was not yet collected does not."""
+    """Whether a process runs; a zombie does not."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
             return stat.read().rpartition(")")[2].split()[0] != "Z"
@@ -126,10 +128,31 @@ def test_a_port_where_another_server_answers_is_refused(server):
         assert answers(url)
 
 
-@pytest.mark.parametrize("command", ["no-such-program --port 1", ["no-such-program"], "", "vllm 'serve"])
-def test_a_command_that_cannot_be_run_is_named(command):
-    with pytest.raises(InputError, match="server command"), launched_server(command, ["http://127.0.0.1:1/v1"]):
-        pass
+def test_a_command_that_cannot_be_run_is_named():
+    def launch(command):
+        with launched_server(command, ["http://127.0.0.1:1/v1"]):
+            pass
+
+    cases = [
+        ("no-such-program --port 1", "server command 'no-such-program --port 1' cannot be started"),
+        (["no-such-program"], "server command 'no-such-program' cannot be started"),
+        ("", "server command is empty"),
+        ("vllm 'serve", "No closing quotation"),
+    ]
+    assert unrefused(launch, cases) == {}
+
+
+def test_a_server_does_not_inherit_the_variables_of_accelerate_launch(server, tmp_path, monkeypatch):
+    """Servers that read these variables would wait for the other processes of the run."""
+    launched = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_PORT": "1", "TORCHELASTIC_RUN_ID": "x"}
+    for name, value in {**launched, "CUDA_VISIBLE_DEVICES": "0"}.items():
+        monkeypatch.setenv(name, value)
+    words, url = server
+    with launched_server(words, [url], grace=0.1) as process:
+        environment = Path(f"/proc/{process.pid}/environ").read_text(encoding="utf-8")
+    seen = {entry.partition("=")[0] for entry in environment.split("\0")}
+    assert not seen & set(launched)
+    assert {"CUDA_VISIBLE_DEVICES", "PATH"} <= seen
 
 
 def test_a_server_does_not_outlive_a_killed_process(tmp_path):

@@ -6,10 +6,11 @@ import socket
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
-from sgpo.store.hub import settle_hub_access
+from sgpo.store.hub import is_hub_id, settle_hub_access
 
 HUB_ID = "somebody/some-model"
 
@@ -107,3 +108,12 @@ def test_a_user_who_wants_no_network_is_not_asked_again(online, value, offline):
         assert settle_hub_access([HUB_ID]) is offline
         assert len(asked) == (0 if offline else 1)
     assert offline_now() == value
+
+
+def test_a_hub_id_is_a_name_with_at_most_one_slash_and_nothing_at_that_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner" / "here").mkdir(parents=True)
+    (tmp_path / "file").write_text("")
+    assert [name for name in ("name", "owner/name", "owner/name.v2-x") if not is_hub_id(name)] == []
+    others = ["", ".", "./name", "../name", "/name", "~/name", "a/b/c", "owner/here", "owner", "file", Path("name")]
+    assert [name for name in others if is_hub_id(name)] == []

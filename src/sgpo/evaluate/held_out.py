@@ -1,47 +1,16 @@
 """A policy's implicit reward on preference pairs."""
 
-from collections.abc import Callable
-from typing import NamedTuple, get_args
+from typing import get_args
 
 import numpy as np
 from datasets import Dataset
 
 from sgpo.choices import PairSource
 from sgpo.errors import InputError
-from sgpo.policy.load import Policy
-from sgpo.policy.score import Scores, score_responses
+from sgpo.policy.score import PairScores
 from sgpo.preferences.annotate import implicit_rewards
 
 SIDES = ("chosen", "rejected")
-
-
-class PairScores(NamedTuple):
-    """(N,) summed log-probabilities of chosen and rejected responses, in nats, and their numbers of tokens."""
-
-    chosen: np.ndarray
-    rejected: np.ndarray
-    chosen_tokens: np.ndarray
-    rejected_tokens: np.ndarray
-
-
-def score_pairs(
-    policy: Policy, pairs: Dataset, *, max_length: int | None = None, progress: Callable[[int], None] | None = None
-) -> PairScores:
-    """Scores both responses of N pairs under a policy.
-
-    Args:
-        policy: the scoring policy.
-        pairs: columns prompt, chosen, rejected, as `sgpo.preferences.source.load_pairs` returns them.
-        max_length: tokens at which prompt and response are cut; None cuts nothing.
-        progress: called with the number of responses newly scored.
-
-    Raises:
-        InputError: see `score_responses`.
-    """
-    texts = [row[0]["content"] for side in SIDES for row in pairs[side]]
-    scores: Scores = score_responses(policy, pairs["prompt"][:] * 2, texts, max_length=max_length, progress=progress)
-    count = len(pairs)
-    return PairScores(scores.logps[:count], scores.logps[count:], scores.n_tokens[:count], scores.n_tokens[count:])
 
 
 def implicit_gaps(policy: PairScores, reference: PairScores, beta: float) -> np.ndarray:

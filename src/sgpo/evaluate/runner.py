@@ -13,7 +13,7 @@ from sgpo.config import EvaluateConfig, FollowerConfig, GenerationConfig, Leader
 from sgpo.errors import InputError
 from sgpo.evaluate.alpaca import read_instructions, write_model_outputs
 from sgpo.evaluate.answers import answer_prompts, answer_questions, find_answers
-from sgpo.evaluate.held_out import PairScores, implicit_gaps, pair_sources, score_pairs
+from sgpo.evaluate.held_out import implicit_gaps, pair_sources
 from sgpo.evaluate.judging import compare_by_judge, judge_requests
 from sgpo.evaluate.mt_bench import read_questions, write_answers
 from sgpo.evaluate.prompt_files import Answers, is_answer_file, read_answers_to, read_prompts, write_answers_to
@@ -22,7 +22,7 @@ from sgpo.evaluate.row_files import write_jsonl
 from sgpo.policy.generators import load_model, open_generator
 from sgpo.policy.locate import check_exists
 from sgpo.policy.sampling import Sampling
-from sgpo.policy.score import score_responses
+from sgpo.policy.score import PairScores, score_pairs, score_responses
 from sgpo.policy.tokens import Messages
 from sgpo.preferences.annotators.open import open_reward
 from sgpo.preferences.annotators.ranking import as_text

@@ -1,1 +1,1 @@
-"""A language model seen as a policy: load it, score responses under it, generate responses from it."""
+"""A language model as a policy: load it, score responses, embed prompts, generate responses."""

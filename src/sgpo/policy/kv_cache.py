@@ -1,4 +1,4 @@
-"""Keys and values of a batch whose rows come and go: rows are taken out, and those of another batch join.
+"""Keys and values of a batch whose rows change: rows are removed, and rows of another batch are added.
 
 Rows are padded on the left, so the tokens that a row has read are the last columns of its cache.
 """
@@ -14,9 +14,9 @@ _JOINABLE = (DynamicLayer, DynamicSlidingWindowLayer)
 
 
 def open_cache(model: PreTrainedModel) -> DynamicCache | None:
-    """An empty cache whose rows can come and go; None for a model that keeps anything but keys and values.
+    """An empty cache whose rows can change; None for a model that keeps anything but keys and values.
 
-    A layer with a sliding window keeps what is outside it too: the attention mask leaves that out.
+    A layer with a sliding window also keeps what is outside of it; the attention mask excludes that.
     """
     config = model.config.get_text_config(decoder=True)
     if not model._supports_default_dynamic_cache() or getattr(config, "num_kv_shared_layers", 0):
@@ -36,7 +36,7 @@ def keep_rows(cache: DynamicCache, rows: Sequence[int], columns: int) -> None:
 
 
 def join_caches(cache: DynamicCache, other: DynamicCache) -> None:
-    """Adds the rows of another cache below those of `cache`, in place; the shorter one is padded on the left."""
+    """Appends the rows of another cache to those of `cache`, in place; the shorter one is padded on the left."""
     for layer, others in zip(cache.layers, other.layers, strict=True):
         layer.keys = _stack(layer.keys, others.keys)
         layer.values = _stack(layer.values, others.values)

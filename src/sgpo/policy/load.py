@@ -1,8 +1,11 @@
 """Loading a policy: a causal language model and its tokenizer, from a directory or the Hugging Face Hub."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -14,15 +17,15 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from sgpo.choices import Dtype, check_choice
 from sgpo.errors import InputError
-from sgpo.policy.locate import adapter_base, cannot_load, check_exists, has_tokenizer, read_json
-
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+from sgpo.policy.locate import adapter_base, check_exists, has_tokenizer, loading
+from sgpo.store.files import read_json
 
 
 @dataclass(frozen=True)
 class Policy:
-    """A causal language model in evaluation mode, its tokenizer, and the path or Hub id they came from."""
+    """A causal language model in evaluation mode, its tokenizer, and the path or Hub id they were loaded from."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -34,8 +37,19 @@ class Policy:
 
     @property
     def context(self) -> int | None:
-        """Longest sequence the model was built for, in tokens; None where its config names no limit."""
+        """Longest sequence the model was built for, in tokens; None if its config names no limit."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """Evaluation mode without gradients; the model's mode is restored on exit."""
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            self.model.train(was_training)
 
 
 def load_policy(
@@ -48,24 +62,23 @@ def load_policy(
 ) -> Policy:
     """Loads a policy, ready to score and generate.
 
-    A directory (or Hub id) that holds a PEFT adapter loads the adapter's base model and merges the adapter into it;
-    the config of a merged model names the base, so save it before handing it to code that reloads by name. A tokenizer
+    A directory (or Hub id) that holds a PEFT adapter loads the adapter's base model and merges the adapter into it. The
+    config of a merged model names the base, so save it before passing it to code that reloads by name. A tokenizer
     without a pad token pads with its end-of-sequence token. Weights are read from safetensors only.
 
     Args:
         path: directory or Hub id of a model with a chat template, or of a PEFT adapter.
         dtype: "float32", "bfloat16", "float16", or "auto" (as the weights were saved).
-        device: "cpu", "cuda", "cuda:1", ...; None takes CUDA where there is one.
-        trust_remote_code: run model code that comes with a Hub repository.
+        device: "cpu", "cuda", "cuda:1", ...; None uses CUDA if there is any.
+        trust_remote_code: run model code from a Hub repository.
         adapter: directory or Hub id of a PEFT adapter to merge into `path`.
 
     Raises:
-        InputError: the model, its tokenizer, chat template, end-of-sequence token or adapter cannot be had, or an
-            argument is out of range.
+        InputError: the model, its tokenizer, chat template, end-of-sequence token or adapter is missing or broken, or
+            an argument is out of range.
     """
-    if dtype not in DTYPES:
-        raise InputError(f"dtype is {dtype!r}; allowed: {', '.join(map(repr, DTYPES))}.")
-    chosen_device = _device(device)
+    check_choice("dtype", dtype, Dtype)
+    chosen_device = choose_device(device)
     name = str(path)
     base = adapter_base(path, "model")
     if base is not None and adapter is not None:
@@ -75,17 +88,25 @@ def load_policy(
         raise InputError(f"adapter {str(adapter)!r} has no adapter_config.json; allowed: a PEFT adapter.")
     if merged is not None:
         _check_adapter(str(merged))
-    speaks = base is None or has_tokenizer(name)
+    has_own_tokenizer = base is None or has_tokenizer(name)
     config = _load_config(base or name, trust_remote_code)
-    tokenizer = load_tokenizer(name if speaks else base, trust_remote_code=trust_remote_code)
-    model = _load_model(base or name, config, dtype, trust_remote_code)
+    tokenizer = load_tokenizer(name if has_own_tokenizer else base, trust_remote_code=trust_remote_code)
+    model = load_weights(
+        AutoModelForCausalLM,
+        base or name,
+        "model",
+        whole="a complete checkpoint of the architecture that its config.json names",
+        config=config,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+    )
     if merged is not None:
         model = _merge_adapter(model, str(merged))
     return Policy(model.to(chosen_device).eval(), tokenizer, name)
 
 
 def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """Loads a tokenizer that can speak in conversations: with a chat template and an end-of-sequence token.
+    """Loads a tokenizer for conversations: it has a chat template and an end-of-sequence token.
 
     Raises:
         InputError: there is no tokenizer, or it lacks one of them.
@@ -97,31 +118,50 @@ def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> PreT
             f"model {name!r} has no tokenizer; allowed: a directory that also holds tokenizer.json or "
             "tokenizer_config.json (tokenizer.save_pretrained writes them)."
         )
-    try:
+    with loading("tokenizer", name):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except Exception as error:
-        raise cannot_load("tokenizer", name, error) from error
-    require_chat_template(tokenizer, name)
+    if tokenizer.chat_template is None:
+        raise InputError(
+            f"the tokenizer of {name!r} has no chat template; allowed: a tokenizer with one (an instruction-tuned or "
+            "SFT model; chat_template.jinja next to the tokenizer, or chat_template in tokenizer_config.json)."
+        )
     if tokenizer.eos_token_id is None:
         raise InputError(
-            f"the tokenizer of {name!r} has no eos_token; allowed: a tokenizer whose eos_token ends a response, "
-            "because a response must be seen to end."
+            f"the tokenizer of {name!r} has no eos_token; allowed: a tokenizer whose eos_token ends a response."
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def require_chat_template(tokenizer: PreTrainedTokenizerBase, path: str | Path) -> None:
-    """Raises InputError where a tokenizer has no chat template: prompts and responses are conversations."""
-    if tokenizer.chat_template is None:
+def load_weights(model_class: Any, name: str, what: str, *, whole: str, **options: Any) -> PreTrainedModel:
+    """`model_class.from_pretrained` from safetensors only; transformers would fill missing weights at random.
+
+    Args:
+        model_class: a model class of transformers, or one of its Auto classes.
+        name: directory or Hub id.
+        what: what is loaded, in messages.
+        whole: which checkpoints are allowed, in the message about missing weights.
+        options: further arguments of `from_pretrained`.
+
+    Raises:
+        InputError: the weights cannot be loaded, or some are missing; the first is named.
+    """
+    with loading(what, name):
+        model, info = model_class.from_pretrained(name, use_safetensors=True, output_loading_info=True, **options)
+    if missing := sorted(info["missing_keys"]):
         raise InputError(
-            f"the tokenizer of {str(path)!r} has no chat template; allowed: a tokenizer with one (an instruction-tuned "
-            "or SFT model; chat_template.jinja beside the tokenizer, or chat_template in tokenizer_config.json)."
+            f"{what} {name!r} lacks {len(missing)} of its weights (first: {missing[0]}); allowed: {whole}."
         )
+    return model
 
 
-def _device(device: str | None) -> torch.device:
+def choose_device(device: str | None) -> torch.device:
+    """The device of that name; None chooses CUDA if there is any, else the CPU.
+
+    Raises:
+        InputError: there is no such device.
+    """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -140,31 +180,8 @@ def _load_config(name: str, trust_remote_code: bool) -> PreTrainedConfig:
         if not (directory / "config.json").is_file():
             raise InputError(f"model {name!r} has no config.json; allowed: a directory written by save_pretrained.")
         read_json(directory / "config.json")
-    try:
+    with loading("model", name):
         return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except Exception as error:
-        raise cannot_load("model", name, error) from error
-
-
-def _load_model(name: str, config: PreTrainedConfig, dtype: str, trust_remote_code: bool) -> PreTrainedModel:
-    try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            name,
-            config=config,
-            dtype=dtype,
-            trust_remote_code=trust_remote_code,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except Exception as error:
-        raise cannot_load("model", name, error) from error
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
-        raise InputError(
-            f"model {name!r} lacks {len(missing)} of its weights (first: {missing[0]}); allowed: a complete checkpoint "
-            "of the architecture that its config.json names."
-        )
-    return model
 
 
 def _check_adapter(adapter: str) -> None:
@@ -177,7 +194,5 @@ def _check_adapter(adapter: str) -> None:
 def _merge_adapter(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
     from peft import PeftModel
 
-    try:
+    with loading("adapter", adapter):
         return PeftModel.from_pretrained(model, adapter).merge_and_unload()
-    except Exception as error:
-        raise cannot_load("adapter", adapter, error) from error

@@ -11,20 +11,20 @@ from sgpo.policy.sampling import Sampling
 
 
 def draw_uniforms(seeds: Sequence[tuple[int, int]], length: int) -> np.ndarray:
-    """(R, length) uniform numbers in [0, 1), one row for each (prompt's seed, number of the response)."""
+    """(R, length) uniform numbers in [0, 1), one row for each (seed of the prompt, number of the response)."""
     return np.stack([np.random.default_rng(list(seed)).random(length) for seed in seeds])
 
 
 class Pick(LogitsProcessor):
-    """Picks the next token of each row by inverting the cumulative law at the row's own number.
+    """Picks the next token of each row by inverting the cumulative distribution at the row's own number.
 
-    Argmax of what it returns is the pick, so `generate` runs with do_sample=False and draws nothing itself.
+    The pick is the argmax of what it returns, so `generate` runs with do_sample=False and draws nothing itself.
 
     Args:
         sampling: temperature (> 0) and nucleus.
         uniforms: (R, T) numbers in [0, 1); the row's number at its t-th new token.
-        written: (R,) tokens that each row has already written.
-        prompt_length: length of the padded input, the tokens already written included.
+        written: (R,) tokens that each row has already generated.
+        prompt_length: length of the padded input, the tokens already generated included.
     """
 
     def __init__(self, sampling: Sampling, uniforms: Tensor, written: Tensor, prompt_length: int) -> None:
@@ -39,11 +39,11 @@ class Pick(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         place = self._written + (input_ids.shape[1] - self._prompt_length)
         drawn = self._uniforms.gather(1, place.clamp(max=self._uniforms.shape[1] - 1).unsqueeze(1))
-        law = torch.softmax(self._warp(input_ids, scores.float()), dim=-1)
-        cumulative = law.cumsum(dim=-1)
-        # Rounding may leave the last entry below the number that is looked up: the sum itself is the scale. And it may
-        # leave that number, in float32, at 1: below the sum, the token found is one that has a share of it.
+        probabilities = torch.softmax(self._warp(input_ids, scores.float()), dim=-1)
+        cumulative = probabilities.cumsum(dim=-1)
+        # Rounding may leave the last sum below 1, so the sum itself is the scale. A number just below 1 may be 1 in
+        # float32; kept below the sum, it finds a token of positive probability.
         whole = cumulative[:, -1:]
         target = torch.minimum(drawn.to(cumulative.dtype) * whole, torch.nextafter(whole, torch.zeros_like(whole)))
-        picked = torch.searchsorted(cumulative, target, right=True).clamp(max=law.shape[1] - 1)
+        picked = torch.searchsorted(cumulative, target, right=True).clamp(max=probabilities.shape[1] - 1)
         return scores.scatter(1, picked, torch.inf)

@@ -1,14 +1,17 @@
-"""What every way of generating responses shares: how to sample, what comes back, and a seed for each prompt."""
+"""What all ways of generating share: how to sample, what a response is, seeds, and the checks of a request."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
-from sgpo.errors import InputError
+from sgpo.errors import InputError, check_whole
 from sgpo.policy.tokens import Messages
+from sgpo.store.progress import Advance
+
+FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Sampling:
         temperature: > 0 samples; 0 takes the most likely token, with n = 1.
         top_p: nucleus, in (0, 1].
         max_new_tokens: a response is cut after this many tokens.
-        stop: texts at which a response ends, beside the policy's own end tokens; none of them is part of the response.
+        stop: texts that end a response, in addition to the policy's own end tokens; they are not part of the response.
 
     Raises:
         InputError: an attribute is out of range.
@@ -33,9 +36,8 @@ class Sampling:
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, value in (("n", self.n), ("max_new_tokens", self.max_new_tokens)):
-            if value < 1:
-                raise InputError(f"{name} is {value}; allowed: a whole number >= 1.")
+        check_whole("n", self.n, 1)
+        check_whole("max_new_tokens", self.max_new_tokens, 1)
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise InputError(f"temperature is {self.temperature}; allowed: a number >= 0.")
         if self.temperature == 0 and self.n > 1:
@@ -47,6 +49,11 @@ class Sampling:
         if not all(self.stop):
             raise InputError(f"stop is {self.stop}; allowed: texts that are not empty.")
 
+    def find_stop(self, text: str) -> int | None:
+        """The character at which the first stop text begins; None if there is none."""
+        places = [text.find(stop) for stop in self.stop]
+        return min((place for place in places if place >= 0), default=None)
+
 
 @dataclass(frozen=True, slots=True)
 class Response:
@@ -54,25 +61,20 @@ class Response:
 
     Attributes:
         text: the response without special tokens.
-        finish_reason: "stop" where the policy ended the response itself, "length" where it was cut.
+        finish_reason: "stop" if the policy ended the response, "length" if it was cut.
         n_tokens: number of generated tokens, the end-of-sequence token included.
     """
 
     text: str
-    finish_reason: str
+    finish_reason: FinishReason
     n_tokens: int
 
 
 class Generator(Protocol):
-    """A way of generating responses: in process, in a subprocess, or on servers."""
+    """Generates responses: in process, in a subprocess, or on servers."""
 
     def generate(
-        self,
-        prompts: Sequence[Messages],
-        seeds: Sequence[int],
-        sampling: Sampling,
-        *,
-        progress: Callable[[int], None] | None = None,
+        self, prompts: Sequence[Messages], seeds: Sequence[int], sampling: Sampling, *, progress: Advance | None = None
     ) -> list[list[Response]]:
         """Samples `sampling.n` responses to each of P prompts.
 
@@ -88,11 +90,31 @@ class Generator(Protocol):
 
 
 def prompt_seeds(seed: int, count: int, *, first: int = 0) -> list[int]:
-    """Seeds of prompts `first` to `first + count - 1` of a pool: 31-bit numbers that do not depend on how it is cut.
+    """Seeds of prompts `first` to `first + count - 1` of a pool: 31-bit numbers, however the pool is divided.
 
     Raises:
         InputError: `seed` is negative.
     """
-    if seed < 0:
-        raise InputError(f"seed is {seed}; allowed: a whole number >= 0.")
-    return [int(np.random.SeedSequence([seed, row]).generate_state(1)[0]) >> 1 for row in range(first, first + count)]
+    check_whole("seed", seed, 0)
+    return [derive_seed(seed, row) for row in range(first, first + count)]
+
+
+def derive_seed(seed: int, number: int) -> int:
+    """31 bits of a seed and a number: the seed of a prompt of a pool, or of a response to a prompt."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0]) >> 1
+
+
+def check_seeds(seeds: Sequence[int], prompts: Sequence[Messages]) -> None:
+    """Raises InputError unless there is one seed for each prompt."""
+    if len(seeds) != len(prompts):
+        raise InputError(f"seeds has {len(seeds)} numbers; allowed: one per prompt, {len(prompts)}.")
+
+
+def check_room(prompt_ids: Sequence[list[int]], max_new_tokens: int, context: int | None, limit: str) -> None:
+    """Raises InputError if a prompt and its response may exceed the context, which `limit` names in the message."""
+    for row, ids in enumerate(prompt_ids):
+        if context is not None and len(ids) + max_new_tokens > context:
+            raise InputError(
+                f"row {row}: the prompt has {len(ids)} tokens, which with max_new_tokens {max_new_tokens} exceeds "
+                f"{limit}, {context}; allowed: shorter prompts or a lower max_new_tokens."
+            )

@@ -1,18 +1,22 @@
 """Scoring responses: their summed log-probabilities under a policy."""
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch import Tensor
 
-from sgpo.errors import InputError
+from sgpo.errors import InputError, check_whole
+from sgpo.policy.batches import fill_in_batches
 from sgpo.policy.load import Policy
 from sgpo.policy.tokens import Messages, TokenizedResponse, tokenize_responses
+from sgpo.store.progress import Advance
 
-# Logits are turned into float32 log-probabilities in slices of at most this many numbers (128 MiB).
+# Logits become float32 log-probabilities in slices of at most this many numbers (128 MiB).
 _SLICE = 2**25
 
 
@@ -29,6 +33,29 @@ class Scores:
     n_tokens: np.ndarray
 
 
+class PairScores(NamedTuple):
+    """(N,) summed log-probabilities of chosen and rejected responses, in nats, and their numbers of tokens."""
+
+    chosen: np.ndarray
+    rejected: np.ndarray
+    chosen_tokens: np.ndarray
+    rejected_tokens: np.ndarray
+
+
+def score_pairs(
+    policy: Policy, pairs: Dataset, *, max_length: int | None = None, progress: Advance | None = None
+) -> PairScores:
+    """Scores both responses of N pairs; `progress` counts 2N responses. For the rest see `score_responses`.
+
+    Args:
+        pairs: columns prompt, chosen, rejected, as `sgpo.preferences.source.load_pairs` returns them.
+    """
+    texts = [row[0]["content"] for side in ("chosen", "rejected") for row in pairs[side]]
+    scores = score_responses(policy, pairs["prompt"][:] * 2, texts, max_length=max_length, progress=progress)
+    count = len(pairs)
+    return PairScores(scores.logps[:count], scores.logps[count:], scores.n_tokens[:count], scores.n_tokens[count:])
+
+
 def score_responses(
     policy: Policy,
     prompts: Sequence[Messages],
@@ -36,51 +63,50 @@ def score_responses(
     *,
     max_length: int | None = None,
     batch_tokens: int = 8192,
-    progress: Callable[[int], None] | None = None,
+    progress: Advance | None = None,
 ) -> Scores:
     r"""Summed log-probabilities `log pi(y|x) = sum_t log pi(y_t | x, y_<t)` of N responses.
 
     The tokens are those that TRL's DPOTrainer trains on, the closing tokens of the template included, so the sums are
-    its log-probabilities. Sequences are batched by length; the batches change the sums by rounding only.
+    its log-probabilities. Sequences are batched by length; the batching changes the sums by rounding only.
 
     Args:
-        policy: the scoring policy; it is left as it is.
+        policy: the scoring policy; it is not changed.
         prompts: N conversations that end in a user turn.
         responses: N response texts.
-        max_length: prompt and response together are cut to this many tokens from the start, as TRL's `max_length` does;
-            None cuts nothing.
+        max_length: prompt and response together are truncated to this many tokens, as with TRL's `max_length`; None
+            truncates nothing.
         batch_tokens: most tokens of a batch, padding included; a longer sequence is a batch of its own.
         progress: called with the number of responses newly scored.
 
     Raises:
-        InputError: the prompt of a row fills `max_length`, or a row exceeds the model's context; the row is named.
+        InputError: an argument is out of range, a prompt fills `max_length`, or a row exceeds the model's context; the
+            row is named.
 
     Source: arXiv:2502.18099, Section 3.1 (the log-probabilities of the implicit reward); trl.DPOTrainer 1.16.
     """
-    if batch_tokens < 1:
-        raise InputError(f"batch_tokens is {batch_tokens}; allowed: a whole number >= 1.")
-    if max_length is not None and max_length < 2:
-        raise InputError(f"max_length is {max_length}; allowed: None or a whole number >= 2.")
+    check_whole("batch_tokens", batch_tokens, 1)
+    check_whole("max_length", max_length, 2, optional=True)
     if len(prompts) != len(responses):
         raise InputError(f"responses has {len(responses)} rows; allowed: one per prompt, {len(prompts)}.")
     rows = tokenize_responses(policy.tokenizer, prompts, responses)
-    rows = [_fit(row, index, max_length, policy) for index, row in enumerate(rows)]
+    rows = [_truncate(row, index, max_length, policy) for index, row in enumerate(rows)]
     logps = np.zeros(len(rows), dtype=np.float64)
-    n_tokens = np.array([len(row.response_ids) for row in rows], dtype=np.int64)
-    was_training = policy.model.training
-    policy.model.eval()
-    try:
-        with torch.inference_mode():
-            for batch in _batches(rows, batch_tokens):
-                logps[batch] = _score_batch(policy, [rows[index] for index in batch])
-                if progress is not None:
-                    progress(len(batch))
-    finally:
-        policy.model.train(was_training)
-    return Scores(logps, n_tokens)
+    with policy.inference():
+        fill_in_batches(
+            logps,
+            rows,
+            lambda batch: _score_batch(policy, batch),
+            [len(row.prompt_ids) + len(row.response_ids) for row in rows],
+            # Rows with prompts of similar length need logits for fewer positions.
+            ties=[len(row.prompt_ids) for row in rows],
+            batch_tokens=batch_tokens,
+            progress=progress,
+        )
+    return Scores(logps, np.array([len(row.response_ids) for row in rows], dtype=np.int64))
 
 
-def _fit(row: TokenizedResponse, index: int, max_length: int | None, policy: Policy) -> TokenizedResponse:
+def _truncate(row: TokenizedResponse, index: int, max_length: int | None, policy: Policy) -> TokenizedResponse:
     prompt_length = len(row.prompt_ids)
     if max_length is not None:
         if prompt_length >= max_length:
@@ -103,29 +129,15 @@ def _fit(row: TokenizedResponse, index: int, max_length: int | None, policy: Pol
     return row
 
 
-def _batches(rows: list[TokenizedResponse], batch_tokens: int) -> Iterator[list[int]]:
-    """Row indices batch by batch, longest rows first, so that a batch that does not fit in memory fails at once."""
-    lengths = [len(row.prompt_ids) + len(row.response_ids) for row in rows]
-    order = sorted(range(len(rows)), key=lambda index: (-lengths[index], -len(rows[index].prompt_ids), index))
-    batch: list[int] = []
-    for index in order:
-        if batch and (len(batch) + 1) * lengths[batch[0]] > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
-
-
 def _score_batch(policy: Policy, rows: list[TokenizedResponse]) -> np.ndarray:
     """Summed log-probabilities of one batch, (B,) float64.
 
-    Rows are padded on the right and carry no attention mask: under causal attention no real token sees the padding,
-    and without a mask PyTorch takes its fastest attention kernel.
+    Rows are padded on the right without an attention mask: under causal attention no real token sees the padding, and
+    without a mask PyTorch takes its fastest attention kernel.
     """
     sequences = [row.prompt_ids + row.response_ids for row in rows]
     length = max(map(len, sequences))
-    # A sequence pads with its own last token: any id of the vocabulary does.
+    # Any id of the vocabulary can pad: a sequence repeats its last token.
     input_ids = torch.tensor([ids + ids[-1:] * (length - len(ids)) for ids in sequences], device=policy.device)
     # The logits at position t predict token t + 1, so the first response token needs the last of the prompt.
     start = min(len(row.prompt_ids) for row in rows) - 1

@@ -8,42 +8,24 @@ from transformers import PreTrainedTokenizerBase
 
 from sgpo.errors import InputError
 
-# Conversations tokenized at once: a tokenizer keeps offsets and strings beside the ids, a hundred bytes a token.
+# Conversations tokenized at once: tokenizers keep offsets and strings, about a hundred bytes per token.
 _CHUNK = 1000
 
 Messages = Sequence[dict[str, str]]
 
 
 class TokenizedResponse(NamedTuple):
-    """Token ids of a prompt and of the response that follows it, its closing tokens included."""
+    """Token ids of a prompt and of its response, the closing tokens included."""
 
     prompt_ids: list[int]
     response_ids: list[int]
 
 
-def tokenize_prompt(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
-    """Token ids of a prompt, up to and including the header of the assistant's turn."""
-    return tokenize_prompts(tokenizer, [messages])[0]
-
-
-def tokenize_response(tokenizer: PreTrainedTokenizerBase, messages: Messages, response: str) -> TokenizedResponse:
-    """Token ids of a prompt and of its response, split where TRL's DPOTrainer splits them.
-
-    The template renders the whole conversation once; the response starts where that leaves the tokens of the prompt
-    alone, which is after the prompt unless the template or the tokenizer treats the two differently. TRL
-    splits both responses of a pair at the earlier of their two split points, so only for such templates can a pair's
-    tokens differ from these.
-
-    Source: trl.DPOTrainer._prepare_dataset, 1.16.
-    """
-    return tokenize_responses(tokenizer, [messages], [response])[0]
-
-
 def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages]) -> list[list[int]]:
-    """`tokenize_prompt` for many prompts at once.
+    """Token ids of each prompt, up to and including the header of the assistant's turn.
 
     Raises:
-        InputError: the chat template refuses a prompt (its message names the row).
+        InputError: the chat template refuses a prompt; the row is named.
     """
     return _render(tokenizer, prompts, add_generation_prompt=True)
 
@@ -51,10 +33,17 @@ def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messa
 def tokenize_responses(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages], responses: Sequence[str]
 ) -> list[TokenizedResponse]:
-    """`tokenize_response` for N prompts and N responses at once; a prompt repeated in a row is tokenized once.
+    """Token ids of N prompts and their N responses, split where TRL's DPOTrainer splits them.
+
+    The template renders the whole conversation once. The response starts at the first token that differs from those of
+    the prompt alone: after the prompt, unless the template or the tokenizer treats the two differently. TRL splits both
+    responses of a pair at the earlier of their two splits, so only for such templates can a pair's tokens differ from
+    these. A prompt repeated in the next row is tokenized once.
 
     Raises:
-        InputError: the chat template refuses a prompt (its message names the row).
+        InputError: the chat template refuses a prompt; the row is named.
+
+    Source: trl.DPOTrainer._prepare_dataset, 1.16.
     """
     conversations = [
         [*messages, {"role": "assistant", "content": response}]
@@ -67,8 +56,21 @@ def tokenize_responses(
             distinct.append(messages)
         places.append(len(distinct) - 1)
     prompt_ids = tokenize_prompts(tokenizer, distinct)
-    splits = [_common_prefix_length(prompt_ids[place], ids) for place, ids in zip(places, full_ids, strict=True)]
-    return [TokenizedResponse(ids[:split], ids[split:]) for split, ids in zip(splits, full_ids, strict=True)]
+    return [split_ids(prompt_ids[place], ids) for place, ids in zip(places, full_ids, strict=True)]
+
+
+def split_ids(prompt_ids: list[int], ids: list[int]) -> TokenizedResponse:
+    """Splits the ids of a whole conversation at the first token that differs from those of its prompt alone."""
+    split = len(prompt_ids)
+    if ids[:split] != prompt_ids:
+        both = enumerate(zip(prompt_ids, [*ids, None], strict=False))
+        split = next(place for place, (alone, within) in both if alone != within)
+    return TokenizedResponse(ids[:split], ids[split:])
+
+
+def decode_response(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    """The text of a response, without special tokens."""
+    return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def _render(
@@ -93,9 +95,3 @@ def _render(
                     raise InputError(f"the chat template refuses row {row} (roles {roles}): {error}") from error
             raise
     return ids
-
-
-def _common_prefix_length(ids: list[int], other: list[int]) -> int:
-    if other[: len(ids)] == ids:
-        return len(ids)
-    return next(place for place, (mine, its) in enumerate(zip(ids, [*other, None], strict=False)) if mine != its)

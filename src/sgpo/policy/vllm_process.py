@@ -1,4 +1,4 @@
-"""The process that vLLM lives in, and the pipes to it."""
+"""The process that runs vLLM, and the pipes to it."""
 
 import json
 import os
@@ -9,13 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from sgpo.errors import InputError
-from sgpo.serving.process import open_output, quote_output, watcher
-from sgpo.serving.watch import end_group
+from sgpo.serving.process import child_process
 
 _WORKER = Path(__file__).with_name("vllm_worker.py")
 _POLL = 0.5
-# What `accelerate launch` tells its processes; vLLM is none of them.
-_LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 class VLLMProcess:
@@ -32,28 +29,17 @@ class VLLMProcess:
 
     def __init__(self, python: str, log: str | Path | None, grace: float) -> None:
         self._python, self._grace, self._busy = python, grace, False
-        with ExitStack() as stack:
-            self._output = stack.enter_context(open_output(log))
-            self._start = os.fstat(self._output.fileno()).st_size
-            told = stack.enter_context(watcher(grace))
-            try:
-                # A session of its own: Ctrl-C reaches this process alone, which then ends the worker's whole group.
-                self._process = subprocess.Popen(
-                    [python, "-P", str(_WORKER)],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=self._output,
-                    env=_environment(),
-                    start_new_session=True,
-                )
-            except OSError as error:
-                raise InputError(
-                    f"python {python!r} cannot be started ({error}); allowed: the interpreter of an environment that "
-                    "has vLLM."
-                ) from error
-            stack.callback(self._end)
-            told.write(b"%d" % self._process.pid)
-            self._stack = stack.pop_all()
+        self._stack = ExitStack()
+        try:
+            words = [python, "-P", str(_WORKER)]
+            self._child = self._stack.enter_context(child_process(words, log=log, grace=grace, pipes=True))
+        except OSError as error:
+            raise InputError(
+                f"python {python!r} cannot be started ({error}); allowed: the interpreter of an environment that has "
+                "vLLM."
+            ) from error
+        self._process = self._child.process
+        self._stack.callback(self._end_input)
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """Sends a request and waits for its answer.
@@ -62,22 +48,23 @@ class VLLMProcess:
             InputError: the worker answers with an error, or ends.
         """
         self._busy = True
-        # A worker that is gone says more with its exit status and output than the broken pipe does.
+        # If the worker is gone, its exit status and output say more than the broken pipe.
         with suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()
         answer = json.loads(self._receive())
         self._busy = False
         if "error" in answer:
-            raise InputError(f"vLLM under {self._python!r}: {answer['error']}.{self._quote()}")
+            raise InputError(f"vLLM under {self._python!r}: {answer['error']}.{self._child.quote()}")
         return answer
 
     def close(self) -> None:
-        """Ends the process and all that it started."""
+        """Ends the process and everything that it started."""
         self._stack.close()
+        self._process.stdout.close()
 
     def _receive(self) -> bytes:
-        """One line. What the worker has started may hold the pipe open after its end, so that is looked at too."""
+        """One line. The worker's own children may keep the pipe open after its end, so the process is polled too."""
         pipe, chunks = self._process.stdout.fileno(), []
         while not (chunks and chunks[-1].endswith(b"\n")):
             ended = self._process.poll() is not None
@@ -90,28 +77,15 @@ class VLLMProcess:
                     self._process.wait(_POLL)
             elif ended:
                 raise InputError(
-                    f"the process of vLLM ({self._python!r}) ended with code {self._process.returncode} before it had "
-                    f"answered.{self._quote()}"
+                    f"the process of vLLM ({self._python!r}) ended with code {self._process.returncode} before it "
+                    f"answered.{self._child.quote()}"
                 )
         return b"".join(chunks)
 
-    def _quote(self) -> str:
-        return quote_output(self._output, self._start)
-
-    def _end(self) -> None:
+    def _end_input(self) -> None:
+        """An idle worker exits when its input ends, and lets vLLM clean up; a busy one is ended by its group."""
         with suppress(BrokenPipeError):
             self._process.stdin.close()
         if not self._busy:
-            # Its input has ended: an idle worker leaves by itself, and lets vLLM clean up.
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(self._grace)
-        end_group(self._process.pid, self._grace, reap=self._process.poll)
-        self._process.wait()
-        self._process.stdout.close()
-
-
-def _environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in _LAUNCHED}
-    kept = {name: value for name, value in kept.items() if not name.startswith("TORCHELASTIC_")}
-    # Like everything else here, vLLM reports nothing to anybody unless it is asked to.
-    return {"VLLM_NO_USAGE_STATS": "1", **kept}

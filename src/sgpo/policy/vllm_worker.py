@@ -1,10 +1,10 @@
-"""Writes responses with vLLM for another process, which may run another interpreter: the other end of `vllm.py`.
+"""Generates responses with vLLM for another process, which may run another interpreter: the other end of `vllm.py`.
 
-Run as a script, with `-P` so that `import vllm` does not find its neighbour. It needs the standard library and vLLM
-alone. It reads one JSON object a line and answers each with one: first the arguments of `vllm.LLM`, answered by the
-context in tokens; then requests `{"prompts": [{"ids", "seeds"}, ...], "sampling": {...}}`, answered by
-`{"responses": [[{"ids", "reason", "stopped_by"}, ...], ...]}`, one per seed. What fails is answered by
-`{"error": ...}`. It ends with its input.
+It is run as a script, with `-P` so that `import vllm` does not find the file of that name in this folder. It needs only
+the standard library and vLLM. It reads one JSON object per line and answers each with one: first the arguments of
+`vllm.LLM`, answered by the context in tokens; then requests `{"prompts": [{"ids", "seeds"}, ...], "sampling": {...}}`,
+answered by `{"responses": [[{"ids", "reason", "stopped_by"}, ...], ...]}`, one per seed. A failure is answered by
+`{"error": ...}`. The process ends with its input.
 """
 
 import json
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
-    """The pipes, out of reach of everything else: what a library prints goes to stderr, what it reads is empty."""
+    """The pipes, kept from everything else: what a library prints goes to stderr, what it reads is empty."""
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     empty = os.open(os.devnull, os.O_RDONLY)
     os.dup2(empty, 0)
@@ -63,7 +63,7 @@ def _open_model(arguments: dict[str, Any]) -> Any:
 
 
 def _respond(llm: Any, request: dict[str, Any]) -> list[list[dict[str, Any]]]:
-    """One request of vLLM's per response, so that each has its own seed; equal prompts share their cached prefix."""
+    """One vLLM request per response, so that each has its own seed; equal prompts share their cached prefix."""
     from vllm import SamplingParams
 
     prompts, params = [], []

@@ -1,1 +1,1 @@
-"""Preference datasets: sources and layouts, seed selection, self-annotation."""
+"""Preference datasets: sources, layouts, mixtures and splits; seed selection, annotators and self-annotation."""

@@ -2,28 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, Features, Value, concatenate_datasets
 
-from sgpo.errors import InputError
+from sgpo.choices import PairChoice, check_choice
+from sgpo.errors import InputError, check_whole
+from sgpo.policy.sampling import FinishReason, Response
+from sgpo.policy.tokens import Messages
 from sgpo.preferences.layout import PAIR_FEATURES
-from sgpo.preferences.pairing import check_choice, choose_pairs, keep_distinct
+from sgpo.preferences.pairing import choose_pairs
 
 SCORES = ("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps", "gap", "reward_margin")
 FEATURES = Features({**PAIR_FEATURES, **dict.fromkeys(SCORES, Value("float64"))})
 REASONS = ("identical", "unfinished", "empty", "unranked", "tied", "close")
 _BLOCK = 4096
-
-Messages = Sequence[dict[str, str]]
-
-
-class Candidate(Protocol):
-    """What annotation needs to know of a response, as `sgpo.policy.generate.Response` has it."""
-
-    text: str
-    finish_reason: str
 
 
 @dataclass(frozen=True)
@@ -33,10 +27,10 @@ class Annotation:
     Attributes:
         pairs: `prompt`, `chosen`, `rejected`, the log-probabilities `chosen_logps`, `rejected_logps` (policy),
             `ref_chosen_logps`, `ref_rejected_logps` (reference), the `gap`, in nats, and `reward_margin`, the chosen
-            response's reward less the rejected one's.
+            response's reward minus the rejected one's.
         counts: `prompts`, `responses`, `paired` (prompts with a pair), `pairs`, and `dropped`, the number of prompts
-            left without a pair by reason: paired and dropped add up to prompts. `dropped_pairs` counts the pairs that
-            were chosen and are tied or too close, whether or not their prompt has another.
+            without a pair by reason: paired and dropped add up to prompts. `dropped_pairs` counts the chosen pairs that
+            are tied or too close, whether or not their prompt has another pair.
     """
 
     pairs: Dataset
@@ -53,7 +47,7 @@ def implicit_rewards(policy_logps: np.ndarray, reference_logps: np.ndarray, beta
 
 def annotate_pairs(
     prompts: Sequence[Messages],
-    responses: Sequence[Sequence[Candidate]],
+    responses: Sequence[Sequence[Response]],
     rewards: np.ndarray,
     *,
     policy_logps: np.ndarray,
@@ -63,31 +57,33 @@ def annotate_pairs(
     min_margin: float = 0.0,
     seed: int = 0,
 ) -> Annotation:
-    r"""Makes pairs of the responses of each prompt, the better one chosen.
+    r"""Makes preference pairs of the responses to each prompt.
 
-    Of a prompt's responses, those that are unfinished (cut at the token limit), empty, a repetition of another one,
-    or without a reward are left out; of repetitions the first that has a reward stays. A prompt left with fewer than
-    two is dropped, under the first of these reasons that brought it there. Pairs of equal rewards are dropped as tied,
-    and pairs whose rewards differ by no more than `min_margin` as close; a prompt left without a pair is close if one
-    of its pairs was.
+    Responses that are unfinished (cut at the token limit), empty, duplicates or without a reward are excluded; of
+    duplicates the first with a reward stays. A prompt left with fewer than two is dropped under the first of these
+    reasons that left it so. Pairs of equal rewards are dropped as tied, and pairs whose rewards differ by no more than
+    `min_margin` as close; a prompt left without a pair counts as close if one of its pairs was.
 
     Args:
         prompts: P conversations that end in a user turn.
         responses: P lists of at least two responses; R in all.
-        rewards: (R,) rewards of the responses, prompt by prompt; finite, or nan where there is none.
+        rewards: (R,) rewards of the responses, prompt by prompt; finite, or nan for none.
         policy_logps: (R,) summed log-probabilities under the policy, in nats; finite.
         reference_logps: (R,) the same under the reference.
         beta: > 0, the scale of the gap `beta * [(log pi - log pi_ref)(y_w) - (log pi - log pi_ref)(y_l)]`.
         choice: "best_worst", "best_random" (the best and one of those below it), or "all".
         min_margin: >= 0, in the unit of the rewards.
-        seed: of the random choice, >= 0; each prompt draws by its place.
+        seed: of the random choice, >= 0; each prompt draws by its row.
 
     Raises:
         InputError: an argument is out of range or of another length, or a number is not finite; the row is named.
 
     Source: arXiv:2502.18099, Algorithm 1, self-annotation.
     """
-    check_choice(choice, min_margin, seed)
+    check_choice("choice", choice, PairChoice)
+    if not (np.isfinite(min_margin) and min_margin >= 0):
+        raise InputError(f"min_margin is {min_margin}; allowed: a number >= 0.")
+    check_whole("seed", seed, 0)
     arrays = _check_arguments(prompts, responses, rewards, policy_logps, reference_logps, beta)
     rewards, policy_logps, reference_logps = arrays
     margins = implicit_rewards(policy_logps, reference_logps, beta)
@@ -100,13 +96,16 @@ def annotate_pairs(
         kept: list[tuple[int, int]] = []
         if reason is None:
             places = start + np.array(places)
-            chosen = choose_pairs(rewards[places], choice, np.random.default_rng([seed, row]))
-            kept, reasons = keep_distinct(
-                [(places[first], places[second]) for first, second in chosen], rewards, min_margin
-            )
-            for each in reasons:
-                dropped_pairs[each] += 1
-            reason = "close" if "close" in reasons else "tied"
+            reason = "tied"
+            for pair in choose_pairs(rewards[places], choice, np.random.default_rng([seed, row])):
+                better, worse = places[list(pair)]
+                if rewards[better] - rewards[worse] > min_margin:
+                    kept.append((better, worse))
+                elif rewards[better] > rewards[worse]:
+                    reason = "close"
+                    dropped_pairs["close"] += 1
+                else:
+                    dropped_pairs["tied"] += 1
         if not kept:
             dropped[reason] += 1
             continue
@@ -131,8 +130,8 @@ def annotate_pairs(
     return Annotation(pairs, counts)
 
 
-def _eligible(candidates: Sequence[Candidate], rewards: np.ndarray) -> tuple[list[int], str | None]:
-    """Places of the responses that can make a pair, and why there are fewer than two."""
+def _eligible(candidates: Sequence[Response], rewards: np.ndarray) -> tuple[list[int], str | None]:
+    """Positions of the responses that can make a pair, and the reason if there are fewer than two."""
     places = [place for place, candidate in enumerate(candidates) if candidate.finish_reason == "stop"]
     if len(places) < 2:
         return places, "unfinished"
@@ -151,7 +150,7 @@ def _eligible(candidates: Sequence[Candidate], rewards: np.ndarray) -> tuple[lis
 
 
 def _as_dataset(columns: dict[str, list[Any]]) -> Dataset:
-    """The pairs in blocks: a block of Arrow text holds two gigabytes at most."""
+    """The pairs in blocks: an Arrow block holds two gigabytes of text at most."""
     count = len(columns["prompt"])
     blocks = [
         Dataset.from_dict({name: values[first : first + _BLOCK] for name, values in columns.items()}, features=FEATURES)
@@ -162,7 +161,7 @@ def _as_dataset(columns: dict[str, list[Any]]) -> Dataset:
 
 def _check_arguments(
     prompts: Sequence[Messages],
-    responses: Sequence[Sequence[Candidate]],
+    responses: Sequence[Sequence[Response]],
     rewards: np.ndarray,
     policy_logps: np.ndarray,
     reference_logps: np.ndarray,
@@ -177,10 +176,7 @@ def _check_arguments(
         if len(candidates) < 2:
             raise InputError(f"responses row {row} has {len(candidates)} responses; allowed: at least two.")
         for candidate in candidates:
-            if candidate.finish_reason not in ("stop", "length"):
-                raise InputError(
-                    f"responses row {row}: finish_reason is {candidate.finish_reason!r}; allowed: 'stop', 'length'."
-                )
+            check_choice(f"responses row {row}: finish_reason", candidate.finish_reason, FinishReason)
         row_of.extend((row, place) for place in range(len(candidates)))
     arrays = []
     for name, values in (("rewards", rewards), ("policy_logps", policy_logps), ("reference_logps", reference_logps)):

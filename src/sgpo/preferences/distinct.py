@@ -1,4 +1,4 @@
-"""When two prompts are one: equal but for white space and case."""
+"""When two prompts count as one: if they differ in white space and case only."""
 
 import hashlib
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from sgpo.preferences.layout import Message
 
 
 def prompt_key(prompt: list[Message]) -> bytes:
-    """16 bytes that two prompts share when their roles and words do, whatever their white space and case."""
+    """16 bytes that prompts share if their roles and words agree, whatever their white space and case."""
     digest = hashlib.blake2b(digest_size=16)
     for message in prompt:
         words = " ".join(message["content"].split()).casefold()
@@ -18,11 +18,11 @@ def prompt_key(prompt: list[Message]) -> bytes:
 
 
 def distinct_rows(prompts: Iterable[list[Message]], seen: set[bytes] | None = None) -> np.ndarray:
-    """Rows of the first occurrence of each prompt, in their order.
+    """Rows of the first occurrence of each prompt, in order.
 
     Args:
         prompts: P prompts.
-        seen: keys of prompts that count as having occurred before; those of `prompts` are added.
+        seen: keys of prompts that count as earlier occurrences; those of `prompts` are added.
     """
     seen = set() if seen is None else seen
     rows = []

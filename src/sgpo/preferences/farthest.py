@@ -1,21 +1,22 @@
-"""Farthest-point sampling: a few points that leave no point far from all of them."""
+"""Farthest-point sampling: a few points, so that no point is far from all of them."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sgpo.errors import InputError
+from sgpo.errors import InputError, check_whole
+from sgpo.store.progress import Advance
 
-# Distances this close are one distance: float32 products of long rows are not exact further down, and which of two
-# equal rows comes out larger depends on the machine's matrix kernels. The lowest row is taken.
+# Distances this close count as equal, and the lowest row is taken: float32 products of long rows are not more exact,
+# and which of two equal rows comes out larger depends on the machine's matrix kernels.
 TIE = 1e-6
 _CHUNK_BYTES = 2**26
-# A few products with rows that stay in the processor's cache cost little more than one; a matrix product with so few
-# columns costs more.
+# A few products with rows that stay in the processor's cache cost little more than one, and less than a matrix product
+# with so few columns.
 _CACHED_BYTES = 2**21
 _FEW = 8
 _CANDIDATE_BYTES = 2**26
@@ -24,11 +25,11 @@ _LONGEST_RUN = 256
 
 @dataclass(frozen=True)
 class FarthestPoints:
-    """k points of N, in the order in which they were picked; the first j of them are the choice of j points.
+    """k points of N, in the order in which they were picked; the first j of them are the picks for k = j.
 
     Attributes:
         rows: (k,) int64 rows of the picks.
-        radius: coverage radius: the largest cosine distance of a point to the nearest pick, in [0, 2].
+        radius: coverage radius: the largest cosine distance of a point to its nearest pick, in [0, 2].
         radii: (k,) float64, the coverage radius of the first 1, ..., k picks; radii[-1] is `radius`.
     """
 
@@ -42,29 +43,27 @@ def farthest_points(
     k: int,
     *,
     seed: int = 0,
-    first: int | None = None,
     exclude: np.ndarray | None = None,
     device: str | torch.device | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Advance | None = None,
 ) -> FarthestPoints:
-    """Picks k of N points, each the farthest from all picks before it (greedy k-centre), by cosine distance.
+    """Picks k of N points, each the farthest from all earlier picks (greedy k-centre), by cosine distance.
 
-    No k of the points have a coverage radius below a quarter of this one: greedy picks are within a factor of two in a
-    metric, such as the Euclidean distance of unit vectors, and cosine distance is half its square.
+    No k points have a coverage radius below a quarter of this one: greedy picks are within a factor of two in a metric,
+    such as the Euclidean distance of unit vectors, and cosine distance is half its square.
 
-    Time is O(N k d) at worst, k matrix-vector products, and mostly much less: distances only shrink, so between two
-    passes over all points the next picks are found among the candidates that were farthest in the last pass, as long
-    as one of them is farther than every other point was then. The picks are those of the plain algorithm. Memory
-    beyond the embeddings is O(N + k d) and two blocks of 64 MiB, so `embeddings` may be a memory map. On an accelerator
-    the embeddings lie in its memory as a whole.
+    Time is O(N k d) at worst, k matrix-vector products, and usually much less. Distances only shrink, so between two
+    passes over all points the next picks are found among the candidates that were farthest in the last pass, as long as
+    one of them is farther than every other point was then. The picks are those of the plain algorithm. Memory beyond
+    the embeddings is O(N + k d) and two blocks of 64 MiB, so `embeddings` may be a memory map. An accelerator must hold
+    all embeddings in its memory.
 
     Args:
-        embeddings: (N, d) float16, float32 or float64, finite, no row zero; their lengths do not matter.
+        embeddings: (N, d) float16, float32 or float64, finite, no row zero; their lengths are ignored.
         k: number of picks, 1 to the number of points that are not excluded.
         seed: seed of the first pick, >= 0.
-        first: row of the first pick in its place.
         exclude: rows that are neither picked nor covered.
-        device: where to compute, such as "cuda"; None: the CPU.
+        device: such as "cuda"; None uses the CPU.
         progress: called with the number of points newly picked.
 
     Raises:
@@ -72,7 +71,7 @@ def farthest_points(
 
     Source: Gonzalez, Clustering to minimize the maximum intercluster distance, 1985; arXiv:2502.18099, Section 4.
     """
-    start = _first_pick(embeddings, k, seed, first, exclude)
+    start = _first_pick(embeddings, k, seed, exclude)
     points = _Points(embeddings, torch.device(device or "cpu"))
     distance = torch.full((len(points),), torch.inf, device=points.device)
     if exclude is not None:
@@ -98,11 +97,11 @@ def farthest_points(
 
 
 def _run(points: "_Points", distance: Tensor, fresh: list[int], limit: int) -> list[float]:
-    """Goes on picking among the farthest points alone, while that is certain to be right.
+    """Continues among the candidates only, while the picks are certain to be those of the plain algorithm.
 
     Args:
         distance: (N,) exact but for the pick in `fresh`.
-        fresh: one pick; those that follow it are added, `limit` picks in all.
+        fresh: one pick; further picks are appended, up to `limit` in all.
 
     Returns: the coverage radius after each pick but the last.
     """
@@ -118,7 +117,7 @@ def _run(points: "_Points", distance: Tensor, fresh: list[int], limit: int) -> l
     while len(fresh) < limit:
         torch.minimum(near, 1 - candidates @ points.unit(fresh[-1]), out=near)
         radius = float(near.max())
-        # A point that is no candidate is no farther now than it was.
+        # The other points are no farther now than they were.
         if radius <= others + 2 * TIE:
             break
         radii.append(max(radius, 0.0))
@@ -135,17 +134,16 @@ def _farthest(distance: Tensor, largest: float) -> int:
 
 
 class _Points:
-    """Embeddings as unit vectors of float32, made chunk by chunk as they are needed."""
+    """Embeddings as unit vectors in float32, computed chunk by chunk."""
 
     def __init__(self, embeddings: np.ndarray, device: torch.device) -> None:
         with warnings.catch_warnings():
-            # Memory maps are mostly read-only, which PyTorch warns about; nothing here writes to them.
+            # PyTorch warns about read-only memory maps; nothing here writes to them.
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             self._stored = torch.from_numpy(embeddings).to(device)
         self.device = device
-        row_bytes = 4 * embeddings.shape[1]
-        self._row_bytes = row_bytes
-        self.candidates = max(1, min(len(embeddings) // 16, _CANDIDATE_BYTES // row_bytes))
+        self._row_bytes = 4 * embeddings.shape[1]
+        self.candidates = max(1, min(len(embeddings) // 16, _CANDIDATE_BYTES // self._row_bytes))
         self._scale = torch.empty(len(embeddings), dtype=torch.float64, device=device)
         for part in self._slices(_CHUNK_BYTES):
             self._scale[part] = _lengths(self._stored[part])
@@ -169,48 +167,43 @@ class _Points:
         return (vector / torch.linalg.vector_norm(vector)).float()
 
     def unit_rows(self, rows: Tensor) -> Tensor:
-        """(M, d) a copy of some points."""
+        """(M, d) copy of some points."""
         return self._stored[rows].float().mul_(self._scale[rows].unsqueeze(1))
 
     def update(self, distance: Tensor, picks: list[int]) -> None:
-        """Lowers the (N,) distances to those of the nearest of more picks, in one pass over the points."""
+        """Updates the (N,) distances with further picks, in one pass over the points."""
         centres = torch.stack([self.unit(row) for row in picks])
         few = len(picks) <= _FEW and self.device.type == "cpu"
         for part in self._slices(_CACHED_BYTES if few else _CHUNK_BYTES):
             chunk = self._stored[part].float()
             if few:
-                likeness = chunk @ centres[0]
+                similarity = chunk @ centres[0]
                 for centre in centres[1:]:
-                    torch.maximum(likeness, chunk @ centre, out=likeness)
+                    torch.maximum(similarity, chunk @ centre, out=similarity)
             else:
-                likeness = torch.nn.functional.linear(chunk, centres).amax(dim=1)
-            torch.minimum(distance[part], 1 - likeness.mul_(self._scale[part]), out=distance[part])
+                similarity = torch.nn.functional.linear(chunk, centres).amax(dim=1)
+            torch.minimum(distance[part], 1 - similarity.mul_(self._scale[part]), out=distance[part])
 
 
 def _lengths(rows: Tensor) -> Tensor:
-    """(M,) float64 Euclidean lengths; in float32, several times faster, where their squares fit."""
+    """(M,) float64 Euclidean lengths, computed in float32, several times faster, if their squares fit."""
     lengths = torch.linalg.vector_norm(rows.float(), dim=1).double()
     if bool(((lengths > 1e-12) & (lengths < 1e15)).all()):
         return lengths
     return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
 
 
-def _first_pick(embeddings: np.ndarray, k: int, seed: int, first: int | None, exclude: np.ndarray | None) -> int:
-    """Checks the arguments; returns the first pick."""
+def _first_pick(embeddings: np.ndarray, k: int, seed: int, exclude: np.ndarray | None) -> int:
+    """Checks the arguments and draws the first pick."""
     if embeddings.ndim != 2 or embeddings.dtype not in (np.float16, np.float32, np.float64):
         raise InputError(
             f"embeddings is {embeddings.dtype} of shape {embeddings.shape}; allowed: (N, d) float16, float32, float64."
         )
-    if seed < 0:
-        raise InputError(f"seed is {seed}; allowed: a whole number >= 0.")
+    check_whole("seed", seed, 0)
     allowed = np.ones(len(embeddings), dtype=bool)
     if exclude is not None:
         allowed[exclude] = False
     count = int(allowed.sum())
     if not 1 <= k <= count:
         raise InputError(f"k is {k}; allowed: 1 to {count}, the number of points to pick from.")
-    if first is None:
-        return int(np.flatnonzero(allowed)[np.random.default_rng(seed).integers(count)])
-    if not 0 <= first < len(allowed) or not allowed[first]:
-        raise InputError(f"first is {first}; allowed: one of the {count} rows to pick from.")
-    return int(first)
+    return int(np.flatnonzero(allowed)[np.random.default_rng(seed).integers(count)])

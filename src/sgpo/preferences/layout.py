@@ -1,4 +1,4 @@
-"""Layouts of preference datasets: whatever the columns look like, the rest of the project sees one shape."""
+"""Layouts of preference datasets: all of them are converted to one."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 
-from sgpo.errors import InputError
+from sgpo.errors import InputError, check_whole
 
 Message = dict[str, str]
 
@@ -21,40 +21,39 @@ PAIR_LAYOUTS = (
     "messages that begin with the prompt"
 )
 PROMPT_LAYOUTS = "'prompt' (a string or a list of messages), or 'messages'"
-# Why a row is no preference, as `clean_pairs` counts it.
+# Why a row is not a preference, as counted by `clean_pairs`.
 EQUAL, NO_RESPONSE, NO_PROMPT = "equal responses", "empty response", "empty prompt"
 DIFFERENT_PROMPTS, NO_USER_TURN, TOO_LONG = "different prompts", "prompt without a last user turn", "prompt too long"
 REASONS = (EQUAL, NO_RESPONSE, NO_PROMPT, DIFFERENT_PROMPTS, NO_USER_TURN, TOO_LONG)
-# TRL renders these into its training text; scores and generations here would not see them.
+# TRL renders these into its training text; scoring and generation here would ignore them.
 _UNSUPPORTED = ("tools", "chat_template_kwargs", "image", "images")
 
 
 def to_pairs(dataset: Dataset, name: str) -> Dataset:
-    """Brings preference pairs to one layout.
+    """Converts preference pairs to one layout.
 
-    Takes UltraFeedback-binarized (`prompt` a string, `chosen` and `rejected` whole conversations), TRL's conversational
-    layout with and without `prompt`, and strings with `prompt`. A string prompt becomes a user turn; where the
-    conversations hold their own prompt, that one counts. Messages keep their role and content. No chat template is
-    applied.
+    Accepts UltraFeedback-binarized (`prompt` a string, `chosen` and `rejected` whole conversations), TRL's
+    conversational layout with and without `prompt`, and strings with `prompt`. A string prompt becomes a user turn; the
+    prompt inside the conversations takes precedence. Messages keep their role and content. No chat template is applied.
 
     Args:
         dataset: N rows.
         name: the dataset's name in error messages.
 
     Returns: N rows: `prompt` (messages that end in a user turn), `chosen` and `rejected` (one assistant message each),
-        and every other column as it was.
+        and every other column unchanged.
 
     Raises:
-        InputError: a missing column, an empty dataset, or a row that is no preference (equal or empty responses,
+        InputError: a missing column, an empty dataset, or a row that is not a preference (equal or empty responses,
             different prompts, a prompt that does not end in a user turn, content that is not a string).
     """
-    _check_columns(dataset, name, needed=("chosen", "rejected"), allowed=PAIR_LAYOUTS)
+    _check_columns(dataset, name, needed=("chosen", "rejected"))
     return _rebuild(dataset, name, _pair, PAIR_FEATURES, replaced=("prompt", "chosen", "rejected"))
 
 
 @dataclass(frozen=True)
 class CleanPairs:
-    """What is left of a preference dataset, and how many rows were dropped by reason.
+    """The valid rows of a preference dataset, and how many were dropped by reason.
 
     Attributes:
         pairs: in the layout of `to_pairs`.
@@ -66,7 +65,7 @@ class CleanPairs:
 
 
 def clean_pairs(dataset: Dataset, name: str, *, max_prompt_chars: int | None = None) -> CleanPairs:
-    """`to_pairs` for large public sets: rows that are no preference are dropped and counted instead of refused.
+    """`to_pairs` for large public datasets: rows that are not preferences are dropped and counted instead of refused.
 
     Args:
         dataset: N rows.
@@ -74,29 +73,23 @@ def clean_pairs(dataset: Dataset, name: str, *, max_prompt_chars: int | None = N
         max_prompt_chars: prompts with more characters, over all messages, are dropped too.
 
     Raises:
-        InputError: as `to_pairs` for what no row may be: a missing column, content of another type, an unknown role; or
-            no row is left.
+        InputError: a missing column, content of another type, an unknown role, or no row is left.
     """
-    if max_prompt_chars is not None and max_prompt_chars < 1:
-        raise InputError(f"max_prompt_chars is {max_prompt_chars}; allowed: None or a whole number >= 1.")
-    _check_columns(dataset, name, needed=("chosen", "rejected"), allowed=PAIR_LAYOUTS)
+    check_whole("max_prompt_chars", max_prompt_chars, 1, optional=True)
+    _check_columns(dataset, name, needed=("chosen", "rejected"))
     dropped: Counter[str] = Counter()
 
     def build(row: dict[str, Any]) -> dict[str, list[Message]]:
         pair = _pair(row)
-        if max_prompt_chars is not None and prompt_chars(pair["prompt"]) > max_prompt_chars:
+        characters = sum(len(message["content"]) for message in pair["prompt"])
+        if max_prompt_chars is not None and characters > max_prompt_chars:
             raise _BadRow(f"the prompt has more than {max_prompt_chars} characters.", TOO_LONG)
         return pair
 
     pairs = _rebuild(dataset, name, build, PAIR_FEATURES, ("prompt", "chosen", "rejected"), dropped)
     if len(pairs) == 0:
-        raise InputError(f"{name}: none of {len(dataset)} rows is a preference: {describe_counts(dropped)}.")
+        raise InputError(f"{name}: none of the {len(dataset)} rows is a preference: {describe_counts(dropped)}.")
     return CleanPairs(pairs, {reason: dropped[reason] for reason in REASONS if dropped[reason]})
-
-
-def prompt_chars(prompt: list[Message]) -> int:
-    """Number of characters of a prompt, over all its messages."""
-    return sum(len(message["content"]) for message in prompt)
 
 
 def describe_counts(counts: dict[str, int]) -> str:
@@ -105,19 +98,19 @@ def describe_counts(counts: dict[str, int]) -> str:
 
 
 def to_prompts(dataset: Dataset, name: str) -> Dataset:
-    """Brings a pool of prompts to one layout; answers that come with the prompts are left out.
+    """Converts a pool of prompts to one layout, without responses.
 
     Args:
         dataset: N rows with `prompt` (a string or messages), `messages`, or any layout of pairs.
         name: the dataset's name in error messages.
 
     Returns: N rows: `prompt` (messages that end in a user turn), and every other column but `chosen`, `rejected` and
-        `messages` as it was.
+        `messages` unchanged.
 
     Raises:
         InputError: a missing column, an empty dataset, or a row without a prompt that ends in a user turn.
     """
-    _check_columns(dataset, name, needed=(), allowed=PROMPT_LAYOUTS)
+    _check_columns(dataset, name, needed=())
     columns = dataset.column_names
     if {"chosen", "rejected"} <= set(columns):
         build = _prompt_of_pair
@@ -130,15 +123,17 @@ def to_prompts(dataset: Dataset, name: str) -> Dataset:
     return _rebuild(dataset, name, build, PROMPT_FEATURES, replaced=("prompt", "chosen", "rejected", "messages"))
 
 
-def _check_columns(dataset: Dataset, name: str, *, needed: tuple[str, ...], allowed: str) -> None:
+def _check_columns(dataset: Dataset, name: str, *, needed: tuple[str, ...]) -> None:
     if len(dataset) == 0:
         raise InputError(f"{name} has no rows; allowed: at least one.")
     for column in needed:
         if column not in dataset.column_names:
-            raise InputError(f"{name} has the columns {dataset.column_names} and no {column!r}; allowed: {allowed}.")
+            raise InputError(
+                f"{name} has the columns {dataset.column_names} and no {column!r}; allowed: {PAIR_LAYOUTS}."
+            )
     for column in _UNSUPPORTED:
         if column in dataset.column_names:
-            raise InputError(f"{name} has the column {column!r}, which is not supported; allowed: text without tools.")
+            raise InputError(f"{name} has the column {column!r}, which is not supported; allowed: text only.")
 
 
 def _rebuild(
@@ -149,7 +144,7 @@ def _rebuild(
     replaced: tuple[str, ...],
     dropped: Counter[str] | None = None,
 ) -> Dataset:
-    """Rows in another layout; bad ones are counted in `dropped`, or refused where it is None or no reason is known."""
+    """Converts rows; bad ones are counted in `dropped`, or refused if it is None or the error has no reason."""
     read = [column for column in dataset.column_names if column in replaced]
     columns: dict[str, list[list[Message]]] = {column: [] for column in features}
     good = []
@@ -180,7 +175,7 @@ def _rows(dataset: Dataset) -> Iterator[dict[str, Any]]:
 
 
 class _BadRow(Exception):
-    """A row is wrong; the message lacks its place. The reason is None where no dataset should hold such a row."""
+    """A bad row; the message does not name it. The reason is None for rows that no dataset should have."""
 
     def __init__(self, message: str, reason: str | None = None) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""Length in the ranking of responses; the gaps of the follower are left alone."""
+"""Length in the ranking of responses; the follower's gaps do not change."""
 
 import numpy as np
 
@@ -8,13 +8,13 @@ from sgpo.errors import InputError
 def adjust_for_length(
     rewards: np.ndarray, n_tokens: np.ndarray, *, per_token: bool = False, penalty: float = 0.0
 ) -> np.ndarray:
-    """Rewards by which responses are ranked, (R,).
+    """Rewards that rank the responses, (R,).
 
     Args:
         rewards: (R,) rewards; nan stays nan.
         n_tokens: (R,) tokens of the responses, >= 1.
-        per_token: divides by the number of tokens.
-        penalty: taken off for each token, in the unit of the rewards; >= 0.
+        per_token: divide by the number of tokens.
+        penalty: subtracted for each token, in the unit of the rewards; >= 0.
 
     Raises:
         InputError: both rules at once, or an argument is out of range.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, Value, concatenate_datasets
 
-from sgpo.errors import InputError
+from sgpo.errors import InputError, check_whole
 from sgpo.preferences.distinct import distinct_rows
 from sgpo.preferences.layout import PAIR_FEATURES, clean_pairs, describe_counts
 from sgpo.preferences.source import load_rows
@@ -19,7 +19,7 @@ DUPLICATE = "duplicate prompt"
 
 @dataclass(frozen=True)
 class MixedSource:
-    """A preference dataset of a mixture: where it is (see `load_rows`), its weight beside the others, and its split."""
+    """A preference dataset of a mixture: its path (see `load_rows`), its relative weight, and its split."""
 
     path: str
     weight: float = 1.0
@@ -28,7 +28,7 @@ class MixedSource:
 
 @dataclass(frozen=True)
 class SourceUse:
-    """What became of one source: `rows` read, `dropped` by reason, and `taken` of the `usable` rest."""
+    """What was used of one source: `rows` read, `dropped` by reason, and `taken` of the `usable` rest."""
 
     source: MixedSource
     rows: int
@@ -43,10 +43,10 @@ class Mixture:
 
     Attributes:
         pairs: one pair per prompt, source by source and in the order of each, in the layout of `to_pairs`. The column
-            `origin` names the source of a pair; where a source has that column already, it keeps it. Other columns are
-            kept, null where a source lacks them.
+            `origin` names the source of a pair, unless the source has such a column already. Other columns are kept,
+            null if a source lacks them.
         uses: one entry per source.
-        left_out: columns that have different types in different sources, and are not in `pairs`.
+        left_out: columns that `pairs` lacks because their types differ between sources.
     """
 
     pairs: Dataset
@@ -55,39 +55,31 @@ class Mixture:
 
     def describe(self) -> dict[str, Any]:
         """The mixture without its pairs, as plain values."""
-        sources = [
-            {
-                "path": use.source.path,
-                "split": use.source.split,
-                "weight": use.source.weight,
-                "rows": use.rows,
-                "dropped": use.dropped,
-                "usable": use.usable,
-                "taken": use.taken,
-            }
-            for use in self.uses
-        ]
+        sources = []
+        for use in self.uses:
+            source = {name: getattr(use.source, name) for name in ("path", "split", "weight")}
+            sources.append(source | {name: getattr(use, name) for name in ("rows", "dropped", "usable", "taken")})
         return {"sources": sources, "left_out_columns": self.left_out}
 
 
 def mix_pairs(
     sources: Sequence[MixedSource], *, least: int = 1, seed: int = 0, max_prompt_chars: int | None = None
 ) -> Mixture:
-    """Mixes preference datasets: the largest mixture that their weights allow when no row is taken twice.
+    """Mixes preference datasets: the largest mixture that their weights allow if each row is used at most once.
 
-    Rows that are no preference are dropped and counted (`clean_pairs`), and so are further pairs of a prompt, even when
-    the first is in an earlier source (prompts are compared as `prompt_key` does). One source is taken whole. The same
-    call gives the same pairs.
+    Invalid rows are dropped and counted (`clean_pairs`), and so are further pairs of a prompt, also if the first is in
+    an earlier source (prompts are compared by `prompt_key`). A single source is used whole. The same call gives the
+    same pairs.
 
     Args:
         sources: at least one.
-        least: fewest pairs wanted.
-        seed: seed of the choice within each source, >= 0.
+        least: fewest pairs required.
+        seed: random seed of the selection within each source, >= 0.
         max_prompt_chars: prompts with more characters are dropped and counted.
 
     Raises:
-        InputError: a source that cannot be read, or that runs out before its share of `least` is reached; it is named,
-            with the counts.
+        InputError: a source cannot be read, or has too few pairs for its share of `least`; it is named, with the
+            counts.
     """
     _check(sources, least, seed)
     seen: set[bytes] = set()
@@ -116,8 +108,8 @@ def mix_pairs(
 def _check(sources: Sequence[MixedSource], least: int, seed: int) -> None:
     if not sources:
         raise InputError("there are no sources; allowed: at least one.")
-    if least < 1 or seed < 0:
-        raise InputError(f"least is {least} and seed {seed}; allowed: whole numbers, >= 1 and >= 0.")
+    check_whole("least", least, 1)
+    check_whole("seed", seed, 0)
     for source in sources:
         if not (math.isfinite(source.weight) and source.weight > 0):
             raise InputError(f"the weight of {source.path!r} is {source.weight}; allowed: a number > 0.")
@@ -128,14 +120,10 @@ def _check(sources: Sequence[MixedSource], least: int, seed: int) -> None:
 
 
 def _shares(weights: list[float], usable: list[int]) -> list[int]:
-    """How many rows each source gives: as near its weight as whole numbers allow, by largest remainder."""
+    """Rows of each source: as many as one source allows, apportioned to the weights by largest remainder."""
     exact = [Fraction(weight) for weight in weights]
     size = math.floor(min(count * sum(exact) / weight for count, weight in zip(usable, exact, strict=True)))
-    return _apportion(exact, size)
-
-
-def _apportion(weights: list[Fraction], size: int) -> list[int]:
-    quotas = [size * weight / sum(weights) for weight in weights]
+    quotas = [size * weight / sum(exact) for weight in exact]
     counts = [math.floor(quota) for quota in quotas]
     by_remainder = sorted(range(len(quotas)), key=lambda index: (counts[index] - quotas[index], index))
     for index in by_remainder[: size - sum(counts)]:
@@ -144,9 +132,8 @@ def _apportion(weights: list[Fraction], size: int) -> list[int]:
 
 
 def _shortage(uses: list[SourceUse], least: int) -> str:
-    """Names the source that runs out first."""
+    """The message for the source that runs out first."""
     weights = [Fraction(use.source.weight) for use in uses]
-    # The one with the fewest pairs for its weight.
     place = min(range(len(uses)), key=lambda index: uses[index].usable / weights[index])
     use, share = uses[place], math.ceil(least * weights[place] / sum(weights))
     part = f"{least:,} pairs"
@@ -154,8 +141,8 @@ def _shortage(uses: list[SourceUse], least: int) -> str:
         total = sum(other.source.weight for other in uses)
         part = f"{share:,} pairs, its share of {least:,} (weight {use.source.weight:g} of {total:g})"
     return (
-        f"source {use.source.path!r} runs out: {part}, are asked for, and it has {use.usable:,} with a prompt of their "
-        f"own ({use.rows:,} rows; dropped: {describe_counts(use.dropped)}); allowed: smaller sets, or other weights."
+        f"source {use.source.path!r} runs out: {part}, are needed, and it has {use.usable:,} with distinct prompts "
+        f"({use.rows:,} rows; dropped: {describe_counts(use.dropped)}); allowed: smaller sets, or other weights."
     )
 
 
@@ -164,12 +151,14 @@ def _with_origin(pairs: Dataset, path: str) -> Dataset:
         return pairs.add_column("origin", [path] * len(pairs))
     kind = getattr(pairs.features["origin"], "dtype", None)
     if kind not in ("string", "large_string"):
-        raise InputError(f"{path} has a column 'origin' of type {kind}; allowed: text that names where a row is from.")
+        raise InputError(
+            f"{path} has a column 'origin' of type {kind}; allowed: strings that name the source of each row."
+        )
     return pairs if kind == "string" else pairs.cast_column("origin", Value("string"))
 
 
 def _common_columns(datasets: list[Dataset]) -> tuple[list[Dataset], list[str]]:
-    """The same datasets without the columns whose types differ, and the names of those."""
+    """The datasets without the columns whose types differ, and the names of those columns."""
     first = {name: feature for dataset in reversed(datasets) for name, feature in dataset.features.items()}
     differ = {name for dataset in datasets for name, feature in dataset.features.items() if feature != first[name]}
     order = [*PAIR_FEATURES, "origin"]

@@ -1,4 +1,4 @@
-"""Sources of preference data: files, folders written by `datasets`, and the Hugging Face Hub."""
+"""Loading preference data: files, folders written by `datasets`, and the Hugging Face Hub."""
 
 import gzip
 import json
@@ -16,8 +16,10 @@ from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetGenerationError
 from datasets.utils.info_utils import NonMatchingSplitsSizesError
 
-from sgpo.errors import InputError
+from sgpo.errors import InputError, first_line
 from sgpo.preferences.layout import to_pairs, to_prompts
+from sgpo.store.files import parse_json, read_text
+from sgpo.store.hub import is_hub_id
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".arrow")
 SOURCES = f"a file ({', '.join(SUFFIXES)}), a folder written by save_to_disk, or a Hugging Face Hub id"
@@ -39,7 +41,7 @@ def load_rows(path: str | Path, *, split: str | None = None) -> Dataset:
     Args:
         path: a file (.jsonl, .jsonl.gz, .json, .parquet, .arrow), a folder (written by `save_to_disk`, or laid out like
             a Hub dataset), or a Hub id.
-        split: which split, where the source has splits; None takes "train", or the only one of a saved folder.
+        split: which split, if the source has splits; None uses "train", or the only one of a saved folder.
 
     Raises:
         InputError: there is nothing at `path`, it is not valid (the file and line are named), or it has no such split.
@@ -57,8 +59,7 @@ def _load(path: str | Path, split: str | None) -> Dataset:
         if split is not None:
             raise InputError(f"split is {split!r}, but {place} is one file; allowed: no split.")
         return _load_file(place)
-    is_id = isinstance(path, str) and not name.startswith((".", "/", "~")) and name.count("/") <= 1
-    if not is_id or not name or name.endswith(SUFFIXES):
+    if not is_hub_id(path) or name.endswith(SUFFIXES):
         raise InputError(f"{name!r} does not exist; allowed: {SOURCES}.")
     return _load_hub(name, split)
 
@@ -73,14 +74,14 @@ def _load_file(file: Path) -> Dataset:
         try:
             return Dataset(pyarrow.parquet.read_table(file))
         except (pyarrow.ArrowException, OSError) as error:
-            raise InputError(f"{file} is not a readable Parquet file: {_first_line(error)}") from error
+            raise InputError(f"{file} is not a readable Parquet file: {first_line(error)}.") from error
     if name.endswith(".arrow"):
         return _read_arrow(file)
     raise InputError(f"{file} has an unknown file type; allowed: {', '.join(SUFFIXES)}.")
 
 
 def _read_arrow(file: Path) -> Dataset:
-    """An Arrow file of either format: with a footer (Feather 2), or a stream, as `datasets` writes it."""
+    """Reads both Arrow formats: with a footer (Feather 2), or a stream, as `datasets` writes it."""
     try:
         with pyarrow.memory_map(str(file)) as source:
             try:
@@ -89,11 +90,11 @@ def _read_arrow(file: Path) -> Dataset:
                 source.seek(0)
                 return Dataset(pyarrow.ipc.open_stream(source).read_all())
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"{file} is not a readable Arrow file: {_first_line(error)}") from error
+        raise InputError(f"{file} is not a readable Arrow file: {first_line(error)}.") from error
 
 
 def _check_text(dataset: Dataset, name: str) -> None:
-    """Names the row whose text is not UTF-8: Parquet and Arrow keep any bytes, and reading the row would fail later."""
+    """Names the row whose text is not UTF-8: Parquet and Arrow keep any bytes, and the row would fail later."""
     table = dataset.data.table
     try:
         table.validate(full=True)
@@ -103,7 +104,7 @@ def _check_text(dataset: Dataset, name: str) -> None:
                 table.slice(index, 1).to_pylist()
             except UnicodeDecodeError:
                 raise InputError(f"{name} row {index}: not valid UTF-8.") from error
-        raise InputError(f"{name} is damaged: {_first_line(error)}") from error
+        raise InputError(f"{name} is damaged: {first_line(error)}.") from error
 
 
 def _read_jsonl(file: Path) -> Iterator[dict[str, Any]]:
@@ -112,48 +113,29 @@ def _read_jsonl(file: Path) -> Iterator[dict[str, Any]]:
         with opened(file, "rb") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    yield _parse_line(line.removeprefix(BOM_UTF8), f"{file} line {number}")
+                    row = parse_json(line.removeprefix(BOM_UTF8), str(file), line=number)
+                    yield _check_row(row, f"{file} line {number}")
     except (EOFError, OSError, zlib.error) as error:
-        raise InputError(f"{file} cannot be read: {_first_line(error)}") from error
-
-
-def _parse_line(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where}: not valid UTF-8 (byte {error.start}).") from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}: not valid JSON: {error.msg} (column {error.colno}).") from error
-    if not isinstance(row, dict):
-        raise InputError(f"{where}: a {type(row).__name__}; allowed: a JSON object.")
-    if b"\\ud" in line.lower():
-        _check_surrogates(row, where)
-    return row
-
-
-def _check_surrogates(content: Any, where: str) -> None:
-    """JSON may escape half a character, which no text can hold."""
-    try:
-        json.dumps(content, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        half = error.object[error.start].encode("unicode_escape").decode()
-        raise InputError(f"{where}: not valid text: {half} is half a character.") from error
+        raise InputError(f"{file} cannot be read: {first_line(error)}.") from error
 
 
 def _read_json(file: Path) -> list[dict[str, Any]]:
-    try:
-        rows = json.loads(file.read_bytes().decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: not valid UTF-8 (byte {error.start}).") from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"{file} line {error.lineno}: not valid JSON: {error.msg} (column {error.colno}).") from error
+    rows = parse_json(read_text(file), str(file))
     if not isinstance(rows, list):
         raise InputError(f"{file} holds a {type(rows).__name__}; allowed: a list of JSON objects.")
-    for index, row in enumerate(rows):
-        if not isinstance(row, dict):
-            raise InputError(f"{file} row {index}: a {type(row).__name__}; allowed: a JSON object.")
-        _check_surrogates(row, f"{file} row {index}")
-    return rows
+    return [_check_row(row, f"{file} row {index}") for index, row in enumerate(rows)]
+
+
+def _check_row(row: Any, where: str) -> dict[str, Any]:
+    """The row, if it is a JSON object of valid text: JSON can escape half of a surrogate pair, which is no text."""
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: a {type(row).__name__}; allowed: a JSON object.")
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start].encode("unicode_escape").decode()
+        raise InputError(f"{where}: not valid text: {half} is half of a surrogate pair.") from error
+    return row
 
 
 def _from_rows(rows: list[dict[str, Any]], file: Path) -> Dataset:
@@ -165,20 +147,19 @@ def _from_rows(rows: list[dict[str, Any]], file: Path) -> Dataset:
     try:
         return Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
     except (pyarrow.ArrowException, ValueError, TypeError) as error:
-        raise InputError(f"{file}: a column holds values of different types: {_first_line(error)}") from error
+        raise InputError(f"{file}: a column holds values of different types: {first_line(error)}.") from error
 
 
 def _check_one_type(rows: list[dict[str, Any]], name: str, file: Path) -> None:
-    """Names the row where a column changes its type; Arrow would name neither."""
+    """Names the row and the column that changes its type; Arrow would name neither."""
     first = None
     for index, row in enumerate(rows):
         value = row.get(name)
-        kind = "number" if isinstance(value, (int, float)) and not isinstance(value, bool) else type(value).__name__
         if value is None:
             continue
-        if first is None:
-            first = kind
-        elif kind != first:
+        kind = "number" if isinstance(value, (int, float)) and not isinstance(value, bool) else type(value).__name__
+        first = first or kind
+        if kind != first:
             raise InputError(f"{file} row {index}: {name!r} is a {kind} after rows with a {first}; allowed: one type.")
 
 
@@ -187,7 +168,7 @@ def _load_folder(folder: Path, split: str | None) -> Dataset:
         try:
             saved = load_from_disk(str(folder))
         except Exception as error:
-            raise InputError(f"{folder} is not a whole dataset: {_first_line(error)}") from error
+            raise InputError(f"{folder} is not a complete dataset: {first_line(error)}.") from error
         return _pick_split(saved, folder, split)
     files = sorted(file for file in folder.iterdir() if file.is_file() and file.name.endswith(SUFFIXES))
     if len(files) == 1 and split is None:
@@ -215,17 +196,12 @@ def _load_hub(name: str, split: str | None) -> Dataset:
     except NonMatchingSplitsSizesError as error:
         sizes = re.findall(r"num_examples=(\d+)", str(error))
         raise InputError(
-            f"{name!r} is not whole: its card promises {', '.join(sizes[::2])} rows and its files hold "
+            f"{name!r} is incomplete: its card promises {', '.join(sizes[::2])} rows and its files hold "
             f"{', '.join(sizes[1::2])}; allowed: all of its files, or a README.md without dataset_info."
         ) from error
     except Exception as error:
         cause = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
         what = "folder" if Path(name).is_dir() else "Hugging Face Hub id, and nothing of that name exists here"
         raise InputError(
-            f"{name!r} ({what}) cannot be loaded with split {split or 'train'!r}: {_first_line(cause)}"
+            f"{name!r} ({what}) cannot be loaded with split {split or 'train'!r}: {first_line(cause)}."
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:400]

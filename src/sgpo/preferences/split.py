@@ -1,6 +1,6 @@
 """Splitting preference data into seed pairs, pools of prompts and held-out pairs that share no prompt."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from sgpo.errors import InputError
+from sgpo.choices import Selection, check_choice
+from sgpo.errors import InputError, check_whole
 from sgpo.preferences.distinct import distinct_rows
-from sgpo.preferences.farthest import FarthestPoints, farthest_points
-
-SELECTIONS = ("random", "farthest")
+from sgpo.preferences.farthest import farthest_points
+from sgpo.store.progress import Advance
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Split:
     """Parts of a preference dataset; no prompt is in two of them, or twice in one.
 
     Attributes:
-        seeds: pairs to start from. The first s of them are a choice of s seeds.
-        pools: prompts to annotate, one dataset per round: `prompt`, and `origin` where the pairs have it.
-        heldout: pairs never to train on, drawn at random whatever the selection of the seeds; it may be empty.
+        seeds: pairs to start from. The first s of them are a selection of s seeds.
+        pools: prompts to annotate, one dataset per round: `prompt`, and `origin` if the pairs have it.
+        heldout: pairs never to train on, drawn at random whatever the selection of the seeds; may be empty.
         notes: what was split, and how, as plain values: `pairs`, `duplicate_prompts`, `unused`, `seed`, `selection`,
             and `coverage_radius`: the largest cosine distance of a prompt outside the held-out set to the nearest seed,
             None for random seeds.
@@ -44,23 +44,23 @@ def split_pairs(
     selection: str = "random",
     embeddings: np.ndarray | None = None,
     device: str | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Advance | None = None,
 ) -> Split:
     """Splits pairs by prompt.
 
-    Of several pairs with one prompt the first counts and the others are left out (prompts are compared as `prompt_key`
-    does). The held-out pairs are drawn first, so they stay the same when the other sizes change.
+    Of several pairs with one prompt the first is used (prompts are compared by `prompt_key`). The held-out pairs are
+    drawn first, so they do not change with the other sizes.
 
     Args:
         pairs: N pairs in the layout of `to_pairs`.
         seeds: number of seed pairs, >= 1.
         pools: number of prompts of each round.
         heldout: number of held-out pairs.
-        seed: seed of everything random, >= 0.
-        selection: how seeds are chosen: "random", or "farthest" (greedy k-centre; needs `embeddings`).
-        embeddings: (N, d) one vector per pair, of its prompt (`sgpo.policy.embed.embed_prompts`).
-        device: where to find farthest points, such as "cuda"; None: the CPU.
-        progress: called with the number of farthest points newly found.
+        seed: random seed, >= 0.
+        selection: how seeds are selected: "random", or "farthest" (greedy k-centre; needs `embeddings`).
+        embeddings: (N, d) one vector per pair, that of its prompt (`sgpo.policy.embed.embed_prompts`).
+        device: where farthest points are computed, such as "cuda"; None uses the CPU.
+        progress: called with the number of farthest points newly picked.
 
     Raises:
         InputError: an argument is out of range, or there are fewer distinct prompts than asked for.
@@ -111,16 +111,12 @@ def _check(
     embeddings: np.ndarray | None,
     count: int,
 ) -> None:
-    if seeds < 1:
-        raise InputError(f"the number of seeds is {seeds}; allowed: a whole number >= 1.")
+    check_whole("the number of seeds", seeds, 1)
+    check_whole("the number of held-out pairs", heldout, 0)
+    check_whole("seed", seed, 0)
+    check_choice("selection", selection, Selection)
     if any(size < 1 for size in pools):
         raise InputError(f"the pools have {_sizes(pools)} prompts; allowed: whole numbers >= 1.")
-    if heldout < 0:
-        raise InputError(f"the number of held-out pairs is {heldout}; allowed: a whole number >= 0.")
-    if seed < 0:
-        raise InputError(f"seed is {seed}; allowed: a whole number >= 0.")
-    if selection not in SELECTIONS:
-        raise InputError(f"selection is {selection!r}; allowed: {', '.join(map(repr, SELECTIONS))}.")
     if (selection == "farthest") != (embeddings is not None):
         raise InputError(
             f"selection is {selection!r} {'with' if embeddings is not None else 'without'} embeddings; allowed: "
@@ -132,19 +128,3 @@ def _check(
 
 def _sizes(pools: Sequence[int]) -> str:
     return ", ".join(f"{size:,}" for size in pools) or "none"
-
-
-def select_farthest_seeds(
-    pairs: Dataset, size: int, embeddings: np.ndarray, seed: int, *, device: str | None = None
-) -> tuple[Dataset, FarthestPoints]:
-    """Selects seed pairs by farthest-point sampling: `farthest_points` for pairs, one vector per pair.
-
-    Returns: `size` pairs in the order in which they were picked, and the picks with their coverage radius.
-
-    Raises:
-        InputError: an argument is out of range.
-    """
-    if len(embeddings) != len(pairs):
-        raise InputError(f"embeddings has {len(embeddings)} rows; allowed: one per pair, {len(pairs)}.")
-    found = farthest_points(embeddings, size, seed=seed, device=device)
-    return pairs.select(found.rows), found

@@ -1,9 +1,7 @@
-"""A split on disk: Parquet files, and split.json with their counts and hashes."""
+"""A split on disk: Parquet files, and split.json with their row counts and hashes."""
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,13 +12,14 @@ import sgpo
 from sgpo.errors import InputError
 from sgpo.preferences.source import load_rows
 from sgpo.preferences.split import Split
+from sgpo.store.files import read_json, replacing
 
 
 def hash_rows(dataset: Dataset) -> str:
     """SHA-256 of the rows of a dataset, in hexadecimal digits.
 
-    It is that of their text as JSON, one line per row: keys sorted, no spaces, UTF-8. So it names the content, whatever
-    version of whatever library wrote the file.
+    The digest is of the rows as JSON, one line per row: keys sorted, no spaces, UTF-8. It identifies the content,
+    whatever version of whatever library wrote the file.
     """
     digest = hashlib.sha256()
     for row in dataset.with_format(None):
@@ -30,7 +29,7 @@ def hash_rows(dataset: Dataset) -> str:
 
 
 def check_new_folder(folder: str | Path) -> None:
-    """Raises InputError where a split cannot be written because something is there already."""
+    """Raises InputError if a split cannot be written because something is there already."""
     place = Path(folder)
     if place.is_dir() and any(place.iterdir()):
         raise InputError(f"{place} is not empty; allowed: an empty folder, or a path that does not exist.")
@@ -41,12 +40,12 @@ def check_new_folder(folder: str | Path) -> None:
 def write_split(split: Split, folder: str | Path, *, notes: dict[str, Any] | None = None) -> dict[str, Any]:
     """Writes seeds.parquet, pool-1.parquet, ..., heldout.parquet (unless it is empty), and split.json.
 
-    The folder is written beside its place and renamed when it is whole. The same split gives the same bytes.
+    The folder is complete or absent. The same split gives the same bytes.
 
     Args:
         split: the parts.
         folder: where to; it must not exist, or be empty.
-        notes: plain values that split.json holds beside `split.notes`, such as `Mixture.describe()`.
+        notes: plain values for split.json in addition to `split.notes`, such as `Mixture.describe()`.
 
     Returns: the content of split.json: `sgpo` (the version), the notes, and `files`: name to `rows` and `sha256`
         (`hash_rows`).
@@ -55,26 +54,19 @@ def write_split(split: Split, folder: str | Path, *, notes: dict[str, Any] | Non
         InputError: there is something at `folder`.
     """
     check_new_folder(folder)
-    final = Path(folder)
-    partial = final.with_name(f".{final.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with replacing(folder) as partial:
+        partial.mkdir()
         files = {}
         for name, part in _parts(split):
             part.to_parquet(partial / name)
             files[name] = {"rows": len(part), "sha256": hash_rows(part)}
         content = {"sgpo": sgpo.__version__, **split.notes, **(notes or {}), "files": files}
         (partial / "split.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(partial, final)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return content
 
 
 def check_split(folder: str | Path) -> dict[str, Any]:
-    """Reads split.json and holds the files beside it to their hashes.
+    """Reads split.json and checks the files next to it against their hashes.
 
     Returns: the content of split.json.
 
@@ -82,11 +74,11 @@ def check_split(folder: str | Path) -> dict[str, Any]:
         InputError: there is no split, or a file is missing or has other rows than those that were written.
     """
     place = Path(folder) / "split.json"
+    content = read_json(place)
     try:
-        content = json.loads(place.read_text(encoding="utf-8"))
         recorded = {name: file["sha256"] for name, file in content["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{place} is not readable: {error!r}; allowed: a folder that `sgpo split` wrote.") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{place} lacks the hashes of its files; allowed: a file that `sgpo split` wrote.") from error
     for name, sha256 in recorded.items():
         file = place.with_name(name)
         found = hash_rows(load_rows(file))

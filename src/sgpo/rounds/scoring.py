@@ -3,10 +3,10 @@
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from sgpo.evaluate.held_out import score_pairs
 from sgpo.leader.scores import FINGERPRINT_COLUMN
 from sgpo.policy.fingerprints import fingerprint_pairs
 from sgpo.policy.load import Policy
+from sgpo.policy.score import score_pairs
 from sgpo.rounds.context import Run
 
 

@@ -1,1 +1,1 @@
-"""Servers that speak the OpenAI API: asking several of them, and starting one."""
+"""Servers with the OpenAI API: using several of them, caching their answers, and starting one."""

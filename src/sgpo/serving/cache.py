@@ -8,36 +8,33 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from sgpo.errors import InputError
-from sgpo.serving.answers import Answer
+from sgpo.serving.answers import Answer, Body
+from sgpo.store.progress import Advance
 
-Body = dict[str, Any]
+OnAnswer = Callable[[int, Answer], None]
 
 
 class Pool(Protocol):
-    """What answers requests, as `sgpo.serving.client.ServerPool` does."""
+    """Answers requests, as `sgpo.serving.client.ServerPool` does."""
 
     def map(
-        self,
-        bodies: Sequence[Body],
-        *,
-        progress: Callable[[int], None] | None = None,
-        on_answer: Callable[[int, Answer], None] | None = None,
+        self, bodies: Sequence[Body], *, progress: Advance | None = None, on_answer: OnAnswer | None = None
     ) -> list[Answer]: ...
 
 
 class CachedPool:
-    """A pool of servers behind a file of answers: JSON Lines, one answer a line, appended as it arrives.
+    """A pool of servers behind a file of answers: JSON Lines, one answer per line, appended as it arrives.
 
-    The key of an answer is the SHA-256 of its request's body, in which the server's address does not occur: another
-    server of the same model name answers from the file too. A last line without its end, which a run that was killed
-    may leave, is cut off. One process at a time may use a file.
+    The key of an answer is the SHA-256 of its request's body, which does not contain the server's address: answers of
+    another server with the same model name are used too. An incomplete last line, which a killed run may leave, is
+    removed. One process at a time may use a file.
 
     Args:
         pool: asked for what the file does not hold.
-        path: the file; it and its folder are made when the first answer is.
+        path: the file; it and its folder are created with the first answer.
     """
 
     def __init__(self, pool: Pool, path: str | Path) -> None:
@@ -47,22 +44,18 @@ class CachedPool:
         """The bodies that `map` would ask for: those without an answer in the file, each once.
 
         Raises:
-            InputError: a line of the file, but for a torn last one, is damaged.
+            InputError: a line of the file, other than an incomplete last one, is damaged.
         """
         known = _read(self._path)
         return list({key: body for body in bodies if (key := request_key(body)) not in known}.values())
 
     def map(
-        self,
-        bodies: Sequence[Body],
-        *,
-        progress: Callable[[int], None] | None = None,
-        on_answer: Callable[[int, Answer], None] | None = None,
+        self, bodies: Sequence[Body], *, progress: Advance | None = None, on_answer: OnAnswer | None = None
     ) -> list[Answer]:
-        """Answers to N bodies, in their order; see `ServerPool.map`. Of equal bodies one is asked.
+        """Answers to N bodies, in their order; see `ServerPool.map`. Equal bodies are asked for once.
 
         Raises:
-            InputError: what the pool raises; the file is damaged, cannot be written, or another process has it open.
+            InputError: what the pool raises; the file is damaged, cannot be written, or is in use by another process.
         """
         keys = [request_key(body) for body in bodies]
         places: dict[str, list[int]] = {}
@@ -99,7 +92,7 @@ def request_key(body: Body) -> str:
 
 @contextmanager
 def _appending(path: Path) -> Iterator[Callable[[bytes], None]]:
-    """Yields what appends a line, with the file locked and its torn last line cut off."""
+    """Yields a function that appends a line, with the file locked and its incomplete last line removed."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -111,7 +104,7 @@ def _appending(path: Path) -> Iterator[Callable[[bytes], None]]:
         except BlockingIOError as error:
             raise InputError(f"cache {path} is in use by another process; wait for it, or use another file.") from error
         os.ftruncate(file, _whole_length(path))
-        # One write for a line: it is in the file's hands at once, and whole unless the machine dies.
+        # Unbuffered: a line that was written survives the end of this process.
         yield lambda line: _write_all(file, line)
     finally:
         os.close(file)

@@ -1,35 +1,34 @@
-"""Chat completions from several servers that speak the OpenAI API: bounded, retried, and moved when one fails."""
+"""Chat completions from several servers with the OpenAI API: bounded, retried, and moved when a server fails."""
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from importlib.util import find_spec
 from urllib.parse import urlsplit
 
-from sgpo.errors import InputError
-from sgpo.serving.answers import Answer, Unusable, read_completion
+from sgpo.errors import InputError, check_whole
+from sgpo.serving.answers import Answer, Body, Unusable, read_completion
+from sgpo.serving.cache import OnAnswer
 from sgpo.serving.server import Refused, Server, Silent
 from sgpo.serving.turns import Turns
-
-Body = dict[str, Any]
+from sgpo.store.progress import Advance
 
 
 class ServerPool:
-    """Several servers that are asked as one.
+    """Several servers that are used as one.
 
     A request goes to the server with the fewest open requests. Time-outs, refused connections, the statuses 408, 409,
-    429 and 5xx, and replies that hold no answer are tried again; a server that fails is set aside, longer each time,
-    and its requests go to the others (`sgpo.serving.turns`). Other statuses say that the request is wrong: they end
-    the call.
+    429 and 5xx, and replies without an answer are retried. A server that fails is paused, longer each time, and its
+    requests go to the others (`sgpo.serving.turns`). Other statuses mean that the request is wrong: they end the call.
 
     Args:
         urls: base URLs, such as http://localhost:8000/v1.
-        api_key: None reads OPENAI_API_KEY, or sends "none". It goes to the servers and nowhere else.
-        timeout: seconds for one attempt; connecting may take ten of them.
-        retries: attempts of a request after the first at each server; also failures in a row, after the first, that
-            all servers may have before the call ends.
+        api_key: None reads OPENAI_API_KEY, or sends "none". It is sent to the servers only.
+        timeout: seconds for one attempt, of which connecting may take ten.
+        retries: attempts of a request after the first at each server; also failures in a row, after the first, that all
+            servers may have before the call ends.
         concurrency: open requests at each server.
-        pause: seconds that the first failure sets a server aside; doubled each time, up to a minute.
+        pause: seconds that a server is paused after its first failure; doubled each time, up to a minute.
 
     Raises:
         InputError: an argument is out of range, or the `openai` package is not installed.
@@ -50,19 +49,15 @@ class ServerPool:
         for url in urls:
             if not _is_base_url(url):
                 raise InputError(f"server {url!r}; allowed: a base URL, such as http://localhost:8000/v1.")
-        for name, value, least in (("retries", retries, 0), ("concurrency", concurrency, 1)):
-            if value < least:
-                raise InputError(f"{name} is {value}; allowed: a whole number >= {least}.")
+        check_whole("retries", retries, 0)
+        check_whole("concurrency", concurrency, 1)
         for name, seconds in (("timeout", timeout), ("pause", pause)):
             if not seconds > 0:
                 raise InputError(f"{name} is {seconds}; allowed: seconds > 0.")
-        try:
-            import openai  # noqa: F401 -- asked for here, so that a run says so before it starts
-        except ImportError as error:
-            raise InputError(
-                "servers need the openai package, which is not installed: pip install 'sgpo[server]'."
-            ) from error
-        self.urls = tuple(urls)
+        # Imported with the first request; checked here so that a run fails before it starts.
+        if find_spec("openai") is None:
+            raise InputError("servers need the openai package, which is not installed: pip install 'sgpo[server]'.")
+        self._urls = tuple(urls)
         self._api_key = api_key or os.environ.get("OPENAI_API_KEY") or "none"
         self._timeout, self._retries, self._concurrency, self._pause = timeout, retries, concurrency, pause
 
@@ -70,8 +65,8 @@ class ServerPool:
         self,
         bodies: Sequence[Body],
         *,
-        progress: Callable[[int], None] | None = None,
-        on_answer: Callable[[int, Answer], None] | None = None,
+        progress: Advance | None = None,
+        on_answer: OnAnswer | None = None,
         concurrency: int | None = None,
     ) -> list[Answer]:
         """Asks for a completion of each request body of POST /v1/chat/completions.
@@ -79,29 +74,29 @@ class ServerPool:
         Args:
             bodies: N request bodies.
             progress: called with 1 for each answer.
-            on_answer: called with the body's place and its answer as soon as that is there, in any order; what it was
-                called with is not lost when the call fails later.
-            concurrency: open requests at each server; None takes the pool's.
+            on_answer: called with the body's position and its answer as soon as that arrives, in any order; these
+                answers are not lost if the call fails later.
+            concurrency: open requests at each server; None uses the pool's.
 
         Returns: N answers, in the order of the bodies.
 
         Raises:
-            InputError: a server refuses a request (its status and words are quoted), or a request or all servers
+            InputError: a server refuses a request (its status and message are quoted), or a request or all servers
                 failed too often (the last failure of each server is named).
         """
         return asyncio.run(self._map(bodies, progress, on_answer, concurrency or self._concurrency))
 
-    def _servers(self) -> list[Server]:
+    async def _map(
+        self, bodies: Sequence[Body], progress: Advance | None, on_answer: OnAnswer | None, concurrency: int
+    ) -> list[Answer]:
         # Connections belong to the event loop of one call.
-        return [Server(url, self._api_key, self._timeout) for url in self.urls]
-
-    async def _map(self, bodies, progress, on_answer, concurrency) -> list[Answer]:
-        turns = Turns(self._servers(), limit=concurrency, pause=self._pause, longest=self._timeout)
+        servers = [Server(url, self._api_key, self._timeout) for url in self._urls]
+        turns = Turns(servers, limit=concurrency, pause=self._pause, longest=self._timeout)
         places = iter(range(len(bodies)))
         answers: list[Answer | None] = [None] * len(bodies)
 
         async def work() -> None:
-            # An iterator shared by the workers: each takes the next request when it is free.
+            # The workers share one iterator: each takes the next request when it is free.
             for place in places:
                 answers[place] = await self._ask(turns, bodies[place], place)
                 if on_answer is not None:
@@ -109,7 +104,7 @@ class ServerPool:
                 if progress is not None:
                     progress(1)
 
-        count = min(concurrency * len(self.urls), len(bodies))
+        count = min(concurrency * len(servers), len(bodies))
         workers = [asyncio.create_task(work()) for _ in range(count)]
         try:
             await asyncio.gather(*workers)
@@ -117,13 +112,13 @@ class ServerPool:
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
-            await asyncio.gather(*(server.close() for server in turns.servers))
+            await asyncio.gather(*(server.close() for server in servers))
         return answers
 
     async def _ask(self, turns: Turns, body: Body, place: int) -> Answer:
         failed: list[Server] = []
         while True:
-            # Each server once before the first is asked again.
+            # Every server once before the first is asked again.
             turn = await turns.take(avoid=failed[len(failed) // len(turns.servers) * len(turns.servers) :])
             try:
                 answer = read_completion(await turn.server.complete(body))
@@ -135,10 +130,10 @@ class ServerPool:
                 failed.append(turn.server)
                 turns.fail(turn, str(error), getattr(error, "retry_after", None))
                 if turns.all_down(self._retries + 1):
-                    raise InputError(f"no server answers ({turns.last_words()}).") from error
+                    raise InputError(f"no server answers ({turns.last_failures()}).") from error
                 if len(failed) == (self._retries + 1) * len(turns.servers):
                     raise InputError(
-                        f"request {place}: no answer in {len(failed)} attempts ({turns.last_words()})."
+                        f"request {place}: no answer in {len(failed)} attempts ({turns.last_failures()})."
                     ) from error
             finally:
                 turns.release(turn)

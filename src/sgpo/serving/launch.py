@@ -1,6 +1,5 @@
 """Starting a server, waiting until it answers, and ending it with everything that it started."""
 
-import os
 import re
 import shlex
 import subprocess
@@ -10,22 +9,20 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO
 
 from sgpo.errors import InputError
-from sgpo.serving.process import open_output, quote_output, watcher
-from sgpo.serving.watch import end_group
+from sgpo.serving.process import Child, child_process
 
 _POLL = 0.2
 _FIELD = re.compile(r"\{([A-Za-z_]\w*)\}")
 
 
 def fill_command(command: str | Sequence[str], **fields: object) -> list[str]:
-    """Splits a command into words as a shell does, and fills in `{name}`; a value with spaces stays one word.
+    """Splits a command into words as a shell does, and replaces `{name}`; a value with spaces stays one word.
 
     Args:
-        command: the command, or its words. Braces that hold anything but a name, such as JSON, are left alone.
-        fields: the value of each name; a name may be left unused.
+        command: the command, or its words. Braces that hold anything but a name, such as JSON, are not changed.
+        fields: the value of each name; names may be unused.
 
     Returns: the words.
 
@@ -35,7 +32,8 @@ def fill_command(command: str | Sequence[str], **fields: object) -> list[str]:
 
     def value(match: re.Match[str]) -> str:
         if match[1] not in fields:
-            raise InputError(f"server command {command!r} has {match[0]}; allowed: {', '.join(map(_braced, fields))}.")
+            allowed = ", ".join(f"{{{name}}}" for name in fields)
+            raise InputError(f"server command {command!r} has {match[0]}; allowed: {allowed}.")
         return str(fields[match[1]])
 
     return [_FIELD.sub(value, word) for word in _words(command)]
@@ -50,44 +48,42 @@ def launched_server(
     log: str | Path | None = None,
     grace: float = 30,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Starts a server, waits until it answers, and ends it on leaving: the process and all that it started.
+    """Starts a server, waits until it answers, and on exit ends it and everything that it started.
 
-    The server answers where GET /health says 200, or, where there is no such page, GET /v1/models. Should this process
-    be killed, so that it cannot clean up, a small process beside it ends the server.
+    The server is ready when GET /health returns 200, or, if there is no such page, GET /v1/models. If this process is
+    killed, a small watcher process ends the server.
 
     Args:
         command: a command, split as a shell does but run without one, or its words.
-        urls: base URLs of the server, such as http://localhost:8000/v1; several where one command starts several.
+        urls: base URLs of the server, such as http://localhost:8000/v1; several if one command starts several.
         timeout: seconds until all of them must answer.
         log: file that the server's output is appended to; None keeps it only as long as the server runs.
-        grace: seconds between SIGTERM and SIGKILL on leaving.
+        grace: seconds between SIGTERM and SIGKILL on exit.
 
     Yields: the process, the leader of its group.
 
     Raises:
-        InputError: the command does not exist, ends or runs out of time before all URLs answer (the end of its output
-            is quoted), or a URL answers already, as that is another server, with perhaps another model.
+        InputError: the command does not exist, ends or times out before all URLs answer (the end of its output is
+            quoted), or a URL answers already: that is another server, perhaps with another model.
     """
     words = _words(command)
-    if taken := [url for url in urls if _says(url) is not None]:
+    if taken := [url for url in urls if _is_ready(url) is not None]:
         raise InputError(
             f"{', '.join(taken)} answers before {shlex.join(words)!r} is started; allowed: a port that is free. "
-            "End the server that runs there, or leave the command out to use it."
+            "End the server that runs there, or remove the command to use it."
         )
     with ExitStack() as stack:
-        output = stack.enter_context(open_output(log))
-        start = os.fstat(output.fileno()).st_size
-        told = stack.enter_context(watcher(grace))
-        process = _start(words, output)
-        stack.callback(lambda: end_group(process.pid, grace, reap=process.poll))
-        told.write(b"%d" % process.pid)
-        _wait(process, words, urls, timeout, output, start)
-        yield process
+        try:
+            child = stack.enter_context(child_process(words, log=log, grace=grace))
+        except OSError as error:
+            raise InputError(f"server command {shlex.join(words)!r} cannot be started: {error}.") from error
+        _wait(child, shlex.join(words), urls, timeout)
+        yield child.process
 
 
 def answers(url: str) -> bool:
     """Whether the server with this base URL, such as http://localhost:8000/v1, is ready for requests."""
-    return bool(_says(url))
+    return bool(_is_ready(url))
 
 
 def _words(command: str | Sequence[str]) -> list[str]:
@@ -100,54 +96,31 @@ def _words(command: str | Sequence[str]) -> list[str]:
     return words
 
 
-def _braced(name: str) -> str:
-    return "{" + name + "}"
-
-
-def _start(words: list[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
-    try:
-        # A session of its own: Ctrl-C reaches this process alone, which then ends the server's whole group.
-        return subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    except OSError as error:
-        raise InputError(f"server command {shlex.join(words)!r} cannot be started: {error}.") from error
-
-
-def _wait(
-    process: subprocess.Popen[bytes],
-    words: list[str],
-    urls: Sequence[str],
-    timeout: float,
-    output: IO[bytes],
-    start: int,
-) -> None:
+def _wait(child: Child, command: str, urls: Sequence[str], timeout: float) -> None:
     until = time.monotonic() + timeout
     silent = list(urls)
     while True:
-        code = process.poll()
+        code = child.process.poll()
         silent = [url for url in silent if not answers(url)]
         if code is not None:
             raise InputError(
-                f"server command {shlex.join(words)!r} ended with code {code} before {', '.join(urls)} answered."
-                + quote_output(output, start)
+                f"server command {command!r} ended with code {code} before {', '.join(urls)} answered.{child.quote()}"
             )
         if not silent:
             return
         if time.monotonic() > until:
             raise InputError(
-                f"{', '.join(silent)} did not answer within {timeout:g} s of starting {shlex.join(words)!r}."
-                + quote_output(output, start)
+                f"{', '.join(silent)} did not answer within {timeout:g} s of starting {command!r}.{child.quote()}"
             )
         time.sleep(_POLL)
 
 
-def _says(url: str) -> bool | None:
-    """Whether a server says that it is ready; None where nobody answers."""
+def _is_ready(url: str) -> bool | None:
+    """Whether a server reports that it is ready; None if nothing answers."""
     base = url.rstrip("/")
     for page, ready in ((base.removesuffix("/v1") + "/health", {200}), (base + "/models", {200, 401, 403})):
         status = _status(page)
-        if status is None or status != 404:
+        if status != 404:
             return None if status is None else status in ready
     return False
 

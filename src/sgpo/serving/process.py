@@ -1,39 +1,92 @@
-"""What every process that this one starts needs: its output kept and quoted, and an end when this one is gone."""
+"""Child processes: output that is kept and quoted, and an end that comes even if this process is killed."""
 
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from sgpo.serving import watch
 
 _QUOTED_LINES, _QUOTED_BYTES = 20, 10_000
+# What `accelerate launch` tells its processes; a child is none of them.
+_LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
-def open_output(log: str | Path | None) -> IO[bytes]:
-    """Where a process writes: a file that is appended to, or, for None, one that lasts as long as it is open."""
+@dataclass(frozen=True)
+class Child:
+    """A child process, the leader of its own process group.
+
+    Attributes:
+        process: the process.
+        output: the file that it writes to.
+        start: size of that file, in bytes, when the process was started.
+    """
+
+    process: subprocess.Popen[bytes]
+    output: IO[bytes]
+    start: int
+
+    def quote(self) -> str:
+        """A sentence with the last lines of the child's output."""
+        # Not by seeking: the child writes at the position that this would move.
+        end = os.fstat(self.output.fileno()).st_size
+        start = max(self.start, end - _QUOTED_BYTES)
+        written = os.pread(self.output.fileno(), end - start, start)
+        lines = written.decode("utf-8", errors="replace").splitlines()[-_QUOTED_LINES:]
+        return " The end of its output:\n" + "\n".join(lines) if lines else " It wrote nothing."
+
+
+@contextmanager
+def child_process(
+    words: Sequence[str], *, log: str | Path | None, grace: float, pipes: bool = False
+) -> Iterator[Child]:
+    """Runs a command and, on exit, ends its whole process group. If this process is killed, a watcher process does so.
+
+    The child does not see the variables that `accelerate launch` sets, and vLLM's usage statistics are off unless the
+    environment turns them on.
+
+    Args:
+        words: the program and its arguments.
+        log: file that the output is appended to; None keeps it only as long as the process runs.
+        grace: seconds between SIGTERM and SIGKILL.
+        pipes: connect stdin and stdout to pipes, so that only stderr is output; otherwise stdin is empty.
+
+    Raises:
+        OSError: the program cannot be started.
+    """
+    with _open_output(log) as output, _watcher(grace) as told:
+        start = os.fstat(output.fileno()).st_size
+        # In its own session: Ctrl-C reaches this process only, which then ends the child's whole group.
+        process = subprocess.Popen(
+            words,
+            stdin=subprocess.PIPE if pipes else subprocess.DEVNULL,
+            stdout=subprocess.PIPE if pipes else output,
+            stderr=output,
+            env=_environment(),
+            start_new_session=True,
+        )
+        try:
+            told.write(b"%d" % process.pid)
+            yield Child(process, output, start)
+        finally:
+            watch.end_group(process.pid, grace, reap=process.poll)
+            process.wait()
+
+
+def _open_output(log: str | Path | None) -> IO[bytes]:
     if log is None:
         return tempfile.TemporaryFile()
     Path(log).parent.mkdir(parents=True, exist_ok=True)
     return open(log, "ab+")
 
 
-def quote_output(output: IO[bytes], start: int) -> str:
-    """A sentence with the last lines written to `output` after its byte `start`."""
-    # The process writes at the place that seeking would move.
-    end = os.fstat(output.fileno()).st_size
-    start = max(start, end - _QUOTED_BYTES)
-    written = os.pread(output.fileno(), end - start, start)
-    lines = written.decode("utf-8", errors="replace").splitlines()[-_QUOTED_LINES:]
-    return " The end of its output:\n" + "\n".join(lines) if lines else " It wrote nothing."
-
-
 @contextmanager
-def watcher(grace: float) -> Iterator[IO[bytes]]:
+def _watcher(grace: float) -> Iterator[IO[bytes]]:
     """A pipe to a process that ends the group whose id is written to it, should this process be killed."""
     words = [sys.executable, "-I", "-S", watch.__file__, str(grace)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, bufsize=0, start_new_session=True) as process:
@@ -41,3 +94,9 @@ def watcher(grace: float) -> Iterator[IO[bytes]]:
             yield process.stdin
         finally:
             process.kill()
+
+
+def _environment() -> dict[str, str]:
+    launched = {name for name in os.environ if name in _LAUNCHED or name.startswith("TORCHELASTIC_")}
+    kept = {name: value for name, value in os.environ.items() if name not in launched}
+    return {"VLLM_NO_USAGE_STATS": "1", **kept}

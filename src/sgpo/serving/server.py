@@ -2,19 +2,19 @@
 
 from typing import Any
 
-# A machine that is gone answers nothing at all: it must not cost the time of a long answer.
+# A machine that is gone does not answer at all; that must not take as long as a long answer.
 _CONNECT_TIMEOUT = 10.0
 
 
 class Refused(Exception):
-    """The server says that the request itself is wrong; asking again changes nothing."""
+    """The server reports that the request is wrong; a retry would not help."""
 
 
 class Silent(Exception):
-    """The server did not answer, or could not: asking again may help.
+    """The server did not answer, or could not; a retry may help.
 
     Attributes:
-        retry_after: seconds that the server asks to wait; None where it does not say.
+        retry_after: seconds that the server asks to wait; None if it does not.
     """
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
@@ -33,7 +33,7 @@ class Server:
         from openai import AsyncOpenAI, Timeout
 
         self.url, self._api_key = url, api_key
-        # The pool tries again, perhaps elsewhere; the client's own retries would stay here.
+        # The pool retries, perhaps elsewhere; the client would retry the same server.
         self._client = AsyncOpenAI(
             base_url=url,
             api_key=api_key,
@@ -45,38 +45,39 @@ class Server:
         """The text of the reply to POST /chat/completions.
 
         Raises:
-            Refused: a status that says that the request is wrong.
-            Silent: no connection, no reply in time, or a status that says that the server is at fault or busy.
+            Refused: a status that means that the request is wrong.
+            Silent: no connection, no reply in time, or a status that means that the server is at fault or busy.
         """
         from openai import APIConnectionError, APIStatusError, APITimeoutError
 
         try:
-            reply = await self._client.chat.completions.with_raw_response.create(**_as_arguments(body))
+            reply = await self._client.chat.completions.with_raw_response.create(
+                # Fields that the client does not know are sent as they are.
+                model=body["model"],
+                messages=body["messages"],
+                extra_body=body,
+            )
             return reply.text
         except APITimeoutError as error:
             raise Silent("no reply in time") from error
         except APIConnectionError as error:
             raise Silent(f"no connection ({error.__cause__ or error})") from error
         except APIStatusError as error:
-            said = f"status {error.status_code}: {self._quote(error.response.text)}"
+            failure = f"status {error.status_code}: {self._quote(error.response.text)}"
             if error.status_code in (408, 409, 429) or error.status_code >= 500:
-                raise Silent(said, _retry_after(error.response.headers.get("retry-after"))) from error
+                raise Silent(failure, _retry_after(error.response.headers.get("retry-after"))) from error
             if error.status_code == 404 and not self.url.rstrip("/").endswith("/v1"):
-                said += " (a base URL ends in /v1 as a rule)"
-            raise Refused(said) from error
+                failure += " (base URLs usually end in /v1)"
+            raise Refused(failure) from error
 
     def _quote(self, text: str) -> str:
-        # Some servers repeat the key that they do not accept.
-        return _shorten(text.replace(self._api_key, "***"))
+        # Some servers quote the key that they reject.
+        words = " ".join(text.replace(self._api_key, "***").split())
+        return words if len(words) <= 300 else words[:297] + "..."
 
     async def close(self) -> None:
         """Closes its connections."""
         await self._client.close()
-
-
-def _as_arguments(body: dict[str, Any]) -> dict[str, Any]:
-    """A body as the client takes it: what it has no name for goes along as it is."""
-    return {"model": body["model"], "messages": body["messages"], "extra_body": {**body}}
 
 
 def _retry_after(header: str | None) -> float | None:
@@ -84,8 +85,3 @@ def _retry_after(header: str | None) -> float | None:
         return None if header is None else max(float(header), 0.0)
     except ValueError:
         return None
-
-
-def _shorten(text: str) -> str:
-    words = " ".join(text.split())
-    return words if len(words) <= 300 else words[:297] + "..."

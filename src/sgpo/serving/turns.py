@@ -1,39 +1,35 @@
-"""Which server of a pool is asked next, and how long one that fails is left alone."""
+"""Which server of a pool gets the next request, and how long a server that fails is paused."""
 
 import asyncio
 import os
 import time
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from sgpo.serving.server import Server
 
 _LONGEST_PAUSE = 60.0
 
 
-class Turn:
-    """One request at one server.
+class Turn(NamedTuple):
+    """One request at one server, and its start time on the monotonic clock."""
 
-    Attributes:
-        server: the server.
-        began: when, on the monotonic clock.
-    """
-
-    def __init__(self, server: Server) -> None:
-        self.server, self.began = server, time.monotonic()
+    server: Server
+    began: float
 
 
 class Turns:
     """Hands out turns at several servers: the least busy first, and those that fail less and less often.
 
-    A server that fails is set aside for a pause, which doubles with each failure in a row, up to a minute. After it,
-    one request at a time tries the server, until one succeeds: what is lost to a server that is gone, or that takes
-    long to fail, is one request now and then.
+    A server that fails is paused. The pause doubles with each failure in a row, up to a minute. Afterwards one request
+    at a time tries the server until one succeeds, so a server that is gone, or slow to fail, costs few requests.
 
     Args:
         servers: the servers.
         limit: open requests at each of them.
-        pause: seconds that the first failure sets a server aside.
-        longest: seconds that a server may ask to be left alone.
+        pause: seconds of the pause after the first failure.
+        longest: longest pause that a server may ask for, in seconds.
     """
 
     def __init__(self, servers: Sequence[Server], *, limit: int, pause: float, longest: float) -> None:
@@ -43,9 +39,9 @@ class Turns:
         self._changed = asyncio.Event()
 
     async def take(self, avoid: Collection[Server] = ()) -> Turn:
-        """Waits for a server that has room, and takes a turn there, to be given back with `release`.
+        """Waits for a server with room, and takes a turn there; `release` returns it.
 
-        Servers to avoid are taken only when there are no others: one that is gone always has room.
+        Servers to avoid are used only if there are no others: one that is gone always has room.
         """
         wanted = [server for server in self.servers if server not in avoid] or self.servers
         while True:
@@ -53,55 +49,59 @@ class Turns:
             if free:
                 server = min(free, key=lambda one: self._states[one].open)
                 self._states[server].open += 1
-                return Turn(server)
+                return Turn(server, time.monotonic())
             self._changed.clear()
-            waits = [wait for server in wanted if (wait := self._states[server].aside_for()) > 0]
+            waits = [wait for server in wanted if (wait := self._states[server].paused_for()) > 0]
             try:
                 await asyncio.wait_for(self._changed.wait(), min(waits, default=None))
             except TimeoutError:
                 continue
 
     def release(self, turn: Turn) -> None:
-        """Gives a turn back."""
+        """Returns a turn."""
         self._states[turn.server].open -= 1
         self._changed.set()
 
     def succeed(self, turn: Turn) -> None:
-        """The server has answered: it is there."""
+        """Records that the server has answered."""
         self._states[turn.server].failures = 0
 
-    def fail(self, turn: Turn, said: str, retry_after: float | None = None) -> None:
-        """The server has failed: it is set aside, for as long as it asks where it does.
+    def fail(self, turn: Turn, failure: str, retry_after: float | None = None) -> None:
+        """Records a failure and pauses the server, for as long as it asks if it does.
 
-        Requests that were open together fail together, which counts once.
+        Requests that were open together and fail together count as one failure.
         """
         state, now = self._states[turn.server], time.monotonic()
         if turn.began >= state.failed_at:
             state.failures += 1
             state.failed_at = now
-        state.said = said
-        # A little less or more each time, so that clients do not all come back at once.
+        state.failure = failure
+        # Jitter, so that clients do not all come back at once.
         spread = 0.75 + 0.5 * int.from_bytes(os.urandom(2), "big") / 65535
         pause = min(self._pause * 2 ** min(state.failures - 1, 10) * spread, _LONGEST_PAUSE)
         if retry_after is not None:
             pause = min(retry_after, self._longest)
-        state.aside_until = max(state.aside_until, now + pause)
+        state.paused_until = max(state.paused_until, now + pause)
 
     def all_down(self, failures: int) -> bool:
-        """Whether each server has failed so often in a row."""
+        """Whether every server has failed at least that often in a row."""
         return all(state.failures >= failures for state in self._states.values())
 
-    def last_words(self) -> str:
+    def last_failures(self) -> str:
         """The last failure of each server that had one."""
-        return "; ".join(f"{server.url}: {state.said}" for server, state in self._states.items() if state.said)
+        return "; ".join(f"{server.url}: {state.failure}" for server, state in self._states.items() if state.failure)
 
 
+@dataclass
 class _State:
-    def __init__(self) -> None:
-        self.open, self.failures, self.failed_at, self.aside_until, self.said = 0, 0, 0.0, 0.0, ""
+    open: int = 0
+    failures: int = 0
+    failed_at: float = 0.0
+    paused_until: float = 0.0
+    failure: str = ""
 
-    def aside_for(self) -> float:
-        return self.aside_until - time.monotonic()
+    def paused_for(self) -> float:
+        return self.paused_until - time.monotonic()
 
     def has_room(self, limit: int) -> bool:
-        return self.aside_for() <= 0 and self.open < (1 if self.failures else limit)
+        return self.paused_for() <= 0 and self.open < (1 if self.failures else limit)

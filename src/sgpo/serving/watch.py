@@ -1,7 +1,7 @@
-"""Ends a group of processes when the process that started it is gone, however it went.
+"""Ends a group of processes when the process that started it is gone, even if that was killed.
 
-Run as a script (standard library only) beside a server, it waits for the end of its input, a pipe that closes with the
-other process: `echo GROUP | python watch.py GRACE`.
+Run as a script (standard library only), it waits for the end of its input, a pipe that closes with the other process:
+`echo GROUP | python watch.py GRACE`.
 """
 
 import os
@@ -14,13 +14,13 @@ _POLL = 0.05
 
 
 def end_group(group: int, grace: float, *, reap: Callable[[], object] = lambda: None) -> None:
-    """Ends every process of a group: SIGTERM, and SIGKILL for what is left after `grace` seconds.
+    """Ends every process of a group: SIGTERM, and SIGKILL for those left after `grace` seconds.
 
     Args:
         group: id of the process group.
         grace: seconds until SIGKILL.
-        reap: called again and again while waiting; collects the exit status of the group's leader, which counts as
-            a member until then.
+        reap: called repeatedly while waiting; collects the exit status of the group's leader, which counts as a member
+            until then.
     """
     for sign, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, 5.0)):
         if not _send(group, sign):
@@ -34,7 +34,7 @@ def end_group(group: int, grace: float, *, reap: Callable[[], object] = lambda: 
 
 
 def _send(group: int, sign: int) -> bool:
-    """Whether the group has members."""
+    """Sends a signal; returns whether the group has members."""
     try:
         os.killpg(group, sign)
     except ProcessLookupError:

@@ -89,10 +89,13 @@ def parse_json(text: str | bytes, where: str, *, line: int | None = None) -> Any
         line: number of the line, from 1; None if the text is the whole file.
 
     Raises:
-        InputError: it is not valid JSON; names file, line and column.
+        InputError: it is not valid UTF-8 or JSON; names file, line, and byte or column.
     """
     try:
-        return json.loads(text)
+        return json.loads(text if isinstance(text, str) else text.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        place = "" if line is None else f" line {line}"
+        raise InputError(f"{where}{place}: not valid UTF-8 (byte {error.start}).") from error
     except json.JSONDecodeError as error:
         place = error.lineno if line is None else line
         raise InputError(f"{where} line {place}: not valid JSON: {error.msg} (column {error.colno}).") from error

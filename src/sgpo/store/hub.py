@@ -10,8 +10,10 @@ from pathlib import Path
 _SECONDS = 3
 
 
-def is_hub_id(name: str) -> bool:
+def is_hub_id(name: str | Path) -> bool:
     """Whether a name can only be a Hub id: no path by its form (leading . / ~, two slashes), and not on this disk."""
+    if not isinstance(name, str) or not name:
+        return False
     return not name.startswith((".", "/", "~")) and name.count("/") <= 1 and not Path(name).exists()
 
 
@@ -26,7 +28,7 @@ def settle_hub_access(names: Iterable[str | None]) -> bool:
 
     Returns: whether the Hub is out of reach; False if none of the names needs it.
     """
-    if not any(name and is_hub_id(name) for name in names):
+    if not any(is_hub_id(name) for name in names):
         return False
     if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):
         return True

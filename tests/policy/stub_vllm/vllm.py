@@ -1,8 +1,8 @@
-"""Stands in for vLLM, which needs a GPU: the calls that sgpo makes, answered with transformers on the CPU.
+"""A stub of vLLM, which needs a GPU: the calls that sgpo makes, on top of transformers on the CPU.
 
 Arguments that vLLM 0.33 does not have are refused as it refuses them. Like vLLM it prints to stdout, and keeps a child
-that holds whatever it inherited. The environment asks for trouble: STUB_HANG makes `generate` wait for ever, STUB_FAIL
-makes it raise, STUB_DIE ends the process while the model is loaded, STUB_PIDS names a file for the process ids.
+that inherits its files. The environment causes failures: STUB_HANG makes `generate` wait forever, STUB_FAIL makes it
+raise, STUB_DIE ends the process while the model is loaded, STUB_PIDS names a file for the process ids.
 """
 
 import json

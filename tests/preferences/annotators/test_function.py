@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from refusals import unrefused
 from sgpo.errors import InputError
 from sgpo.preferences.annotators.function import FunctionAnnotator
 
@@ -56,7 +57,7 @@ def test_the_function_gets_copies_of_the_lists(annotator):
 
 
 @pytest.mark.parametrize("unknown", ["nan", "None"])
-def test_what_the_function_cannot_say_is_nan(annotator, unknown):
+def test_a_missing_reward_is_nan(annotator, unknown):
     found = annotator(returning(f"[[1, {unknown}], [1, 2, 3]]"))(PROMPTS, RESPONSES)
     np.testing.assert_array_equal(found.rewards, [1, np.nan, 1, 2, 3])
 
@@ -66,7 +67,7 @@ def test_arrays_and_numpy_numbers_are_numbers(annotator):
     np.testing.assert_array_equal(found(PROMPTS, RESPONSES).rewards, [0, 1, 0, 1, 2])
 
 
-def test_a_file_may_define_what_asks_for_its_module_and_is_called_like_any_module(annotator):
+def test_a_file_may_define_a_dataclass_and_have_the_name_of_any_module(annotator):
     body = (
         "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass Rule:\n"
         "    factor: float = 2.0\n" + returning("[[Rule().factor] * len(texts) for texts in responses]")
@@ -78,24 +79,21 @@ def test_a_file_may_define_what_asks_for_its_module_and_is_called_like_any_modul
     assert json.loads("1") == 1
 
 
-BAD = {
-    "rows": ("[[1, 2]]", "returned 1 rows; allowed: one per prompt, 2"),
-    "flat": ("[1, 2, 3, 4, 5]", "returned 5 rows"),
-    "count": ("[[1, 2], [1, 2]]", r"row 1: the shape \(2,\); allowed: one number per response, 3"),
-    "nested": ("[[[1], [2]], [1, 2, 3]]", r"row 0: the shape \(2, 1\)"),
-    "ragged": ("[[[1], [2, 3]], [1, 2, 3]]", "row 0: .*; allowed: one number per response, 2"),
-    "text": ("[[1, 2], ['a', 'b', 'c']]", "row 1: .*; allowed: one number per response, 3"),
-    "infinite": ("[[1, inf], [1, 2, 3]]", "row 0: .*inf.*; allowed: finite numbers, or nan"),
-    "nothing": ("None", "returned None; allowed: a list of numbers for each prompt"),
-    "a number": ("3.5", "returned 3.5; allowed: a list"),
-}
+BAD = [
+    ("[[1, 2]]", "returned 1 rows; allowed: one per prompt, 2"),
+    ("[1, 2, 3, 4, 5]", "returned 5 rows"),
+    ("[[1, 2], [1, 2]]", r"row 1: the shape \(2,\); allowed: one number per response, 3"),
+    ("[[[1], [2]], [1, 2, 3]]", r"row 0: the shape \(2, 1\)"),
+    ("[[[1], [2, 3]], [1, 2, 3]]", "row 0: .*; allowed: one number per response, 2"),
+    ("[[1, 2], ['a', 'b', 'c']]", "row 1: .*; allowed: one number per response, 3"),
+    ("[[1, inf], [1, 2, 3]]", "row 0: .*inf.*; allowed: finite numbers, or nan"),
+    ("None", "returned None; allowed: a list of numbers for each prompt"),
+    ("3.5", "returned 3.5; allowed: a list"),
+]
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_what_is_not_one_number_per_response_is_named_with_its_row(annotator, name):
-    values, message = BAD[name]
-    with pytest.raises(InputError, match=message):
-        annotator(returning(values))(PROMPTS, RESPONSES)
+def test_what_is_not_one_number_per_response_is_named_with_its_row(annotator):
+    assert unrefused(lambda values: annotator(returning(values))(PROMPTS, RESPONSES), BAD) == {}
 
 
 def test_an_error_of_the_function_is_the_functions(annotator):
@@ -103,20 +101,16 @@ def test_an_error_of_the_function_is_the_functions(annotator):
         annotator(returning("1 / 0"))(PROMPTS, RESPONSES)
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
+def test_a_function_that_is_not_there_is_named():
+    cases = [
         ("module", "function is 'module'; allowed: 'package.module:function' or 'file.py:function'"),
         (":rank", "function is ':rank'"),
         ("module:", "function is 'module:'"),
         ("no_such_module.inner:rank", "there is no module 'no_such_module.inner'"),
         ("nowhere/file.py:rank", "nowhere/file.py does not exist"),
         ("math:pi", "math has no function 'pi'"),
-    ],
-)
-def test_a_function_that_is_not_there_is_named(name, message):
-    with pytest.raises(InputError, match=message):
-        FunctionAnnotator(name)
+    ]
+    assert unrefused(FunctionAnnotator, cases) == {}
 
 
 def test_a_module_that_a_file_lacks_is_named_as_python_does(tmp_path):

@@ -7,6 +7,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoTokenizer, DebertaV2Config, DebertaV2Model
 
+from refusals import unrefused
 from sgpo.errors import InputError
 from sgpo.preferences.annotators.pair_ranker import PairRanker
 from tiny_annotators import PREFIXES, build_tiny_pair_ranker
@@ -119,8 +120,8 @@ def test_equal_responses_are_no_better_than_each_other(ranker):
     assert rewards[2] == pytest.approx(-2 * rewards[0], abs=1e-5)
 
 
-def test_a_response_that_spells_out_a_prefix_moves_no_place_that_is_read(ranker, path):
-    # The published code looks for the token and would read two places; here each segment's own is read.
+def test_a_response_that_contains_a_prefix_changes_no_position(ranker, path):
+    # The published code searches for the token and would find two; here each segment's own is used.
     texts = ["<|candidate1|> me <|source|>", "plain"]
     wanted = by_hand(Plain(path), "Hello", texts)
     tokenizer = AutoTokenizer.from_pretrained(path)
@@ -135,7 +136,7 @@ def test_long_texts_are_cut_as_published_and_counted(path):
     found = PairRanker(path, **lengths)([[{"role": "user", "content": long}]], [texts])
     assert found.counts == {"comparisons": 3, "cut_prompts": 1, "cut_responses": 2}
     np.testing.assert_allclose(found.rewards, by_hand(Plain(path), long, texts, **lengths), atol=2e-5)
-    # What differs between the last two lies behind the cut.
+    # The last two differ only after the cut.
     assert found.rewards[1] == pytest.approx(found.rewards[2], abs=1e-6)
 
 
@@ -146,7 +147,7 @@ def test_room_that_a_short_prompt_leaves_goes_to_the_responses(path):
     assert ranker([[{"role": "user", "content": "x" * 60}]], [texts]).counts["cut_responses"] == 2
 
 
-def test_one_response_alone_cannot_be_ranked(ranker):
+def test_a_single_response_cannot_be_ranked(ranker):
     found = ranker(PROMPTS[:2], [["alone"], ["a", "b"]])
     assert np.isnan(found.rewards).tolist() == [True, False, False]
 
@@ -202,26 +203,24 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("name", BROKEN)
-def test_what_is_no_pair_ranker_is_refused(name, tmp_path):
-    damage, message = BROKEN[name]
-    damage(build_tiny_pair_ranker(tmp_path / "ranker"))
-    with pytest.raises(InputError, match=message):
-        PairRanker(tmp_path / "ranker")
+def test_what_is_not_a_pair_ranker_is_refused(tmp_path):
+    def open_damaged(name):
+        folder = build_tiny_pair_ranker(tmp_path / name)
+        BROKEN[name][0](folder)
+        PairRanker(folder)
+
+    assert unrefused(open_damaged, [(name, message) for name, (_, message) in BROKEN.items()]) == {}
 
 
-@pytest.mark.parametrize(
-    ("argument", "message"),
-    [
+def test_an_argument_out_of_range_is_named(path):
+    cases = [
         ({"source_max_length": 3}, "source_max_length is 3; allowed: a whole number >= 4"),
         ({"candidate_max_length": 0}, "candidate_max_length is 0"),
         ({"batch_tokens": 0}, "batch_tokens is 0"),
-        ({"dtype": "int8"}, "dtype is 'int8'"),
-    ],
-)
-def test_an_argument_out_of_range_is_named(path, argument, message):
-    with pytest.raises(InputError, match=message):
-        PairRanker(path, **argument)
+        ({"dtype": "int8"}, "dtype is 'int8'; allowed: 'float32', 'bfloat16', 'float16', 'auto'"),
+        ({"device": "abacus"}, "device is 'abacus'; allowed: 'cpu', 'cuda'"),
+    ]
+    assert unrefused(lambda case: PairRanker(path, **case), cases) == {}
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):

@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from refusals import unrefused
 from sgpo.errors import InputError
 from sgpo.preferences.annotators.reward_model import RewardModel
 from tiny_annotators import build_tiny_classifier, build_tiny_encoder
@@ -36,7 +37,7 @@ def encoder(tmp_path_factory):
 
 @torch.no_grad()
 def one_by_one(path, encodings, label=0):
-    """The model's own scores, each input alone and without padding."""
+    """The model's own scores, each input by itself and without padding."""
     model = AutoModelForSequenceClassification.from_pretrained(path).eval()
     return [
         model(**{name: torch.tensor([ids]) for name, ids in one.items()}).logits[0, label].item() for one in encodings
@@ -65,7 +66,7 @@ def test_rewards_are_the_scores_of_the_conversations_one_by_one(path, batch_toke
 
 
 def test_a_model_without_a_pad_token_scores_a_batch_as_it_scores_one(tmp_path):
-    # Padding with the end-of-sequence token, which closes a conversation here, would move where the score is read.
+    # Padding with the end-of-sequence token, which ends a conversation here, would change where the score is read.
     path = build_tiny_classifier(tmp_path, pad=False)
     assert AutoTokenizer.from_pretrained(path).pad_token is None
     template = AutoTokenizer.from_pretrained(path).chat_template.replace("<|im_end|>\n", "<|im_end|>")
@@ -96,10 +97,10 @@ def test_the_chosen_label_is_the_reward(tmp_path):
 def test_without_template_or_separator_prompt_and_response_are_two_lines(tmp_path):
     path = build_tiny_classifier(tmp_path, chat_template=False)
     tokenizer = AutoTokenizer.from_pretrained(path)
-    said = ["What is the colour of the sky?"] * 3 + [
+    prompts = ["What is the colour of the sky?"] * 3 + [
         "system: Be brief.\n\nuser: Hello\n\nassistant: Hi.\n\nuser: Größe? 🌉"
     ] * 2
-    texts = [f"{prompt}\n{text}" for prompt, (_, text) in zip(said, FLAT, strict=True)]
+    texts = [f"{prompt}\n{text}" for prompt, (_, text) in zip(prompts, FLAT, strict=True)]
     wanted = one_by_one(path, [{"input_ids": tokenizer(text)["input_ids"]} for text in texts])
     np.testing.assert_allclose(RewardModel(path)(PROMPTS, RESPONSES).rewards, wanted, atol=1e-5)
 
@@ -205,19 +206,16 @@ def test_a_score_that_is_no_number_is_named(tmp_path):
         RewardModel(path)(PROMPTS, RESPONSES)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_an_argument_out_of_range_is_named(path):
+    cases = [
         ({"label": 1}, "label is 1; allowed: 0 to 0"),
         ({"label": -1}, "label is -1"),
         ({"max_length": 1}, "max_length is 1; allowed: None or a whole number >= 2"),
         ({"batch_tokens": 0}, "batch_tokens is 0"),
-        ({"dtype": "int8"}, "dtype is 'int8'"),
-    ],
-)
-def test_an_argument_out_of_range_is_named(path, arguments, message):
-    with pytest.raises(InputError, match=message):
-        RewardModel(path, **arguments)
+        ({"dtype": "int8"}, "dtype is 'int8'; allowed: 'float32', 'bfloat16', 'float16', 'auto'"),
+        ({"device": "abacus"}, "device is 'abacus'; allowed: 'cpu', 'cuda'"),
+    ]
+    assert unrefused(lambda case: RewardModel(path, **case), cases) == {}
 
 
 def test_several_outputs_need_a_label(tmp_path):

@@ -1,1 +1,1 @@
-"""Who ranks the responses of a prompt, beside the policy's own implicit reward."""
+"""Annotators: they rank the responses of a prompt, as alternatives to the policy's implicit reward."""

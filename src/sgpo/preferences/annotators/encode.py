@@ -1,16 +1,16 @@
-"""Prompts and responses as a classifier reads them."""
+"""Prompts and responses as input of a classifier."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from sgpo.policy.tokens import TokenizedResponse, tokenize_responses
-from sgpo.preferences.annotators.ranking import Messages, as_text
+from sgpo.policy.tokens import Messages, TokenizedResponse, split_ids, tokenize_responses
+from sgpo.preferences.annotators.ranking import as_text
 
 
 class Encoded(NamedTuple):
-    """One input: its token ids, the segment of each where the tokenizer tells them, and whether its prompt is cut."""
+    """One input: its token ids, their segments if the tokenizer has any, and whether its prompt is truncated."""
 
     ids: list[int]
     segments: list[int] | None
@@ -20,13 +20,13 @@ class Encoded(NamedTuple):
 def encode_responses(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages], responses: Sequence[str], max_length: int
 ) -> list[Encoded | None]:
-    r"""Token ids of N prompts with their responses; None where the response leaves the prompt no token.
+    r"""Token ids of N prompts with their responses; None if the response leaves no room for the prompt.
 
-    With a chat template: the conversation that the response closes. Without one, where the tokenizer has a separator
-    token (BERT, DeBERTa, RoBERTa): two segments, the prompt as `as_text` has it and the response. Else the text
-    "prompt\nresponse", with the special tokens that the tokenizer puts around a text.
+    With a chat template: the conversation that ends with the response. Without one, if the tokenizer has a separator
+    token (BERT, DeBERTa, RoBERTa): two segments, the prompt as `as_text` renders it and the response. Otherwise the
+    text "prompt\nresponse", with the special tokens that the tokenizer adds to a text.
 
-    Of what exceeds `max_length` tokens, the beginning of the prompt is cut, after its opening special token.
+    An input of more than `max_length` tokens loses the beginning of its prompt, after the opening special token.
 
     Raises:
         InputError: the chat template refuses a prompt.
@@ -42,10 +42,8 @@ def encode_responses(
 
 def _two_lines(tokenizer: PreTrainedTokenizerBase, messages: Messages, response: str) -> TokenizedResponse:
     head = as_text(messages) + "\n"
-    ids = tokenizer(head + response, verbose=False)["input_ids"]
-    alone = tokenizer(head, verbose=False)["input_ids"]
-    split = next((place for place, pair in enumerate(zip(alone, ids, strict=False)) if len(set(pair)) > 1), len(alone))
-    return TokenizedResponse(ids[:split], ids[split:])
+    alone, ids = (tokenizer(text, verbose=False)["input_ids"] for text in (head, head + response))
+    return split_ids(alone, ids)
 
 
 def _fit(row: TokenizedResponse, max_length: int, bos: int | None) -> Encoded | None:
@@ -61,7 +59,7 @@ def _two_segments(
     tokenizer: PreTrainedTokenizerBase, messages: Messages, response: str, max_length: int
 ) -> Encoded | None:
     prompt = as_text(messages)
-    # Not verbose: what is too long for the model is cut below, and needs no warning of the tokenizer.
+    # Not verbose: inputs that are too long are truncated below, so the tokenizer need not warn.
     encoding = tokenizer(prompt, response, verbose=False)
     is_cut = len(encoding["input_ids"]) > max_length
     if is_cut:

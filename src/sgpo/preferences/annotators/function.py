@@ -1,4 +1,4 @@
-"""Rewards from a Python function of the user's."""
+"""Rewards from a Python function."""
 
 import importlib
 import importlib.util
@@ -9,17 +9,19 @@ from pathlib import Path
 import numpy as np
 
 from sgpo.errors import InputError
-from sgpo.preferences.annotators.ranking import Advance, Messages, Ranking
+from sgpo.policy.tokens import Messages
+from sgpo.preferences.annotators.ranking import Ranking
+from sgpo.store.progress import Advance
 
 
 class FunctionAnnotator:
-    """Calls `function(prompts, responses)` and takes the numbers that it returns.
+    """Calls `function(prompts, responses)` and uses the numbers that it returns.
 
     The function gets P conversations (lists of {"role", "content"}) and P lists of texts, and returns P lists of
-    numbers, one for each response, higher is better; nan where it cannot say.
+    numbers, one for each response; higher is better, nan or None means no reward.
 
     Args:
-        name: "package.module:function", or "path/to/file.py:function". The code is run: it is trusted as the recipe is.
+        name: "package.module:function", or "path/to/file.py:function". The code is executed: trust it like the recipe.
 
     Raises:
         InputError: there is no such module, file or function.
@@ -34,7 +36,7 @@ class FunctionAnnotator:
         """Ranks P lists of responses.
 
         Raises:
-            InputError: it returns another number of rows or numbers, or something that is no number; the row is named.
+            InputError: it returns another number of rows or numbers, or something other than numbers; the row is named.
         """
         found = self._function([list(messages) for messages in prompts], [list(row) for row in responses])
         if not isinstance(found, Sequence | np.ndarray):
@@ -57,7 +59,7 @@ def _as_rewards(numbers: Sequence[float], count: int, where: str) -> list[float]
     if rewards.shape != (count,):
         raise InputError(f"{where}: the shape {rewards.shape}; allowed: one number per response, {count}.")
     if np.isinf(rewards).any():
-        raise InputError(f"{where}: {numbers!r}; allowed: finite numbers, or nan where it cannot say.")
+        raise InputError(f"{where}: {numbers!r}; allowed: finite numbers, or nan for no reward.")
     return rewards.tolist()
 
 
@@ -84,7 +86,7 @@ def _import(place: str):
 def _load_file(path: Path):
     if not path.is_file():
         raise InputError(f"function: {path} does not exist; allowed: a Python file.")
-    # Registered, as a dataclass asks for its module; under a name that hides no other module.
+    # Registered, because a dataclass looks up its module; under a name that hides no other module.
     name = f"sgpo_function_{path.stem}"
     specification = importlib.util.spec_from_file_location(name, path)
     module = sys.modules[name] = importlib.util.module_from_spec(specification)

@@ -1,4 +1,4 @@
-"""Rewards from a pair ranker: a DeBERTa that reads two responses at once and says by how much the first is better."""
+"""Rewards from a pair ranker: a DeBERTa that compares two responses to a prompt."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -7,16 +7,25 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, DebertaV2Config, DebertaV2Model, DebertaV2PreTrainedModel
+from transformers import (
+    AutoTokenizer,
+    DebertaV2Config,
+    DebertaV2Model,
+    DebertaV2PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from sgpo.errors import InputError
-from sgpo.policy.batches import batches_by_length
-from sgpo.policy.load import DTYPES
-from sgpo.policy.locate import cannot_load, check_exists
-from sgpo.preferences.annotators.ranking import Advance, Messages, Ranking, as_text, check_finite
+from sgpo.choices import Dtype, check_choice
+from sgpo.errors import InputError, check_whole
+from sgpo.policy.batches import fill_in_batches
+from sgpo.policy.load import choose_device, load_weights
+from sgpo.policy.locate import check_exists, loading
+from sgpo.policy.tokens import Messages
+from sgpo.preferences.annotators.ranking import Ranking, as_text, check_finite
+from sgpo.store.progress import Advance
 
 PREFIXES = ("source_prefix_id", "cand1_prefix_id", "cand2_prefix_id")
-# Where a segment has its prefix token: after the classification token.
+# Position of the prefix token in a segment: after the classification token.
 _PREFIX_PLACE = 1
 
 
@@ -24,24 +33,24 @@ class PairRanker:
     """A pair ranker with the layout of llm-blender/PairRM-hf: DeBERTa-v2 and a head over its prefix tokens.
 
     A comparison reads `[CLS] <source> prompt [SEP] [CLS] <candidate1> response [SEP] [CLS] <candidate2> response [SEP]`
-    and gives the logit that the first response is better. Each pair is read both ways round and the difference halved,
-    so the advantage of one response over another is minus that of the other over it. The reward of a response is its
-    mean advantage over the prompt's other responses, as a logit.
+    and returns the logit that the first response is better. Each pair is compared in both orders and the difference
+    halved, which makes the advantage antisymmetric. The reward of a response is its mean advantage over the prompt's
+    other responses, as a logit.
 
-    A prompt of one turn is its text; of several, the turns with their roles (`as_text`). As published, a prompt is cut
-    at `source_max_length` tokens and each response at half of what then remains of `source_max_length + 2 *
-    candidate_max_length`; the ends are cut off. Prompts and responses that were cut are counted.
+    A prompt of one turn is its text; of several, the turns with their roles (`as_text`). As published, a prompt is
+    truncated to `source_max_length` tokens and each response to half of what then remains of `source_max_length + 2 *
+    candidate_max_length`. Truncated prompts and responses are counted.
 
     Args:
         path: folder or Hub id with config.json, a tokenizer and weights in safetensors.
         source_max_length: most tokens of a prompt, its three special tokens included.
-        candidate_max_length: tokens set aside for each response.
+        candidate_max_length: tokens reserved for each response.
         batch_tokens: most tokens of a batch, padding included; a longer comparison is a batch of its own.
         dtype: "float32", "bfloat16", "float16" or "auto".
-        device: None takes CUDA where there is one.
+        device: None uses CUDA if there is any.
 
     Raises:
-        InputError: it cannot be loaded, is no pair ranker of this layout, or an argument is out of range.
+        InputError: it cannot be loaded, is not a pair ranker of this layout, or an argument is out of range.
 
     Source: PairRM of LLM-Blender, arXiv:2306.02561, Section 3; its model card for the lengths.
     """
@@ -56,26 +65,21 @@ class PairRanker:
         dtype: str = "float32",
         device: str | None = None,
     ) -> None:
-        for name, value, least in (
-            ("source_max_length", source_max_length, 4),
-            ("candidate_max_length", candidate_max_length, 4),
-            ("batch_tokens", batch_tokens, 1),
-        ):
-            if value < least:
-                raise InputError(f"{name} is {value}; allowed: a whole number >= {least}.")
-        if dtype not in DTYPES:
-            raise InputError(f"dtype is {dtype!r}; allowed: {', '.join(map(repr, DTYPES))}.")
+        check_whole("source_max_length", source_max_length, 4)
+        check_whole("candidate_max_length", candidate_max_length, 4)
+        check_whole("batch_tokens", batch_tokens, 1)
+        check_choice("dtype", dtype, Dtype)
         self._source_max, self._total_max = source_max_length, source_max_length + 2 * candidate_max_length
         self._batch_tokens = batch_tokens
-        self._model, self._tokenizer = _load(str(path), dtype)
-        self._model = self._model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+        model, self._tokenizer = _load(path, dtype)
+        self._model = model.to(choose_device(device)).eval()
         self._prefixes = [getattr(self._model.config, name) for name in PREFIXES]
         self._markers = [self._tokenizer.convert_ids_to_tokens(prefix) for prefix in self._prefixes]
 
     def __call__(
         self, prompts: Sequence[Messages], responses: Sequence[Sequence[str]], *, progress: Advance | None = None
     ) -> Ranking:
-        """Ranks P lists of responses; see `Annotator`. A prompt with one response cannot be ranked: nan.
+        """Ranks P lists of responses; see `Annotator`. The reward of a single response is nan.
 
         Counts: `comparisons` (unordered pairs), `cut_prompts` and `cut_responses`.
 
@@ -91,7 +95,15 @@ class PairRanker:
                 lines.append([source, candidates[second], candidates[first]])
         counts["comparisons"] = len(pairs)
         share = len(prompts) / max(len(lines), 1)
-        logits = self._compare(lines, None if progress is None else lambda count: progress(count * share))
+        logits = np.zeros(len(lines))
+        fill_in_batches(
+            logits,
+            lines,
+            self._compare,
+            [sum(map(len, line)) for line in lines],
+            batch_tokens=self._batch_tokens,
+            progress=None if progress is None else lambda count: progress(count * share),
+        )
         check_finite(logits, [row for row, _, _ in pairs for _ in range(2)], "pair ranker")
         starts = np.concatenate([[0], np.cumsum([len(texts) for texts in responses])]).astype(np.int64)
         sums, others = np.zeros(starts[-1]), np.zeros(starts[-1])
@@ -107,7 +119,7 @@ class PairRanker:
     def _segments(
         self, messages: Messages, texts: Sequence[str], counts: dict[str, int]
     ) -> tuple[list[int], list[list[int]]]:
-        """Token ids of a prompt and of its responses, cut to their lengths; what was cut is counted."""
+        """Token ids of a prompt and of its responses, truncated; the truncated ones are counted."""
         encoded = self._tokenizer(
             [self._markers[0] + as_text(messages), *(self._markers[1] + text for text in texts)], verbose=False
         )["input_ids"]
@@ -118,17 +130,8 @@ class PairRanker:
         counts["cut_responses"] += sum(len(cut) < len(ids) for cut, ids in zip(candidates, encoded[1:], strict=True))
         return source, candidates
 
-    def _compare(self, lines: list[list[list[int]]], progress: Advance | None) -> np.ndarray:
-        """Logits that the first candidate of each line is better, (L,) float64; longest lines first."""
-        logits = np.zeros(len(lines))
-        with torch.inference_mode():
-            for places in batches_by_length([sum(map(len, line)) for line in lines], self._batch_tokens):
-                logits[places] = self._logits([lines[place] for place in places]).double().cpu().numpy()
-                if progress is not None:
-                    progress(len(places))
-        return logits
-
-    def _logits(self, lines: list[list[list[int]]]) -> Tensor:
+    def _compare(self, lines: list[list[list[int]]]) -> np.ndarray:
+        """Logits that the first response of each line is better, (L,) float64."""
         device, length = self._model.device, max(sum(map(len, line)) for line in lines)
         ids = torch.full((len(lines), length), self._model.config.pad_token_id, device=device)
         mask = torch.zeros_like(ids)
@@ -136,20 +139,20 @@ class PairRanker:
         for row, segments in enumerate(lines):
             flat, starts = [], []
             for segment, prefix in zip(segments, self._prefixes, strict=True):
-                # By place, not by looking for the token: a response may spell it out.
+                # By position: a response may contain the token as text.
                 starts.append(len(flat) + _PREFIX_PLACE)
                 flat += [*segment[:_PREFIX_PLACE], prefix, *segment[_PREFIX_PLACE + 1 :]]
             ids[row, : len(flat)] = torch.tensor(flat, device=device)
             mask[row, : len(flat)] = 1
             marks[row] = torch.tensor(starts, device=device)
-        return self._model(ids, mask, marks)
+        return self._model(ids, mask, marks).double().cpu().numpy()
 
 
 class PairRankerModel(DebertaV2PreTrainedModel):
     """The network of a pair ranker; its parameters have the names of llm-blender/PairRM-hf.
 
-    The config says, beside DeBERTa's own: `source_prefix_id`, `cand1_prefix_id`, `cand2_prefix_id`, and optionally
-    `n_tasks` (outputs of the head, averaged; 1) and `drop_out` (0).
+    In addition to DeBERTa's own fields, the config has `source_prefix_id`, `cand1_prefix_id`, `cand2_prefix_id`, and
+    optionally `n_tasks` (outputs of the head, which are averaged; 1) and `drop_out` (0).
     """
 
     def __init__(self, config: DebertaV2Config) -> None:
@@ -171,7 +174,7 @@ class PairRankerModel(DebertaV2PreTrainedModel):
         Args:
             input_ids: (B, L) token ids.
             attention_mask: (B, L) 1 at tokens, 0 at padding.
-            marks: (B, 3) places of the prefix tokens of the prompt and the two responses.
+            marks: (B, 3) positions of the prefix tokens of the prompt and the two responses.
         """
         states = self.pretrained_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         at = states.gather(1, marks.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
@@ -185,12 +188,11 @@ def _cut(ids: list[int], length: int) -> list[int]:
     return ids if len(ids) <= length else [*ids[: length - 1], ids[-1]]
 
 
-def _load(name: str, dtype: str):
-    check_exists(name, "pair ranker")
-    try:
+def _load(path: str | Path, dtype: str) -> tuple[PairRankerModel, PreTrainedTokenizerBase]:
+    check_exists(path, "pair ranker")
+    name = str(path)
+    with loading("pair ranker", name):
         config = DebertaV2Config.from_pretrained(name)
-    except Exception as error:
-        raise cannot_load("pair ranker", name, error) from error
     missing = [key for key in PREFIXES if not isinstance(getattr(config, key, None), int)]
     if config.model_type != "deberta-v2" or missing:
         raise InputError(
@@ -198,24 +200,15 @@ def _load(name: str, dtype: str):
             f"{', '.join(missing) or 'nothing'}; allowed: the layout of llm-blender/PairRM-hf, 'deberta-v2' with "
             f"{', '.join(PREFIXES)}."
         )
-    try:
+    with loading("pair ranker", name):
         tokenizer = AutoTokenizer.from_pretrained(name)
-        model, info = PairRankerModel.from_pretrained(
-            name, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
-        )
-    except Exception as error:
-        raise cannot_load("pair ranker", name, error) from error
-    if info["missing_keys"]:
-        lacking = sorted(info["missing_keys"])
-        raise InputError(
-            f"pair ranker {name!r} lacks {len(lacking)} of its weights (first: {lacking[0]}); allowed: all of "
-            "pretrained_model.* and head_layer.*, as llm-blender/PairRM-hf has them."
-        )
+    whole = "all of pretrained_model.* and head_layer.*, as in llm-blender/PairRM-hf"
+    model = load_weights(PairRankerModel, name, "pair ranker", whole=whole, config=config, dtype=dtype)
     _check_tokenizer(tokenizer, config, name)
     return model, tokenizer
 
 
-def _check_tokenizer(tokenizer, config: DebertaV2Config, name: str) -> None:
+def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: DebertaV2Config, name: str) -> None:
     added = {place: token for token, place in tokenizer.get_added_vocab().items()}
     for key in PREFIXES:
         prefix = getattr(config, key)

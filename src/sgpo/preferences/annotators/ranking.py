@@ -1,15 +1,14 @@
-"""What every annotator is asked, and what it answers."""
+"""The interface of all annotators."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
 from sgpo.errors import InputError
-
-Messages = Sequence[dict[str, str]]
-Advance = Callable[[float], None]
+from sgpo.policy.tokens import Messages
+from sgpo.store.progress import Advance
 
 
 @dataclass(frozen=True)
@@ -17,8 +16,8 @@ class Ranking:
     """Rewards of R responses.
 
     Attributes:
-        rewards: (R,) float64, prompt by prompt; higher is better within a prompt; nan where it could not say.
-        counts: what happened on the way, such as comparisons, ties, unparsed.
+        rewards: (R,) float64, prompt by prompt; higher is better within a prompt; nan if the annotator has none.
+        counts: what happened during ranking, such as comparisons, ties, unparsed.
     """
 
     rewards: np.ndarray
@@ -26,7 +25,7 @@ class Ranking:
 
 
 class Annotator(Protocol):
-    """Ranks the responses of each prompt."""
+    """Ranks the responses to each prompt."""
 
     def __call__(
         self, prompts: Sequence[Messages], responses: Sequence[Sequence[str]], *, progress: Advance | None = None
@@ -42,18 +41,18 @@ class Annotator(Protocol):
 
 
 def as_text(messages: Messages) -> str:
-    """A conversation as plain text for models without a chat template: one turn alone, several with their roles."""
+    """A conversation as plain text for models without a chat template: a single turn as it is, several with roles."""
     if len(messages) == 1:
         return messages[0]["content"]
     return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
 
 
 def check_finite(values: np.ndarray, rows: Sequence[int], who: str) -> None:
-    """Raises InputError where a model's output is nan or infinite; a number that stands for nothing ranks nothing.
+    """Raises InputError if a model's output is nan or infinite.
 
     Args:
         values: (N,) outputs.
-        rows: (N,) the prompt that each belongs to.
+        rows: (N,) the prompt of each output.
         who: the model, in the message.
     """
     bad = np.flatnonzero(~np.isfinite(values))
