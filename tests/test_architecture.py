@@ -20,7 +20,7 @@ ALLOWED = {
     "evaluate": {"config", "robust", "stats", "policy", "preferences", "serving", "store"},
     "demo": {"config", "store"},
     "rounds": {
-        "config", "robust", "stats", "policy", "preferences", "serving", "leader", "evaluate", "demo", "store", "plan",
+        "config", "robust", "stats", "policy", "preferences", "serving", "leader", "evaluate", "demo", "store",
     },
     "plan": {
         "config", "robust", "stats", "policy", "preferences", "serving", "leader", "evaluate", "demo", "rounds",

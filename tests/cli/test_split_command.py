@@ -14,6 +14,7 @@ from sgpo.preferences.distinct import prompt_key
 from sgpo.preferences.farthest import farthest_points
 from sgpo.preferences.source import load_pairs, load_prompts, load_rows
 from sgpo.preferences.split_files import check_split
+from tiny_model import build_tiny_model
 from ultrafeedback import write_ultrafeedback
 
 
@@ -106,22 +107,23 @@ def test_a_damaged_file_is_an_error_and_writes_nothing(tmp_path, capsys):
     assert [file.name for file in tmp_path.iterdir()] == ["pairs.jsonl"]
 
 
-def test_farthest_seeds_are_those_of_the_hidden_states(tmp_path, capsys, micro_model):
+def test_farthest_seeds_are_those_of_the_hidden_states(tmp_path, tmp_path_factory, capsys):
+    model = str(build_tiny_model(tmp_path_factory.mktemp("model") / "model"))
     prompts = [f"{word} {i}?" for word in ("Where is the bridge", "Who") for i in range(15)]
     source = write(tmp_path / "pairs.jsonl", [pair(prompt) for prompt in [*prompts, "x" * 100_000]])
-    options = ["--seeds", "6", "--pools", "10", "--heldout", "3", "--selection", "farthest", "--model", micro_model]
+    options = ["--seeds", "6", "--pools", "10", "--heldout", "3", "--selection", "farthest", "--model", model]
     assert split(source, tmp_path / "long", *options) == 2
     assert "row 30: the prompt has" in capsys.readouterr().err
     assert split(source, tmp_path / "out", *options, "--max-prompt-chars", "1000") == 0
     content = check_split(tmp_path / "out")
     held = [prompt[0]["content"] for prompt in load_prompts(tmp_path / "out" / "heldout.parquet")["prompt"]]
-    policy = load_policy(micro_model)
+    policy = load_policy(model)
     embeddings = embed_prompts(policy, [[{"role": "user", "content": prompt}] for prompt in prompts])
     found = farthest_points(embeddings, 6, exclude=np.array([prompts.index(prompt) for prompt in held]))
     seeds = [prompt[0]["content"] for prompt in load_prompts(tmp_path / "out" / "seeds.parquet")["prompt"]]
     assert seeds == [prompts[row] for row in found.rows]
     assert content["coverage_radius"] == pytest.approx(found.radius)
-    assert content["model"] == micro_model
+    assert content["model"] == model
     assert f"Coverage radius: {found.radius:.4f}" in capsys.readouterr().out
     assert sorted(file.name for file in tmp_path.iterdir()) == ["out", "pairs.jsonl"]
 
@@ -131,7 +133,7 @@ REFUSALS = {
     "a model without farthest": (["--model", "m"], "--selection is random with --model"),
     "a full folder": (["--output", "FULL"], "full is not empty; allowed: an empty folder"),
     "too many": (["--pools", "500"], "runs out: 502 pairs, are needed, and it has 9"),
-    "no seeds": (["--seeds", "0"], "the number of seeds is 0"),
+    "no seeds": (["--seeds", "0"], "arguments: seeds is 0; allowed: greater than or equal to 1."),
     "a split of a file": (["--split", "test"], "split is 'test', but"),
     "no length": (["--max-prompt-chars", "0"], "max_prompt_chars is 0"),
 }

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sgpo.config import RunConfig, read_recipe, validate
+from sgpo.config import RunConfig, named_sources, read_recipe, validate
 from sgpo.errors import InputError
 
 RECIPE = {"output": "runs/x", "model": {"path": "m"}, "data": {"seeds": "s.jsonl", "prompts": "p.jsonl"}}
@@ -38,7 +38,7 @@ def test_the_defaults_of_follower_generation_and_training_are_the_papers_setting
         ({"leader": {"batch_size": 6}}, "batch_size is 6; allowed: a multiple of micro_batch_size (4)"),
         ({"rounds": 2, "data": {"seeds": "s", "prompts": "p", "prompts_per_round": [3]}}, "one per round (2)"),
         ({"data": {"seeds": "s"}}, "data.prompts is missing"),
-        # Whoever sets nothing aside meets a default that needs pairs, and is told of the way without.
+        # The default needs validation pairs; the message names the way without.
         ({"data": {"seeds": "s", "prompts": "p", "validation_share": 0}}, "leader.accept='always' need none."),
         ({"model": {}}, "model.path is missing"),
     ],
@@ -81,3 +81,32 @@ def test_yaml_cannot_build_python_objects(tmp_path):
     path.write_text("rounds: !!python/object/apply:os.getcwd []\n")
     with pytest.raises(InputError, match="not valid YAML"):
         read_recipe(path, [])
+
+
+def test_the_named_sources_are_every_model_and_dataset_but_a_judges():
+    content = {
+        "output": "no/source",
+        "model": {"path": "m", "adapter": "a", "dtype": "auto"},
+        "data": {
+            "seeds": "s",
+            "prompts": ["p1", "p2"],
+            "heldout": None,
+            "split": {"sources": [{"path": "x", "weight": 1}, {"path": "y"}, "no source"], "pools": [1]},
+        },
+        "annotation": {"annotator": "judge", "model": "a name on a server"},
+        "evaluate": [
+            {"kind": "judge", "prompts": "jp", "model": "another", "baseline": "b"},
+            {"kind": "reward", "model": "rm", "prompts": "rp"},
+            {"kind": "preferences", "pairs": "pp"},
+        ],
+    }
+    assert sorted(named_sources(content)) == sorted(["m", "a", "s", "p1", "p2", "x", "y", "jp", "b", "rm", "rp", "pp"])
+    assert named_sources({"annotation": {"annotator": "reward_model", "model": "rm"}}) == ["rm"]
+
+
+@pytest.mark.parametrize(
+    "content", [{}, {"model": "m"}, {"data": [1]}, {"data": {"split": 3, "seeds": 1}}, {"evaluate": {"kind": []}}]
+)
+def test_what_is_no_recipe_names_no_source(content):
+    """It is validated afterwards."""
+    assert named_sources(content) == []

@@ -48,7 +48,7 @@ def micro_model(tmp_path_factory):
 
 @pytest.fixture
 def recipe(tmp_path, micro_model):
-    """The path of a micro recipe, beside its data; the run goes to the folder `run`."""
+    """The path of a micro recipe, next to its data; the run goes to the folder `run`."""
     content = {
         "output": str(tmp_path / "run"),
         "seed": 3,
@@ -68,7 +68,7 @@ def recipe(tmp_path, micro_model):
             "micro_batch_size": 2,
             "seed_epochs": 1,
             "max_length": 128,
-            # Eight seeds are too few to set some aside; tests/integration/test_shipping.py does.
+            # Eight seeds are too few for validation pairs; tests/integration/test_shipping.py has more.
             "accept": "always",
         },
     }

@@ -11,7 +11,10 @@ import yaml
 from datasets import load_from_disk
 from transformers import AutoModelForCausalLM
 
+from integration.test_resume import CHOICE, STAGES
 from sgpo.cli import main
+from sgpo.config import RunConfig, read_recipe, validate
+from sgpo.plan.run import plan_run
 from sgpo.policy.load import load_policy
 from sgpo.policy.score import score_responses
 from sgpo.robust.exact import worst_case
@@ -66,6 +69,15 @@ def test_dry_run_writes_nothing_and_counts_what_the_run_then_does(capsys, recipe
     round_1 = json.loads((recipe.parent / "run/round-1/metrics.json").read_text())
     assert (round_1["annotation"]["prompts"], round_1["annotation"]["responses"]) == (6, 18)
     assert f"at most {round_1['leader']['steps']} steps" in plan
+
+
+def test_a_plan_names_the_stages_of_the_run_in_their_order(recipe):
+    """`STAGES` is what the manifest of such a run says (test_resume)."""
+    config = validate(RunConfig, read_recipe(recipe, CHOICE), "recipe.yaml")
+    unplanned = ("metrics.json", "validation.json", "final/pairs")
+    assert [stage.name for stage in plan_run(config).stages] == [
+        stage for stage in STAGES if not stage.endswith(unplanned)
+    ]
 
 
 def test_overrides_count_wherever_they_stand(capsys, recipe):
@@ -187,6 +199,15 @@ def test_groups_weaken_the_follower(recipe):
     whole, _ = numbers(recipe, "follower.solver=exact")
     groups, _ = numbers(recipe, "follower.group_size=4")
     assert groups["follower"]["value"] <= whole["follower"]["value"] + 1e-12
+
+
+def test_a_running_window_smaller_than_the_round_still_says_what_every_pair_does(recipe):
+    metrics, output = numbers(recipe, "follower.schedule=step", "follower.recent_pairs=10")
+    table = pq.read_table(output / "round-1/worst_case.parquet").to_pydict()
+    moved, points = np.array(table["moved"]), np.array(table["point"])
+    assert metrics["follower"]["pairs"] == 10 < len(moved) == len(load_from_disk(output / "round-1/pairs"))
+    assert set(moved[points < metrics["follower"]["marginal"] - 1e-9]) <= {1.0}
+    assert set(moved[points > metrics["follower"]["marginal"] + 1e-9]) <= {0.0}
 
 
 def test_seeds_can_stay_at_radius_zero(recipe):

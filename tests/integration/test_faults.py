@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,6 +13,7 @@ from datasets import load_from_disk
 
 from integration.whole_runs import fingerprint, recorded_counts
 from sgpo.cli import main
+from sgpo.store.files import replacing
 from sgpo.store.shards import Shards
 
 PROMPTS, CANDIDATES, SHARDS = 12, 3, 3
@@ -21,7 +23,7 @@ OPTIONS = ["--quiet", "rounds=1", "generation.shard_size=4"]
 # its place. Says which shards were put in theirs, and how many items were worked on.
 KILLED_IN_STAGES = """
 import os, signal, sys
-import sgpo.rounds.annotation, sgpo.report.build
+import sgpo.rounds.responses, sgpo.report.build
 from sgpo.cli import main
 
 def replace(source, target, replace=os.replace):
@@ -40,11 +42,11 @@ def told(name, function):
         return function(first, items, *arguments, **options)
     return call
 
-annotation = sgpo.rounds.annotation
+responses = sgpo.rounds.responses
 generator = sgpo.policy.generators.TransformersGenerator
 generator.generate = told("generated", generator.generate)
-annotation.score_responses = told("scored", annotation.score_responses)
-sgpo.store.run_dir.os.replace = replace
+responses.score_responses = told("scored", responses.score_responses)
+sgpo.store.files.os.replace = replace
 for fault in [*sys.argv[3].split(","), "never:"]:
     when, place = fault.split(":")
     BEFORE, AFTER = ([place] if when == name else [] for name in ("before", "after"))
@@ -109,13 +111,19 @@ def test_a_disk_that_fills_up_within_a_stage_is_one_message_and_the_run_goes_on(
     run, written = recipe.parent / "run", []
     write = Shards.write
 
-    def full(shards, index, *arguments, **options):
-        if (shards.folder, index) == (filling, 1):
-            (shards.folder / ".00001.arrow.partial").symlink_to("/dev/full")
+    @contextmanager
+    def full(path):
+        with replacing(path) as partial:
+            if path == filling / "00001.arrow":
+                partial.symlink_to("/dev/full")
+            yield partial
+
+    def told(shards, index, *arguments, **options):
         write(shards, index, *arguments, **options)
         written.append((shards.folder.name, index))
 
-    monkeypatch.setattr(Shards, "write", full)
+    monkeypatch.setattr("sgpo.store.shards.replacing", full)
+    monkeypatch.setattr(Shards, "write", told)
     place = run / "round-1" / stage
     filling = place.with_name(f".{place.name}.shards")
     assert main(["run", "--config", str(recipe), *OPTIONS]) == 2
@@ -123,9 +131,9 @@ def test_a_disk_that_fills_up_within_a_stage_is_one_message_and_the_run_goes_on(
     assert said.count("\n") == 1
     assert f"sgpo run: {run}: no room is left on the disk (" in said
     assert "No space left on device" in said
-    assert "Finished stages and shards are kept; the same command goes on" in said
+    assert "Finished stages and shards are kept; the same command continues" in said
     assert [path.name for path in filling.iterdir()] == ["00000.arrow"]
-    filling = None
+    monkeypatch.setattr("sgpo.store.shards.replacing", replacing)
     assert main(["run", "--config", str(recipe), *OPTIONS]) == 0
     stages = (".responses.shards", ".policy.shards", ".reference.shards")
     assert written == [(name, index) for name in stages for index in range(SHARDS)]

@@ -1,4 +1,4 @@
-"""Radii that are found in each round, and rounds that are turned down."""
+"""Radii that are found in each round, and rounds that are rejected."""
 
 import json
 
@@ -73,7 +73,7 @@ def test_a_validated_radius_is_the_policy_of_one_of_the_grid_and_no_trial_is_lef
             ["follower.radius=measured", "data.validation_share=0"],
             "data.validation_share is 0.0 with follower.radius='measured'",
         ),
-        (["data.validation_share=0.5"], "allowed: a share > 0 where one of them needs human pairs, else 0 or null"),
+        (["data.validation_share=0.5"], "allowed: a share > 0 if one of them needs validation pairs, else 0 or null"),
         (["follower.radius=found"], "follower.radius"),
         (["follower.radius_grid=[0.1]"], "allowed: radii with 0 (plain DPO) among them"),
     ],

@@ -9,7 +9,7 @@ import pytest
 
 from integration.whole_runs import fingerprint, recorded_counts
 
-# A round is chosen by four pairs set aside, which is enough to go through all stages; a last DPO follows.
+# Four validation pairs choose a round, which is enough to go through all stages; a last DPO follows.
 CHOICE = [
     "leader.accept=supported_any_length", "data.validation_share=0.5", "leader.final_epochs=1", "leader.batch_size=2",
 ]  # fmt: skip
@@ -41,7 +41,7 @@ def replace_and_die(source, target, replace=os.replace):
 for attempt in range(len(sys.argv[3:]) + 1):
     child = os.fork()
     if child == 0:
-        sgpo.store.run_dir.os.replace = replace_and_die
+        sgpo.store.files.os.replace = replace_and_die
         os._exit(main(["run", "--config", sys.argv[1], "--quiet", *CHOICE]))
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 print("last exit", status)

@@ -1,4 +1,4 @@
-"""Before it trains, a round passes each response once through the policy and once through the reference."""
+"""What a round computes once: the scores of a response by each model, and the worst case."""
 
 import functools
 import json
@@ -8,6 +8,7 @@ import pytest
 from datasets import load_from_disk
 from transformers import LlamaForCausalLM, LlamaModel
 
+import sgpo.leader.follower
 from sgpo.cli import main
 from sgpo.leader.trainer import SGPOTrainer
 from sgpo.policy.load import load_policy, load_tokenizer
@@ -56,7 +57,7 @@ def passes(monkeypatch) -> dict[str, Counter]:
 
     monkeypatch.setattr(LlamaModel, "forward", counted)
     monkeypatch.setattr(LlamaForCausalLM, "generate", write)
-    monkeypatch.setattr("sgpo.rounds.policies.load_policy", load)
+    monkeypatch.setattr("sgpo.policy.generators.load_policy", load)
     monkeypatch.setattr(SGPOTrainer, "train", begin)
     monkeypatch.setattr(SGPOTrainer, "training_step", step)
     return found
@@ -109,3 +110,28 @@ def test_one_policy_pass_and_one_reference_pass_over_each_response_before_traini
         about = json.loads((run / f"round-1/scores/{who}/about.json").read_text())
         assert said[who] == about["scored"] == recorded[f"round-1/scores/{who}"]["scored"] == 36
         assert len(load_from_disk(run / f"round-1/scores/{who}")) == 36
+
+
+@pytest.mark.parametrize(
+    ("overrides", "solved"),
+    [
+        ([], 1),
+        (["follower.source_radius={human: 0.1, self: 0.05}"], 2),
+        (["follower.radius=0"], 0),
+        # At the start, and before the second epoch.
+        (["follower.schedule=epoch", "leader.epochs=2"], 2),
+        (["follower.radius=validated", "follower.radius_grid=[0, 0.05, 0.1]", "leader.accept=validated",
+          "data.validation_share=0.5", "leader.batch_size=2"], 2),
+    ],
+)  # fmt: skip
+def test_the_worst_case_of_a_round_is_solved_once_for_the_file_and_the_leader(recipe, monkeypatch, overrides, solved):
+    """Once per source with a radius, and per radius that is tried."""
+    answers, solve = [], sgpo.leader.follower.solve_worst_case
+
+    def counted(gaps, *arguments, **options):
+        answers.append(solve(gaps, *arguments, **options))
+        return answers[-1]
+
+    monkeypatch.setattr(sgpo.leader.follower, "solve_worst_case", counted)
+    assert main(["run", "--config", str(recipe), "--quiet", "rounds=1", *overrides]) == 0
+    assert len(answers) == solved

@@ -90,11 +90,11 @@ def test_the_last_dpo_trains_on_every_human_pair_from_the_round_that_is_shipped(
 
 def test_where_no_round_is_supported_the_sft_model_is_shipped_and_nothing_more_is_trained(taught, capsys):
     content = yaml.safe_load(taught.read_text())
-    # Labels that say nothing: of every four answers about a thing two are turned round.
+    # Labels that say nothing: of every four answers about a thing two are flipped.
     order = np.random.default_rng(0).permuted(np.tile([True, True, False, False], (len(WORDS), 1)), axis=1)
     swapped = [
-        {**row, "chosen": row["rejected"], "rejected": row["chosen"]} if turned else row
-        for row, turned in zip(SEEDS, order.T.ravel(), strict=True)
+        {**row, "chosen": row["rejected"], "rejected": row["chosen"]} if flipped else row
+        for row, flipped in zip(SEEDS, order.T.ravel(), strict=True)
     ]
     content["data"]["seeds"] = write_jsonl(taught.parent / "random.jsonl", swapped)
     taught.write_text(yaml.safe_dump(content))
@@ -104,15 +104,15 @@ def test_where_no_round_is_supported_the_sft_model_is_shipped_and_nothing_more_i
     assert "Ship the SFT model" in (folder / "report.html").read_text()
 
 
-def test_a_plan_says_that_too_few_pairs_are_set_aside(taught, capsys):
+def test_a_plan_notes_that_there_are_too_few_validation_pairs(taught, capsys):
     arguments = ["run", "--config", str(taught), "--dry-run", *BASE, "leader.accept=supported"]
     assert main(arguments) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "about 24 human pairs are set aside to say which round to ship; with fewer than 50" in said
+    assert "about 24 validation pairs choose the round to ship; with fewer than 50" in said
     assert "a last DPO on all 48 human pairs" in said
 
 
-def test_by_default_a_fifth_of_the_seeds_is_set_aside(taught):
+def test_by_default_a_fifth_of_the_seeds_are_validation_pairs(taught):
     content = yaml.safe_load(taught.read_text())
     del content["leader"]["accept"]
     taught.write_text(yaml.safe_dump({**content, "rounds": 0}))

@@ -66,7 +66,7 @@ def test_two_processes_make_the_data_of_one_and_train_on_it(recipe):
 
 
 def messages(result):
-    """What the run itself said, beside the launcher's own account of which process failed."""
+    """What the run itself reports, without the launcher's account of which process failed."""
     return [line for line in result.stderr.splitlines() if line.startswith("sgpo run:")]
 
 

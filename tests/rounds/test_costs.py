@@ -104,7 +104,7 @@ def test_kept_layer_inputs_are_those_that_checkpointing_saves_for_backward(model
 
 
 def test_a_forward_pass_is_two_operations_a_weight_and_token_and_training_three_times_that(model):
-    """As PyTorch counts them. Embeddings are looked up and attention is left out: they are small beside the rest."""
+    """As PyTorch counts them. Embeddings are looked up and attention is left out: both are small."""
     model.train()
     ids = torch.arange(64)[None]
     with FlopCounterMode(display=False) as forward:

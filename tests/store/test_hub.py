@@ -1,4 +1,4 @@
-"""Whether the Hub answers is asked once, quickly, and only where a run needs it."""
+"""The Hub is asked once, quickly, and only if a run needs it."""
 
 import http.server
 import os

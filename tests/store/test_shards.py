@@ -1,11 +1,13 @@
 """A shard is whole or absent, and a stage's shards are one dataset or an error that says which folder to remove."""
 
 import resource
+from contextlib import contextmanager
 
 import pytest
 from datasets import Features, List, Value
 
 from sgpo.errors import InputError
+from sgpo.store.files import replacing
 from sgpo.store.shards import Shards
 
 FEATURES = Features({"text": Value("string"), "scores": List(Value("float64"))})
@@ -55,12 +57,19 @@ def test_missing_names_what_is_not_whole(shards):
     assert shards.missing(3) == [0, 2]
 
 
-def test_a_full_disk_leaves_no_shard_and_keeps_those_that_were_written(shards):
+@contextmanager
+def on_a_full_disk(path):
+    with replacing(path) as partial:
+        partial.symlink_to("/dev/full")
+        yield partial
+
+
+def test_a_full_disk_leaves_no_shard_and_keeps_those_that_were_written(shards, monkeypatch):
     """The kernel itself says that no space is left: what is written goes to /dev/full."""
     shards.write(0, rows(0, 2), notes={}, about=ABOUT)
     before = (shards.folder / "00000.arrow").read_bytes()
-    (shards.folder / ".00001.arrow.partial").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left on device"):
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left on device"):
+        patch.setattr("sgpo.store.shards.replacing", on_a_full_disk)
         shards.write(1, rows(2, 2), notes={}, about=ABOUT)
     assert [path.name for path in shards.folder.iterdir()] == ["00000.arrow"]
     assert (shards.folder / "00000.arrow").read_bytes() == before
@@ -87,7 +96,7 @@ def test_an_interrupt_while_a_shard_is_put_in_place_leaves_none(shards, monkeypa
     def interrupt(source, target):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sgpo.store.shards.os.replace", interrupt)
+    monkeypatch.setattr("sgpo.store.files.os.replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
         shards.write(0, rows(0, 1), notes={}, about=ABOUT)
     assert list(shards.folder.iterdir()) == []

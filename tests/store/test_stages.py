@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from datasets import Features, Value, load_from_disk
+from pydantic import BaseModel
 
 from sgpo.errors import InputError
 from sgpo.store.progress import Reporter
@@ -15,8 +16,12 @@ from sgpo.store.run_dir import RunDir
 from sgpo.store.stages import ShardRows, ShardWork, Stages
 
 FEATURES = Features({"item": Value("int64"), "drawn": Value("float64")})
-CONFIG = {"seed": 5}
+SEED = 5
 STAGE = "round-1/responses"
+
+
+class Recipe(BaseModel):
+    seed: int = SEED
 
 
 class Team:
@@ -80,9 +85,9 @@ class Job:
         self._lock = threading.Lock()
 
     def member(self, member: Member, count: int, size: int, **more) -> None:
-        run = RunDir(self.root, CONFIG, [], writer=member.is_main)
+        run = RunDir(self.root, Recipe(), [], writer=member.is_main)
         try:
-            Stages(run, CONFIG["seed"], member, Reporter()).sharded(
+            Stages(run, SEED, member, Reporter()).sharded(
                 STAGE, count, size=size, features=FEATURES, open_work=lambda: self._open(member.rank), **more
             )
         finally:
@@ -245,8 +250,8 @@ def test_a_stage_of_one_process_is_done_by_the_main_one_alone_while_the_others_w
     done = []
 
     def work(member):
-        run = RunDir(tmp_path / "run", CONFIG, [], writer=member.is_main)
-        stages = Stages(run, CONFIG["seed"], member, Reporter())
+        run = RunDir(tmp_path / "run", Recipe(), [], writer=member.is_main)
+        stages = Stages(run, SEED, member, Reporter())
         stages.alone("seed/pairs", lambda path: (done.append(member.rank), path.write_text("x")))
         assert (tmp_path / "run/seed/pairs").read_text() == "x"
         run.close()
@@ -259,8 +264,8 @@ def test_a_stage_of_all_processes_is_done_by_all_and_recorded_once(tmp_path):
     done = []
 
     def work(member):
-        run = RunDir(tmp_path / "run", CONFIG, [], writer=member.is_main)
-        stages = Stages(run, CONFIG["seed"], member, Reporter())
+        run = RunDir(tmp_path / "run", Recipe(), [], writer=member.is_main)
+        stages = Stages(run, SEED, member, Reporter())
 
         def train(path):
             done.append(member.rank)
@@ -277,7 +282,7 @@ def test_a_stage_of_all_processes_is_done_by_all_and_recorded_once(tmp_path):
 
 
 def test_seeds_follow_from_the_runs_seed_and_the_stages_name(tmp_path):
-    run = RunDir(tmp_path / "run", CONFIG, [])
+    run = RunDir(tmp_path / "run", Recipe(), [])
     members = [Stages(run, seed, member, Reporter()) for seed in (5, 6) for member in Team(2).members()]
     assert members[0].seed("a") == members[1].seed("a") < 2**31
     assert len({members[0].seed("a"), members[0].seed("b"), members[2].seed("a")}) == 3

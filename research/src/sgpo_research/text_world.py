@@ -126,7 +126,7 @@ def text_world_rows(seed: int, quick: bool, folder: Path) -> list[Row]:
 
 def _adopt(recipe: RunConfig, source: Path, stages: tuple[str, ...]) -> None:
     """Starts a run directory with stages that another run has made in the same way."""
-    run = RunDir(recipe.output, recipe.model_dump(mode="json"), _COMMAND)
+    run = RunDir(recipe.output, recipe, _COMMAND)
     for stage in stages:
         if (source / stage).exists():
             with run.writing(stage) as path:

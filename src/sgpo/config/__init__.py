@@ -1,4 +1,4 @@
-"""A recipe: what `sgpo run` takes, checked where it enters. Below the loop, functions take plain arguments."""
+"""A recipe, the input of `sgpo run`: its sections, how it is read, and the message for each mistake."""
 
 from sgpo.config.annotation import AnnotationConfig
 from sgpo.config.check import validate
@@ -9,14 +9,12 @@ from sgpo.config.generation import GenerationConfig
 from sgpo.config.hardware import HardwareConfig
 from sgpo.config.model import ModelConfig
 from sgpo.config.read import named_sources, read_recipe
-from sgpo.config.recipe import VALIDATION_SHARE, Recipe, RunConfig
-from sgpo.config.section import Count, NotNegative, Positive, Section
+from sgpo.config.recipe import RunConfig
+from sgpo.config.section import Section
 from sgpo.config.world import WorldConfig
 
 __all__ = [
-    "VALIDATION_SHARE",
     "AnnotationConfig",
-    "Count",
     "DataConfig",
     "EvaluateConfig",
     "FollowerConfig",
@@ -24,9 +22,6 @@ __all__ = [
     "HardwareConfig",
     "LeaderConfig",
     "ModelConfig",
-    "NotNegative",
-    "Positive",
-    "Recipe",
     "RunConfig",
     "Section",
     "SourceConfig",

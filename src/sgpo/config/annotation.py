@@ -1,16 +1,17 @@
 """How the responses of a round become pairs."""
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, model_validator
 
+from sgpo.choices import AnnotatorName, PairChoice
 from sgpo.config.section import NotNegative, Section
 
 
 class AnnotationConfig(Section):
-    """Who ranks the responses of a prompt, and which of them make a pair."""
+    """The annotator that ranks the responses of a prompt, and which of them make a pair."""
 
-    annotator: Literal["implicit", "reward_model", "pair_ranker", "judge", "function"] = Field(
+    annotator: AnnotatorName = Field(
         "implicit", description="The policy's own implicit reward (the paper), a model, an LLM judge, or a function."
     )
     model: str | None = Field(
@@ -18,14 +19,14 @@ class AnnotationConfig(Section):
     )
     function: str | None = Field(None, description="`package.module:function` or `file.py:function`.")
     servers: list[str] = Field(default_factory=list, description="Base URLs of the judge.")
-    template: str | None = Field(None, description="File with the judge's prompt; null: the one that comes along.")
+    template: str | None = Field(None, description="File with the judge's prompt; null: the built-in one.")
     options: dict[str, Any] = Field(default_factory=dict, description="Further arguments of the annotator.")
-    choice: Literal["best_worst", "best_random", "all"] = Field(
+    choice: PairChoice = Field(
         "best_worst", description="Pairs of a prompt: best and worst, best and a random worse one, or all."
     )
-    min_margin: NotNegative = Field(0.0, description="Pairs whose rewards differ by no more are dropped.")
+    min_margin: NotNegative = Field(0.0, description="Pairs whose rewards differ by no more than this are dropped.")
     per_token: bool = Field(False, description="Rank by the reward per token.")
-    length_penalty: NotNegative = Field(0.0, description="Reward taken off for each token before ranking.")
+    length_penalty: NotNegative = Field(0.0, description="Subtracted from the reward for each token, before ranking.")
 
     @model_validator(mode="after")
     def _the_annotator_has_what_it_needs(self) -> "AnnotationConfig":

@@ -1,4 +1,4 @@
-"""From the content of a recipe to its sections, or to one sentence for each mistake."""
+"""Validates the content of a recipe, with one sentence for each mistake."""
 
 from typing import Any, TypeVar, get_args
 
@@ -30,15 +30,15 @@ def _sentence(kind: type[BaseModel], item: Any) -> str:
 
 
 def _section_at(kind: type[BaseModel], place: tuple[int | str, ...]) -> type[BaseModel]:
-    """The section at a place of a recipe; numbers are places in a list of sections."""
+    """The section at a place of a recipe; numbers are indices of a list of sections."""
     for part in place:
         if not isinstance(part, int):
-            kind = _find_section(kind.model_fields[part].annotation)
+            kind = find_section(kind.model_fields[part].annotation)
     return kind
 
 
-def _find_section(annotation: Any) -> type[BaseModel] | None:
+def find_section(annotation: Any) -> type[BaseModel] | None:
     """The section that an annotation names, whatever it is wrapped in."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((found for part in get_args(annotation) if (found := _find_section(part)) is not None), None)
+    return next((found for part in get_args(annotation) if (found := find_section(part)) is not None), None)

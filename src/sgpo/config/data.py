@@ -1,9 +1,10 @@
-"""The pairs and prompts of a run: named one by one, or drawn from sets of pairs."""
+"""The pairs and prompts of a run: named one by one, or drawn from preference datasets."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
+from sgpo.choices import Selection
 from sgpo.config.section import Count, Positive, Section
 
 
@@ -11,29 +12,29 @@ class SourceConfig(Section):
     """A dataset of preference pairs, and its share of a mixture."""
 
     path: str = Field(description="File, folder or Hub id.")
-    weight: Positive = Field(1.0, description="Its share of the rows, beside the other sources'.")
-    split: str | None = Field(None, description="Split of the dataset, where there are any; null: train.")
+    weight: Positive = Field(1.0, description="Its share of the rows, relative to the other sources.")
+    split: str | None = Field(None, description="Split of the dataset, if it has any; null: train.")
 
 
 class SplitConfig(Section):
-    """Seeds, pools and held-out pairs drawn from sets of preference pairs, with no prompt in two of them."""
+    """Seeds, pools and held-out pairs, drawn from preference datasets so that no two of them share a prompt."""
 
-    sources: Annotated[list[SourceConfig], Field(min_length=1)] = Field(description="Where the pairs come from.")
+    sources: Annotated[list[SourceConfig], Field(min_length=1)] = Field(description="The preference datasets.")
     seeds: Count = Field(2000, description="Seed pairs.")
     pools: list[Count] = Field(description="Prompts of each round.")
     heldout: Annotated[int, Field(ge=0)] = Field(0, description="Held-out pairs.")
-    selection: Literal["random", "farthest"] = Field(
-        "random", description="How seeds are chosen; farthest points of the SFT model's hidden states, or at random."
+    selection: Selection = Field(
+        "random", description="How seeds are chosen: at random, or as farthest points of the SFT model's hidden states."
     )
-    max_prompt_chars: Count | None = Field(None, description="Prompts with more characters are left out.")
+    max_prompt_chars: Count | None = Field(None, description="Prompts with more characters are dropped.")
 
 
 class DataConfig(Section):
-    """Human pairs to start from, prompts to annotate, and human pairs to judge by."""
+    """Human pairs to start from, prompts to annotate, and human pairs to evaluate on."""
 
     seeds: str | None = Field(None, description="Preference pairs: file, folder or Hub id.")
-    seeds_split: str | None = Field(None, description="Split of the seeds, where there are any; null: train.")
-    seed_pairs: Count | None = Field(None, description="How many to draw at random; null takes all.")
+    seeds_split: str | None = Field(None, description="Split of the seeds, if they have any; null: train.")
+    seed_pairs: Count | None = Field(None, description="How many of them to draw at random; null: all.")
     prompts: str | list[str] | None = Field(
         None, description="Prompts to annotate: file, folder or Hub id; a list gives each round its own."
     )
@@ -43,8 +44,8 @@ class DataConfig(Section):
     )
     heldout: str | None = Field(None, description="Human pairs to report accuracy on; never trained on.")
     heldout_split: str | None = Field(None, description="Split of the held-out pairs; null: train.")
-    split: SplitConfig | None = Field(None, description="Draws all of these instead; see below.")
+    split: SplitConfig | None = Field(None, description="Draws all of these from preference datasets; see below.")
     validation_share: Annotated[float, Field(ge=0, lt=1)] | None = Field(
-        None, description="Share of the seeds' prompts set aside to judge by; null: 0.2 where it is needed, else 0."
+        None, description="Share of the seeds' prompts for validation pairs; null: 0.2 if they are needed, else 0."
     )
     seeds_in_rounds: bool = Field(False, description="Add the seed pairs to the self-annotated pairs of every round.")

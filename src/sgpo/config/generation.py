@@ -1,27 +1,31 @@
-"""How the prompts of a round are answered."""
+"""How responses are generated."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from sgpo.choices import Backend, Dialect
 from sgpo.config.section import Count, Positive, Section
 
 
 class GenerationConfig(Section):
-    """How the policy answers the prompts of a round (the paper: 2 responses, T = 0.7, at most 300 tokens)."""
+    """How the policy answers the prompts of a round (in the paper: 2 responses, T = 0.7, at most 300 tokens)."""
 
-    backend: Literal["transformers", "vllm", "server"] = Field(
+    backend: Backend = Field(
         "transformers", description="In process, vLLM in a process of its own, or servers with the OpenAI API."
     )
     candidates: Annotated[int, Field(ge=2)] = Field(2, description="Responses per prompt.")
-    temperature: Positive = Field(0.7, description="Of sampling.")
-    top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="Nucleus of sampling; 1 is all of it.")
-    max_new_tokens: Count = Field(300, description="A response that reaches it is unfinished, and dropped.")
+    temperature: Positive = Field(0.7, description="Sampling temperature.")
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="Nucleus sampling; 1 is off.")
+    max_new_tokens: Count = Field(300, description="A response that reaches it is unfinished and dropped.")
     stop: list[Annotated[str, Field(min_length=1)]] = Field(
-        default_factory=list, description="Texts at which a response ends, beside the policy's own end."
+        default_factory=list,
+        description="Texts that end a response, in addition to the policy's end-of-sequence token.",
     )
     batch_size: Count = Field(32, description="Responses generated at once in process.")
-    shard_size: Count = Field(512, description="Prompts of a shard: what an interrupted run repeats at most.")
+    shard_size: Count = Field(
+        512, description="Prompts per shard; an interrupted run repeats at most one shard per process."
+    )
     vllm: dict[str, Any] = Field(
         default_factory=dict, description="Arguments of VLLMGenerator, such as python or tensor_parallel_size."
     )
@@ -30,10 +34,10 @@ class GenerationConfig(Section):
     )
     server_command: str | None = Field(
         None,
-        description="Starts the servers for each round: {policy} is its folder. null: they run, and load by folder.",
+        description="Starts the servers for each round; {policy} is its folder. null: they run, and load by folder.",
     )
-    server_dialect: Literal["vllm", "transformers", "openai"] = Field(
-        "vllm", description="Further fields of a request: how a server is told to sample the policy as it is."
+    server_dialect: Dialect = Field(
+        "vllm", description="Extra request fields that make a server sample from the unmodified policy."
     )
     server_options: dict[str, Any] = Field(
         default_factory=dict, description="Arguments of ServerPool, such as timeout, retries, concurrency."

@@ -1,5 +1,6 @@
-"""From a YAML file and overrides to the content of a recipe, not yet validated."""
+"""Reads the content of a recipe from a YAML file and overrides, without validating it."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,18 @@ import yaml
 
 from sgpo.errors import InputError
 
+_SOURCES = (
+    "model.path", "model.adapter", "data.seeds", "data.prompts", "data.heldout", "data.split.sources.path",
+    "annotation.model", "evaluate.instructions", "evaluate.prompts", "evaluate.pairs", "evaluate.baseline",
+    "evaluate.model",
+)  # fmt: skip
+
 
 def read_recipe(path: str | Path, overrides: list[str]) -> dict[str, Any]:
-    """Reads a YAML recipe and lays dotted overrides (`follower.radius=0.05`) over it.
+    """Reads a YAML recipe and applies dotted overrides, such as `follower.radius=0.05`.
 
     Raises:
-        InputError: no such file, no YAML mapping, or an override that is not KEY=VALUE or that descends into a value.
+        InputError: no such file, no YAML mapping, or an override that is not KEY=VALUE or that goes into a value.
     """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -29,24 +36,19 @@ def read_recipe(path: str | Path, overrides: list[str]) -> dict[str, Any]:
 
 def named_sources(content: dict[str, Any]) -> list[str]:
     """The models and datasets that a recipe names, before it is validated."""
-    wanted = {"model": ("path", "adapter"), "data": ("seeds", "prompts", "heldout"), "annotation": ("model",)}
-    found: list[str] = []
-    for section, keys in wanted.items():
-        values = content.get(section)
-        for key in keys if isinstance(values, dict) else ():
-            value = values.get(key)
-            found += [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)]
-    listed = content.get("evaluate")
-    for evaluation in listed if isinstance(listed, list) else ():
-        keys = ("instructions", "prompts", "pairs", "baseline") if isinstance(evaluation, dict) else ()
-        found += [evaluation[key] for key in keys if isinstance(evaluation.get(key), str)]
-        if keys and evaluation.get("kind") == "reward" and isinstance(evaluation.get("model"), str):
-            found.append(evaluation["model"])
-    split = content.get("data", {}).get("split") if isinstance(content.get("data"), dict) else None
-    for source in split.get("sources", ()) if isinstance(split, dict) else ():
-        if isinstance(source, dict) and isinstance(source.get("path"), str):
-            found.append(source["path"])
-    return found
+    return [text for key in _SOURCES for text in _texts_at(content, key.split("."))]
+
+
+def _texts_at(node: Any, keys: list[str]) -> Iterator[str]:
+    """The texts at a place of a recipe, in every item of a list on the way."""
+    if isinstance(node, list):
+        for item in node:
+            yield from _texts_at(item, keys)
+    elif not keys and isinstance(node, str):
+        yield node
+    # A judge's model is a name on its server.
+    elif isinstance(node, dict) and (keys != ["model"] or "judge" not in (node.get("annotator"), node.get("kind"))):
+        yield from _texts_at(node.get(keys[0]) if keys else None, keys[1:])
 
 
 def _apply_override(content: dict[str, Any], override: str) -> None:

@@ -1,9 +1,10 @@
-"""All parts of a recipe together, and what they ask of one another."""
+"""The whole recipe, and the rules across its sections."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from sgpo.choices import Reference
 from sgpo.config.annotation import AnnotationConfig
 from sgpo.config.data import DataConfig
 from sgpo.config.evaluation import EvaluateConfig
@@ -14,18 +15,18 @@ from sgpo.config.model import ModelConfig
 from sgpo.config.section import Section
 from sgpo.config.world import SUPPLIED, WORLD_EVALUATION, WorldConfig
 
-# Of the seeds' prompts, where pairs are set aside and the recipe does not say how many.
+# Share of the seeds' prompts for validation pairs, if they are needed and the recipe does not say how many.
 VALIDATION_SHARE = 0.2
 
 
-class Recipe(Section):
-    """What every run states, wherever its model and data come from."""
+class RunConfig(Section):
+    """A run of SSAPO on the user's model and data, or on an embedded world."""
 
     output: str = Field(description="The run directory.")
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="Of everything random; one seed, one result.")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="Seed of everything random.")
     rounds: Annotated[int, Field(ge=0)] = Field(3, description="Rounds after DPO on the seeds.")
-    reference: Literal["sft", "previous"] = Field(
-        "sft", description="What the leader refers to: the SFT model, or the policy that the round starts from."
+    reference: Reference = Field(
+        "sft", description="The reference policy: the SFT model, or the policy that the round starts from."
     )
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
@@ -35,9 +36,10 @@ class Recipe(Section):
     leader: LeaderConfig = LeaderConfig()
     evaluate: list[EvaluateConfig] = Field(default_factory=list, description="After each round; see below.")
     hardware: HardwareConfig | None = Field(None, description="For estimates; see below.")
+    world: WorldConfig | None = Field(None, description="An embedded world that supplies model and data; see below.")
 
     @model_validator(mode="after")
-    def _every_source_has_a_radius(self) -> "Recipe":
+    def _every_source_has_a_radius(self) -> "RunConfig":
         radii = self.follower.source_radius
         sources = ["human", "self"] if self.data.seeds_in_rounds else ["self"]
         if radii is not None and sorted(radii) != sources:
@@ -49,7 +51,7 @@ class Recipe(Section):
 
     @property
     def judges_rounds(self) -> bool:
-        """Whether a round may be turned down."""
+        """Whether a round may be rejected."""
         return self.follower.radius == "validated" or self.leader.accept == "validated"
 
     @property
@@ -59,13 +61,13 @@ class Recipe(Section):
 
     @property
     def validation_share(self) -> float:
-        """Share of the seeds' prompts that is set aside: the recipe's, or the default where something needs it."""
+        """Share of the seeds' prompts for validation pairs: the recipe's, or the default if something needs them."""
         share = self.data.validation_share
         return share if share is not None else VALIDATION_SHARE * self._needs_validation
 
     @property
     def final_epochs(self) -> float:
-        """Epochs of the last DPO on all human pairs: the recipe's, or round 0's where a round is chosen."""
+        """Epochs of the last DPO on all human pairs: the recipe's, or round 0's if a round is chosen."""
         epochs = self.leader.final_epochs
         return epochs if epochs is not None else self.leader.seed_epochs * self.chooses_round
 
@@ -74,20 +76,20 @@ class Recipe(Section):
         return self.judges_rounds or self.chooses_round or self.follower.radius == "measured"
 
     @model_validator(mode="after")
-    def _validation_pairs_are_there_and_used(self) -> "Recipe":
+    def _validation_pairs_are_there_and_used(self) -> "RunConfig":
         wanted, there = self._needs_validation, self.validation_share > 0
-        # What a last DPO trains on may be set aside for other ends, such as a choice of learning rates.
+        # With a last DPO they may also serve other purposes, such as a choice of learning rates.
         if wanted != there and not (there and self.leader.final_epochs):
             raise ValueError(
                 f"data.validation_share is {self.data.validation_share} with "
                 f"follower.radius={self.follower.radius!r} and leader.accept={self.leader.accept!r}; allowed: a "
-                "share > 0 where one of them needs human pairs, else 0 or null. A number as radius and "
+                "share > 0 if one of them needs validation pairs, else 0 or null. A number as radius and "
                 "leader.accept='always' need none"
             )
         return self
 
     @model_validator(mode="after")
-    def _pairs_choose_once(self) -> "Recipe":
+    def _pairs_choose_once(self) -> "RunConfig":
         if self.follower.radius == "validated" and self.chooses_round:
             raise ValueError(
                 f"leader.accept is {self.leader.accept!r} with follower.radius='validated'; allowed: 'validated' or "
@@ -96,14 +98,14 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _evaluations_have_names_of_their_own(self) -> "Recipe":
+    def _evaluations_have_names_of_their_own(self) -> "RunConfig":
         titles = [evaluation.title for evaluation in self.evaluate]
         if twice := sorted({title for title in titles if titles.count(title) > 1}):
             raise ValueError(f"evaluate has {', '.join(twice)} more than once; allowed: a `name` for each")
         return self
 
     @model_validator(mode="after")
-    def _prompts_cover_the_rounds(self) -> "Recipe":
+    def _prompts_cover_the_rounds(self) -> "RunConfig":
         per_round = self.data.prompts_per_round
         if isinstance(per_round, list) and len(per_round) != self.rounds:
             raise ValueError(
@@ -114,12 +116,6 @@ class Recipe(Section):
                 f"data.prompts has {len(self.data.prompts)} pools; allowed: one pool, or one per round ({self.rounds})"
             )
         return self
-
-
-class RunConfig(Recipe):
-    """A run of SSAPO on a model and data that the user has, or on an embedded world."""
-
-    world: WorldConfig | None = Field(None, description="An embedded world that supplies model and data; see below.")
 
     @model_validator(mode="after")
     def _inputs_are_named(self) -> "RunConfig":
@@ -142,7 +138,7 @@ class RunConfig(Recipe):
             return self
         for key in ("seeds", "seeds_split", "seed_pairs", "prompts", "prompts_split", "prompts_per_round", "heldout"):
             if getattr(data, key) is not None:
-                raise ValueError(f"data.{key} is given beside data.split, which supplies it; leave it out")
+                raise ValueError(f"data.{key} is given with data.split, which supplies it; leave it out")
         if len(data.split.pools) != self.rounds:
             raise ValueError(
                 f"data.split.pools has {len(data.split.pools)} sizes; allowed: one per round ({self.rounds})"

@@ -1,4 +1,4 @@
-"""What the parts of a recipe are made of."""
+"""The base class of a recipe's sections, and its number types."""
 
 from typing import Annotated
 
@@ -10,6 +10,6 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Section(BaseModel):
-    """A part of a recipe: frozen, its defaults checked, unknown keys refused."""
+    """A section of a recipe: frozen, with validated defaults; unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())

@@ -1,20 +1,23 @@
-"""Whether what a recipe writes and ranks with is there, before anything is trained."""
+"""Whether the tools that a recipe needs are installed."""
 
 import subprocess
 import sys
 from importlib.util import find_spec
 
-from sgpo.config import Recipe
+from sgpo.config import RunConfig
 from sgpo.errors import InputError
+from sgpo.policy.locate import check_exists
+from sgpo.preferences.annotators.function import FunctionAnnotator
+from sgpo.preferences.annotators.verdicts import read_template
 
 _HAS_VLLM = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
 
 
-def missing_tools(config: Recipe) -> list[str]:
-    """What a run of this recipe would lack on this machine, a sentence each; empty where nothing is missing.
+def missing_tools(config: RunConfig) -> list[str]:
+    """What a run of this recipe lacks on this machine, a sentence each.
 
     Raises:
-        InputError: a function, template or folder that the recipe names and that is not there.
+        InputError: a function, template or folder that the recipe names does not exist.
     """
     _check_annotator(config)
     missing = []
@@ -27,31 +30,21 @@ def missing_tools(config: Recipe) -> list[str]:
         if found.returncode:
             missing.append(
                 f"generation.backend is 'vllm', and {python} has no vLLM: install it into an environment of its own, "
-                "and name that one's interpreter as generation.vllm.python"
+                "and set generation.vllm.python to its interpreter"
             )
     asks_servers = config.generation.backend == "server" or config.annotation.annotator == "judge"
-    if asks_servers and not _imports("openai"):
+    if asks_servers and not find_spec("openai"):
         missing.append("servers need the openai package: pip install 'sgpo[server]'")
-    if config.leader.lora is not None and not _imports("peft"):
+    if config.leader.lora is not None and not find_spec("peft"):
         missing.append("leader.lora needs PEFT: pip install 'sgpo[peft]'")
     return missing
 
 
-def _check_annotator(config: Recipe) -> None:
+def _check_annotator(config: RunConfig) -> None:
     settings = config.annotation
     if settings.annotator == "function":
-        from sgpo.preferences.annotators.function import FunctionAnnotator
-
         FunctionAnnotator(settings.function)
     elif settings.annotator == "judge":
-        from sgpo.preferences.annotators.verdicts import read_template
-
         read_template(settings.template)
-    elif settings.annotator in ("reward_model", "pair_ranker"):
-        from sgpo.policy.locate import check_exists
-
+    elif settings.annotator != "implicit":
         check_exists(settings.model, "annotation.model:")
-
-
-def _imports(name: str) -> bool:
-    return find_spec(name) is not None

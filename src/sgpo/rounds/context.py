@@ -1,7 +1,9 @@
-"""What every stage of a run works with."""
+"""What every step of a run works with."""
 
 from dataclasses import dataclass
 from pathlib import Path
+
+from datasets import Dataset, load_from_disk
 
 from sgpo.config import RunConfig
 from sgpo.rounds.policies import Policies
@@ -11,7 +13,7 @@ from sgpo.store.stages import Stages
 
 @dataclass(frozen=True)
 class Run:
-    """A run: its recipe, the stages on disk and the processes that share them, and its policies."""
+    """A run: its recipe, its stages on disk, and its policies."""
 
     config: RunConfig
     stages: Stages
@@ -26,3 +28,7 @@ class Run:
     def reporter(self) -> Reporter:
         """Where progress is shown."""
         return self.stages.reporter
+
+    def load(self, stage: str) -> Dataset:
+        """The dataset of a finished stage."""
+        return load_from_disk(self.root / stage)

@@ -1,11 +1,14 @@
-r"""What a run costs, by arithmetic: bytes of training, floating-point operations of each stage, hours.
+r"""What a run costs: bytes of training, floating-point operations of each stage, hours.
 
 A forward pass takes 2 operations per weight and token and a backward pass 4 (Kaplan et al., arXiv:2001.08361, Section
 2.1); recomputing activations in the backward pass takes another 2. Attention over the sequence is left out. These are
-estimates: of the order of what a run takes, not a promise.
+estimates of the order of magnitude.
 """
 
+import math
 from dataclasses import dataclass
+
+from sgpo.config import RunConfig
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 4}
 _FORWARD, _TRAIN, _TRAIN_RECOMPUTED = 2, 6, 8
@@ -13,7 +16,7 @@ _FORWARD, _TRAIN, _TRAIN_RECOMPUTED = 2, 6, 8
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage of a run: its name, what it does, and its hours where the recipe describes the hardware."""
+    """One stage of a run: its name, what it does, and its hours if the recipe describes the hardware."""
 
     name: str
     work: str
@@ -22,7 +25,7 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Architecture:
-    """What the memory of activations depends on: layers, width, and entries of the vocabulary."""
+    """What the memory of activations depends on: layers, width, and size of the vocabulary."""
 
     layers: int
     hidden: int
@@ -40,6 +43,25 @@ class Lengths:
     def together(self) -> float:
         """Mean tokens of a prompt with its response."""
         return self.prompt + self.response
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What the stages of a run depend on.
+
+    Attributes:
+        parameters: weights of the model.
+        seeds, validation, heldout: human pairs.
+        pools: prompts of each round.
+        lengths: mean tokens.
+    """
+
+    parameters: int
+    seeds: int
+    validation: int
+    heldout: int
+    pools: list[int]
+    lengths: Lengths
 
 
 def state_bytes(parameters: int, dtype: str) -> int:
@@ -66,7 +88,7 @@ def activation_bytes(architecture: Architecture, tokens: int, dtype: str) -> int
 
 
 def generation_flops(parameters: int, prompts: int, candidates: int, lengths: Lengths) -> float:
-    """Operations to answer prompts: every prompt read and every response written once for each candidate."""
+    """Operations to answer prompts: for each candidate the prompt is read and the response generated once."""
     return _FORWARD * parameters * prompts * candidates * lengths.together
 
 
@@ -76,10 +98,32 @@ def scoring_flops(parameters: int, responses: int, lengths: Lengths) -> float:
 
 
 def training_flops(parameters: int, pairs: float, lengths: Lengths, *, recomputed: bool) -> float:
-    """Operations to train on pairs (times epochs), two responses each; whether activations are recomputed."""
+    """Operations to train on pairs (times epochs) of two responses; `recomputed`: activations are recomputed."""
     return (_TRAIN_RECOMPUTED if recomputed else _TRAIN) * parameters * 2 * pairs * lengths.together
 
 
 def hours(flops: float, *, devices: int, teraflops: float, utilisation: float) -> float:
     """Hours that devices take for operations, at a share `utilisation` of their peak, `teraflops` (10^12 a second)."""
     return flops / (devices * teraflops * 1e12 * utilisation) / 3600
+
+
+def recipe_hours(config: RunConfig, flops: float, *, generating: bool = False) -> float | None:
+    """`hours` on the hardware that the recipe describes; None if it describes none."""
+    hardware = config.hardware
+    if hardware is None:
+        return None
+    utilisation = hardware.generation_utilisation if generating else hardware.utilisation
+    return hours(flops, devices=hardware.devices, teraflops=hardware.teraflops, utilisation=utilisation)
+
+
+def training_steps(config: RunConfig, pairs: int, epochs: float) -> int:
+    """Optimiser steps of a training."""
+    return math.ceil(epochs * math.ceil(pairs / config.leader.batch_size))
+
+
+def plan_training(
+    config: RunConfig, scale: Scale, name: str, what: str, *, pairs: int, epochs: float, times: int = 1
+) -> StagePlan:
+    """A training stage: `what` precedes the number of steps; its hours are those of training `times` over."""
+    flops = times * training_flops(scale.parameters, pairs * epochs, scale.lengths, recomputed=True)
+    return StagePlan(name, f"{what} {training_steps(config, pairs, epochs)} steps", recipe_hours(config, flops))

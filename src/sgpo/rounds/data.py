@@ -7,10 +7,7 @@ from typing import Any
 from sgpo.config import RunConfig
 from sgpo.config.world import WORLD_EVALUATION
 from sgpo.demo.world import WorldFiles, prepare_world
-from sgpo.policy.embed import embed_prompts
-from sgpo.preferences.mix import MixedSource, Mixture, mix_pairs
-from sgpo.preferences.split import split_pairs
-from sgpo.preferences.split_files import write_split
+from sgpo.preferences.draw import draw_split
 from sgpo.rounds.costs import StagePlan
 from sgpo.rounds.policies import Policies
 from sgpo.store.progress import Reporter
@@ -28,20 +25,21 @@ def resolve_data(config: RunConfig, stages: Stages) -> RunConfig:
         reward; a recipe with neither as it is.
 
     Raises:
-        InputError: see `prepare_world`, `mix_sources` and `split_pairs`.
+        InputError: see `prepare_world` and `draw_split`.
     """
     if config.world is not None:
         stages.alone(WORLD, lambda path: _write_world(config, path, stages.reporter))
         return _with_world(config, stages.run.path(WORLD))
     if config.data.split is not None:
-        policies = Policies(config, stages.run)
-        stages.alone(SPLIT, lambda path: _write_split(config, path, policies, stages.reporter))
+        load = Policies(config, stages.run).reference
+        draw = {"seed": config.seed, "load": load, "reporter": stages.reporter}
+        stages.alone(SPLIT, lambda path: draw_split(config.data.split, path, **draw))
         return _with_split(config, stages.run.path(SPLIT))
     return config
 
 
 def plan_data(config: RunConfig) -> list[StagePlan]:
-    """The stage of `resolve_data`, where the recipe has one."""
+    """The stage of `resolve_data`, if the recipe has one."""
     world, split = config.world, config.data.split
     if world is not None:
         work = (
@@ -100,42 +98,3 @@ def _sft_steps(config: RunConfig) -> int:
 def _write_world(config: RunConfig, path: Path, reporter: Reporter) -> None:
     with reporter.bar("SFT steps", _sft_steps(config)) as advance:
         prepare_world(config.world, path, seed=config.seed, progress=lambda done, total: advance(1))
-
-
-def mix_sources(config: RunConfig) -> Mixture:
-    """Reads and mixes the sources of `data.split`.
-
-    Raises:
-        InputError: a source that cannot be read, or that runs out; see `mix_pairs`.
-    """
-    split = config.data.split
-    sources = [MixedSource(source.path, source.weight, source.split) for source in split.sources]
-    wanted = split.seeds + sum(split.pools) + split.heldout
-    return mix_pairs(sources, least=wanted, seed=config.seed, max_prompt_chars=split.max_prompt_chars)
-
-
-def _write_split(config: RunConfig, path: Path, policies: Policies, reporter: Reporter) -> None:
-    settings, mixture = config.data.split, mix_sources(config)
-    embeddings = device = None
-    states = path.with_name(f".{path.name}-states.partial")
-    try:
-        if settings.selection == "farthest":
-            policy, prompts = policies.reference(), mixture.pairs["prompt"][:]
-            device = str(policy.device)
-            with reporter.bar("hidden states of the prompts", len(prompts)) as advance:
-                embeddings = embed_prompts(policy, prompts, progress=advance, out=states)
-        with reporter.bar("seeds", settings.seeds) as advance:
-            split = split_pairs(
-                mixture.pairs,
-                seeds=settings.seeds,
-                pools=settings.pools,
-                heldout=settings.heldout,
-                seed=config.seed,
-                selection=settings.selection,
-                embeddings=embeddings,
-                device=device,
-                progress=advance,
-            )
-    finally:
-        states.unlink(missing_ok=True)
-    write_split(split, path, notes=mixture.describe())

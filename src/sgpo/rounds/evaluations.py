@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from datasets import load_from_disk
 
-from sgpo.config import EvaluateConfig, Recipe
+from sgpo.config import EvaluateConfig, RunConfig
 from sgpo.errors import InputError
 from sgpo.evaluate.held_out import self_annotated
 from sgpo.evaluate.plain import as_plain
@@ -22,7 +22,7 @@ from sgpo.store.records import Headline, parse_record
 RESULT = "result.json"
 
 
-def check_evaluations(config: Recipe) -> None:
+def check_evaluations(config: RunConfig) -> None:
     """Reads what every evaluation of a recipe needs, so that mistakes are found before the first round.
 
     Raises:

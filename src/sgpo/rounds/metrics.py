@@ -1,44 +1,68 @@
-"""The numbers of a finished round, from what its stages left on disk."""
+"""The metrics of a finished round, from what its stages left on disk."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, load_from_disk
+from datasets import Dataset
 
-from sgpo.rounds.follower import read_summary
+from sgpo.leader.scores import POLICY_COLUMNS, stored_gaps
+from sgpo.rounds.context import Run
+from sgpo.rounds.evaluations import headlines
+from sgpo.rounds.pairs import COUNTS
+from sgpo.rounds.scoring import add_scores
+from sgpo.rounds.seeds import HELDOUT
+from sgpo.rounds.training import TRAINING_LOG
+from sgpo.rounds.validation import DECISION
+from sgpo.rounds.worst_case import WORST_CASE, read_summary
+from sgpo.stats.ranking import ranking_accuracy
+from sgpo.store.files import read_json, write_atomically
+from sgpo.store.records import RoundMetrics, parse_record
+
+FINAL_NAME = "final DPO"
+_METRICS = "metrics.json"
 
 
-def stage_metrics(folder: Path, pairs: Dataset, beta: float) -> dict[str, Any]:
-    """Metrics of annotation, follower and leader of one round.
+def measure_round(run: Run, number: int) -> None:
+    """Writes the metrics of a finished round, to its own file and as a line of metrics.jsonl."""
+    folders = [run.policies.folder(done) for done in range(number + 1)]
+    run.stages.alone(f"{folders[-1]}/{_METRICS}", lambda path: _collect(run, number).write(path))
+    if run.stages.processes.is_main:
+        lines = [json.dumps(read_json(run.root / folder / _METRICS)) for folder in folders]
+        write_atomically(run.root / "metrics.jsonl", "\n".join(lines) + "\n")
 
-    Args:
-        folder: the round's folder; round 0 has neither responses nor a worst case.
-        pairs: the pairs that the round trained on.
-        beta: scale of the implicit rewards in the leader's log.
-    """
-    metrics: dict[str, Any] = {}
+
+def _collect(run: Run, number: int) -> RoundMetrics:
+    name = {0: "DPO on seeds", run.policies.final: FINAL_NAME}.get(number, f"round {number}")
+    folder = run.root / run.policies.folder(number)
+    beta = run.config.leader.beta
+    metrics: dict[str, Any] = {"round": number, "name": name, "seconds": run.stages.run.seconds(f"{folder.name}/")}
     if (folder / "responses").exists():
-        metrics["annotation"] = _annotation_metrics(folder, pairs)
-        metrics["follower"] = read_summary(folder / "worst_case.parquet")
-    if (folder / "decision.json").exists():
-        metrics["decision"] = json.loads((folder / "decision.json").read_text(encoding="utf-8"))
-    log = folder / "policy" / "training_log.json"
-    if log.exists():
-        metrics["leader"] = _leader_metrics(json.loads(log.read_text(encoding="utf-8")), beta)
-    # A round that was not taken trained nothing that is kept.
-    return metrics
+        metrics["annotation"] = _annotation(run.load(f"{folder.name}/responses"), run.load(f"{folder.name}/pairs"))
+        metrics["annotation"] |= read_json(folder / "pairs" / COUNTS)
+        metrics["follower"] = read_summary(folder / WORST_CASE)
+    if (folder / DECISION).exists():
+        metrics["decision"] = read_json(folder / DECISION)
+    # A round that was not accepted has no training log: it keeps the policy before.
+    if (folder / "policy" / TRAINING_LOG).exists():
+        metrics["leader"] = _leader(folder / "policy" / TRAINING_LOG, beta)
+    if run.config.data.heldout:
+        policy = run.policies.of_round(number)
+        heldout = add_scores(run, run.load(HELDOUT), policy, POLICY_COLUMNS, who="policy")
+        metrics["heldout"] = ranking_accuracy(stored_gaps(heldout, beta))._asdict()
+    if run.config.evaluate:
+        metrics["evaluations"] = headlines(run, number)
+    return parse_record(RoundMetrics, metrics, f"{folder.name}/{_METRICS}")
 
 
-def _annotation_metrics(folder: Path, pairs: Dataset) -> dict[str, Any]:
-    counts = json.loads((folder / "pairs" / "annotation.json").read_text(encoding="utf-8"))
-    tokens = load_from_disk(folder / "responses")["n_tokens"][:]
-    gaps = [gap for gap, source in zip(pairs["gap"], pairs["source"], strict=True) if source == "self"]
-    return {**counts, "response_tokens": float(np.mean(tokens)), "gap_mean": float(np.mean(gaps))}
+def _annotation(responses: Dataset, pairs: Dataset) -> dict[str, float]:
+    gaps = np.array(pairs["gap"])[np.array(pairs["source"]) == "self"]
+    return {"response_tokens": float(np.mean(responses["n_tokens"][:])), "gap_mean": float(np.mean(gaps))}
 
 
-def _leader_metrics(log: list[dict[str, Any]], beta: float) -> dict[str, Any]:
+def _leader(path: Path, beta: float) -> dict[str, Any]:
+    log = json.loads(path.read_text(encoding="utf-8"))
     steps = [record for record in log if "loss" in record]
     last = steps[-1]
     return {

@@ -1,25 +1,26 @@
-"""The policies of a run: where they lie, how they are loaded, and what they are known by."""
+"""The policies of a run: their folders, how they are loaded, and their fingerprints."""
 
 from pathlib import Path
 
-from sgpo.config import Recipe
+from sgpo.config import RunConfig
 from sgpo.policy.fingerprints import fingerprint_policy
-from sgpo.policy.load import Policy, load_policy
+from sgpo.policy.generators import load_model
+from sgpo.policy.load import Policy
 from sgpo.store.run_dir import RunDir
 
 FINAL = "final"
 
 
 class Policies:
-    """Loads a run's reference and the policies of its rounds; one at a time is the caller's part."""
+    """Loads the reference of a run and the policies of its rounds; nothing is kept in memory."""
 
-    def __init__(self, config: Recipe, run: RunDir) -> None:
-        self._config, self._run, self._rounds = config.model, run, config.rounds
+    def __init__(self, config: RunConfig, run: RunDir) -> None:
+        self._model, self._run, self._rounds = config.model, run, config.rounds
         self._fingerprints: dict[str, str] = {}
 
     @property
     def final(self) -> int:
-        """The number of the last DPO on human pairs, after all rounds."""
+        """The number of the last DPO on human pairs, which follows the rounds."""
         return self._rounds + 1
 
     def folder(self, number: int) -> str:
@@ -27,16 +28,20 @@ class Policies:
         return FINAL if number == self.final else f"round-{number}"
 
     def path(self, number: int) -> Path:
-        """Where the policy of a round lies."""
+        """The folder of a round's policy."""
         return self._run.path(f"{self.folder(number)}/policy")
 
+    def at(self, folder: Path) -> Policy:
+        """Loads a policy of the run from its folder."""
+        return load_model(self._model.at(folder))
+
     def of_round(self, number: int) -> Policy:
-        """The policy that a round ended with."""
+        """Loads the policy of a round."""
         return self.at(self.path(number))
 
     def reference(self) -> Policy:
-        """The SFT model."""
-        return self._load(self._config.path, adapter=self._config.adapter)
+        """Loads the SFT model."""
+        return load_model(self._model)
 
     def fingerprint(self, number: int) -> str:
         """`fingerprint_policy` of a round's policy."""
@@ -44,19 +49,10 @@ class Policies:
 
     def fingerprint_reference(self) -> str:
         """`fingerprint_policy` of the SFT model."""
-        return self._fingerprint(self._config.path, adapter=self._config.adapter)
-
-    def at(self, folder: Path) -> Policy:
-        """A policy that lies in a folder of the run."""
-        return self._load(str(folder), adapter=None)
-
-    def _load(self, path: str, adapter: str | None) -> Policy:
-        return load_policy(
-            path, dtype=self._config.dtype, adapter=adapter, trust_remote_code=self._config.trust_remote_code
-        )
+        return self._fingerprint(self._model.path, adapter=self._model.adapter)
 
     def _fingerprint(self, path: str | Path, adapter: str | None) -> str:
-        # Reading all weights takes a while, and a stage asks for each of its shards.
+        # Reading all weights takes a while, and every shard of a stage needs it.
         key = f"{path}+{adapter}"
         if key not in self._fingerprints:
             self._fingerprints[key] = fingerprint_policy(path, adapter=adapter)

@@ -1,17 +1,19 @@
-"""Which prompts a round takes: its own pool, or a slice of a common one; rounds share nothing."""
+"""Which prompts a round takes: all of its own pool or a slice of a common one, so that no two rounds share any."""
 
 import math
 
+import numpy as np
 from datasets import Dataset
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig
 
-from sgpo.config import Recipe, RunConfig
+from sgpo.config import RunConfig
 from sgpo.errors import InputError
-from sgpo.policy.tokens import Messages, tokenize_prompts
+from sgpo.policy.load import load_tokenizer
+from sgpo.policy.tokens import tokenize_prompts
 from sgpo.preferences.source import load_prompts
 
 
-def round_sizes(available: int, config: Recipe, source: str) -> list[int]:
+def round_sizes(available: int, config: RunConfig, source: str) -> list[int]:
     """How many prompts each round takes of a common pool.
 
     Raises:
@@ -29,7 +31,7 @@ def round_sizes(available: int, config: Recipe, source: str) -> list[int]:
     return sizes
 
 
-def pool_size(available: int, config: Recipe, number: int, source: str) -> int:
+def pool_size(available: int, config: RunConfig, number: int, source: str) -> int:
     """How many prompts a round takes of a pool of its own.
 
     Raises:
@@ -64,12 +66,41 @@ def round_prompts(config: RunConfig, number: int) -> Dataset:
     return pool.shuffle(seed=config.seed).select(rows)
 
 
-def prompt_room(config: Recipe, model: PreTrainedConfig) -> float:
-    """Most tokens of a prompt: the response must fit in the model's context, and some of it be trained on."""
-    context = getattr(model.get_text_config(), "max_position_embeddings", None) or math.inf
-    return min(context - config.generation.max_new_tokens, config.leader.max_length - 1)
+def prompt_lengths(config: RunConfig, policy: str, prompts: Dataset, source: str) -> tuple[np.ndarray, float]:
+    """Tokens of each prompt, and the most that a prompt may have.
+
+    A response must fit in the model's context, and some of it within `leader.max_length`.
+
+    Args:
+        config: the recipe.
+        policy: folder or Hub id of the policy that answers.
+        prompts: P rows with `prompt`.
+        source: where they come from, for messages.
+
+    Returns: (P,) lengths and the maximum; infinite for a model that names no context.
+
+    Raises:
+        InputError: every prompt is too long.
+    """
+    trust = config.model.trust_remote_code
+    model = AutoConfig.from_pretrained(policy, trust_remote_code=trust).get_text_config()
+    context = getattr(model, "max_position_embeddings", None) or math.inf
+    room = min(context - config.generation.max_new_tokens, config.leader.max_length - 1)
+    tokens = tokenize_prompts(load_tokenizer(policy, trust_remote_code=trust), prompts["prompt"][:])
+    lengths = np.array([len(ids) for ids in tokens])
+    if len(lengths) and (lengths > room).all():
+        raise InputError(
+            f"{source}: every prompt is too long (the first has {lengths[0]} tokens); allowed: at most {room}, the "
+            "model's context less generation.max_new_tokens, and below leader.max_length."
+        )
+    return lengths, room
 
 
-def prompt_lengths(tokenizer: PreTrainedTokenizerBase, prompts: list[Messages]) -> list[int]:
-    """Tokens of each prompt."""
-    return [len(ids) for ids in tokenize_prompts(tokenizer, prompts)]
+def check_prompts(config: RunConfig) -> None:
+    """Reads the prompts of every round.
+
+    Raises:
+        InputError: see `round_prompts` and `prompt_lengths`.
+    """
+    for number in range(1, config.rounds + 1):
+        prompt_lengths(config, config.model.path, round_prompts(config, number), f"data.prompts, round {number}")

@@ -1,82 +1,75 @@
-"""Which round's policy a run ships: the latest one that the human pairs set aside support (PAPER.md D8)."""
-
-import json
-from pathlib import Path
-from typing import Any
+"""Which round's policy a run ships: the latest one that the validation pairs support (PAPER.md D8)."""
 
 import numpy as np
-from datasets import Dataset, load_from_disk
+from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from sgpo.config import RunConfig
 from sgpo.policy.load import load_tokenizer
 from sgpo.policy.tokens import tokenize_responses
-from sgpo.rounds.policies import Policies
-from sgpo.rounds.validation import PAIRS, Validation
+from sgpo.rounds.context import Run
+from sgpo.rounds.costs import StagePlan
+from sgpo.rounds.seeds import VALIDATION
+from sgpo.rounds.validation import score_validation_pairs, validation_gaps
 from sgpo.stats.acceptance import ENOUGH_PAIRS, LEVEL, latest_supported
 from sgpo.stats.ranking import ranking_accuracy
-from sgpo.store.stages import Stages
+from sgpo.store.records import Evidence, Shipped
 
 SHIPPED = "shipped.json"
 
 
-class Shipping:
-    """Looks at all rounds once they are done, from the last one back."""
+def choose_round(run: Run) -> int | None:
+    """Writes shipped.json if the recipe chooses a round at the end.
 
-    def __init__(self, config: RunConfig, stages: Stages, policies: Policies) -> None:
-        self._config, self._stages, self._policies = config, stages, policies
-        self._validation = Validation(config, stages, policies)
-        self._root = stages.run.root
+    Returns: the round that is shipped: the chosen one, or the last; None for the SFT model.
+    """
+    if not run.config.chooses_round:
+        return run.config.rounds
+    score_validation_pairs(run, run.config.rounds)
+    run.stages.alone(SHIPPED, lambda path: _choose(run).write(path))
+    return Shipped.read(run.root / SHIPPED).round
 
-    def decide(self) -> None:
-        """Where the recipe has it so, writes shipped.json: the round, the policy, and what the pairs said of each."""
-        if self._config.chooses_round:
-            self._validation.score(self._config.rounds)
-            self._stages.alone(SHIPPED, self._write)
 
-    @property
-    def round(self) -> int | None:
-        """The round that is shipped: the one decided on, or the last; None: the SFT model."""
-        if not self._config.chooses_round:
-            return self._config.rounds
-        return json.loads((self._root / SHIPPED).read_text(encoding="utf-8"))["round"]
+def plan_choice(config: RunConfig) -> list[StagePlan]:
+    """The stage of `choose_round`."""
+    work = "the latest round that the validation pairs support, or the SFT model"
+    return [StagePlan(SHIPPED, work)] if config.chooses_round else []
 
-    def _write(self, path: Path) -> None:
-        gaps = [self._validation.gaps(number) for number in range(self._config.rounds + 1)]
-        control = self._extra_tokens() if self._config.leader.accept == "supported" else None
-        path.write_text(json.dumps(self._decision(gaps, control), indent=2) + "\n", encoding="utf-8")
 
-    def _path(self, number: int) -> str:
-        number = self._policies.final if self._config.final_epochs else number
-        return f"{self._policies.folder(number)}/policy"
+def _choose(run: Run) -> Shipped:
+    gaps = [validation_gaps(run, f"round-{number}") for number in range(run.config.rounds + 1)]
+    control = _extra_tokens_of_run(run) if run.config.leader.accept == "supported" else None
+    shipment = latest_supported(gaps, control=control)
+    return Shipped(
+        round=shipment.place,
+        path=_shipped_path(run, shipment.place),
+        pairs=len(gaps[0]),
+        enough=ENOUGH_PAIRS,
+        level=LEVEL,
+        rounds=[
+            Evidence(
+                round=number,
+                score=found.score,
+                p_value=found.p_value,
+                threshold=float(threshold),
+                accuracy=ranking_accuracy(row).accuracy,
+            )
+            for number, (found, threshold, row) in enumerate(
+                zip(shipment.evidence, shipment.thresholds, gaps, strict=True)
+            )
+        ],
+    )
 
-    def _extra_tokens(self) -> np.ndarray:
-        trust = self._config.model.trust_remote_code
-        tokenizer = load_tokenizer(self._policies.path(0), trust_remote_code=trust)
-        return extra_tokens(load_from_disk(self._root / PAIRS), tokenizer)
 
-    def _decision(self, gaps: list[np.ndarray], control: np.ndarray | None) -> dict[str, Any]:
-        shipment = latest_supported(gaps, control=control)
-        place = shipment.place
-        return {
-            "round": place,
-            "path": self._config.model.path if place is None else self._path(place),
-            "pairs": len(gaps[0]),
-            "enough": ENOUGH_PAIRS,
-            "level": LEVEL,
-            "rounds": [
-                {
-                    "round": number,
-                    "score": found.score,
-                    "p_value": found.p_value,
-                    "threshold": float(threshold),
-                    "accuracy": ranking_accuracy(row).accuracy,
-                }
-                for number, (found, threshold, row) in enumerate(
-                    zip(shipment.evidence, shipment.thresholds, gaps, strict=True)
-                )
-            ],
-        }
+def _shipped_path(run: Run, number: int | None) -> str:
+    if number is None:
+        return run.config.model.path
+    return f"{run.policies.folder(run.policies.final if run.config.final_epochs else number)}/policy"
+
+
+def _extra_tokens_of_run(run: Run) -> np.ndarray:
+    trust = run.config.model.trust_remote_code
+    return extra_tokens(run.load(VALIDATION), load_tokenizer(run.policies.path(0), trust_remote_code=trust))
 
 
 def extra_tokens(pairs: Dataset, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:

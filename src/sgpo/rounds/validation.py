@@ -1,130 +1,144 @@
-"""Human pairs set aside: they measure the radius of a round, and say whether the round is taken (PAPER.md D7, D8)."""
+"""Validation pairs: human pairs that no round trains on. They measure a round's radius and judge its policy.
 
-import json
+Source: PAPER.md D7, D8.
+"""
+
 import os
 import shutil
+from math import isnan
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from datasets import load_from_disk
 
-from sgpo.config import RunConfig
 from sgpo.leader.scores import POLICY_COLUMNS, stored_gaps
 from sgpo.policy.load import Policy
-from sgpo.rounds.policies import Policies
-from sgpo.rounds.scoring import score_pairs
+from sgpo.rounds.context import Run
+from sgpo.rounds.scoring import add_scores
+from sgpo.rounds.seeds import VALIDATION
+from sgpo.rounds.training import TRAINING_LOG, train_round
+from sgpo.rounds.worst_case import WORST_CASE, solve_follower
 from sgpo.stats.acceptance import accept_round, choose_radius
 from sgpo.stats.certificate import measured_radius
 from sgpo.stats.ranking import ranking_accuracy
-from sgpo.store.stages import Stages
+from sgpo.store.files import read_json, write_json
+from sgpo.store.records import Decision, Tried
 
-PAIRS = "validation/pairs"
-DECISION = "decision.json"
-TRAINING_LOG = "training_log.json"
+GAPS, DECISION = "validation.json", "decision.json"
 
 
-class Validation:
-    """What the validation pairs say of policies. No round trains on them; only the choice is reported."""
-
-    def __init__(self, config: RunConfig, stages: Stages, policies: Policies) -> None:
-        self._config, self._stages, self._policies = config, stages, policies
-        self._root = stages.run.root
-
-    def score(self, number: int) -> None:
-        """The validation gaps of a round's policy, as a stage."""
-        name = f"round-{number}/validation.json"
-        self._stages.alone(name, lambda path: self._write_gaps(self._policies.of_round(number), path))
-
-    def score_trial(self, trial: str) -> None:
-        """The same for a policy that is tried."""
-        folder = self._root / trial / "policy"
-        self._stages.alone(f"{trial}/validation.json", lambda path: self._write_gaps(self._policies.at(folder), path))
-
-    def measured_radius(self, number: int, gaps: np.ndarray, sources: list[str]) -> float:
-        """The radius of a round, from the gaps of its pairs, under the policy that the round starts from."""
-        own = gaps[np.array(sources) == "self"]
-        follower = self._config.follower
-        return measured_radius(self.gaps(number - 1), own, space=follower.space, factor=follower.radius_factor)
-
-    def decide(self, number: int, radii: list[float]) -> None:
-        """Puts the round's policy in place: that of the radius chosen, or the policy before; the trials go."""
-        self._stages.alone(f"round-{number}/{DECISION}", lambda path: self._write_decision(number, radii, path))
-        chosen = self.decision(number)["place"]
-
-        def work(path: Path) -> None:
-            if chosen is None:
-                _link_tree(self._policies.path(number - 1), path, without=TRAINING_LOG)
-            else:
-                _link_tree(self._root / f"round-{number}/trials/{chosen}/policy", path)
-
-        self._stages.alone(f"round-{number}/policy", work)
-
-    def clear(self, number: int) -> None:
-        """Removes the trials of a round that has its policy."""
-        if self._stages.processes.is_main:
-            shutil.rmtree(self._root / f"round-{number}/trials", ignore_errors=True)
-
-    def decision(self, number: int) -> dict[str, Any]:
-        """What was decided of a round: radius, place in the grid (None: not taken), and why."""
-        return json.loads((self._root / f"round-{number}/{DECISION}").read_text(encoding="utf-8"))
-
-    def gaps(self, number: int) -> np.ndarray:
-        """Gaps of the validation pairs under the policy of a round that `score` has seen, (N,) in nats."""
-        return _read_gaps(self._root / f"round-{number}/validation.json")
-
-    def _write_gaps(self, policy: Policy, path: Path) -> None:
-        pairs = score_pairs(
-            load_from_disk(self._root / PAIRS),
-            policy,
-            POLICY_COLUMNS,
-            max_length=self._config.leader.max_length,
-            who="policy",
-            reporter=self._stages.reporter,
+def score_validation_pairs(run: Run, number: int) -> None:
+    """The gaps of the validation pairs under the policy of a round, if the recipe has validation pairs."""
+    if run.config.validation_share:
+        run.stages.alone(
+            f"round-{number}/{GAPS}", lambda path: write_validation_gaps(run, run.policies.of_round(number), path)
         )
-        gaps = stored_gaps(pairs, self._config.leader.beta).tolist()
-        path.write_text(json.dumps({"gaps": gaps}) + "\n", encoding="utf-8")
-
-    def _write_decision(self, number: int, radii: list[float], path: Path) -> None:
-        folder = self._root / f"round-{number}"
-        after = [_read_gaps(folder / f"trials/{place}/validation.json") for place in range(len(radii))]
-        before = self.gaps(number - 1)
-        decisions = [accept_round(before, gaps) for gaps in after]
-        place = choose_radius(before, after, radii) if len(radii) > 1 else (0 if decisions[0].accepted else None)
-        tried = [
-            {
-                "radius": radius,
-                "accepted": decision.accepted,
-                "reason": decision.reason,
-                "change": decision.change,
-                "standard_error": decision.standard_error,
-                "accuracy": ranking_accuracy(gaps).accuracy,
-            }
-            for radius, decision, gaps in zip(radii, decisions, after, strict=True)
-        ]
-        content = {
-            "place": place,
-            # A round that is not taken is reported with the radius that came nearest to it.
-            "radius": radii[place if place is not None else int(np.argmax([one.change for one in decisions]))],
-            "accepted": place is not None,
-            "accuracy_before": ranking_accuracy(before).accuracy,
-            "pairs": len(before),
-            "tried": tried,
-        }
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _read_gaps(path: Path) -> np.ndarray:
-    return np.array(json.loads(path.read_text(encoding="utf-8"))["gaps"])
+def validation_gaps(run: Run, folder: str) -> np.ndarray:
+    """Gaps of the validation pairs under the policy of a folder that was scored, (N,) in nats."""
+    return np.array(read_json(run.root / folder / GAPS)["gaps"])
+
+
+def write_validation_gaps(run: Run, policy: Policy, path: Path) -> None:
+    """Scores the validation pairs by a policy, and writes their gaps."""
+    pairs = add_scores(run, run.load(VALIDATION), policy, POLICY_COLUMNS, who="policy")
+    write_json(path, {"gaps": stored_gaps(pairs, run.config.leader.beta).tolist()}, indent=None)
+
+
+def round_radius(run: Run, number: int) -> float:
+    """The follower's radius in a round: the recipe's number, or the measured one (PAPER.md D7)."""
+    follower = run.config.follower
+    if follower.radius != "measured":
+        return follower.radius
+    pairs = run.load(f"round-{number}/pairs")
+    own = stored_gaps(pairs, run.config.leader.beta)[np.array(pairs["source"]) == "self"]
+    human = validation_gaps(run, f"round-{number - 1}")
+    return measured_radius(human, own, space=follower.space, factor=follower.radius_factor)
+
+
+def try_radii(run: Run, number: int) -> None:
+    """Trains the round with each radius, and takes what the validation pairs choose; the trials are removed."""
+    stages, folder = run.stages, f"round-{number}"
+    if not stages.has(f"{folder}/policy"):
+        grid = run.config.follower.radius == "validated"
+        radii = run.config.follower.radius_grid if grid else [round_radius(run, number)]
+        for place, radius in enumerate(radii):
+            try_radius(run, number, radius, _trial(number, place))
+        decide_round(run, number, radii)
+    # A run directory of an older version may hold the policy and not yet the worst case.
+    solve_follower(run, number, Decision.read(run.root / folder / DECISION).radius, folder)
+    if stages.processes.is_main:
+        shutil.rmtree(run.root / folder / "trials", ignore_errors=True)
+
+
+def try_radius(run: Run, number: int, radius: float, trial: str) -> None:
+    """Solves, trains and scores a round with one radius, in a folder of its own."""
+    solve_follower(run, number, radius, trial)
+    train_round(run, number, radius, trial)
+    policy = run.root / trial / "policy"
+    run.stages.alone(f"{trial}/{GAPS}", lambda path: write_validation_gaps(run, run.policies.at(policy), path))
+
+
+def decide_round(run: Run, number: int, radii: list[float]) -> None:
+    """Chooses among the trials, and moves worst case and policy of the chosen one to the round's place.
+
+    If none is accepted the policy is that of the round before, and the worst case that of the best radius.
+    """
+    alone, folder = run.stages.alone, f"round-{number}"
+    alone(f"{folder}/{DECISION}", lambda path: _decide(run, number, radii).write(path))
+    decision = Decision.read(run.root / folder / DECISION)
+    tried = run.root / _trial(number, radii.index(decision.radius))
+
+    def adopt_policy(path: Path) -> None:
+        if decision.accepted:
+            _link_tree(tried / "policy", path)
+        else:
+            _link_tree(run.policies.path(number - 1), path, without=TRAINING_LOG)
+
+    alone(f"{folder}/{WORST_CASE}", lambda path: _link(str(tried / WORST_CASE), str(path)))
+    alone(f"{folder}/policy", adopt_policy)
+
+
+def _decide(run: Run, number: int, radii: list[float]) -> Decision:
+    before = validation_gaps(run, f"round-{number - 1}")
+    after = [validation_gaps(run, _trial(number, place)) for place in range(len(radii))]
+    decisions = [accept_round(before, gaps) for gaps in after]
+    place = choose_radius(before, after, radii) if len(radii) > 1 else (0 if decisions[0].accepted else None)
+    # A round that is not accepted is reported with the radius that came nearest to it.
+    nearest = place if place is not None else int(np.argmax([one.change for one in decisions]))
+    return Decision(
+        place=place,
+        radius=radii[nearest],
+        accepted=place is not None,
+        accuracy_before=ranking_accuracy(before).accuracy,
+        pairs=len(before),
+        tried=[
+            Tried(
+                radius=radius,
+                accepted=one.accepted,
+                reason=one.reason,
+                change=one.change,
+                # One pair has no standard error.
+                standard_error=None if isnan(one.standard_error) else one.standard_error,
+                accuracy=ranking_accuracy(gaps).accuracy,
+            )
+            for radius, one, gaps in zip(radii, decisions, after, strict=True)
+        ],
+    )
+
+
+def _trial(number: int, place: int) -> str:
+    return f"round-{number}/trials/{place}"
 
 
 def _link_tree(source: Path, target: Path, *, without: str = "") -> None:
-    """A copy of a folder that shares its files, which no stage changes; copied where links cannot be made."""
+    """A copy of a folder by hard links, because no stage changes a file."""
+    shutil.copytree(source, target, copy_function=_link, ignore=shutil.ignore_patterns(without))
 
-    def link(old: str, new: str) -> None:
-        try:
-            os.link(old, new)
-        except OSError:
-            shutil.copy2(old, new)
 
-    shutil.copytree(source, target, copy_function=link, ignore=shutil.ignore_patterns(without))
+def _link(source: str, target: str) -> None:
+    """A hard link, or a copy if the file system has none."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

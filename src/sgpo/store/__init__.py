@@ -1,1 +1,1 @@
-"""Where a run lives on disk: stages, shards, the processes that share them, and what is shown meanwhile."""
+"""A run on disk: stages, shards, records, the processes that share them, and progress on the terminal."""

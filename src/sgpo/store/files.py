@@ -1,4 +1,4 @@
-"""Files that are whole or absent: everything is written beside its place and renamed there."""
+"""Files that are complete or absent: everything is written next to its final place and renamed."""
 
 import json
 import os
@@ -18,9 +18,9 @@ def partial_path(path: Path) -> Path:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Gives a path beside `path` to write a file or folder to, and renames it there if the block ends without an error.
+    """Yields a path next to `path` for a file or folder, and renames it if the block ends without an error.
 
-    The folder of `path` is made. After an error nothing is left beside it, and what was at `path` is as it was.
+    The parent folder is created. After an error the partial result is removed and `path` is unchanged.
     """
     final = Path(path)
     partial = partial_path(final)
@@ -35,7 +35,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Removes a file or a folder with all that it holds; nothing where there is neither."""
+    """Removes a file, or a folder with its contents, if it exists."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -50,7 +50,7 @@ def write_atomically(path: str | Path, text: str) -> Path:
 
 
 def write_json(path: str | Path, content: Any, *, indent: int | None = 2) -> Path:
-    """Writes JSON with a closing line break, see `write_atomically`; raises ValueError for NaN and infinities."""
+    """Writes JSON and a final newline, see `write_atomically`; raises ValueError for NaN and infinities."""
     return write_atomically(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
 
 
@@ -81,15 +81,15 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def parse_json(text: str | bytes, where: str, *, line: int | None = None) -> Any:
-    """A JSON value of a file, which may be one line of it.
+    """Parses a JSON value of a file, or of one of its lines.
 
     Args:
         text: the value.
-        where: the file, in messages.
-        line: number of the line, from 1; None: the text is the whole file.
+        where: the file, for messages.
+        line: number of the line, from 1; None if the text is the whole file.
 
     Raises:
-        InputError: it is not valid UTF-8 or JSON; file, line and byte or column are named.
+        InputError: it is not valid UTF-8 or JSON; names file, line, and byte or column.
     """
     try:
         return json.loads(text if isinstance(text, str) else text.decode("utf-8"))

@@ -1,4 +1,4 @@
-"""Whether the Hugging Face Hub can be reached, found out once and quickly."""
+"""Whether the Hugging Face Hub can be reached, tested once and quickly."""
 
 import http.client
 import os
@@ -10,18 +10,25 @@ from pathlib import Path
 _SECONDS = 3
 
 
-def settle_hub_access(names: Iterable[str | None]) -> bool:
-    """Turns the libraries' offline mode on where a run names something on the Hub and the Hub does not answer.
+def is_hub_id(name: str | Path) -> bool:
+    """Whether a name can only be a Hub id: no path by its form (leading . / ~, two slashes), and not on this disk."""
+    if not isinstance(name, str) or not name:
+        return False
+    return not name.startswith((".", "/", "~")) and name.count("/") <= 1 and not Path(name).exists()
 
-    They would otherwise ask again and again for each file, half a minute for each name; offline they take what is in
-    their cache. To be called before they are imported, because they read HF_HUB_OFFLINE once.
+
+def settle_hub_access(names: Iterable[str | None]) -> bool:
+    """Turns on the libraries' offline mode if a run names something on the Hub and the Hub does not answer.
+
+    Otherwise they would retry for each file, half a minute for each name; offline they use their cache. Call it before
+    they are imported, because they read HF_HUB_OFFLINE only once.
 
     Args:
-        names: paths and Hub ids of a run; None where there is none.
+        names: paths and Hub ids of a run; None is skipped.
 
-    Returns: whether the Hub is out of reach; False where nothing is asked of it.
+    Returns: whether the Hub is out of reach; False if none of the names needs it.
     """
-    if not any(name and is_hub_id(name) for name in names):
+    if not any(is_hub_id(name) for name in names):
         return False
     if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):
         return True
@@ -29,13 +36,6 @@ def settle_hub_access(names: Iterable[str | None]) -> bool:
         return False
     os.environ["HF_HUB_OFFLINE"] = "1"
     return True
-
-
-def is_hub_id(name: str | Path) -> bool:
-    """Whether a name can only be that of a repository on the Hub: no path, at most one slash, and no such file here."""
-    if not isinstance(name, str) or not name:
-        return False
-    return not name.startswith((".", "/", "~")) and name.count("/") <= 1 and not Path(name).exists()
 
 
 def _answers(endpoint: str) -> bool:
@@ -48,5 +48,5 @@ def _answers(endpoint: str) -> bool:
     except urllib.error.HTTPError:
         return True
     except (OSError, ValueError, http.client.HTTPException):
-        # No connection, no such address, or something that speaks no HTTP.
+        # No connection, no such address, or something that does not speak HTTP.
         return False

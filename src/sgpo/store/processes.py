@@ -14,7 +14,7 @@ _Value = TypeVar("_Value")
 
 
 class Processes:
-    """Which of the processes this one is, and what they have to agree on.
+    """This process among those of the run, and how they synchronise.
 
     Attributes:
         rank: number of this process, from 0.
@@ -24,25 +24,25 @@ class Processes:
     def __init__(self) -> None:
         self._state = None
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            # A process waits for the others as long as the longest stage; the usual limit is ten minutes.
+            # A process waits for the others as long as the longest stage takes; the default limit is ten minutes.
             self._state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=7))
         self.rank = self._state.process_index if self._state else 0
         self.count = self._state.num_processes if self._state else 1
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes what all of them share."""
+        """Whether this process writes the shared files."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Returns when every process has come here; see `from_main` for one that never does."""
+        """Returns when every process has called it; raises SystemExit if another one has ended."""
         if self._state:
             with self._needing_the_others():
                 self._state.wait_for_everyone()
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """Lets the main process through a block before the others enter it, which they do not where it fails."""
+        """The main process runs the block before the others, which never enter it if the main one fails."""
         if not self.is_main:
             self.wait()
         yield
@@ -50,11 +50,7 @@ class Processes:
             self.wait()
 
     def from_main(self, value: _Value) -> _Value:
-        """The main process's value, in every process.
-
-        Raises:
-            SystemExit: another process has ended, which says itself why.
-        """
+        """The main process's value, in every process; raises SystemExit if another process has ended."""
         if not self._state:
             return value
         values = [value]
@@ -67,6 +63,6 @@ class Processes:
         try:
             yield
         except RuntimeError as error:
-            # One process has failed, and one traceback or message is enough to say so.
+            # The process that failed reports why; one traceback or message is enough.
             reason = str(error).strip().partition("\n")[0]
             raise SystemExit(f"process {self.rank} of {self.count} ends, because another one has: {reason}") from error

@@ -1,4 +1,4 @@
-"""Progress on the terminal: a line per finished stage, a bar for what takes long."""
+"""Progress on the terminal: a line per finished stage, a bar for long work."""
 
 import time
 import warnings
@@ -13,10 +13,10 @@ Advance = Callable[[float], None]
 
 
 class Reporter:
-    """Says what a run is doing.
+    """Reports the progress of a run.
 
     Args:
-        console: where to write; None writes nothing. Bars are drawn on a terminal only.
+        console: where to write; None writes nothing. Bars are drawn only on a terminal.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -30,7 +30,7 @@ class Reporter:
 
     @contextmanager
     def showing(self, alerts: type[Warning]) -> Iterator[None]:
-        """Says warnings of one kind as lines of its own; all others are shown as they were."""
+        """Prints warnings of one kind as lines; all others are shown as usual."""
         before = warnings.showwarning
 
         def show(message, category, *place, **more):
@@ -47,7 +47,7 @@ class Reporter:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Names a stage while it runs, and its time once it is done."""
+        """Shows a stage while it runs, and its time once it is done."""
         started = time.monotonic()
         if self._console and self._console.is_terminal:
             with self._progress() as self._bars:

@@ -121,7 +121,7 @@ class Headline(Record):
 
     Attributes:
         kind: of the evaluation.
-        value, low, high: win rate or accuracy with its 95% interval; null where the kind has none.
+        value, low, high: win rate or accuracy with its 95% interval; null if the kind has none.
         count: prompts or pairs that it is taken over.
         kl: mean of log pi - log pi_ref over the policy's own answers, in nats per answer.
         agreement: share of the round's self-annotated pairs whose order the reward shares, ties counted half.

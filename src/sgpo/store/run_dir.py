@@ -1,72 +1,64 @@
-"""Where a run lives on disk: stages that are whole or absent, a manifest, and one writer at a time."""
+"""A run on disk: stages that are complete or absent, a manifest, and one writer at a time."""
 
 import errno
 import fcntl
-import json
 import os
-import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel, ValidationError
 
 import sgpo
 from sgpo.errors import InputError
+from sgpo.store.files import partial_path, read_json, read_text, remove, replacing, write_atomically, write_json
 
 _RECORDED_PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "numpy", "scipy")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file beside its place and renames it there, so that a reader never sees half of it."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 class RunDir:
     """The directory of one run.
 
-    A stage is a folder or a file named by its path in the run (`round-1/pairs`). It is written beside its place and
-    renamed when it is complete; whatever exists is whole, and what an interrupted run left is removed, but for the
-    shards of an unfinished stage (`shards_path`).
+    A stage is a folder or a file named by its path in the run (`round-1/pairs`). It is written next to its final place
+    and renamed when it is complete, so whatever exists is complete. What an interrupted run left behind is removed,
+    except the shards of an unfinished stage (`shards_path`).
 
     Args:
-        root: the run directory; created when absent.
-        config: the whole validated recipe, as plain values; kept as config.yaml.
+        root: the run directory; created if absent.
+        recipe: the validated recipe, which has a `seed`; kept as config.yaml.
         command: the command line, for the manifest.
-        writer: False for the further processes of a run, which put nothing in its place; they open the directory after
-            the writer has.
+        writer: False for the other processes of a run, which write nothing; they open the directory after the writer.
 
     Raises:
-        InputError: the directory holds another config, holds something that is no run, or is in use.
+        InputError: the directory holds a run of another recipe, holds something that is no run, or is in use.
     """
 
-    def __init__(self, root: str | Path, config: dict[str, Any], command: list[str], *, writer: bool = True) -> None:
+    def __init__(self, root: str | Path, recipe: BaseModel, command: list[str], *, writer: bool = True) -> None:
         self.root = Path(root)
         self._writer = writer
         if not writer:
             return
-        self._open(config)
+        self._check(recipe)
+        self.root.mkdir(parents=True, exist_ok=True)
         self._lock()
-        self._remove_partial_stages()
-        write_atomically(self.root / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-        self.manifest = self._read_manifest(config, command)
+        self._remove_leftovers()
+        content = recipe.model_dump(mode="json")
+        write_atomically(self.root / "config.yaml", yaml.safe_dump(content, sort_keys=False))
+        self.manifest = self._read_manifest(content["seed"], command)
         self._write_manifest()
 
-    def _open(self, config: dict[str, Any]) -> None:
+    def _check(self, recipe: BaseModel) -> None:
         if self.root.exists() and not self.root.is_dir():
             raise InputError(f"{self.root} is a file; allowed: a run directory, or a path that does not exist.")
-        stored = self.root / "config.yaml"
-        if stored.is_file():
-            check_same_config(stored, config)
+        if (self.root / "config.yaml").is_file():
+            check_same_config(self.root, recipe)
         elif self.root.is_dir() and any(self.root.iterdir()):
             raise InputError(f"{self.root} is not empty and holds no run; allowed: a run directory or a new path.")
-        self.root.mkdir(parents=True, exist_ok=True)
 
     def _lock(self) -> None:
         self._lock_file = (self.root / ".lock").open("a")
@@ -76,112 +68,114 @@ class RunDir:
             self._lock_file.close()
             raise InputError(f"{self.root} is in use by another run; wait for it or choose another output.") from error
 
-    def _remove_partial_stages(self) -> None:
+    def _remove_leftovers(self) -> None:
         for partial in list(self.root.rglob(".*.partial")):
-            shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+            remove(partial)
         for shards in list(self.root.rglob(".*.shards")):
             if shards.with_name(shards.name[1:].removesuffix(".shards")).exists():
-                shutil.rmtree(shards)
+                remove(shards)
 
-    def _read_manifest(self, config: dict[str, Any], command: list[str]) -> dict[str, Any]:
+    def _read_manifest(self, seed: int, command: list[str]) -> dict[str, Any]:
         path = self.root / "manifest.json"
         if path.is_file():
-            return json.loads(path.read_text(encoding="utf-8"))
+            return read_json(path)
         return {
             "sgpo": sgpo.__version__,
             "command": command,
             "created": _now(),
-            "seed": config["seed"],
+            "seed": seed,
             "versions": {name: version(name) for name in _RECORDED_PACKAGES},
             "stages": {},
         }
 
     def _write_manifest(self) -> None:
-        write_atomically(self.root / "manifest.json", json.dumps(self.manifest, indent=2) + "\n")
+        write_json(self.root / "manifest.json", self.manifest)
 
     def close(self) -> None:
-        """Lets another process use the directory."""
+        """Releases the directory for other processes."""
         if self._writer:
             self._lock_file.close()
 
     def path(self, stage: str) -> Path:
-        """Where a stage lies, or will lie."""
+        """The place of a stage."""
         return self.root / stage
 
     def has(self, stage: str) -> bool:
-        """Whether a stage is whole."""
+        """Whether a stage is complete."""
         return self.path(stage).exists()
 
     def shards_path(self, stage: str) -> Path:
-        """Where the shards of an unfinished stage lie; they outlive an interrupted run, and go when it is whole."""
+        """The folder of an unfinished stage's shards. It survives an interruption, and is removed with the last one."""
         final = self.path(stage)
         return final.with_name(f".{final.name}.shards")
 
     def seconds(self, prefix: str) -> float:
-        """Time spent so far on the stages whose name begins with `prefix`."""
+        """Time spent so far on the stages whose names start with `prefix`."""
         stages = self.manifest["stages"].items()
         return round(sum(entry["seconds"] for name, entry in stages if name.startswith(prefix)), 1)
 
     @contextmanager
     def writing(self, stage: str, notes: dict[str, int] | None = None) -> Iterator[Path]:
-        """Gives a path to write a stage to, and puts the stage in its place when the block ends without an error.
+        """Yields a path to write a stage to, and moves it to its place if the block ends without an error.
 
         Args:
             stage: its name.
-            notes: counts that the manifest keeps with it; read when the block has ended.
+            notes: counts to record in the manifest; read when the block has ended.
         """
         final = self.path(stage)
-        partial = final.with_name(f".{final.name}.partial")
         if not self._writer:
-            yield partial
+            yield partial_path(final)
             return
-        final.parent.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
-        try:
+        with replacing(final) as partial:
             yield partial
-            # Before the stage is in place: killed in between, the stage is made and recorded again, never unrecorded.
+            # Recorded before the rename: a run killed in between repeats the stage and records it again.
             entry = {"seconds": round(time.monotonic() - started, 2), "finished": _now(), **(notes or {})}
             self.manifest["stages"][stage] = entry
             self._write_manifest()
-            os.replace(partial, final)
-        except BaseException:
-            if partial.is_dir():
-                shutil.rmtree(partial, ignore_errors=True)
-            else:
-                partial.unlink(missing_ok=True)
-            raise
-        shutil.rmtree(self.shards_path(stage), ignore_errors=True)
+        remove(self.shards_path(stage))
 
 
 @contextmanager
 def explaining_full_disk(root: str | Path) -> Iterator[None]:
-    """Turns whatever a library raises when the disk of a run is full into one message.
+    """Turns whatever a library raises on a full disk into one message.
 
     Raises:
-        InputError: no space is left, or none of the quota; it says that what is finished is kept.
+        InputError: no space is left on the disk, or in the quota; it says that finished stages are kept.
     """
     try:
         yield
     except Exception as error:
-        # Arrow and safetensors have exceptions of their own, which share only the words of the system.
+        # Arrow and safetensors have exceptions of their own, which only share the system's words.
         if not any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT)):
             raise
         raise InputError(
             f"{root}: no room is left on the disk ({' '.join(str(error).split())}). Finished stages and shards are "
-            "kept; the same command goes on once there is room."
+            "kept; the same command continues once there is room."
         ) from error
 
 
-def check_same_config(stored_path: Path, config: dict[str, Any]) -> None:
-    """Raises InputError naming each key in which `config` differs from the one that a run was started with."""
+def check_same_config(root: Path, recipe: BaseModel) -> None:
+    """Compares a recipe with the config.yaml of a run directory, if there is one.
+
+    A key that the stored file lacks counts as its default, so that a run of an older version can be resumed.
+
+    Raises:
+        InputError: they differ; names each key with both values.
+    """
+    path = root / "config.yaml"
+    if not path.is_file():
+        return
     try:
-        stored = yaml.safe_load(stored_path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{stored_path}: damaged; cannot tell what this run was started with.") from error
-    differences = list(_differences(stored, config, ""))
+        stored = yaml.safe_load(read_text(path))
+    except (yaml.YAMLError, InputError) as error:
+        raise InputError(f"{path}: damaged; cannot tell which recipe this run was started with.") from error
+    with suppress(ValidationError):
+        stored = type(recipe).model_validate(stored).model_dump(mode="json")
+    differences = list(_differences(stored, recipe.model_dump(mode="json"), ""))
     if differences:
         raise InputError(
-            f"{stored_path.parent} holds a run with another config: {'; '.join(differences)}. "
+            f"{root} holds a run with another config: {'; '.join(differences)}. "
             "Allowed: the same values, or another output."
         )
 

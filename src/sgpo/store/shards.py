@@ -1,7 +1,6 @@
-"""Pieces of a stage, each whole or absent, so that an interrupted run repeats at most one of them per process."""
+"""Shards of a stage, each complete or absent, so that an interrupted run repeats at most one per process."""
 
 import json
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pyarrow as pa
 from datasets import Dataset, Features, concatenate_datasets
 
 from sgpo.errors import InputError
+from sgpo.store.files import replacing
 
 _METADATA = b"sgpo"
 
@@ -18,7 +18,7 @@ class Shards:
     """Arrow files of one stage in a folder of their own.
 
     Args:
-        folder: where they lie; made when the first shard is written.
+        folder: their folder; created with the first shard.
         features: the columns of every shard.
     """
 
@@ -27,37 +27,33 @@ class Shards:
         self._features = features
 
     def missing(self, count: int) -> list[int]:
-        """Which of the shards 0 to count - 1 are still to be written."""
+        """Which of the shards 0 to count - 1 are not written yet."""
         return [index for index in range(count) if not self._path(index).exists()]
 
     def write(self, index: int, columns: dict[str, list[Any]], *, notes: dict[str, int], about: dict[str, Any]) -> None:
-        """Writes a shard beside its place and renames it there.
+        """Writes a shard.
 
         Args:
             index: number of the shard.
             columns: its rows.
-            notes: counts that go with it; `read` adds them up.
+            notes: counts of this shard; `read` adds them up.
             about: what it was made with, such as the fingerprint of a model; the same for all shards.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         table = Dataset.from_dict(columns, features=self._features).data.table
         extra = {_METADATA: json.dumps({"notes": notes, "about": about}).encode()}
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), **extra})
-        final = self._path(index)
-        partial = final.with_name(f".{final.name}.partial")
-        try:
-            with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
-                writer.write_table(table)
-            os.replace(partial, final)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        with (
+            replacing(self._path(index)) as partial,
+            pa.OSFile(str(partial), "wb") as sink,
+            pa.ipc.new_stream(sink, table.schema) as writer,
+        ):
+            writer.write_table(table)
 
     def read(self, count: int) -> tuple[Dataset, dict[str, int], dict[str, Any]]:
-        """The rows of all shards in order, mapped from disk; the sum of their notes; what they were made with.
+        """The rows of all shards in order, memory-mapped; the sum of their notes; what they were made with.
 
         Raises:
-            InputError: two shards were made with different things, such as a model that was exchanged in between.
+            InputError: two shards were made with different things, such as a model that was replaced in between.
         """
         notes: Counter[str] = Counter()
         abouts = []

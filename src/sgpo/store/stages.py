@@ -1,7 +1,6 @@
-"""How a stage is done: by one process, by all of them together, or in shards that they divide among themselves."""
+"""How a stage is done: by one process, by all of them together, or in shards that they share."""
 
 import hashlib
-import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from datasets import Features
 from transformers import set_seed
 
 from sgpo.errors import InputError
+from sgpo.store.files import write_json
 from sgpo.store.processes import Processes
 from sgpo.store.progress import Advance, Reporter
 from sgpo.store.run_dir import RunDir
@@ -22,7 +22,7 @@ ABOUT = "about.json"
 
 @dataclass(frozen=True)
 class ShardRows:
-    """The rows of a shard by column, and counts that go with it."""
+    """The rows of a shard by column, and its counts."""
 
     columns: dict[str, list[Any]]
     notes: dict[str, int] = field(default_factory=dict)
@@ -30,10 +30,10 @@ class ShardRows:
 
 @dataclass(frozen=True)
 class ShardWork:
-    """What does the shards of a stage.
+    """The work of a sharded stage.
 
     Attributes:
-        do: the rows of a span of items; calls its second argument with the number of items done.
+        do: returns the rows of a span of items; calls its second argument with the number of items done.
         about: what the rows are made with, such as the fingerprint of a model; JSON values.
     """
 
@@ -44,13 +44,13 @@ class ShardWork:
 class Stages:
     """Does the stages of a run that are not on disk yet.
 
-    Every stage seeds itself by its own name, so a run that was interrupted ends with the same bytes as one that was
-    not, and shards are cut the same way however many processes there are.
+    Every stage is seeded by its own name, so an interrupted run ends with the same bytes as an uninterrupted one, and
+    shards do not depend on the number of processes.
 
     Args:
         run: the run directory.
-        seed: the run's.
-        processes: those that take part.
+        seed: of the run.
+        processes: the processes of the run.
         reporter: where progress is shown.
     """
 
@@ -64,11 +64,11 @@ class Stages:
         return int.from_bytes(digest[:4], "big") // 2
 
     def has(self, name: str) -> bool:
-        """Whether a stage is whole, as the main process sees it."""
+        """Whether a stage is complete, as the main process sees it."""
         return self.processes.from_main(self.run.has(name))
 
     def alone(self, name: str, work: Callable[[Path], None], *, notes: dict[str, int] | None = None) -> None:
-        """Has the main process do a stage while the others wait; the manifest keeps the counts that `work` notes."""
+        """The main process does the stage while the others wait; `work` may fill `notes`, counts for the manifest."""
         if self.has(name):
             return
         if self.processes.is_main:
@@ -78,12 +78,12 @@ class Stages:
         self.processes.wait()
 
     def together(self, name: str, work: Callable[[Path], None]) -> None:
-        """Has all processes do a stage at once, as a distributed trainer needs it; the main one puts it in place."""
+        """All processes do the stage at once, as a distributed trainer needs it; the main one moves it to its place."""
         if self.has(name):
             return
         set_seed(self.seed(name))
         with self.reporter.stage(name), self.run.writing(name) as path:
-            # A process that writes into the folder must not come before the one that owns it.
+            # The main process must have prepared the folder before another one writes into it.
             self.processes.wait()
             work(path)
             self.processes.wait()
@@ -108,7 +108,7 @@ class Stages:
             size: items of a shard.
             features: columns of the rows.
             open_work: opened by every process that takes part, if any shard is missing.
-            main_only: only the main process takes part, because its work is spread over the devices by itself.
+            main_only: only the main process takes part, because its backend uses all devices.
 
         Raises:
             InputError: there is no item; shards that were made with different things.
@@ -122,21 +122,21 @@ class Stages:
         notes: dict[str, int] = {}
         with self.reporter.stage(name), self.run.writing(name, notes) as path:
             missing = self.processes.from_main(shards.missing(len(spans)))
-            share, of = (0, 1) if main_only else (self.processes.rank, self.processes.count)
+            rank, of = (0, 1) if main_only else (self.processes.rank, self.processes.count)
             if missing:
                 with ExitStack() as stack:
                     if self.processes.is_main or not main_only:
-                        mine = [(index, spans[index]) for index in missing[share::of]]
-                        self._work_off(name, shards, mine, stack.enter_context(open_work()))
+                        mine = [(index, spans[index]) for index in missing[rank::of]]
+                        self._write_shards(name, shards, mine, stack.enter_context(open_work()))
                     self.processes.wait()
             if self.processes.is_main:
                 dataset, counts, about = shards.read(len(spans))
                 dataset.save_to_disk(path)
-                (path / ABOUT).write_text(json.dumps({**about, **counts}, indent=2) + "\n", encoding="utf-8")
+                write_json(path / ABOUT, {**about, **counts})
                 notes.update(rows=len(dataset), shards=len(spans), **counts)
         self.processes.wait()
 
-    def _work_off(self, name: str, shards: Shards, mine: list[tuple[int, range]], work: ShardWork) -> None:
+    def _write_shards(self, name: str, shards: Shards, mine: list[tuple[int, range]], work: ShardWork) -> None:
         with self.reporter.bar(name.rpartition("/")[2], sum(len(span) for _, span in mine)) as advance:
             for index, span in mine:
                 set_seed(self.seed(f"{name}/{index}"))
