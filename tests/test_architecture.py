@@ -76,7 +76,7 @@ def test_imports_go_one_way():
     assert offenders == {}
 
 
-def no_two_modules_import_each_other_even_through_others():
+def test_no_two_modules_import_each_other_even_through_others():
     modules = {".".join(["sgpo", *path.relative_to(SOURCE).with_suffix("").parts]): path for path in FILES}
     graph = {}
     for name, path in modules.items():
