@@ -1,12 +1,10 @@
 """The documentation names what exists."""
 
-import json
 import re
 from pathlib import Path
 
-import pytest
-
-from sgpo.config import EvaluateConfig, RunConfig, Section, WorldConfig, read_recipe, validate
+from sgpo.config import RunConfig, read_recipe, validate
+from sgpo.config.keys import recipe_sections, section_keys
 
 ROOT = Path(__file__).parents[1]
 RECIPE_PAGE = (ROOT / "docs/recipe.md").read_text(encoding="utf-8")
@@ -14,36 +12,48 @@ PAGES = [ROOT / name for name in ("README.md", "PAPER.md", "CONTRIBUTING.md", "C
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 
 
-def rows(section: type[Section]) -> list[str]:
-    """The rows of docs/recipe.md that a section must have."""
-    found = []
-    for name, field in section.model_fields.items():
-        default = field.get_default(call_default_factory=True)
-        if isinstance(default, Section):
-            found += rows(type(default))
-            continue
-        if field.is_required():
-            found.append(f"| `{name}` | required | ")
-            continue
-        shown = default if isinstance(default, str) else json.dumps(default)
-        found.append(f"| `{name}` | `{shown}` | ")
-    return found
+def documented_tables() -> dict[str, list[str]]:
+    """The rows below each heading of docs/recipe.md that names a section; "" is the recipe itself."""
+    tables, section = {"": []}, ""
+    for line in RECIPE_PAGE.splitlines():
+        if heading := re.fullmatch(r"##+ (?:`([\w.]+)`|.*)", line):
+            section = heading[1]
+        elif section is not None and line.startswith("| `"):
+            tables.setdefault(section, []).append(line)
+    return tables
 
 
-@pytest.mark.parametrize("row", [*rows(RunConfig), *rows(EvaluateConfig), *rows(WorldConfig)])
-def test_every_key_of_a_recipe_is_documented_with_its_default(row):
-    assert row in RECIPE_PAGE
+def test_every_key_of_a_recipe_is_documented_with_its_default_and_description():
+    """The rows that `sgpo run --keys` prints, in the same order; `world` has a table of its files below its own."""
+    tables, sections = documented_tables(), dict(recipe_sections())
+    assert set(tables) == set(sections)
+    for section, kind in sections.items():
+        rows = [
+            f"| `{name.removeprefix(f'{section}.')}` | `{default}` | {what} |".replace("`required`", "required")
+            for name, default, what in section_keys(section, kind)
+        ]
+        assert tables[section][: len(rows)] == rows, section
+        assert len(tables[section]) == len(rows) or section == "world", section
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.name)
-def test_every_recipe_is_valid(path):
-    validate(RunConfig, read_recipe(path, []), path.name)
+def test_every_section_of_a_recipe_is_introduced_by_its_own_words():
+    """`evaluate` is introduced as a list."""
+    for section, kind in recipe_sections():
+        introduction = " ".join(RECIPE_PAGE.partition(f"## `{section}`\n")[2].partition("\n|")[0].split())
+        assert section in ("", "evaluate") or kind.__doc__ in introduction, section
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_to_files(page):
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
-        assert (page.parent / target).exists(), target
+def test_every_recipe_is_valid():
+    recipes = sorted((ROOT / "recipes").glob("*.yaml"))
+    assert recipes
+    for path in recipes:
+        validate(RunConfig, read_recipe(path, []), path.name)
+
+
+def test_links_lead_to_files():
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), (page.name, target)
 
 
 def test_paper_names_tests_that_exist():

@@ -40,11 +40,23 @@ def test_the_defaults_of_follower_generation_and_training_are_the_papers_setting
         ({"data": {"seeds": "s"}}, "data.prompts is missing"),
         # The default needs validation pairs; the message names the way without.
         ({"data": {"seeds": "s", "prompts": "p", "validation_share": 0}}, "leader.accept='always' need none."),
+        ({"rounds": 2, "data": {"seeds": "s", "prompts": ["p"]}}, "allowed: one pool, or one per round (2)"),
         ({"model": {}}, "model.path is missing"),
+        ({"annotation": {"annotator": "judge"}}, "annotation: model is missing; annotator 'judge' needs it."),
+        ({"annotation": {"model": "m"}}, "annotation: model is 'm' with annotator 'implicit', which takes none."),
+        ({"generation": {"backend": "server"}}, "generation: servers is missing; backend 'server' needs it."),
+        ({"generation": {"servers": ["u"]}}, "servers is ['u'] with backend 'transformers', which takes none."),
+        ({"generation": {"vllm": {"python": "p"}}}, "with backend 'transformers', which takes none."),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(changes, said):
     assert said in refusal(**changes)
+
+
+@pytest.mark.parametrize("key", ["seeds", "seeds_split", "prompts", "prompts_split", "heldout", "heldout_split"])
+def test_what_a_split_supplies_is_refused_beside_it(key):
+    split = {"sources": [{"path": "d"}], "pools": [1, 1, 1]}
+    assert f"data.{key} is given with data.split, which supplies it" in refusal(data={"split": split, key: "x"})
 
 
 def test_every_mistake_is_listed_at_once():

@@ -57,7 +57,7 @@ def test_the_plan_names_the_split(split_recipe, capsys):
     ("override", "said"),
     [
         ("data.split.pools=[60]", "runs out: 49 pairs"),
-        ("data.split.pools=[6, 6]", "data.split.pools has 2 sizes; allowed: one per round (1)"),
+        ("data.split.pools=[6, 6]", "data.split.pools has 2 items; allowed: one per round (1)"),
         ("data.seeds=mine.jsonl", "data.seeds is given with data.split"),
     ],
 )

@@ -1,13 +1,12 @@
 """The two players of a round: the follower finds the worst case, the leader trains against it."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field, create_model, model_validator
+from pydantic import create_model, model_validator
 
 from sgpo.choices import Accept, FoundRadius, PairSource, Schedule, Solver, Space, Step, WindowRule
-from sgpo.config.section import Count, NotNegative, Positive, Section
-from sgpo.config.settings import keys_of, setting
+from sgpo.config.section import Count, CountOrZero, NotNegative, Positive, Section, ShareBelowOne, key, keys_of, setting
 
 
 @dataclass
@@ -22,9 +21,7 @@ class FollowerSettings:
         None, "Radius by the name in the dataset's source column, in place of radius; JSON."
     )
     space: Space = setting("probability", "Gap space: `margin`, the gap in nats, or `probability`, its sigmoid.")
-    tangents: Annotated[int, Field(ge=0)] = setting(
-        6, "Number of tangents of the link, the paper's K; 0: the exact link."
-    )
+    tangents: CountOrZero = setting(6, "Number of tangents of the link, the paper's K; 0: the exact link.")
     window: list[float] | None = setting(
         None, "Support [a, b]; by default [0, 1] in probability space, required in margin space."
     )
@@ -47,10 +44,6 @@ class FollowerSettings:
 
 _KEYS = keys_of(
     FollowerSettings,
-    radius=(
-        NotNegative | FoundRadius,
-        "Wasserstein radius, in the unit of the gap space; 0 is DPO. Or found in each round; see below.",
-    ),
     source_radius=(
         dict[PairSource, NotNegative] | None,
         "Radius of human seeds and of self-annotated pairs, in place of `radius`.",
@@ -62,11 +55,22 @@ _KEYS = keys_of(
 _STEP_KEYS = {name: _KEYS.pop(name) for name in ("step", "proximal")}
 
 
-class _Follower(Section):
+class _Radius(Section):
+    radius: NotNegative | FoundRadius = key(
+        _KEYS.pop("radius")[1].default,
+        "Wasserstein radius, in the unit of the gap space; 0 is DPO. Or found in each round; see below.",
+    )
+    radius_factor: NotNegative = key(1.0, "What the measured radius is multiplied by.")
+    radius_grid: list[NotNegative] = key(
+        [0.0, 0.01, 0.05, 0.1], "What the validated radius is chosen from; each costs a training."
+    )
+
+
+class FollowerConfig(create_model("_Follower", __base__=_Radius, **_KEYS)):
     """The adversary: worst case of the gaps in a Wasserstein ball. SGPOConfig checks combinations of settings."""
 
     @model_validator(mode="after")
-    def _check_radii(self) -> "_Follower":
+    def _check_radii(self) -> "FollowerConfig":
         if isinstance(self.radius, str) and self.source_radius is not None:
             raise ValueError(f"source_radius is given with radius={self.radius!r}; allowed: one of them")
         if 0 not in self.radius_grid:
@@ -74,57 +78,32 @@ class _Follower(Section):
         return self
 
 
-FollowerConfig = create_model(
-    "FollowerConfig",
-    __base__=_Follower,
-    __doc__=_Follower.__doc__,
-    **{
-        "radius": _KEYS.pop("radius"),
-        "radius_factor": (NotNegative, Field(1.0, description="What the measured radius is multiplied by.")),
-        "radius_grid": (
-            list[NotNegative],
-            Field(
-                [0.0, 0.01, 0.05, 0.1], description="What the validated radius is chosen from; each costs a training."
-            ),
-        ),
-        **_KEYS,
-    },
-)
-
-
 class LeaderConfig(Section):
     """The policy's training in a round."""
 
-    beta: Positive = Field(0.1, description="Scale of the implicit reward.")
-    learning_rate: Positive = Field(5e-7, description="Peak of the schedule.")
-    epochs: Positive = Field(1.0, description="Epochs of every round but round 0.")
-    seed_epochs: Positive = Field(3.0, description="Epochs of DPO on the seed pairs (round 0).")
-    seed_learning_rate: Positive | None = Field(None, description="Learning rate of round 0; null: learning_rate.")
-    final_epochs: NotNegative | None = Field(
+    beta: Positive = key(0.1, "Scale of the implicit reward.")
+    learning_rate: Positive = key(5e-7, "Peak of the schedule.")
+    epochs: Positive = key(1.0, "Epochs of every round but round 0.")
+    seed_epochs: Positive = key(3.0, "Epochs of DPO on the seed pairs (round 0).")
+    seed_learning_rate: Positive | None = key(None, "Learning rate of round 0; null: learning_rate.")
+    final_epochs: NotNegative | None = key(
         None,
-        description="Epochs of a last DPO on all human pairs, from the round that is shipped; null: seed_epochs where "
-        "validation pairs choose one, else 0.",
+        "Epochs of the last DPO, on all human pairs; null: seed_epochs if a round is chosen at the end, else 0.",
     )
-    batch_size: Count = Field(32, description="Pairs per optimiser step, over all processes.")
-    micro_batch_size: Count = Field(4, description="Pairs per forward pass and process.")
-    max_length: Count = Field(1024, description="Tokens of prompt and response together.")
-    lr_scheduler: str = Field("cosine", description="A scheduler of transformers, by name.")
-    warmup_share: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.1, description="Share of the steps over which the learning rate rises."
-    )
+    batch_size: Count = key(32, "Pairs per optimiser step, over all processes.")
+    micro_batch_size: Count = key(4, "Pairs per forward pass and process.")
+    max_length: Count = key(1024, "Tokens of prompt and response together.")
+    lr_scheduler: str = key("cosine", "A scheduler of transformers, by name.")
+    warmup_share: ShareBelowOne = key(0.1, "Share of the steps over which the learning rate rises.")
     step: Step = _STEP_KEYS["step"][1]
     proximal: NotNegative = _STEP_KEYS["proximal"][1]
-    accept: Accept = Field(
-        "supported",
-        description="Ship the latest round that validation pairs support, turn rounds down one by one, or ship the "
-        "last one; see below.",
+    accept: Accept = key(
+        "supported", "Ship the latest round that validation pairs support, reject rounds one by one, or ship the last."
     )
-    lora: dict[str, Any] | None = Field(
-        None, description="Arguments of PEFT's LoraConfig; null trains all weights. Rounds merge the adapter."
+    lora: dict[str, Any] | None = key(
+        None, "Arguments of PEFT's LoraConfig; null trains all weights. Rounds merge the adapter."
     )
-    trainer: dict[str, Any] = Field(
-        default_factory=dict, description="Any other argument of SGPOConfig, by its own name."
-    )
+    trainer: dict[str, Any] = key({}, "Any other argument of SGPOConfig, by its own name.")
 
     @model_validator(mode="after")
     def _batches_divide(self) -> "LeaderConfig":

@@ -1,24 +1,14 @@
-"""The keys of a recipe as its sections describe them, for `sgpo run --keys`."""
+"""The keys of a recipe as its sections describe them, for `sgpo run --keys` and docs/recipe.md."""
 
 import json
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from rich.table import Table
 from rich.text import Text
 
-from sgpo.config.check import find_section
 from sgpo.config.recipe import RunConfig
-from sgpo.config.section import Section
+from sgpo.config.section import Section, find_section
 from sgpo.errors import InputError
-
-
-class Key(NamedTuple):
-    """A key of a recipe: its dotted name, its default as YAML has it, and what it sets."""
-
-    name: str
-    default: str
-    description: str
 
 
 def recipe_sections(kind: type[Section] = RunConfig, name: str = "") -> Iterator[tuple[str, type[Section]]]:
@@ -29,28 +19,21 @@ def recipe_sections(kind: type[Section] = RunConfig, name: str = "") -> Iterator
             yield from recipe_sections(inner, f"{name}.{key}" if name else key)
 
 
-def section_keys(name: str, kind: type[Section]) -> list[Key]:
-    """The keys of a section; sections inside it have their own."""
-    found = []
+def section_keys(name: str, kind: type[Section]) -> Iterator[tuple[str, str, str]]:
+    """Dotted name, default as YAML has it, and description of each key of a section; inner sections have their own."""
     for key, field in kind.model_fields.items():
         default = field.get_default(call_default_factory=True)
-        if isinstance(default, Section):
-            continue
-        shown = "required" if field.is_required() else default if isinstance(default, str) else json.dumps(default)
-        found.append(Key(f"{name}.{key}" if name else key, shown, field.description or ""))
-    return found
+        if not isinstance(default, Section):
+            shown = "required" if field.is_required() else default if isinstance(default, str) else json.dumps(default)
+            yield f"{name}.{key}" if name else key, shown, field.description
 
 
 def keys_table(section: str | None = None) -> Table:
-    """The keys of a recipe, or of one section, as a table.
-
-    Raises:
-        InputError: there is no such section.
-    """
+    """The keys of a recipe, or of one section, as a table; raises InputError if there is no such section."""
     sections = dict(recipe_sections())
-    if section is not None and section not in sections:
-        raise InputError(f"section is {section!r}; allowed: {', '.join(name for name in sections if name)}.")
-    table = Table("key", "default", "", box=None, title_justify="left")
+    if section not in (None, *sections):
+        raise InputError(f"section is {section!r}; allowed: {', '.join(filter(None, sections))}.")
+    table = Table("key", "default", "", box=None)
     for name, kind in sections.items():
         if section in (None, name):
             table.add_section()

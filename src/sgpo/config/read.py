@@ -34,6 +34,23 @@ def read_recipe(path: str | Path, overrides: list[str]) -> dict[str, Any]:
     return content
 
 
+def _apply_override(content: dict[str, Any], override: str) -> None:
+    dotted, sign, text = override.partition("=")
+    *parents, key = dotted.split(".")
+    if not sign or not all([*parents, key]):
+        raise InputError(f"override {override!r}; allowed: KEY=VALUE with a dotted key, such as follower.radius=0.05.")
+    for parent in parents:
+        if content.get(parent) is None:
+            content[parent] = {}
+        content = content[parent]
+        if not isinstance(content, dict):
+            raise InputError(f"override {override!r}: {parent} holds a {type(content).__name__}, not keys.")
+    try:
+        content[key] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"override {override!r}: the value is not valid YAML.") from error
+
+
 def named_sources(content: dict[str, Any]) -> list[str]:
     """The models and datasets that a recipe names, before it is validated."""
     return [text for key in _SOURCES for text in _texts_at(content, key.split("."))]
@@ -49,22 +66,3 @@ def _texts_at(node: Any, keys: list[str]) -> Iterator[str]:
     # A judge's model is a name on its server.
     elif isinstance(node, dict) and (keys != ["model"] or "judge" not in (node.get("annotator"), node.get("kind"))):
         yield from _texts_at(node.get(keys[0]) if keys else None, keys[1:])
-
-
-def _apply_override(content: dict[str, Any], override: str) -> None:
-    dotted, sign, text = override.partition("=")
-    if not sign or not all(dotted.split(".")):
-        raise InputError(f"override {override!r}; allowed: KEY=VALUE with a dotted key, such as follower.radius=0.05.")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"override {override!r}: the value is not valid YAML.") from error
-    *parents, key = dotted.split(".")
-    node = content
-    for parent in parents:
-        if node.get(parent) is None:
-            node[parent] = {}
-        node = node[parent]
-        if not isinstance(node, dict):
-            raise InputError(f"override {override!r}: {parent} holds a {type(node).__name__}, not keys.")
-    node[key] = value

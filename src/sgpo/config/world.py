@@ -4,11 +4,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from sgpo.config.section import Count, Positive, Section
+from sgpo.config.section import Count, Positive, Section, key
 
-# The name of the evaluation that a world adds: by its reward, against the SFT model.
+# The evaluation that a world adds: by its reward, against the SFT model.
 WORLD_EVALUATION = "gold"
-
 # The keys that a world supplies; a recipe that has one leaves them out.
 SUPPLIED = {
     "model": ("path", "adapter", "parameters"),
@@ -21,19 +20,19 @@ Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 class WorldConfig(Section):
     """An embedded world with a known reward, and the small SFT model that is trained on it."""
 
-    facts: Share = Field(0.0, description="How much of the reward is facts of the request; see `ShopWorld`.")
-    flip_rate: Share = Field(0.05, description="Share of flipped labels.")
-    seed_pairs: Count = Field(400, description="Labelled pairs.")
-    heldout_pairs: Count = Field(200, description="Labelled pairs to report accuracy on; never trained on.")
-    pool_prompts: Count = Field(1500, description="Prompts without labels, for all rounds together.")
-    test_prompts: Count = Field(800, description="Prompts of the evaluation by the reward; one answer each.")
-    sft_examples: Count = Field(9600, description="Rows of the SFT corpus, seen once.")
-    sft_learning_rate: Positive = Field(5e-3, description="Peak of the SFT's schedule.")
-    sft_batch_size: Count = Field(16, description="Rows per step of the SFT.")
-    layers: Count = Field(2, description="Layers of the Llama.")
-    hidden: Count = Field(128, description="Its width; a multiple of twice the heads.")
-    heads: Count = Field(4, description="Its attention heads.")
-    max_length: Count = Field(160, description="Its context, in tokens.")
+    facts: Share = key(0.0, "How much of the reward is facts of the request; see `ShopWorld`.")
+    flip_rate: Share = key(0.05, "Share of flipped labels.")
+    seed_pairs: Count = key(400, "Labelled pairs.")
+    heldout_pairs: Count = key(200, "Labelled pairs to report accuracy on; never trained on.")
+    pool_prompts: Count = key(1500, "Prompts without labels, for all rounds together.")
+    test_prompts: Count = key(800, "Prompts of the evaluation by the reward; one answer each.")
+    sft_examples: Count = key(9600, "Rows of the SFT corpus, seen once.")
+    sft_learning_rate: Positive = key(5e-3, "Peak of the SFT's schedule.")
+    sft_batch_size: Count = key(16, "Rows per step of the SFT.")
+    layers: Count = key(2, "Layers of the Llama.")
+    hidden: Count = key(128, "Its width; a multiple of twice the heads.")
+    heads: Count = key(4, "Its attention heads.")
+    max_length: Count = key(160, "Its context, in tokens.")
 
     @model_validator(mode="before")
     @classmethod

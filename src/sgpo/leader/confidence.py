@@ -11,8 +11,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from sgpo.config.section import Count
-from sgpo.config.settings import setting
+from sgpo.config.section import Count, setting
 from sgpo.errors import InputError
 from sgpo.leader.decoupling import Decoupling
 from sgpo.leader.guards import LeaderAlert

@@ -6,9 +6,7 @@ from typing import Annotated, get_type_hints
 from pydantic import Field, create_model
 from trl import DPOConfig
 
-from sgpo.config.check import validate
-from sgpo.config.section import NotNegative, Section
-from sgpo.config.settings import setting
+from sgpo.config.section import NotNegative, Section, setting, validate
 from sgpo.errors import InputError
 from sgpo.leader.pair_losses import PAIR_LOSSES, check_loss
 

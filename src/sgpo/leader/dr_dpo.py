@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from sgpo.config.settings import setting
+from sgpo.config.section import setting
 from sgpo.errors import InputError
 from sgpo.leader.pair_loss import PairBatch, PairLoss, PairLosses, Request, Setup
 
