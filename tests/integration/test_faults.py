@@ -14,7 +14,7 @@ from datasets import load_from_disk
 from integration.whole_runs import fingerprint, recorded_counts
 from sgpo.cli import main
 from sgpo.store.files import replacing
-from sgpo.store.shards import Shards
+from sgpo.store.stages import Shards
 
 PROMPTS, CANDIDATES, SHARDS = 12, 3, 3
 OPTIONS = ["--quiet", "rounds=1", "generation.shard_size=4"]
@@ -122,7 +122,7 @@ def test_a_disk_that_fills_up_within_a_stage_is_one_message_and_the_run_goes_on(
         write(shards, index, *arguments, **options)
         written.append((shards.folder.name, index))
 
-    monkeypatch.setattr("sgpo.store.shards.replacing", full)
+    monkeypatch.setattr("sgpo.store.stages.replacing", full)
     monkeypatch.setattr(Shards, "write", told)
     place = run / "round-1" / stage
     filling = place.with_name(f".{place.name}.shards")
@@ -133,7 +133,7 @@ def test_a_disk_that_fills_up_within_a_stage_is_one_message_and_the_run_goes_on(
     assert "No space left on device" in said
     assert "Finished stages and shards are kept; the same command continues" in said
     assert [path.name for path in filling.iterdir()] == ["00000.arrow"]
-    monkeypatch.setattr("sgpo.store.shards.replacing", replacing)
+    monkeypatch.setattr("sgpo.store.stages.replacing", replacing)
     assert main(["run", "--config", str(recipe), *OPTIONS]) == 0
     stages = (".responses.shards", ".policy.shards", ".reference.shards")
     assert written == [(name, index) for name in stages for index in range(SHARDS)]

@@ -8,7 +8,7 @@ from datasets import Features, List, Value
 
 from sgpo.errors import InputError
 from sgpo.store.files import replacing
-from sgpo.store.shards import Shards
+from sgpo.store.stages import Shards
 
 FEATURES = Features({"text": Value("string"), "scores": List(Value("float64"))})
 ABOUT = {"model": "abc", "max_length": 128}
@@ -69,7 +69,7 @@ def test_a_full_disk_leaves_no_shard_and_keeps_those_that_were_written(shards, m
     shards.write(0, rows(0, 2), notes={}, about=ABOUT)
     before = (shards.folder / "00000.arrow").read_bytes()
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left on device"):
-        patch.setattr("sgpo.store.shards.replacing", on_a_full_disk)
+        patch.setattr("sgpo.store.stages.replacing", on_a_full_disk)
         shards.write(1, rows(2, 2), notes={}, about=ABOUT)
     assert [path.name for path in shards.folder.iterdir()] == ["00000.arrow"]
     assert (shards.folder / "00000.arrow").read_bytes() == before

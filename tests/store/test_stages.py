@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from sgpo.errors import InputError
 from sgpo.store.progress import Reporter
 from sgpo.store.run_dir import RunDir
-from sgpo.store.stages import ShardRows, ShardWork, Stages
+from sgpo.store.stages import ShardWork, Stages
 
 FEATURES = Features({"item": Value("int64"), "drawn": Value("float64")})
 SEED = 5
@@ -103,7 +103,7 @@ class Job:
             if self.fail_at in span:
                 raise OSError("the middle of a shard")
             advance(len(span))
-            return ShardRows({"item": list(span), "drawn": [item / 7 for item in span]}, {"done": len(span), "lost": 0})
+            return {"item": list(span), "drawn": [item / 7 for item in span]}, {"done": len(span), "lost": 0}
 
         yield ShardWork(do, {"model": "abc"})
 
@@ -119,9 +119,9 @@ class Draws(Job):
     def _open(self, rank: int):
         def do(span, advance):
             self.drawn[span.start] = float(torch.rand(()))
-            return ShardRows({"item": list(span), "drawn": [self.drawn[span.start]] * len(span)})
+            return {"item": list(span), "drawn": [self.drawn[span.start]] * len(span)}, {}
 
-        yield ShardWork(do)
+        yield ShardWork(do, {})
 
 
 @contextmanager

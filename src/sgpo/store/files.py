@@ -18,10 +18,7 @@ def partial_path(path: Path) -> Path:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yields a path next to `path` for a file or folder, and renames it if the block ends without an error.
-
-    The parent folder is created. After an error the partial result is removed and `path` is unchanged.
-    """
+    """Yields a path next to `path`, and renames it if the block ends without an error; else it is removed."""
     final = Path(path)
     partial = partial_path(final)
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -55,11 +52,7 @@ def write_json(path: str | Path, content: Any, *, indent: int | None = 2) -> Pat
 
 
 def read_text(path: str | Path) -> str:
-    """The text of a UTF-8 file, with or without a byte order mark.
-
-    Raises:
-        InputError: there is no such file, or it is not UTF-8 (the byte is named).
-    """
+    """The text of a UTF-8 file, with or without a byte order mark; InputError if it cannot be read."""
     try:
         return Path(path).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -69,11 +62,7 @@ def read_text(path: str | Path) -> str:
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        InputError: the file cannot be read, is not valid JSON (the line is named), or holds something else.
-    """
+    """The JSON object in a file; InputError if it holds anything else."""
     content = parse_json(read_text(path), str(path))
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}; allowed: a JSON object.")
@@ -81,16 +70,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def parse_json(text: str | bytes, where: str, *, line: int | None = None) -> Any:
-    """Parses a JSON value of a file, or of one of its lines.
-
-    Args:
-        text: the value.
-        where: the file, for messages.
-        line: number of the line, from 1; None if the text is the whole file.
-
-    Raises:
-        InputError: it is not valid UTF-8 or JSON; names file, line, and byte or column.
-    """
+    """Parses the JSON of a file, or of its line number `line`; the InputError names the place."""
     try:
         return json.loads(text if isinstance(text, str) else text.decode("utf-8"))
     except UnicodeDecodeError as error:

@@ -21,12 +21,7 @@ def settle_hub_access(names: Iterable[str | None]) -> bool:
     """Turns on the libraries' offline mode if a run names something on the Hub and the Hub does not answer.
 
     Otherwise they would retry for each file, half a minute for each name; offline they use their cache. Call it before
-    they are imported, because they read HF_HUB_OFFLINE only once.
-
-    Args:
-        names: paths and Hub ids of a run; None is skipped.
-
-    Returns: whether the Hub is out of reach; False if none of the names needs it.
+    they are imported, because they read HF_HUB_OFFLINE only once. Returns whether the Hub is needed and out of reach.
     """
     if not any(is_hub_id(name) for name in names):
         return False

@@ -14,12 +14,7 @@ _Value = TypeVar("_Value")
 
 
 class Processes:
-    """This process among those of the run, and how they synchronise.
-
-    Attributes:
-        rank: number of this process, from 0.
-        count: number of processes.
-    """
+    """This process, number `rank` of `count`, and how it synchronises with the others."""
 
     def __init__(self) -> None:
         self._state = None

@@ -13,11 +13,7 @@ Advance = Callable[[float], None]
 
 
 class Reporter:
-    """Reports the progress of a run.
-
-    Args:
-        console: where to write; None writes nothing. Bars are drawn only on a terminal.
-    """
+    """Reports the progress of a run to a console, if there is one; bars are drawn only on a terminal."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console
@@ -50,24 +46,15 @@ class Reporter:
         """Shows a stage while it runs, and its time once it is done."""
         started = time.monotonic()
         if self._console and self._console.is_terminal:
-            with self._progress() as self._bars:
+            columns = (TextColumn("  {task.description}"), BarColumn(bar_width=30), MofNCompleteColumn())
+            times = (TimeElapsedColumn(), TimeRemainingColumn())
+            with Progress(*columns, *times, console=self._console, transient=True) as self._bars:
                 self._bars.add_task(name, total=None)
                 yield
             self._bars = None
         else:
             yield
         self.say(f"  [green]✓[/green] {name:<26} {time.monotonic() - started:6.1f} s")
-
-    def _progress(self) -> Progress:
-        return Progress(
-            TextColumn("  {task.description}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=self._console,
-            transient=True,
-        )
 
     @contextmanager
     def bar(self, description: str, total: int) -> Iterator[Advance]:

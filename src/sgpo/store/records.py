@@ -1,6 +1,7 @@
 """What a run's JSON files hold: the records that the loop writes and the report reads.
 
-Keys beyond those named here are kept, so that a run of a newer version can still be read.
+Keys beyond those named here are kept, so that a run of a newer version can still be read. Losses, gaps and KL are in
+nats, radius and window in the unit of the gap space.
 """
 
 import json
@@ -34,37 +35,24 @@ class Record(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The record in a file.
-
-        Raises:
-            InputError: no such file, or a value that no run writes; names file and key.
-        """
+        """The record in a file."""
         return parse_record(cls, read_json(path), str(path))
 
 
 def parse_record(kind: type[_Kind], content: Any, where: str) -> _Kind:
-    """A record from JSON values.
-
-    Raises:
-        InputError: a value that no run writes; names the file or line `where`, and the key.
-    """
+    """A record from JSON values, or an InputError that names `where` and the first key with a value that no run has."""
     try:
         return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or kind.__name__
-        found = "" if first["type"] == "missing" else f" is {_shorten(first['input'])}"
+        shown = json.dumps(first["input"], default=str)
+        found = "" if first["type"] == "missing" else f" is {shown if len(shown) <= 60 else f'{shown[:60]}...'}"
         raise InputError(f"{where}: {key}{found}: {first['msg']}; allowed: what sgpo run writes.") from error
 
 
 class Annotation(Record):
-    """Self-annotation of a round.
-
-    Attributes:
-        prompts, responses: of the round; paired: prompts that gave a pair; pairs: made of them.
-        dropped: prompts without a pair, by reason.
-        response_tokens: mean length of the responses; gap_mean: mean gap of the round's own pairs, in nats.
-    """
+    """Self-annotation of a round: `paired` prompts gave a pair, and the others were dropped, by reason."""
 
     prompts: Count
     responses: Count
@@ -76,13 +64,10 @@ class Annotation(Record):
 
 
 class Follower(Record):
-    """The follower's answer to a round's pairs, and its settings.
+    """The follower's answer to a round's pairs; with a radius per source, `by_source` has the answer to each.
 
-    Attributes:
-        value, empirical_value: robust and mean loss, in nats; price: d value / d radius.
-        moved_share: share of the pairs' mass that the worst case moves; marginal: the lowest gap that stays.
-        radius, window, marginal: in the unit of the gap space.
-        by_source: one answer per source of pairs, where each source has its own radius.
+    `price` is d value / d radius, `moved_share` the share of the pairs' mass that moves, `marginal` the lowest gap that
+    stays.
     """
 
     radius: float | None = None
@@ -96,7 +81,7 @@ class Follower(Record):
 
 
 class Leader(Record):
-    """The leader's training in a round: first and last logged loss, and mean log-probabilities at its end, in nats."""
+    """The leader's training in a round: first and last logged loss, and mean log-probabilities at its end."""
 
     steps: Count | None = None
     loss_first: float | None = None
@@ -117,15 +102,10 @@ class HeldOut(Record):
 
 
 class Headline(Record):
-    """One evaluation of a round in short; the whole result is in the evaluation's own folder.
+    """One evaluation of a round in short: a win rate or accuracy with its 95% interval, over `count` prompts or pairs.
 
-    Attributes:
-        kind: of the evaluation.
-        value, low, high: win rate or accuracy with its 95% interval; null if the kind has none.
-        count: prompts or pairs that it is taken over.
-        kl: mean of log pi - log pi_ref over the policy's own answers, in nats per answer.
-        agreement: share of the round's self-annotated pairs whose order the reward shares, ties counted half.
-        tokens: mean length of the policy's answers.
+    For a reward also the KL to the SFT model per answer, the mean tokens of an answer, and `agreement`: the share of
+    self-annotated pairs whose order the reward shares, ties counted half.
     """
 
     kind: str
@@ -150,7 +130,7 @@ class Tried(Record):
 
 
 class Decision(Record):
-    """decision.json: whether a round was taken; place: index of the radius chosen, null where none was."""
+    """decision.json: whether a round was taken; place: index of the radius chosen, null if none was."""
 
     place: int | None
     radius: float
@@ -161,13 +141,7 @@ class Decision(Record):
 
 
 class RoundMetrics(Record):
-    """metrics.json: the numbers of a finished round.
-
-    Attributes:
-        round: its number; 0 is DPO on the seeds, and the recipe's rounds + 1 the last DPO on all human pairs.
-        name: as the report has it; seconds: that its stages took.
-        evaluations: by name, what the recipe's `evaluate` measured.
-    """
+    """metrics.json: a finished round. 0 is DPO on the seeds, rounds + 1 the last DPO on all human pairs."""
 
     round: int
     name: str
@@ -185,16 +159,13 @@ class RoundMetrics(Record):
         """Older runs keep the reward evaluation of the embedded world in a block `gold`."""
         if not isinstance(content, dict) or content.get("gold") is None:
             return content
-        content = dict(content)
-        gold, evaluations = content.pop("gold"), content.get("evaluations", {})
+        gold, evaluations = content["gold"], content.get("evaluations", {})
         if isinstance(gold, dict):
             today = {"win_rate": "value", "prompts": "count", "response_tokens": "tokens"}
-            gold = {today.get(key, key): value for key, value in gold.items() if value is not None}
-            gold["kind"] = "reward"
-        return {
-            **content,
-            "evaluations": {"gold": gold, **evaluations} if isinstance(evaluations, dict) else evaluations,
-        }
+            gold = {today.get(key, key): value for key, value in gold.items() if value is not None} | {"kind": "reward"}
+        if isinstance(evaluations, dict):
+            evaluations = {"gold": gold, **evaluations}
+        return {key: value for key, value in content.items() if key != "gold"} | {"evaluations": evaluations}
 
 
 class Evidence(Record):
@@ -208,14 +179,9 @@ class Evidence(Record):
 
 
 class Shipped(Record):
-    """shipped.json: which policy a run ships.
+    """shipped.json: the round and the folder of the policy that a run ships; null and its path for the SFT model.
 
-    Attributes:
-        round: its round; null: the SFT model.
-        path: its folder in the run directory, or the SFT model.
-        pairs, enough: held-out human pairs that chose, and how many it takes to say something.
-        level: of the last round's test.
-        rounds: the evidence for each round, in order.
+    `pairs` held-out human pairs chose it by the evidence for each round, in order; `enough` would say something.
     """
 
     round: Count | None
@@ -257,8 +223,3 @@ class Sample(Record):
     baseline: Text
     reward: float
     baseline_reward: float
-
-
-def _shorten(value: Any) -> str:
-    shown = json.dumps(value, default=str)
-    return shown if len(shown) <= 60 else f"{shown[:60]}..."

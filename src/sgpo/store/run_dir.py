@@ -27,18 +27,14 @@ class RunDir:
     A stage is a folder or a file named by its path in the run (`round-1/pairs`). It is written next to its final place
     and renamed when it is complete, so whatever exists is complete. What an interrupted run left behind is removed,
     except the shards of an unfinished stage (`shards_path`).
-
-    Args:
-        root: the run directory; created if absent.
-        recipe: the validated recipe, which has a `seed`; kept as config.yaml.
-        command: the command line, for the manifest.
-        writer: False for the other processes of a run, which write nothing; they open the directory after the writer.
-
-    Raises:
-        InputError: the directory holds a run of another recipe, holds something that is no run, or is in use.
     """
 
     def __init__(self, root: str | Path, recipe: BaseModel, command: list[str], *, writer: bool = True) -> None:
+        """Opens or creates a directory for a recipe, which has a `seed`; `writer` is False for all processes but one.
+
+        Raises:
+            InputError: the directory holds a run of another recipe, holds something that is no run, or is in use.
+        """
         self.root = Path(root)
         self._writer = writer
         if not writer:
@@ -49,8 +45,12 @@ class RunDir:
         self._remove_leftovers()
         content = recipe.model_dump(mode="json")
         write_atomically(self.root / "config.yaml", yaml.safe_dump(content, sort_keys=False))
-        self.manifest = self._read_manifest(content["seed"], command)
-        self._write_manifest()
+        self._manifest_path = self.root / "manifest.json"
+        if not self._manifest_path.is_file():
+            about = {"sgpo": sgpo.__version__, "command": command, "created": _now(), "seed": content["seed"]}
+            versions = {name: version(name) for name in _RECORDED_PACKAGES}
+            write_json(self._manifest_path, {**about, "versions": versions, "stages": {}})
+        self.manifest = read_json(self._manifest_path)
 
     def _check(self, recipe: BaseModel) -> None:
         if self.root.exists() and not self.root.is_dir():
@@ -75,22 +75,6 @@ class RunDir:
             if shards.with_name(shards.name[1:].removesuffix(".shards")).exists():
                 remove(shards)
 
-    def _read_manifest(self, seed: int, command: list[str]) -> dict[str, Any]:
-        path = self.root / "manifest.json"
-        if path.is_file():
-            return read_json(path)
-        return {
-            "sgpo": sgpo.__version__,
-            "command": command,
-            "created": _now(),
-            "seed": seed,
-            "versions": {name: version(name) for name in _RECORDED_PACKAGES},
-            "stages": {},
-        }
-
-    def _write_manifest(self) -> None:
-        write_json(self.root / "manifest.json", self.manifest)
-
     def close(self) -> None:
         """Releases the directory for other processes."""
         if self._writer:
@@ -106,8 +90,7 @@ class RunDir:
 
     def shards_path(self, stage: str) -> Path:
         """The folder of an unfinished stage's shards. It survives an interruption, and is removed with the last one."""
-        final = self.path(stage)
-        return final.with_name(f".{final.name}.shards")
+        return self.path(stage).with_name(f".{Path(stage).name}.shards")
 
     def seconds(self, prefix: str) -> float:
         """Time spent so far on the stages whose names start with `prefix`."""
@@ -116,12 +99,7 @@ class RunDir:
 
     @contextmanager
     def writing(self, stage: str, notes: dict[str, int] | None = None) -> Iterator[Path]:
-        """Yields a path to write a stage to, and moves it to its place if the block ends without an error.
-
-        Args:
-            stage: its name.
-            notes: counts to record in the manifest; read when the block has ended.
-        """
+        """Yields a path for a stage, moves it to its place, and records `notes`, counts that the block fills."""
         final = self.path(stage)
         if not self._writer:
             yield partial_path(final)
@@ -132,17 +110,13 @@ class RunDir:
             # Recorded before the rename: a run killed in between repeats the stage and records it again.
             entry = {"seconds": round(time.monotonic() - started, 2), "finished": _now(), **(notes or {})}
             self.manifest["stages"][stage] = entry
-            self._write_manifest()
+            write_json(self._manifest_path, self.manifest)
         remove(self.shards_path(stage))
 
 
 @contextmanager
 def explaining_full_disk(root: str | Path) -> Iterator[None]:
-    """Turns whatever a library raises on a full disk into one message.
-
-    Raises:
-        InputError: no space is left on the disk, or in the quota; it says that finished stages are kept.
-    """
+    """Turns whatever a library raises on a full disk into one InputError, which says that finished stages are kept."""
     try:
         yield
     except Exception as error:
@@ -156,12 +130,9 @@ def explaining_full_disk(root: str | Path) -> Iterator[None]:
 
 
 def check_same_config(root: Path, recipe: BaseModel) -> None:
-    """Compares a recipe with the config.yaml of a run directory, if there is one.
+    """Raises InputError with each difference if a run directory has a config.yaml and it is of another recipe.
 
     A key that the stored file lacks counts as its default, so that a run of an older version can be resumed.
-
-    Raises:
-        InputError: they differ; names each key with both values.
     """
     path = root / "config.yaml"
     if not path.is_file():

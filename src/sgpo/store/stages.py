@@ -1,44 +1,38 @@
 """How a stage is done: by one process, by all of them together, or in shards that they share."""
 
 import hashlib
+import json
+from collections import Counter
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from datasets import Features
+import pyarrow as pa
+from datasets import Dataset, Features, concatenate_datasets
 from transformers import set_seed
 
 from sgpo.errors import InputError
-from sgpo.store.files import write_json
+from sgpo.store.files import replacing, write_json
 from sgpo.store.processes import Processes
 from sgpo.store.progress import Advance, Reporter
 from sgpo.store.run_dir import RunDir
-from sgpo.store.shards import Shards
 
 ABOUT = "about.json"
+_METADATA = b"sgpo"
+
+Columns = dict[str, list[Any]]
 
 
-@dataclass(frozen=True)
-class ShardRows:
-    """The rows of a shard by column, and its counts."""
-
-    columns: dict[str, list[Any]]
-    notes: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class ShardWork:
+class ShardWork(NamedTuple):
     """The work of a sharded stage.
 
-    Attributes:
-        do: returns the rows of a span of items; calls its second argument with the number of items done.
-        about: what the rows are made with, such as the fingerprint of a model; JSON values.
+    `do` returns the rows of a span of items by column, and counts; it calls its second argument with the number of
+    items done. `about` says what the rows are made with, such as the fingerprint of a model, in JSON values.
     """
 
-    do: Callable[[range, Advance], ShardRows]
-    about: dict[str, Any] = field(default_factory=dict)
+    do: Callable[[range, Advance], tuple[Columns, dict[str, int]]]
+    about: dict[str, Any]
 
 
 class Stages:
@@ -46,12 +40,6 @@ class Stages:
 
     Every stage is seeded by its own name, so an interrupted run ends with the same bytes as an uninterrupted one, and
     shards do not depend on the number of processes.
-
-    Args:
-        run: the run directory.
-        seed: of the run.
-        processes: the processes of the run.
-        reporter: where progress is shown.
     """
 
     def __init__(self, run: RunDir, seed: int, processes: Processes, reporter: Reporter) -> None:
@@ -99,19 +87,11 @@ class Stages:
         open_work: Callable[[], AbstractContextManager[ShardWork]],
         main_only: bool = False,
     ) -> None:
-        """Divides a stage between the processes, shard by shard; each shard is on disk as soon as it is done.
+        """Divides `count` items between the processes in shards of `size`; each is on disk as soon as it is done.
 
-        Args:
-            name: of the stage; it becomes a dataset of the shards in order, with about.json: what they were made with
-                and the sum of their notes.
-            count: items of work, such as prompts; at least 1.
-            size: items of a shard.
-            features: columns of the rows.
-            open_work: opened by every process that takes part, if any shard is missing.
-            main_only: only the main process takes part, because its backend uses all devices.
-
-        Raises:
-            InputError: there is no item; shards that were made with different things.
+        The stage becomes a dataset of the shards in order, with about.json: what they were made with and the sum of
+        their counts. Every process that takes part opens the work, if any shard is missing; with `main_only` that is
+        the main one, because its backend uses all devices.
         """
         if count < 1 or size < 1:
             raise InputError(f"{name}: {count} items in shards of {size}; allowed: at least one item, and one a shard.")
@@ -123,11 +103,12 @@ class Stages:
         with self.reporter.stage(name), self.run.writing(name, notes) as path:
             missing = self.processes.from_main(shards.missing(len(spans)))
             rank, of = (0, 1) if main_only else (self.processes.rank, self.processes.count)
+            takes_part = self.processes.is_main or not main_only
             if missing:
-                with ExitStack() as stack:
-                    if self.processes.is_main or not main_only:
-                        mine = [(index, spans[index]) for index in missing[rank::of]]
-                        self._write_shards(name, shards, mine, stack.enter_context(open_work()))
+                with open_work() if takes_part else nullcontext() as work:
+                    if work:
+                        mine = {index: spans[index] for index in missing[rank::of]}
+                        self._write_shards(name, shards, mine, work)
                     self.processes.wait()
             if self.processes.is_main:
                 dataset, counts, about = shards.read(len(spans))
@@ -136,9 +117,56 @@ class Stages:
                 notes.update(rows=len(dataset), shards=len(spans), **counts)
         self.processes.wait()
 
-    def _write_shards(self, name: str, shards: Shards, mine: list[tuple[int, range]], work: ShardWork) -> None:
-        with self.reporter.bar(name.rpartition("/")[2], sum(len(span) for _, span in mine)) as advance:
-            for index, span in mine:
+    def _write_shards(self, name: str, shards: "Shards", mine: dict[int, range], work: ShardWork) -> None:
+        with self.reporter.bar(name.rpartition("/")[2], sum(map(len, mine.values()))) as advance:
+            for index, span in mine.items():
                 set_seed(self.seed(f"{name}/{index}"))
-                rows = work.do(span, advance)
-                shards.write(index, rows.columns, notes=rows.notes, about=work.about)
+                columns, notes = work.do(span, advance)
+                shards.write(index, columns, notes=notes, about=work.about)
+
+
+class Shards:
+    """Arrow files of one stage in a folder of their own, each complete or absent."""
+
+    def __init__(self, folder: Path, features: Features) -> None:
+        self.folder, self._features = folder, features
+
+    def missing(self, count: int) -> list[int]:
+        """Which of the shards 0 to count - 1 are not written yet."""
+        return [index for index in range(count) if not self._path(index).exists()]
+
+    def write(self, index: int, columns: Columns, *, notes: dict[str, int], about: dict[str, Any]) -> None:
+        """Writes a shard with its counts, and what it was made with."""
+        table = Dataset.from_dict(columns, features=self._features).data.table
+        extra = {_METADATA: json.dumps({"notes": notes, "about": about}).encode()}
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), **extra})
+        with (
+            replacing(self._path(index)) as partial,
+            pa.OSFile(str(partial), "wb") as sink,
+            pa.ipc.new_stream(sink, table.schema) as writer,
+        ):
+            writer.write_table(table)
+
+    def read(self, count: int) -> tuple[Dataset, dict[str, int], dict[str, Any]]:
+        """The rows of all shards in order, memory-mapped; the sum of their counts; what all of them were made with.
+
+        Raises:
+            InputError: two shards were made with different things, such as a model that was replaced in between.
+        """
+        notes: Counter[str] = Counter()
+        abouts = []
+        for index in range(count):
+            with pa.memory_map(str(self._path(index))) as source:
+                metadata = json.loads(pa.ipc.open_stream(source).schema.metadata[_METADATA])
+            notes.update(metadata["notes"])
+            abouts.append(metadata["about"])
+            if abouts[-1] != abouts[0]:
+                raise InputError(
+                    f"{self._path(index)} was made with {abouts[-1]} and {self._path(0).name} with {abouts[0]}; "
+                    f"allowed: the same for all. Remove {self.folder} to make them again."
+                )
+        datasets = [Dataset.from_file(str(self._path(index))) for index in range(count)]
+        return concatenate_datasets(datasets), dict(notes), abouts[0]
+
+    def _path(self, index: int) -> Path:
+        return self.folder / f"{index:05d}.arrow"
