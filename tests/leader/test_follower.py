@@ -10,7 +10,7 @@ from sgpo.leader import follower as module
 from sgpo.leader.follower import Follower
 from sgpo.leader.pair_loss import Pairs
 from sgpo.leader.scores import stored_gaps
-from sgpo.leader.train import train_leader
+from sgpo.leader.train import build_arguments, train_leader
 from sgpo.policy.load import load_policy
 from sgpo.robust.exact import worst_case
 
@@ -97,9 +97,8 @@ def test_a_given_answer_is_the_follower_of_a_round(tmp_path, make_trainer, pairs
     data = with_stored_scores(make_trainer(radius=2.0, **MARGIN), pairs)
     given = {"all": worst_case(stored_gaps(data, 0.1), 2.0, window=(-20, 20))}
     settings = {"radius": 2.0, "max_steps": 1, "bf16": False, "per_device_train_batch_size": 8, **MARGIN}
-    log = train_leader(
-        load_policy(policy_path), data, tmp_path / "policy", settings=settings, extra={}, worst_cases=given
-    )
+    arguments = build_arguments(settings, {}, "unused")
+    log = train_leader(load_policy(policy_path), data, tmp_path / "policy", arguments, worst_cases=given)
     assert counted == []
     assert log[0]["robust/price"] == given["all"].price
 

@@ -9,7 +9,7 @@ from trl import DPOConfig, DPOTrainer
 
 from leader.batches import MARGIN, loss_and_gradients, with_stored_scores
 from sgpo.errors import InputError
-from sgpo.leader.train import train_leader
+from sgpo.leader.train import build_arguments, train_leader
 from sgpo.policy.load import load_policy
 from sgpo.policy.score import score_responses
 
@@ -80,8 +80,8 @@ def test_rounds_keep_the_reference_that_their_scores_name(
         refer_to = policy_path if reference == "sft" else previous
         data = score(score(pairs, refer_to, "ref_chosen_logps", "ref_rejected_logps"), previous, *POLICY)
         log = train_leader(
-            load_policy(previous), data, tmp_path / f"round-{number}", settings=SETTINGS,
-            extra={"logging_steps": 1}, peft_config=peft_config,
+            load_policy(previous), data, tmp_path / f"round-{number}",
+            build_arguments(SETTINGS, {"logging_steps": 1}, "unused"), peft_config=peft_config,
         )  # fmt: skip
         expected = make_trainer(
             radius=1.0, model=AutoModelForCausalLM.from_pretrained(previous),
@@ -114,7 +114,6 @@ def test_an_unknown_lora_argument_is_named(pairs, policy_path, tmp_path):
             load_policy(policy_path),
             pairs,
             tmp_path / "out",
-            settings={"radius": 0.0},
-            extra={},
+            build_arguments({"radius": 0.0}, {}, "unused"),
             peft_config={"rank": 4},
         )

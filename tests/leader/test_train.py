@@ -31,11 +31,9 @@ SETTINGS = {"radius": 0.0, "max_steps": 3, "max_length": 64, "per_device_train_b
 def test_a_sharded_trainer_that_gathered_no_weights_is_refused(tmp_path, policy_path, monkeypatch):
     """The next round would find a folder without a model."""
     monkeypatch.setattr(SGPOTrainer, "save_model", lambda self, output: (tmp_path / "policy").mkdir())
-    settings = {**SETTINGS, "max_steps": 1, "guards": False}
+    arguments = build_arguments({**SETTINGS, "max_steps": 1, "guards": False}, {}, "unused")
     with pytest.raises(InputError, match=r"holds no weights after training; allowed: FSDP with .* FULL_STATE_DICT"):
-        train_leader(
-            load_policy(policy_path), Dataset.from_dict(PAIRS), tmp_path / "policy", settings=settings, extra={}
-        )
+        train_leader(load_policy(policy_path), Dataset.from_dict(PAIRS), tmp_path / "policy", arguments)
 
 
 def test_decoupling_takes_the_reference_beside_its_stored_scores(tmp_path, policy_path, reference_path):
@@ -48,18 +46,16 @@ def test_decoupling_takes_the_reference_beside_its_stored_scores(tmp_path, polic
     }
     pairs = Dataset.from_dict({**PAIRS, **scores})
     extra = {"confidence_smoothing": 0.1, "confidence_quantile": 0.5, "confidence_warmup": 0.0, "decoupling": 1.5}
-    run = {"settings": SETTINGS, "extra": extra}
+    arguments = build_arguments(SETTINGS, extra, "unused")
     with pytest.raises(InputError, match=r"decoupling is 1\.5 with stored .* allowed: 1, or a ref_model"):
-        train_leader(policy, pairs, tmp_path / "policy", **run)
-    log = train_leader(policy, pairs, tmp_path / "policy", reference=reference, **run)
+        train_leader(policy, pairs, tmp_path / "policy", arguments)
+    log = train_leader(policy, pairs, tmp_path / "policy", arguments, reference=reference)
     assert sum("confidence/threshold" in record for record in log) == 2
 
 
 def test_trls_deprecations_are_not_shown(tmp_path, policy_path):
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
-        build_arguments(SETTINGS, {}, "out")
-        train_leader(
-            load_policy(policy_path), Dataset.from_dict(PAIRS), tmp_path / "policy", settings=SETTINGS, extra={}
-        )
+        arguments = build_arguments(SETTINGS, {}, "unused")
+        train_leader(load_policy(policy_path), Dataset.from_dict(PAIRS), tmp_path / "policy", arguments)
     assert [str(warning.message) for warning in shown if "gradient_checkpointing" in str(warning.message)] == []

@@ -5,21 +5,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from sgpo.rounds.costs import (
-    BYTES,
-    Architecture,
-    Lengths,
-    activation_bytes,
-    generation_flops,
-    hours,
-    scoring_flops,
-    state_bytes,
-    training_flops,
-)
+from sgpo.config import HardwareConfig, ModelConfig
+from sgpo.rounds.costs import BYTES, Architecture, activation_bytes, forward_flops, hours, state_bytes, training_flops
 
 LLAMA_7B = 6_738_415_616
 LLAMA = Architecture(layers=32, hidden=4096, vocabulary=32_000)
-LENGTHS = Lengths(prompt=200, response=300)
+TOKENS = 500
 
 
 @pytest.fixture(scope="module")
@@ -103,57 +94,49 @@ def test_kept_layer_inputs_are_those_that_checkpointing_saves_for_backward(model
     assert inputs == 4 * 128 * 128 * 4 <= kept <= 2 * inputs
 
 
-def test_a_forward_pass_is_two_operations_a_weight_and_token_and_training_three_times_that(model):
-    """As PyTorch counts them. Embeddings are looked up and attention is left out: both are small."""
+def test_a_forward_pass_is_two_operations_a_weight_and_token_and_training_four_times_that(model):
+    """As PyTorch counts them, and the forward pass once more, which is recomputed in the backward pass.
+
+    Embeddings are looked up and attention is left out: both are small.
+    """
     model.train()
     ids = torch.arange(64)[None]
     with FlopCounterMode(display=False) as forward:
         loss = model(input_ids=ids, labels=ids).loss
     with FlopCounterMode(display=False) as backward:
         loss.backward()
-    both = forward.get_total_flops() + backward.get_total_flops()
-    lengths = Lengths(prompt=0, response=64)
-    assert scoring_flops(count_weights(model), 1, lengths) == pytest.approx(forward.get_total_flops(), rel=0.15)
+    once, back = forward.get_total_flops(), backward.get_total_flops()
+    assert forward_flops(count_weights(model), 64) == pytest.approx(once, rel=0.15)
     # A pair is two responses.
-    assert training_flops(count_weights(model), 0.5, lengths, recomputed=False) == pytest.approx(both, rel=0.15)
+    assert training_flops(count_weights(model), 64) == pytest.approx(2 * (2 * once + back), rel=0.15)
 
 
 def test_operations_of_a_toy_by_hand():
-    lengths = Lengths(prompt=10, response=5)
-    assert lengths.together == 15
-    assert scoring_flops(100, 4, lengths) == 2 * 100 * 4 * 15
-    assert generation_flops(100, 2, 3, lengths) == 2 * 100 * 6 * 15
-    assert training_flops(100, 7, lengths, recomputed=False) == 6 * 100 * 14 * 15
-    assert training_flops(100, 7, lengths, recomputed=True) == 8 * 100 * 14 * 15
+    assert forward_flops(100, 4 * 15) == 2 * 100 * 4 * 15
+    assert training_flops(100, 15) == 8 * 100 * 2 * 15
 
 
-def test_operations_are_linear_in_weights_rows_and_tokens():
-    def scale(parameters=1, rows=1, tokens=1):
-        lengths = Lengths(tokens * LENGTHS.prompt, tokens * LENGTHS.response)
-        return (
-            scoring_flops(parameters * LLAMA_7B, rows * 100, lengths)
-            + generation_flops(parameters * LLAMA_7B, rows * 100, 2, lengths)
-            + training_flops(parameters * LLAMA_7B, rows * 100, lengths, recomputed=True)
-        )
-
-    one = scale()
-    assert scale(parameters=3) == scale(rows=3) == scale(tokens=3) == 3 * one
+def test_operations_are_linear_in_weights_and_tokens():
+    for flops in (forward_flops, training_flops):
+        assert flops(3 * LLAMA_7B, TOKENS) == flops(LLAMA_7B, 3 * TOKENS) == 3 * flops(LLAMA_7B, TOKENS)
 
 
 def test_hours_by_hand():
     """A petaflop at a petaflop a second takes a second; half the utilisation, twice; four devices, a quarter."""
-    assert hours(1e15 * 3600, devices=1, teraflops=1000, utilisation=1) == pytest.approx(1)
-    assert hours(1e15 * 3600, devices=4, teraflops=1000, utilisation=0.5) == pytest.approx(0.5)
+    one = HardwareConfig(devices=1, teraflops=1000, utilisation=1, generation_utilisation=0.25)
+    four = HardwareConfig(devices=4, teraflops=1000, utilisation=0.5)
+    assert hours(one, 1e15 * 3600) == pytest.approx(1)
+    assert hours(one, 1e15 * 3600, generating=True) == pytest.approx(4)
+    assert hours(four, 1e15 * 3600) == pytest.approx(0.5)
+    assert hours(None, 1e15) is None
     # 8,000 prompts, 2 responses each, scored twice by a 7B model on 8 devices of 312 teraflops at 40 %.
-    flops = 2 * scoring_flops(LLAMA_7B, 16_000, LENGTHS)
-    assert hours(flops, devices=8, teraflops=312, utilisation=0.4) == pytest.approx(
+    flops = 2 * forward_flops(LLAMA_7B, 16_000 * TOKENS)
+    assert hours(HardwareConfig(devices=8, teraflops=312, utilisation=0.4), flops) == pytest.approx(
         2 * 2 * 6.738e9 * 16_000 * 500 / (8 * 312e12 * 0.4) / 3600, rel=1e-3
     )
 
 
 def test_every_dtype_of_a_recipe_has_a_size():
-    from sgpo.config import ModelConfig
-
     allowed = ModelConfig.model_fields["dtype"].annotation.__args__
     assert set(BYTES) == set(allowed)
     for name in set(allowed) - {"auto"}:

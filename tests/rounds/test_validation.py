@@ -9,7 +9,6 @@ import pytest
 from pydantic import BaseModel
 
 from sgpo.rounds.context import Run
-from sgpo.rounds.policies import Policies
 from sgpo.rounds.validation import decide_round
 from sgpo.store.processes import Processes
 from sgpo.store.progress import Reporter
@@ -46,7 +45,7 @@ def round_of(tmp_path):
             write(directory.path(f"{trial}/policy/training_log.json"), "[]")
             write(directory.path(f"{trial}/validation.json"), json.dumps({"gaps": list(gaps)}))
         config = SimpleNamespace(model=None, rounds=1)
-        run = Run(config, Stages(directory, 0, Processes(), Reporter()), Policies(config, directory))
+        run = Run(config, Stages(directory, 0, Processes(), Reporter()))
         decide_round(run, 1, radii)
         directory.close()
         return run.root / "round-1", Decision.read(run.root / "round-1/decision.json")

@@ -80,9 +80,8 @@ def train_leader(
     policy: Policy,
     pairs: Dataset,
     output: Path,
+    arguments: SGPOConfig,
     *,
-    settings: Settings,
-    extra: Settings,
     reference: Policy | None = None,
     peft_config: Settings | None = None,
     worst_cases: Mapping[str, WorstCase] | None = None,
@@ -95,8 +94,7 @@ def train_leader(
         pairs: columns prompt, chosen, rejected, ref_chosen_logps, ref_rejected_logps, and with a radius > 0 also
             chosen_logps and rejected_logps, the policy's own.
         output: folder to write model and tokenizer to.
-        settings: arguments of SGPOConfig that the loop sets.
-        extra: the user's further arguments.
+        arguments: of the trainer, but for its output_dir, which is a folder of its own.
         reference: the policy that the stored reference scores came from, where an argument needs its logits
             (`decoupling`); another model object than the policy's. None uses the scores alone.
         peft_config: arguments of PEFT's LoraConfig; trains a fresh LoRA adapter instead of all weights, and saves the
@@ -107,11 +105,11 @@ def train_leader(
     Returns: the trainer's log, one record per logging step, and a last one with the totals.
 
     Raises:
-        InputError: see `build_arguments`, `build_lora` and `SGPOTrainer`; no pair left that fits `max_length`.
+        InputError: see `build_lora` and `SGPOTrainer`; no pair left that fits `max_length`.
     """
     scratch = tempfile.mkdtemp(prefix="sgpo-leader-")
     try:
-        arguments = build_arguments(settings, extra, scratch)
+        arguments.output_dir = scratch
         try:
             trainer = SGPOTrainer(
                 model=policy.model,

@@ -6,30 +6,23 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from sgpo.config import RunConfig
 from sgpo.demo.sft import VOCABULARY, count_parameters
 from sgpo.errors import InputError
-from sgpo.policy.locate import check_exists
+from sgpo.policy.locate import check_exists, loading
 from sgpo.preferences.draw import mix_sources
 from sgpo.preferences.source import load_pairs, load_prompts
 from sgpo.rounds.costs import Architecture
-from sgpo.rounds.prompts import pool_size, prompt_lengths, round_sizes
+from sgpo.rounds.data import pool_shares, pools, prompt_lengths
 
 
 @dataclass
 class Inputs:
-    """What a run starts from, as far as it can be seen.
+    """What a run starts from: human pairs, prompts of each round and the model; None is unknown.
 
-    Attributes:
-        human, heldout: number of human pairs to train on and to report accuracy on.
-        pools: prompts of each round.
-        prompt_tokens: mean tokens of the prompts that were read; None if there are none.
-        parameters: weights of the model.
-        architecture: None if its config cannot be read.
-        warnings: what a user should know.
-        unchecked: what could not be checked, and what was assumed instead.
+    `warnings` are what a user should know, `unchecked` what could not be checked and what was assumed instead.
     """
 
     human: int = 0
@@ -43,47 +36,43 @@ class Inputs:
 
 
 def inspect_inputs(config: RunConfig, *, offline: bool) -> Inputs:
-    """Reads the data and the model's config.
+    """Reads the data and the model's config; InputError for whatever would stop the run later.
 
-    Args:
-        config: the recipe.
-        offline: the Hub cannot be reached. What is neither on disk nor in the cache is then taken from the recipe, if
-            it says enough, and listed in `unchecked`; otherwise it is an error.
-
-    Raises:
-        InputError: whatever would stop the run later.
+    If the Hub is out of reach (`offline`), what is neither on disk nor in the cache is taken from the recipe, if it
+    says enough, and listed in `unchecked`; otherwise it is an error.
     """
-    return _Preflight(config, offline).inspect()
+    preflight = _Preflight(config, offline)
+    if config.world is not None:
+        preflight.read_world()
+    else:
+        preflight.read_model()
+        if config.data.split is not None:
+            preflight.read_split()
+        else:
+            preflight.read_pairs()
+            preflight.read_pools()
+    return preflight.found
 
 
 class _Preflight:
     def __init__(self, config: RunConfig, offline: bool) -> None:
         self._config, self._offline = config, offline
-        self._found = Inputs()
+        self.found = Inputs()
 
-    def inspect(self) -> Inputs:
-        if self._config.world is not None:
-            self._read_world()
-            return self._found
-        self._read_model()
-        if self._config.data.split is not None:
-            self._read_split()
-        else:
-            self._read_pairs()
-            self._read_pools()
-        return self._found
-
-    def _read_world(self) -> None:
-        world, found = self._config.world, self._found
+    def read_world(self) -> None:
+        world, found, rounds = self._config.world, self.found, range(1, self._config.rounds + 1)
         found.human, found.heldout = world.seed_pairs, world.heldout_pairs
-        found.pools = round_sizes(world.pool_prompts, self._config, "world.pool_prompts")
+        found.pools = pool_shares(self._config, world.pool_prompts, rounds, "world.pool_prompts")
         found.parameters = count_parameters(layers=world.layers, hidden=world.hidden, heads=world.heads)
         found.architecture = Architecture(world.layers, world.hidden, VOCABULARY)
 
-    def _read_model(self) -> None:
-        model, found = self._config.model, self._found
+    def read_model(self) -> None:
+        model, found = self._config.model, self.found
+        trust = model.trust_remote_code
         try:
-            config = _model_config(self._config)
+            check_exists(model.path, "model")
+            with loading("model.path", model.path):
+                config = AutoConfig.from_pretrained(model.path, trust_remote_code=trust)
         except InputError as error:
             if self._must_exist(model.path):
                 raise
@@ -95,11 +84,11 @@ class _Preflight:
         text = config.get_text_config()
         found.architecture = Architecture(text.num_hidden_layers, text.hidden_size, text.vocab_size)
         with torch.device("meta"):
-            built = AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
+            built = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
         found.parameters = sum(parameter.numel() for parameter in built.parameters())
 
-    def _read_split(self) -> None:
-        split, found = self._config.data.split, self._found
+    def read_split(self) -> None:
+        split, found = self._config.data.split, self.found
         found.human, found.heldout, found.pools = split.seeds, split.heldout, list(split.pools)
         try:
             mixture = mix_sources(split, seed=self._config.seed)
@@ -114,54 +103,42 @@ class _Preflight:
                 dropped = ", ".join(f"{count:,} {reason}" for reason, count in use.dropped.items())
                 found.warnings.append(f"{use.source.path}: of {use.rows:,} rows are left out: {dropped}.")
 
-    def _read_pairs(self) -> None:
-        data, found = self._config.data, self._found
-        wanted = data.seed_pairs
-        seeds = self._read(
-            data.seeds, lambda: load_pairs(data.seeds, split=data.seeds_split), wanted, "data.seed_pairs"
-        )
+    def read_pairs(self) -> None:
+        data, wanted = self._config.data, self._config.data.seed_pairs
+        seeds = self._read(load_pairs, data.seeds, data.seeds_split, wanted, "data.seed_pairs")
         if seeds is not None and wanted is not None and wanted > len(seeds):
             raise InputError(
                 f"data.seeds: {data.seeds}: the number of seed pairs is {wanted}; allowed: 1 to {len(seeds)}, the "
                 "number of pairs."
             )
-        found.human = wanted or len(seeds)
+        self.found.human = wanted or len(seeds)
         if not data.heldout:
             return
-        heldout = self._read(
-            data.heldout, lambda: load_pairs(data.heldout, split=data.heldout_split), 0, "data.heldout"
-        )
-        found.heldout = 0 if heldout is None else len(heldout)
-        if seeds is not None and heldout is not None:
-            shared = {str(prompt) for prompt in seeds["prompt"]} & {str(prompt) for prompt in heldout["prompt"]}
-            if shared:
-                found.warnings.append(
-                    f"{len(shared)} prompts of data.heldout are also among the seeds; held-out accuracy will be too "
-                    "high."
-                )
+        heldout = self._read(load_pairs, data.heldout, data.heldout_split, 0, "data.heldout")
+        if heldout is None:
+            return
+        self.found.heldout = len(heldout)
+        if seeds is not None and (shared := _distinct(seeds) & _distinct(heldout)):
+            self.found.warnings.append(
+                f"{len(shared)} prompts of data.heldout are also among the seeds; held-out accuracy will be too high."
+            )
 
-    def _read_pools(self) -> None:
-        config, data, sizes = self._config, self._config.data, self._config.data.prompts_per_round
-        if not config.rounds:
-            return
-        if isinstance(data.prompts, str):
-            assumed = sum(sizes) if isinstance(sizes, list) else sizes and sizes * config.rounds
-            available = self._read_pool(data.prompts, assumed)
-            self._found.pools = round_sizes(available, config, f"data.prompts: {data.prompts}")
-            return
-        for number, path in enumerate(data.prompts, start=1):
-            available = self._read_pool(path, sizes[number - 1] if isinstance(sizes, list) else sizes)
-            self._found.pools.append(pool_size(available, config, number, f"data.prompts: {path}"))
+    def read_pools(self) -> None:
+        sizes = self._config.data.prompts_per_round
+        for path, rounds in pools(self._config) if self._config.rounds else ():
+            shares = sizes if isinstance(sizes, list) else [sizes] * self._config.rounds
+            assumed = sizes and sum(shares[number - 1] for number in rounds)
+            available = self._read_pool(path, assumed)
+            self.found.pools += pool_shares(self._config, available, rounds, f"data.prompts: {path}")
 
     def _read_pool(self, path: str, assumed: int | None) -> int:
         """The number of prompts in a pool; notes repeated and long ones."""
-        found, split = self._found, self._config.data.prompts_split
-        pool = self._read(path, lambda: load_prompts(path, split=split), assumed, "data.prompts_per_round")
+        found = self.found
+        pool = self._read(load_prompts, path, self._config.data.prompts_split, assumed, "data.prompts_per_round")
         if pool is None:
             return assumed
-        distinct = len({str(prompt) for prompt in pool["prompt"]})
-        if distinct < len(pool):
-            found.warnings.append(f"{path} repeats {len(pool) - distinct} of its {len(pool)} prompts.")
+        if repeated := len(pool) - len(_distinct(pool)):
+            found.warnings.append(f"{path} repeats {repeated} of its {len(pool)} prompts.")
         if found.architecture is not None:
             lengths, room = prompt_lengths(self._config, self._config.model.path, pool, f"data.prompts: {path}")
             found.prompt_tokens = float(lengths.mean())
@@ -173,27 +150,25 @@ class _Preflight:
                 )
         return len(pool)
 
-    def _read(self, path: str, load: Callable[[], Dataset], assumed: int | None, key: str) -> Dataset | None:
+    def _read(
+        self, load: Callable[..., Dataset], path: str, split: str | None, assumed: int | None, key: str
+    ) -> Dataset | None:
         """A dataset; None if the Hub does not answer and the recipe states its size, the value `assumed` of `key`."""
         try:
-            return load()
+            return load(path, split=split)
         except InputError as error:
             if self._must_exist(path):
                 raise
             if assumed is None:
                 raise InputError(f"{error}. To plan without the Hub, state {key}.") from error
         size = f"; the recipe says {assumed}" if assumed else ""
-        self._found.unchecked.append(f"{path} (the Hub does not answer{size})")
+        self.found.unchecked.append(f"{path} (the Hub does not answer{size})")
         return None
 
     def _must_exist(self, *paths: str) -> bool:
         return not self._offline or all(Path(path).exists() for path in paths)
 
 
-def _model_config(config: RunConfig) -> PreTrainedConfig:
-    check_exists(config.model.path, "model")
-    try:
-        return AutoConfig.from_pretrained(config.model.path, trust_remote_code=config.model.trust_remote_code)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"model.path: {config.model.path}: no model config can be read: {reason}") from error
+def _distinct(rows: Dataset) -> set[str]:
+    """The prompts of a dataset, each once."""
+    return {str(prompt) for prompt in rows["prompt"]}

@@ -9,13 +9,12 @@ from rich.table import Table
 
 from sgpo.config import RunConfig
 from sgpo.errors import InputError
-from sgpo.leader.train import build_arguments
 from sgpo.plan.preflight import Inputs, inspect_inputs
 from sgpo.plan.tools import missing_tools
-from sgpo.rounds.costs import BYTES, Lengths, Scale, StagePlan, activation_bytes, state_bytes
+from sgpo.rounds.costs import BYTES, Scale, StagePlan, activation_bytes, state_bytes
 from sgpo.rounds.evaluations import check_evaluations
-from sgpo.rounds.game import leader_settings
 from sgpo.rounds.loop import plan_rounds
+from sgpo.rounds.training import leader_arguments
 from sgpo.stats.acceptance import ENOUGH_PAIRS
 from sgpo.store.run_dir import check_same_config
 
@@ -26,15 +25,7 @@ _PROMPT_TOKENS, _RESPONSE_SHARE = 200, 0.8
 
 @dataclass(frozen=True)
 class Plan:
-    """The stages of a run and what they need; prints itself through rich.
-
-    Attributes:
-        output: the run directory.
-        stages: in order.
-        needs: sentences on model, memory, disk and time.
-        notes: what a user should know, and what could not be checked.
-        missing: what this machine lacks, and the run would stop at.
-    """
+    """The stages of a run, and sentences on what it needs, what a user should know, and what this machine lacks."""
 
     output: str
     stages: tuple[StagePlan, ...]
@@ -66,15 +57,7 @@ class Plan:
 def plan_run(config: RunConfig, *, offline: bool = False, processes: int = 1) -> Plan:
     """Checks a recipe against its files, model and disk, and lists what the run would do.
 
-    Writes nothing and loads no weights.
-
-    Args:
-        config: the recipe.
-        offline: see `inspect_inputs`.
-        processes: number of processes of the run.
-
-    Raises:
-        InputError: whatever would stop the run later and can be known now.
+    Writes nothing and loads no weights; raises InputError for whatever would stop the run later and can be known now.
     """
     output = Path(config.output)
     check_same_config(output, config)
@@ -88,7 +71,7 @@ def plan_run(config: RunConfig, *, offline: bool = False, processes: int = 1) ->
     return Plan(
         output=config.output,
         stages=tuple(plan_rounds(config, scale)),
-        needs=needs(config, inputs, scale.lengths),
+        needs=needs(config, inputs, scale),
         notes=(*inputs.warnings, *few_pairs(config, scale), *unchecked),
         missing=(*missing_tools(config), *missing_room(output, run_size(config, inputs.parameters))),
     )
@@ -99,21 +82,20 @@ def check_arguments(config: RunConfig, processes: int = 1) -> None:
     radius = config.follower.radius
     for number in range(min(config.rounds, 1) + 1):
         for each in config.follower.radius_grid if isinstance(radius, str) else [radius]:
-            settings = leader_settings(config, number, each, processes=processes)
-            build_arguments(settings, config.leader.trainer, output_dir="unused")
+            leader_arguments(config, number, each, processes=processes)
 
 
 def scale_of(config: RunConfig, inputs: Inputs) -> Scale:
     """What the stages of the run depend on."""
     validation = round(config.validation_share * inputs.human)
-    prompt = _PROMPT_TOKENS if inputs.prompt_tokens is None else inputs.prompt_tokens
     return Scale(
         parameters=inputs.parameters,
         seeds=inputs.human - validation,
         validation=validation,
         heldout=inputs.heldout,
         pools=inputs.pools,
-        lengths=Lengths(prompt, _RESPONSE_SHARE * config.generation.max_new_tokens),
+        prompt_tokens=_PROMPT_TOKENS if inputs.prompt_tokens is None else inputs.prompt_tokens,
+        response_tokens=_RESPONSE_SHARE * config.generation.max_new_tokens,
     )
 
 
@@ -146,7 +128,7 @@ def missing_room(output: Path, needed: int) -> list[str]:
     ]
 
 
-def needs(config: RunConfig, inputs: Inputs, lengths: Lengths) -> tuple[str, ...]:
+def needs(config: RunConfig, inputs: Inputs, scale: Scale) -> tuple[str, ...]:
     """Sentences on what a run needs."""
     dtype, leader, hardware = config.model.dtype, config.leader, config.hardware
     state = state_bytes(inputs.parameters, dtype)
@@ -165,7 +147,7 @@ def needs(config: RunConfig, inputs: Inputs, lengths: Lengths) -> tuple[str, ...
     fits = "fits" if share <= hardware.memory_gib * _GIB else "does not fit"
     sharded = (
         f"Sharded over {hardware.devices} devices (FSDP full shard, ZeRO-3) that is {share / _GIB:,.1f} GiB on each, "
-        f"which {fits} {hardware.memory_gib:g} GiB. Hours assume {lengths.prompt:.0f} tokens per prompt and "
-        f"{lengths.response:.0f} per response."
+        f"which {fits} {hardware.memory_gib:g} GiB. Hours assume {scale.prompt_tokens:.0f} tokens per prompt and "
+        f"{scale.response_tokens:.0f} per response."
     )
     return (model, sharded)

@@ -14,15 +14,16 @@ _HAS_VLLM = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm
 
 
 def missing_tools(config: RunConfig) -> list[str]:
-    """What a run of this recipe lacks on this machine, a sentence each.
-
-    Raises:
-        InputError: a function, template or folder that the recipe names does not exist.
-    """
-    _check_annotator(config)
-    missing = []
-    if config.generation.backend == "vllm":
-        python = str(config.generation.vllm.get("python") or sys.executable)
+    """What a run lacks on this machine, a sentence each; InputError if something that the recipe names is not there."""
+    generation, annotation, missing = config.generation, config.annotation, []
+    if annotation.annotator == "function":
+        FunctionAnnotator(annotation.function)
+    elif annotation.annotator == "judge":
+        read_template(annotation.template)
+    elif annotation.annotator != "implicit":
+        check_exists(annotation.model, "annotation.model:")
+    if generation.backend == "vllm":
+        python = str(generation.vllm.get("python") or sys.executable)
         try:
             found = subprocess.run([python, "-c", _HAS_VLLM], capture_output=True, check=False, timeout=60)
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -32,19 +33,9 @@ def missing_tools(config: RunConfig) -> list[str]:
                 f"generation.backend is 'vllm', and {python} has no vLLM: install it into an environment of its own, "
                 "and set generation.vllm.python to its interpreter"
             )
-    asks_servers = config.generation.backend == "server" or config.annotation.annotator == "judge"
+    asks_servers = generation.backend == "server" or annotation.annotator == "judge"
     if asks_servers and not find_spec("openai"):
         missing.append("servers need the openai package: pip install 'sgpo[server]'")
     if config.leader.lora is not None and not find_spec("peft"):
         missing.append("leader.lora needs PEFT: pip install 'sgpo[peft]'")
     return missing
-
-
-def _check_annotator(config: RunConfig) -> None:
-    settings = config.annotation
-    if settings.annotator == "function":
-        FunctionAnnotator(settings.function)
-    elif settings.annotator == "judge":
-        read_template(settings.template)
-    elif settings.annotator != "implicit":
-        check_exists(settings.model, "annotation.model:")

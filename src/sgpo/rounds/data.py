@@ -1,15 +1,24 @@
-"""The model and data of a run that makes them itself, as its first stage: an embedded world, or a split of pairs."""
+"""The data of a run: files that it makes itself, and the prompts of each round, so that no two rounds share any."""
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from transformers import AutoConfig
 
 from sgpo.config import RunConfig
 from sgpo.config.world import WORLD_EVALUATION
 from sgpo.demo.world import WorldFiles, prepare_world
+from sgpo.errors import InputError
+from sgpo.policy.generators import load_model
+from sgpo.policy.load import load_tokenizer
+from sgpo.policy.tokens import tokenize_prompts
 from sgpo.preferences.draw import draw_split
+from sgpo.preferences.source import load_prompts
 from sgpo.rounds.costs import StagePlan
-from sgpo.rounds.policies import Policies
 from sgpo.store.progress import Reporter
 from sgpo.store.stages import Stages
 
@@ -19,20 +28,12 @@ _WORLD_SAMPLING = {"temperature": 1.0, "max_new_tokens": 64}
 
 
 def resolve_data(config: RunConfig, stages: Stages) -> RunConfig:
-    """Makes the model and data that a recipe describes instead of naming them, unless they are on disk.
-
-    Returns: the recipe with the files in place of `world` or `data.split`, and with the evaluation by the world's
-        reward; a recipe with neither as it is.
-
-    Raises:
-        InputError: see `prepare_world` and `draw_split`.
-    """
+    """The recipe with files in place of `world` or `data.split`, which are made unless they are on disk."""
     if config.world is not None:
         stages.alone(WORLD, lambda path: _write_world(config, path, stages.reporter))
         return _with_world(config, stages.run.path(WORLD))
     if config.data.split is not None:
-        load = Policies(config, stages.run).reference
-        draw = {"seed": config.seed, "load": load, "reporter": stages.reporter}
+        draw = {"seed": config.seed, "load": partial(load_model, config.model), "reporter": stages.reporter}
         stages.alone(SPLIT, lambda path: draw_split(config.data.split, path, **draw))
         return _with_split(config, stages.run.path(SPLIT))
     return config
@@ -50,9 +51,17 @@ def plan_data(config: RunConfig) -> list[StagePlan]:
     if split is not None:
         chosen = "at random" if split.selection == "random" else "as farthest points"
         pools = f"{len(split.pools)} pool{'' if len(split.pools) == 1 else 's'}"
-        work = f"{split.seeds} seeds {chosen}, {pools}, {split.heldout} held out; no prompt twice"
-        return [StagePlan(SPLIT, work)]
+        return [StagePlan(SPLIT, f"{split.seeds} seeds {chosen}, {pools}, {split.heldout} held out; no prompt twice")]
     return []
+
+
+def _sft_steps(config: RunConfig) -> int:
+    return math.ceil(config.world.sft_examples / config.world.sft_batch_size)
+
+
+def _write_world(config: RunConfig, path: Path, reporter: Reporter) -> None:
+    with reporter.bar("SFT steps", _sft_steps(config)) as advance:
+        prepare_world(config.world, path, seed=config.seed, progress=lambda done, total: advance(1))
 
 
 def _with_world(config: RunConfig, folder: Path) -> RunConfig:
@@ -91,10 +100,57 @@ def _changed(config: RunConfig, **changes: Any) -> RunConfig:
     return RunConfig.model_validate(content)
 
 
-def _sft_steps(config: RunConfig) -> int:
-    return math.ceil(config.world.sft_examples / config.world.sft_batch_size)
+def pools(config: RunConfig) -> list[tuple[str, range]]:
+    """The pools of prompts, and the rounds that share each."""
+    prompts = config.data.prompts
+    if isinstance(prompts, list):
+        return [(path, range(number, number + 1)) for number, path in enumerate(prompts, start=1)]
+    return [(prompts, range(1, config.rounds + 1))]
 
 
-def _write_world(config: RunConfig, path: Path, reporter: Reporter) -> None:
-    with reporter.bar("SFT steps", _sft_steps(config)) as advance:
-        prepare_world(config.world, path, seed=config.seed, progress=lambda done, total: advance(1))
+def pool_shares(config: RunConfig, available: int, rounds: range, source: str) -> list[int]:
+    """How many prompts each round takes of a pool; InputError if the pool, named by `source`, is too small."""
+    sizes = config.data.prompts_per_round
+    shares = [sizes[number - 1] if isinstance(sizes, list) else sizes or available // len(rounds) for number in rounds]
+    if shares and (min(shares) == 0 or sum(shares) > available):
+        who = f"{len(rounds)} rounds" if len(rounds) > 1 else f"round {rounds[0]}"
+        raise InputError(
+            f"{source}: holds {available} prompts; allowed: at least {sum(shares) or len(rounds)} for {who}, or a "
+            "smaller data.prompts_per_round."
+        )
+    return shares
+
+
+def round_prompts(config: RunConfig, number: int) -> Dataset:
+    """The prompts of one round, shuffled by the run's seed: P rows with `prompt`."""
+    path, rounds = next(pool for pool in pools(config) if number in pool[1])
+    pool = load_prompts(path, split=config.data.prompts_split)
+    shares = pool_shares(config, len(pool), rounds, f"data.prompts: {path}")
+    place = rounds.index(number)
+    start = sum(shares[:place])
+    return pool.shuffle(seed=config.seed).select(range(start, start + shares[place]))
+
+
+def prompt_lengths(config: RunConfig, policy: str, prompts: Dataset, source: str) -> tuple[np.ndarray, float]:
+    """Tokens of each of P prompts, (P,), and the most that a prompt may have; InputError if every one is too long.
+
+    A response must fit in the context of the policy, a folder or Hub id, and some of it within `leader.max_length`.
+    """
+    trust = config.model.trust_remote_code
+    model = AutoConfig.from_pretrained(policy, trust_remote_code=trust).get_text_config()
+    context = getattr(model, "max_position_embeddings", None) or math.inf
+    room = min(context - config.generation.max_new_tokens, config.leader.max_length - 1)
+    tokens = tokenize_prompts(load_tokenizer(policy, trust_remote_code=trust), prompts["prompt"][:])
+    lengths = np.array([len(ids) for ids in tokens])
+    if len(lengths) and (lengths > room).all():
+        raise InputError(
+            f"{source}: every prompt is too long (the first has {lengths[0]} tokens); allowed: at most {room}, the "
+            "model's context less generation.max_new_tokens, and below leader.max_length."
+        )
+    return lengths, room
+
+
+def check_prompts(config: RunConfig) -> None:
+    """Raises InputError for what is wrong with the prompts of any round."""
+    for number in range(1, config.rounds + 1):
+        prompt_lengths(config, config.model.path, round_prompts(config, number), f"data.prompts, round {number}")

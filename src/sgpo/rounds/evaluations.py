@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from datasets import load_from_disk
 
 from sgpo.config import EvaluateConfig, RunConfig
 from sgpo.errors import InputError
@@ -23,11 +22,7 @@ RESULT = "result.json"
 
 
 def check_evaluations(config: RunConfig) -> None:
-    """Reads what every evaluation of a recipe needs, so that mistakes are found before the first round.
-
-    Raises:
-        InputError: names the evaluation; see `check_inputs`.
-    """
+    """Reads what every evaluation of a recipe needs, so that mistakes are found before the first round."""
     for settings in config.evaluate:
         with _naming(settings):
             check_inputs(settings)
@@ -40,99 +35,23 @@ def check_evaluations(config: RunConfig) -> None:
 
 
 def evaluate_round(run: Run, number: int) -> None:
-    """Evaluates the policy of a round, unless the results are on disk; the main process works while others wait.
-
-    Raises:
-        InputError: names the evaluation; see `run_evaluation`.
-    """
+    """Evaluates the policy of a round, unless the results are on disk."""
     for settings in run.config.evaluate:
-        _prepare(run, settings)
-        run.stages.alone(
-            f"{run.policies.folder(number)}/evaluations/{settings.title}",
-            lambda path, settings=settings: _evaluate(run, settings, number, path),
-        )
+        with _naming(settings):
+            _prepare(run, settings)
+            folder = f"{run.folder(number)}/{_shared(settings)}"
+            run.stages.alone(folder, lambda path, settings=settings: _evaluate(run, settings, number, path))
 
 
 def headlines(run: Run, number: int) -> dict[str, Headline]:
     """The evaluations of a round in short, by name, for its metrics."""
     found = {}
     for settings in run.config.evaluate:
-        path = run.root / f"{run.policies.folder(number)}/evaluations/{settings.title}/{RESULT}"
+        path = run.root / run.folder(number) / _shared(settings) / RESULT
         result = read_json(path)
         short = {key: result[key] for key in Headline.model_fields if key in result}
         found[settings.title] = parse_record(Headline, short, str(path))
     return found
-
-
-def _prepare(run: Run, settings: EvaluateConfig) -> None:
-    """What all rounds share: the baseline's answers, or the reference's scores."""
-    job = Job(settings, _subject(run, settings), Files(log=_log(run)), run.reporter)
-    if settings.prompts and not (settings.baseline and is_answer_file(settings.baseline)):
-        run.stages.alone(f"{_folder(settings)}/baseline.json", lambda path: _write_baseline(job, path))
-    if settings.pairs:
-        run.stages.alone(f"{_folder(settings)}/reference.npy", lambda path: _write_reference(job, path))
-
-
-def _write_baseline(job: Job, path: Path) -> None:
-    with _naming(job.settings):
-        prompts = read_prompts(job.settings.prompts, split=job.settings.split)
-        answers = job.baseline(prompts)
-        write_answers_to(path, prompts, answers._replace(name=job.settings.baseline or "the SFT model"))
-
-
-def _write_reference(job: Job, path: Path) -> None:
-    with _naming(job.settings):
-        [logps] = job.score_reference([load_pairs(job.settings.pairs, split=job.settings.split)])
-    with path.open("wb") as file:
-        np.save(file, logps, allow_pickle=False)
-
-
-def _evaluate(run: Run, settings: EvaluateConfig, number: int, path: Path) -> None:
-    path.mkdir()
-    subject, shared = _subject(run, settings, number), run.root / _folder(settings)
-    if (baseline := shared / "baseline.json").is_file():
-        settings = settings.model_copy(update={"baseline": str(baseline)})
-    answers = ANSWER_FILES.get(settings.kind, "").format(name=subject.name)
-    files = Files(
-        answers=path / answers, samples=path / "samples.jsonl", verdicts=shared / "verdicts.jsonl", log=_log(run)
-    )
-    with _naming(settings):
-        write_json(path / RESULT, as_plain(run_evaluation(Job(settings, subject, files, run.reporter))))
-
-
-def _subject(run: Run, settings: EvaluateConfig, number: int | None = None) -> Subject:
-    """The policy of a round; None: the SFT model."""
-    config = run.config
-    shared = {
-        "generation": config.generation,
-        "reference": config.model,
-        # The same in all rounds, so that rounds differ by their policies alone.
-        "seed": run.stages.seed(_folder(settings)),
-        "beta": config.leader.beta,
-        "max_length": config.leader.max_length,
-        "space": config.follower.space,
-    }
-    if number is None:
-        return Subject(config.model, "the SFT model", **shared)
-    own, logps = None, []
-    # Round 0 and the last DPO train on human pairs alone.
-    if 0 < number < run.policies.final:
-        own = self_annotated(load_from_disk(run.root / f"round-{number}/pairs"))
-    if own is not None:
-        logps = [np.array([own[column] for column in REFERENCE_COLUMNS])]
-    if settings.pairs:
-        logps = [np.load(run.root / _folder(settings) / "reference.npy", allow_pickle=False), *logps]
-    name = f"{run.root.resolve().name}-{run.policies.folder(number)}"
-    model = config.model.at(run.policies.path(number))
-    return Subject(model, name, own_pairs=own, reference_logps=logps, **shared)
-
-
-def _folder(settings: EvaluateConfig) -> str:
-    return f"evaluations/{settings.title}"
-
-
-def _log(run: Run) -> Path:
-    return run.root / "evaluations.log"
 
 
 @contextmanager
@@ -142,3 +61,68 @@ def _naming(settings: EvaluateConfig) -> Iterator[None]:
         yield
     except InputError as error:
         raise InputError(f"evaluate, {settings.title}: {error}") from error
+
+
+def _shared(settings: EvaluateConfig) -> str:
+    """The folder of what all rounds share, in the run; a round's own has the same name in the round."""
+    return f"evaluations/{settings.title}"
+
+
+def _prepare(run: Run, settings: EvaluateConfig) -> None:
+    """What all rounds share: the baseline's answers, or the reference's scores."""
+    job = Job(settings, _subject(run, settings), Files(log=run.root / "evaluations.log"), run.reporter)
+    if settings.prompts and not (settings.baseline and is_answer_file(settings.baseline)):
+        run.stages.alone(f"{_shared(settings)}/baseline.json", lambda path: _write_baseline(job, path))
+    if settings.pairs:
+        run.stages.alone(f"{_shared(settings)}/reference.npy", lambda path: _write_reference(job, path))
+
+
+def _write_baseline(job: Job, path: Path) -> None:
+    prompts = read_prompts(job.settings.prompts, split=job.settings.split)
+    answers = job.baseline(prompts)
+    write_answers_to(path, prompts, answers._replace(name=job.settings.baseline or "the SFT model"))
+
+
+def _write_reference(job: Job, path: Path) -> None:
+    [logps] = job.score_reference([load_pairs(job.settings.pairs, split=job.settings.split)])
+    with path.open("wb") as file:
+        np.save(file, logps, allow_pickle=False)
+
+
+def _evaluate(run: Run, settings: EvaluateConfig, number: int, path: Path) -> None:
+    path.mkdir()
+    subject, shared = _subject(run, settings, number), run.root / _shared(settings)
+    if (baseline := shared / "baseline.json").is_file():
+        settings = settings.model_copy(update={"baseline": str(baseline)})
+    files = Files(
+        answers=path / ANSWER_FILES.get(settings.kind, "").format(name=subject.name),
+        samples=path / "samples.jsonl",
+        verdicts=shared / "verdicts.jsonl",
+        log=run.root / "evaluations.log",
+    )
+    write_json(path / RESULT, as_plain(run_evaluation(Job(settings, subject, files, run.reporter))))
+
+
+def _subject(run: Run, settings: EvaluateConfig, number: int | None = None) -> Subject:
+    """The policy of a round, with its pairs and what is known of their scores; None: the SFT model."""
+    config, name, own, logps = run.config, "the SFT model", None, None
+    if number is not None:
+        name, logps = f"{run.root.resolve().name}-{run.folder(number)}", []
+        if settings.pairs:
+            logps.append(np.load(run.root / _shared(settings) / "reference.npy", allow_pickle=False))
+        # Round 0 and the last DPO train on human pairs alone.
+        if 0 < number < run.final and (own := self_annotated(run.load(f"round-{number}/pairs"))) is not None:
+            logps.append(np.array([own[column] for column in REFERENCE_COLUMNS]))
+    return Subject(
+        model=run.model(number),
+        name=name,
+        generation=config.generation,
+        reference=config.model,
+        # The same in all rounds, so that rounds differ by their policies alone.
+        seed=run.stages.seed(_shared(settings)),
+        beta=config.leader.beta,
+        max_length=config.leader.max_length,
+        space=config.follower.space,
+        own_pairs=own,
+        reference_logps=logps,
+    )

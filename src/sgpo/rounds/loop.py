@@ -8,25 +8,22 @@ import transformers
 from sgpo.config import RunConfig
 from sgpo.rounds.context import Run
 from sgpo.rounds.costs import Scale, StagePlan
-from sgpo.rounds.data import plan_data, resolve_data
+from sgpo.rounds.data import check_prompts, plan_data, resolve_data
 from sgpo.rounds.evaluations import check_evaluations, evaluate_round
 from sgpo.rounds.metrics import measure_round
-from sgpo.rounds.pairs import annotate_round, plan_pairs
-from sgpo.rounds.policies import Policies
-from sgpo.rounds.prompts import check_prompts
+from sgpo.rounds.pairs import annotate_round, plan_human_pairs, plan_pairs, prepare_human_pairs
 from sgpo.rounds.responses import generate_candidates, plan_candidates, rank_candidates, score_candidates
-from sgpo.rounds.seeds import plan_human_pairs, prepare_human_pairs
-from sgpo.rounds.shipping import choose_round, plan_choice
 from sgpo.rounds.training import (
+    plan_follower,
     plan_last_training,
     plan_round_training,
     plan_seed_training,
+    solve_follower,
     train_human_pairs,
     train_round,
     train_seeds,
 )
-from sgpo.rounds.validation import round_radius, score_validation_pairs, try_radii
-from sgpo.rounds.worst_case import plan_follower, solve_follower
+from sgpo.rounds.validation import choose_round, plan_choice, round_radius, score_validation_pairs, try_radii
 from sgpo.store.processes import Processes
 from sgpo.store.progress import Reporter
 from sgpo.store.run_dir import RunDir
@@ -34,19 +31,10 @@ from sgpo.store.stages import Stages
 
 
 def run_recipe(config: RunConfig, *, command: list[str], processes: Processes, reporter: Reporter) -> None:
-    """Runs every stage of a recipe that its run directory does not hold yet.
+    """Runs every stage of a recipe that its run directory does not hold yet; `command` is for the manifest.
 
     Each stage reads its inputs from disk and seeds itself by its own name, so an interrupted run ends with the same
     pairs and weights as an uninterrupted one.
-
-    Args:
-        config: the validated recipe.
-        command: the command line, for the manifest.
-        processes: the processes of the run.
-        reporter: where progress is shown.
-
-    Raises:
-        InputError: the run directory cannot be used (see `RunDir`), or data or a model that the recipe names.
     """
     # The stages are the only cache, and the reporter draws the only bars.
     datasets.disable_caching()
@@ -61,7 +49,7 @@ def run_recipe(config: RunConfig, *, command: list[str], processes: Processes, r
             check_evaluations(resolved)
             if resolved is not config:
                 check_prompts(resolved)
-        run_rounds(Run(resolved, stages, Policies(resolved, directory)))
+        run_rounds(Run(resolved, stages))
 
 
 def run_rounds(run: Run) -> None:
@@ -80,7 +68,7 @@ def run_rounds(run: Run) -> None:
     shipped = choose_round(run)
     if run.config.final_epochs and shipped is not None:
         train_human_pairs(run, shipped)
-        finish_round(run, run.policies.final)
+        finish_round(run, run.final)
 
 
 def play_round(run: Run, number: int) -> None:

@@ -5,14 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
 
-from sgpo.leader.scores import POLICY_COLUMNS, stored_gaps
 from sgpo.rounds.context import Run
 from sgpo.rounds.evaluations import headlines
-from sgpo.rounds.pairs import COUNTS
-from sgpo.rounds.scoring import add_scores
-from sgpo.rounds.seeds import HELDOUT
+from sgpo.rounds.pairs import COUNTS, HELDOUT, gaps_under
 from sgpo.rounds.training import TRAINING_LOG
 from sgpo.rounds.validation import DECISION
 from sgpo.rounds.worst_case import WORST_CASE, read_summary
@@ -20,13 +16,12 @@ from sgpo.stats.ranking import ranking_accuracy
 from sgpo.store.files import read_json, write_atomically
 from sgpo.store.records import RoundMetrics, parse_record
 
-FINAL_NAME = "final DPO"
 _METRICS = "metrics.json"
 
 
 def measure_round(run: Run, number: int) -> None:
     """Writes the metrics of a finished round, to its own file and as a line of metrics.jsonl."""
-    folders = [run.policies.folder(done) for done in range(number + 1)]
+    folders = [run.folder(done) for done in range(number + 1)]
     run.stages.alone(f"{folders[-1]}/{_METRICS}", lambda path: _collect(run, number).write(path))
     if run.stages.processes.is_main:
         lines = [json.dumps(read_json(run.root / folder / _METRICS)) for folder in folders]
@@ -34,29 +29,26 @@ def measure_round(run: Run, number: int) -> None:
 
 
 def _collect(run: Run, number: int) -> RoundMetrics:
-    name = {0: "DPO on seeds", run.policies.final: FINAL_NAME}.get(number, f"round {number}")
-    folder = run.root / run.policies.folder(number)
-    beta = run.config.leader.beta
+    name = {0: "DPO on seeds", run.final: "final DPO"}.get(number, f"round {number}")
+    folder = run.root / run.folder(number)
     metrics: dict[str, Any] = {"round": number, "name": name, "seconds": run.stages.run.seconds(f"{folder.name}/")}
     if (folder / "responses").exists():
-        metrics["annotation"] = _annotation(run.load(f"{folder.name}/responses"), run.load(f"{folder.name}/pairs"))
-        metrics["annotation"] |= read_json(folder / "pairs" / COUNTS)
+        metrics["annotation"] = _annotation(run, folder) | read_json(folder / "pairs" / COUNTS)
         metrics["follower"] = read_summary(folder / WORST_CASE)
     if (folder / DECISION).exists():
         metrics["decision"] = read_json(folder / DECISION)
     # A round that was not accepted has no training log: it keeps the policy before.
     if (folder / "policy" / TRAINING_LOG).exists():
-        metrics["leader"] = _leader(folder / "policy" / TRAINING_LOG, beta)
+        metrics["leader"] = _leader(folder / "policy" / TRAINING_LOG, run.config.leader.beta)
     if run.config.data.heldout:
-        policy = run.policies.of_round(number)
-        heldout = add_scores(run, run.load(HELDOUT), policy, POLICY_COLUMNS, who="policy")
-        metrics["heldout"] = ranking_accuracy(stored_gaps(heldout, beta))._asdict()
+        metrics["heldout"] = ranking_accuracy(gaps_under(run, HELDOUT, run.policy(number)))._asdict()
     if run.config.evaluate:
         metrics["evaluations"] = headlines(run, number)
     return parse_record(RoundMetrics, metrics, f"{folder.name}/{_METRICS}")
 
 
-def _annotation(responses: Dataset, pairs: Dataset) -> dict[str, float]:
+def _annotation(run: Run, folder: Path) -> dict[str, float]:
+    responses, pairs = run.load(f"{folder.name}/responses"), run.load(f"{folder.name}/pairs")
     gaps = np.array(pairs["gap"])[np.array(pairs["source"]) == "self"]
     return {"response_tokens": float(np.mean(responses["n_tokens"][:])), "gap_mean": float(np.mean(gaps))}
 

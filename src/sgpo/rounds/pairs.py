@@ -1,30 +1,100 @@
-"""Self-annotation: the scored responses of a round become preference pairs."""
+"""The pairs of a run with their scores: human ones, and the responses of a round that become self-annotated ones."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
+from transformers import PreTrainedTokenizerBase
 
 from sgpo.config import RunConfig
 from sgpo.errors import InputError
 from sgpo.leader.scores import FINGERPRINT_COLUMN, POLICY_COLUMNS, REFERENCE_COLUMNS, stored_gaps
-from sgpo.policy.load import load_tokenizer
+from sgpo.policy.fingerprints import fingerprint_pairs
+from sgpo.policy.load import Policy, load_tokenizer
 from sgpo.policy.sampling import Response
+from sgpo.policy.score import score_pairs
 from sgpo.preferences.annotate import annotate_pairs, implicit_rewards
 from sgpo.preferences.length import adjust_for_length
+from sgpo.preferences.seeds import hold_out, select_seeds
+from sgpo.preferences.source import load_pairs
 from sgpo.rounds.context import Run
 from sgpo.rounds.costs import Scale, StagePlan
 from sgpo.rounds.responses import SCORERS, TOO_LONG
-from sgpo.rounds.scoring import add_fingerprints, add_scores
-from sgpo.rounds.seeds import SEEDS
 from sgpo.store.files import read_json, write_json
 from sgpo.store.stages import ABOUT
 
+SEEDS, VALIDATION, HELDOUT = "seed/pairs", "validation/pairs", "heldout/pairs"
 COUNTS = "annotation.json"
-_SCORES = [*POLICY_COLUMNS, *REFERENCE_COLUMNS, FINGERPRINT_COLUMN, "gap"]
-_COLUMNS = ["prompt", "chosen", "rejected", "source", *_SCORES]
+_SCORE_COLUMNS = {"policy": POLICY_COLUMNS, "reference": REFERENCE_COLUMNS}
+_COLUMNS = ["prompt", "chosen", "rejected", "source", *POLICY_COLUMNS, *REFERENCE_COLUMNS, FINGERPRINT_COLUMN, "gap"]
+
+
+def prepare_human_pairs(run: Run) -> None:
+    """Loads and scores the seed pairs, and the validation and held-out pairs that the recipe asks for."""
+    config, data = run.config, run.config.data
+    _score_human_pairs(run, SEEDS, lambda: _load_seeds(config)[0])
+    if config.validation_share:
+        _score_human_pairs(run, VALIDATION, lambda: _load_seeds(config)[1])
+    if data.heldout:
+        _score_human_pairs(run, HELDOUT, lambda: load_pairs(data.heldout, split=data.heldout_split))
+
+
+def plan_human_pairs(scale: Scale) -> list[StagePlan]:
+    """The stages of `prepare_human_pairs`."""
+    stages = [StagePlan(SEEDS, f"{scale.seeds} human pairs, scored by the reference")]
+    if scale.validation:
+        stages.append(StagePlan(VALIDATION, f"about {scale.validation} human pairs, never trained on by a round"))
+    if scale.heldout:
+        stages.append(StagePlan(HELDOUT, f"{scale.heldout} human pairs to report accuracy on"))
+    return stages
+
+
+def _load_seeds(config: RunConfig) -> tuple[Dataset, Dataset]:
+    """Seed pairs and validation pairs."""
+    data, share = config.data, config.validation_share
+    pairs = load_pairs(data.seeds, split=data.seeds_split)
+    if data.seed_pairs is not None:
+        pairs = select_seeds(pairs, data.seed_pairs, config.seed)
+    return hold_out(pairs, share, config.seed) if share else (pairs, pairs.select([]))
+
+
+def _score_human_pairs(run: Run, stage: str, load: Callable[[], Dataset]) -> None:
+    def work(path: Path) -> None:
+        pairs = load().select_columns(["prompt", "chosen", "rejected"])
+        pairs = pairs.add_column("source", ["human"] * len(pairs))
+        reference = run.policy(None)
+        pairs = add_scores(run, pairs, reference, "reference")
+        _add_fingerprints(run, pairs, reference.tokenizer, run.fingerprint(None)).save_to_disk(path)
+
+    run.stages.alone(stage, work)
+
+
+def add_scores(run: Run, pairs: Dataset, policy: Policy, who: str) -> Dataset:
+    """Adds or replaces the policy's or the reference's summed log-probabilities of both responses of N pairs, in nats.
+
+    Prompt and response together are cut at `leader.max_length`.
+    """
+    columns = _SCORE_COLUMNS[who]
+    with run.reporter.bar(f"scoring by the {who}", 2 * len(pairs)) as advance:
+        scores = score_pairs(policy, pairs, max_length=run.config.leader.max_length, progress=advance)
+    pairs = pairs.remove_columns([column for column in columns if column in pairs.column_names])
+    for column, logps in zip(columns, (scores.chosen, scores.rejected), strict=True):
+        pairs = pairs.add_column(column, logps.tolist())
+    return pairs
+
+
+def gaps_under(run: Run, stage: str, policy: Policy) -> np.ndarray:
+    """Gaps of a stage's N pairs under a policy, (N,) in nats."""
+    return stored_gaps(add_scores(run, run.load(stage), policy, "policy"), run.config.leader.beta)
+
+
+def _add_fingerprints(run: Run, pairs: Dataset, tokenizer: PreTrainedTokenizerBase, reference: str) -> Dataset:
+    """Adds the fingerprints of the reference that scored a pair, and of the pair's tokens."""
+    max_length = run.config.leader.max_length
+    return pairs.add_column(FINGERPRINT_COLUMN, fingerprint_pairs(pairs, tokenizer, reference, max_length=max_length))
 
 
 def annotate_round(run: Run, number: int) -> None:
@@ -46,47 +116,43 @@ def most_pairs(config: RunConfig, scale: Scale, number: int) -> int:
 
 def _write_pairs(run: Run, number: int, path: Path, notes: dict[str, int]) -> None:
     config, folder = run.config, f"round-{number}"
-    rows = run.load(f"{folder}/responses")
+    rows, settings = run.load(f"{folder}/responses"), config.annotation
     scores = {who: run.load(f"{folder}/scores/{who}") for who in SCORERS}
     origins = {who: _about(run, f"{folder}/scores/{who}") for who in SCORERS}
     _check_same_tokens(origins)
     logps = {who: np.array(scores[who]["logps"]) for who in SCORERS}
     extra: dict[str, Any] = {"scored": {who: origins[who]["scored"] for who in SCORERS}}
-    if config.annotation.annotator == "implicit":
+    if settings.annotator == "implicit":
         rewards = implicit_rewards(logps["policy"], logps["reference"], config.leader.beta)
     else:
         rewards = np.array(run.load(f"{folder}/rewards")["reward"])
         extra["ranking"] = _about(run, f"{folder}/rewards")
+    lengths = np.array(scores["policy"]["n_tokens"])
+    found = zip(rows["responses"], rows["finish_reasons"], rows["n_tokens"], strict=True)
     annotation = annotate_pairs(
         rows["prompt"][:],
-        [
-            list(map(Response, *row))
-            for row in zip(rows["responses"], rows["finish_reasons"], rows["n_tokens"], strict=True)
-        ],
-        adjust_for_length(
-            rewards,
-            np.array(scores["policy"]["n_tokens"]),
-            per_token=config.annotation.per_token,
-            penalty=config.annotation.length_penalty,
-        ),
+        [list(map(Response, *row)) for row in found],
+        adjust_for_length(rewards, lengths, per_token=settings.per_token, penalty=settings.length_penalty),
         policy_logps=logps["policy"],
         reference_logps=logps["reference"],
         beta=config.leader.beta,
-        choice=config.annotation.choice,
-        min_margin=config.annotation.min_margin,
+        choice=settings.choice,
+        min_margin=settings.min_margin,
         seed=run.stages.seed(f"{folder}/pairs"),
     )
-    counts = _with_too_long(annotation.counts, _about(run, f"{folder}/responses")[TOO_LONG])
+    # Prompts that were too long to be answered are dropped ones, too.
+    counts, too_long = annotation.counts, _about(run, f"{folder}/responses")[TOO_LONG]
+    prompts, drops = counts["prompts"] + too_long, {**counts["dropped"], TOO_LONG: too_long}
+    counts = {**counts, "prompts": prompts, "dropped": drops}
     if counts["pairs"] == 0:
         raise InputError(
-            f"round {number}: no pair left of {len(rows)} prompts ({counts['dropped']}); allowed: at least one. Raise "
+            f"round {number}: no pair left of {len(rows)} prompts ({drops}); allowed: at least one. Raise "
             "generation.temperature, generation.candidates or generation.max_new_tokens."
         )
     pairs = _as_stored(run, number, annotation.pairs, origins["reference"]["model"])
     pairs.save_to_disk(path)
     write_json(path / COUNTS, {**counts, **extra})
-    dropped = counts["prompts"] - counts["paired"]
-    notes.update(rows=len(pairs), prompts=counts["prompts"], paired=counts["paired"], dropped=dropped)
+    notes.update(rows=len(pairs), prompts=prompts, paired=counts["paired"], dropped=prompts - counts["paired"])
 
 
 def _as_stored(run: Run, number: int, pairs: Dataset, reference: str) -> Dataset:
@@ -94,18 +160,12 @@ def _as_stored(run: Run, number: int, pairs: Dataset, reference: str) -> Dataset
     model = run.config.model
     tokenizer = load_tokenizer(model.path, trust_remote_code=model.trust_remote_code)
     pairs = pairs.add_column("source", ["self"] * len(pairs))
-    pairs = add_fingerprints(run, pairs, tokenizer, reference).select_columns(_COLUMNS)
+    pairs = _add_fingerprints(run, pairs, tokenizer, reference).select_columns(_COLUMNS)
     if not run.config.data.seeds_in_rounds:
         return pairs
-    seeds = add_scores(run, run.load(SEEDS), run.policies.of_round(number - 1), POLICY_COLUMNS, who="policy")
+    seeds = add_scores(run, run.load(SEEDS), run.policy(number - 1), "policy")
     seeds = seeds.add_column("gap", stored_gaps(seeds, run.config.leader.beta).tolist()).select_columns(_COLUMNS)
     return concatenate_datasets([pairs, seeds.cast(pairs.features)])
-
-
-def _with_too_long(counts: dict[str, Any], too_long: int) -> dict[str, Any]:
-    """The counts, with the prompts that were too long to be answered among the dropped ones."""
-    dropped = {**counts["dropped"], TOO_LONG: too_long}
-    return {**counts, "prompts": counts["prompts"] + too_long, "dropped": dropped}
 
 
 def _check_same_tokens(origins: dict[str, dict[str, Any]]) -> None:
@@ -120,3 +180,27 @@ def _check_same_tokens(origins: dict[str, dict[str, Any]]) -> None:
 
 def _about(run: Run, stage: str) -> dict[str, Any]:
     return read_json(run.root / stage / ABOUT)
+
+
+def round_pairs(run: Run, number: int) -> Dataset:
+    """The pairs of a round with the scores of the reference that the recipe names; the seeds in round 0."""
+    pairs = run.load(f"round-{number}/pairs" if number else SEEDS)
+    reference = run.reference(number)
+    if reference is None:
+        return pairs
+    # The reference is the policy that the round starts from, and it has scored these pairs.
+    pairs = pairs.remove_columns([*REFERENCE_COLUMNS, FINGERPRINT_COLUMN])
+    for own, column in zip(POLICY_COLUMNS, REFERENCE_COLUMNS, strict=True):
+        pairs = pairs.add_column(column, pairs[own][:])
+    model = run.model(reference)
+    tokenizer = load_tokenizer(model.path, trust_remote_code=model.trust_remote_code)
+    return _add_fingerprints(run, pairs, tokenizer, reference_fingerprint(run, number))
+
+
+def reference_fingerprint(run: Run, number: int) -> str:
+    """The fingerprint of a round's reference, which its pairs must carry."""
+    reference = run.reference(number)
+    if reference is not None:
+        return run.fingerprint(reference)
+    # The model that scored the seeds is the reference of the whole run, whatever is at its path now.
+    return run.load(SEEDS)[0][FINGERPRINT_COLUMN].partition(":")[0]

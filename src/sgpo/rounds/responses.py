@@ -14,15 +14,15 @@ from datasets import Features, List, Value
 from sgpo.config import RunConfig
 from sgpo.policy.fingerprints import fingerprint_template, fingerprint_tokenizer
 from sgpo.policy.generators import open_generator, sampling_of
-from sgpo.policy.sampling import Response, prompt_seeds
+from sgpo.policy.sampling import prompt_seeds
 from sgpo.policy.score import score_responses
 from sgpo.preferences.annotators.open import open_annotator
 from sgpo.preferences.layout import MESSAGES
 from sgpo.rounds.context import Run
-from sgpo.rounds.costs import Scale, StagePlan, generation_flops, recipe_hours, scoring_flops
-from sgpo.rounds.prompts import prompt_lengths, round_prompts
+from sgpo.rounds.costs import Scale, StagePlan, forward_flops, hours
+from sgpo.rounds.data import prompt_lengths, round_prompts
 from sgpo.store.progress import Advance
-from sgpo.store.stages import ShardRows, ShardWork
+from sgpo.store.stages import Columns, ShardWork
 
 RESPONSE_FEATURES = Features(
     {
@@ -38,32 +38,40 @@ REWARD_FEATURES = Features({"reward": Value("float64")})
 SCORERS = ("policy", "reference")
 TOO_LONG = "too_long"
 
+Rows = tuple[Columns, dict[str, int]]
+
 
 def generate_candidates(run: Run, number: int) -> None:
     """The policy that the round starts from answers the prompts of the round."""
     name, start, config = f"round-{number}/responses", number - 1, run.config
     if run.stages.has(name):
         return
-    policy = run.policies.path(start)
+    policy = run.model(start)
     pool = round_prompts(config, number)
-    lengths, room = prompt_lengths(config, str(policy), pool, f"round {number}")
+    lengths, room = prompt_lengths(config, policy.path, pool, f"round {number}")
     prompts = pool.select((lengths <= room).nonzero()[0])["prompt"][:]
     seed, sampling = run.stages.seed(name), sampling_of(config.generation)
 
     @contextmanager
     def open_work() -> Iterator[ShardWork]:
-        log = run.root / f"round-{number}/generation.log"
-        model, processes = config.model.at(policy), run.stages.processes
-        with open_generator(config.generation, model, processes=processes, log=log) as generator:
+        log, processes = run.root / f"round-{number}/generation.log", run.stages.processes
+        with open_generator(config.generation, policy, processes=processes, log=log) as generator:
 
-            def do(span: range, advance: Advance) -> ShardRows:
-                part = prompts[span.start : span.stop]
-                seeds = prompt_seeds(seed, len(span), first=span.start)
-                return ShardRows(_response_columns(part, generator.generate(part, seeds, sampling, progress=advance)))
+            def do(span: range, advance: Advance) -> Rows:
+                part, seeds = prompts[span.start : span.stop], prompt_seeds(seed, len(span), first=span.start)
+                found = generator.generate(part, seeds, sampling, progress=advance)
+                columns = {
+                    "prompt": part,
+                    "responses": [[one.text for one in row] for row in found],
+                    "finish_reasons": [[one.finish_reason for one in row] for row in found],
+                    "n_tokens": [[one.n_tokens for one in row] for row in found],
+                }
+                return columns, {}
 
             # Shards of another policy or pool, replaced between two starts, must not be mixed with these.
-            about = {"policy": run.policies.fingerprint(start), "prompts": _fingerprint(prompts)}
-            yield ShardWork(do, {**about, TOO_LONG: len(pool) - len(prompts)})
+            digest = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
+            about = {"policy": run.fingerprint(start), "prompts": digest[:16], TOO_LONG: len(pool) - len(prompts)}
+            yield ShardWork(do, about)
 
     _shard(run, name, len(prompts), RESPONSE_FEATURES, open_work, main_only=config.generation.backend == "vllm")
 
@@ -73,34 +81,30 @@ def score_candidates(run: Run, number: int) -> None:
     for who in SCORERS:
         name = f"round-{number}/scores/{who}"
         if not run.stages.has(name):
-            _score(run, number, who, name)
+            _score(run, number, name, number - 1 if who == "policy" else None)
 
 
-def _score(run: Run, number: int, who: str, name: str) -> None:
+def _score(run: Run, number: int, name: str, scorer: int | None) -> None:
     rows, max_length = run.load(f"round-{number}/responses"), run.config.leader.max_length
 
     @contextmanager
     def open_work() -> Iterator[ShardWork]:
-        policies, start = run.policies, number - 1
-        if who == "policy":
-            policy, fingerprint = policies.of_round(start), policies.fingerprint(start)
-        else:
-            policy, fingerprint = policies.reference(), policies.fingerprint_reference()
+        policy = run.policy(scorer)
 
-        def do(span: range, advance: Advance) -> ShardRows:
+        def do(span: range, advance: Advance) -> Rows:
             part = rows[span.start : span.stop]
             prompts = [prompt for prompt, row in zip(part["prompt"], part["responses"], strict=True) for _ in row]
             texts = [text for row in part["responses"] for text in row]
             # The bar counts prompts where the scorer counts responses; it takes fractions.
-            share = len(part["prompt"]) / max(len(texts), 1)
+            share = len(span) / max(len(texts), 1)
             scores = score_responses(
                 policy, prompts, texts, max_length=max_length, progress=lambda count: advance(count * share)
             )
             columns = {"logps": scores.logps.tolist(), "n_tokens": scores.n_tokens.tolist()}
-            return ShardRows(columns, {"scored": len(texts)})
+            return columns, {"scored": len(texts)}
 
         origin = {
-            "model": fingerprint,
+            "model": run.fingerprint(scorer),
             "tokenizer": fingerprint_tokenizer(policy.tokenizer),
             "template": fingerprint_template(policy.tokenizer),
             "max_length": max_length,
@@ -121,33 +125,14 @@ def rank_candidates(run: Run, number: int) -> None:
     def open_work() -> Iterator[ShardWork]:
         with open_annotator(settings, run.config.model) as annotator:
 
-            def do(span: range, advance: Advance) -> ShardRows:
+            def do(span: range, advance: Advance) -> Rows:
                 part = rows[span.start : span.stop]
                 ranking = annotator(part["prompt"], part["responses"], progress=advance)
-                return ShardRows({"reward": ranking.rewards.tolist()}, ranking.counts)
+                return {"reward": ranking.rewards.tolist()}, ranking.counts
 
             yield ShardWork(do, {"annotator": settings.annotator, "model": settings.model})
 
     _shard(run, name, len(rows), REWARD_FEATURES, open_work)
-
-
-def plan_candidates(config: RunConfig, scale: Scale, number: int) -> list[StagePlan]:
-    """The stages of `generate_candidates`, `score_candidates` and `rank_candidates`."""
-    prompts, candidates, name = scale.pools[number - 1], config.generation.candidates, f"round-{number}"
-    responses = prompts * candidates
-    generating = generation_flops(scale.parameters, prompts, candidates, scale.lengths)
-    scoring = recipe_hours(config, scoring_flops(scale.parameters, responses, scale.lengths))
-    stages = [
-        StagePlan(
-            f"{name}/responses",
-            f"{prompts} prompts, {responses} responses",
-            recipe_hours(config, generating, generating=True),
-        ),
-        *(StagePlan(f"{name}/scores/{who}", f"{responses} responses", scoring) for who in SCORERS),
-    ]
-    if config.annotation.annotator != "implicit":
-        stages.append(StagePlan(f"{name}/rewards", f"{responses} responses, ranked by {config.annotation.annotator}"))
-    return stages
 
 
 def _shard(
@@ -157,14 +142,16 @@ def _shard(
     run.stages.sharded(name, count, size=size, features=features, open_work=open_work, main_only=main_only)
 
 
-def _response_columns(prompts: list[Any], responses: list[list[Response]]) -> dict[str, list[Any]]:
-    return {
-        "prompt": prompts,
-        "responses": [[one.text for one in row] for row in responses],
-        "finish_reasons": [[one.finish_reason for one in row] for row in responses],
-        "n_tokens": [[one.n_tokens for one in row] for row in responses],
-    }
-
-
-def _fingerprint(prompts: list[Any]) -> str:
-    return hashlib.sha256(json.dumps(prompts).encode()).hexdigest()[:16]
+def plan_candidates(config: RunConfig, scale: Scale, number: int) -> list[StagePlan]:
+    """The stages of `generate_candidates`, `score_candidates` and `rank_candidates`."""
+    prompts, name = scale.pools[number - 1], f"round-{number}"
+    responses = prompts * config.generation.candidates
+    flops = forward_flops(scale.parameters, responses * scale.tokens)
+    generating, scoring = (hours(config.hardware, flops, generating=generating) for generating in (True, False))
+    stages = [
+        StagePlan(f"{name}/responses", f"{prompts} prompts, {responses} responses", generating),
+        *(StagePlan(f"{name}/scores/{who}", f"{responses} responses", scoring) for who in SCORERS),
+    ]
+    if config.annotation.annotator != "implicit":
+        stages.append(StagePlan(f"{name}/rewards", f"{responses} responses, ranked by {config.annotation.annotator}"))
+    return stages

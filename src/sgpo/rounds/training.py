@@ -1,25 +1,80 @@
-"""Training of a policy: DPO on the seeds, the leader's step of a round, and the last DPO on all human pairs."""
+"""The players' moves: the follower's worst case of a round, and the trainings of the leader."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 
 from sgpo.config import RunConfig
+from sgpo.errors import InputError
+from sgpo.leader.config import SGPOConfig
 from sgpo.leader.guards import LeaderAlert
-from sgpo.leader.train import train_leader
-from sgpo.policy.load import Policy
+from sgpo.leader.train import build_arguments, train_leader
 from sgpo.robust import WorstCase
 from sgpo.rounds.context import Run
-from sgpo.rounds.costs import Scale, StagePlan, plan_training, training_steps
-from sgpo.rounds.game import round_pairs, round_settings
-from sgpo.rounds.pairs import most_pairs
-from sgpo.rounds.policies import FINAL
-from sgpo.rounds.seeds import SEEDS, VALIDATION
-from sgpo.rounds.worst_case import WORST_CASE, read_worst_cases
+from sgpo.rounds.costs import Scale, StagePlan, hours, training_flops
+from sgpo.rounds.pairs import SEEDS, VALIDATION, most_pairs, reference_fingerprint, round_pairs
+from sgpo.rounds.worst_case import WORST_CASE, read_worst_cases, write_worst_case
 
 TRAINING_LOG = "training_log.json"
+
+
+def leader_arguments(config: RunConfig, number: int, radius: float, *, processes: int = 1, **more: Any) -> SGPOConfig:
+    """The trainer's arguments in a round, and `more`; round 0 is DPO on the seeds (Algorithm 1, line 1)."""
+    leader, follower, seeds_only = config.leader, config.follower, number == 0
+    if leader.batch_size % (leader.micro_batch_size * processes):
+        raise InputError(
+            f"leader.batch_size is {leader.batch_size}; allowed: a multiple of leader.micro_batch_size times the "
+            f"number of processes ({leader.micro_batch_size} x {processes})."
+        )
+    settings = {
+        "beta": leader.beta,
+        "learning_rate": (seeds_only and leader.seed_learning_rate) or leader.learning_rate,
+        "num_train_epochs": leader.seed_epochs if seeds_only else leader.epochs,
+        "per_device_train_batch_size": leader.micro_batch_size,
+        "gradient_accumulation_steps": leader.batch_size // (leader.micro_batch_size * processes),
+        "max_length": leader.max_length,
+        "lr_scheduler_type": leader.lr_scheduler,
+        "warmup_steps": leader.warmup_share,
+        "bf16": config.model.dtype == "bfloat16",
+        "fp16": config.model.dtype == "float16",
+        "seed": 0,
+        "reference_fingerprint": None,
+        "radius": 0.0 if seeds_only else radius,
+    }
+    if not seeds_only:
+        own = {"radius", "radius_factor", "radius_grid"}
+        settings |= follower.model_dump(mode="json", exclude=own) | {"tangents": follower.tangents or 0}
+        settings |= {"step": leader.step, "proximal": leader.proximal}
+    # The trainer writes to a folder of its own.
+    return build_arguments({**settings, **more}, leader.trainer, output_dir="unused")
+
+
+def _arguments(run: Run, number: int, radius: float, **more: Any) -> SGPOConfig:
+    more = {
+        "processes": run.stages.processes.count,
+        "seed": run.stages.seed(f"round-{number}/policy"),
+        "reference_fingerprint": reference_fingerprint(run, number),
+        **more,
+    }
+    return leader_arguments(run.config, number, radius, **more)
+
+
+def solve_follower(run: Run, number: int, radius: float, folder: str) -> None:
+    """Solves the worst case of a round's gaps, as a file in `folder`."""
+
+    run.stages.alone(
+        f"{folder}/{WORST_CASE}",
+        lambda path: write_worst_case(round_pairs(run, number), _arguments(run, number, radius), path),
+    )
+
+
+def plan_follower(config: RunConfig, number: int) -> list[StagePlan]:
+    """The stage of `solve_follower`."""
+    follower = config.follower
+    return [StagePlan(f"round-{number}/{WORST_CASE}", f"worst case at radius {follower.radius} ({follower.space})")]
 
 
 def train_seeds(run: Run) -> None:
@@ -31,11 +86,12 @@ def train_round(run: Run, number: int, radius: float, folder: str) -> None:
     """Trains a round's policy against the worst case in `folder`, from the policy of the round before."""
 
     def work(path: Path) -> None:
-        pairs, settings, answers = round_pairs(run, number), round_settings(run, number, radius), None
+        pairs, worst_cases = round_pairs(run, number), None
         # With schedule `step` the follower answers to a running window instead of all pairs.
-        if number and settings["schedule"] != "step":
-            answers = read_worst_cases(run.root / folder / WORST_CASE, pairs["source"])
-        _fit(run, path, number - 1 if number else None, pairs, settings, _live_reference(run, number), answers)
+        if number and run.config.follower.schedule != "step":
+            worst_cases = read_worst_cases(run.root / folder / WORST_CASE, pairs["source"])
+        start = number - 1 if number else None
+        _fit(run, path, pairs, start=start, number=number, radius=radius, worst_cases=worst_cases)
 
     run.stages.together(f"{folder}/policy", work)
 
@@ -45,76 +101,87 @@ def train_human_pairs(run: Run, start: int) -> None:
 
     The settings are those of round 0 except for the epochs, and the reference is the SFT model.
     """
+    folder = run.folder(run.final)
 
     def gather(path: Path) -> None:
         parts = [run.load(name) for name in (SEEDS, VALIDATION) if run.stages.run.has(name)]
         concatenate_datasets(parts).save_to_disk(path)
 
     def work(path: Path) -> None:
-        settings = round_settings(run, 0, 0.0)
-        settings |= {"num_train_epochs": run.config.final_epochs, "seed": run.stages.seed(f"{FINAL}/policy")}
-        _fit(run, path, start, run.load(f"{FINAL}/pairs"), settings, _live_reference(run, 0))
+        changes = {"num_train_epochs": run.config.final_epochs, "seed": run.stages.seed(f"{folder}/policy")}
+        _fit(run, path, run.load(f"{folder}/pairs"), start=start, number=0, **changes)
 
-    run.stages.alone(f"{FINAL}/pairs", gather)
-    run.stages.together(f"{FINAL}/policy", work)
+    run.stages.alone(f"{folder}/pairs", gather)
+    run.stages.together(f"{folder}/policy", work)
+
+
+def _fit(
+    run: Run,
+    path: Path,
+    pairs: Dataset,
+    *,
+    start: int | None,
+    number: int,
+    radius: float = 0.0,
+    worst_cases: dict[str, WorstCase] | None = None,
+    **changes: Any,
+) -> None:
+    """Trains the policy `start` with the arguments of a round, and saves it with its training log."""
+    # One loss needs the logits of the reference in addition to its stored scores.
+    decoupled = run.config.leader.trainer.get("decoupling", 1) != 1
+    reference = run.policy(run.reference(number)) if decoupled else None
+    policy = run.policy(start)
+    # Not before the models are loaded: DeepSpeed's arguments would change how.
+    arguments = _arguments(run, number, radius, **changes)
+    steps = training_steps(run.config, len(pairs), arguments.num_train_epochs)
+    if steps == 1:
+        # A warm-up starts at 0: the only step would change nothing.
+        arguments.warmup_steps = 0
+    with run.reporter.bar("leader steps", steps) as advance, run.reporter.showing(LeaderAlert):
+        log = train_leader(
+            policy,
+            pairs,
+            path,
+            arguments,
+            reference=reference,
+            peft_config=run.config.leader.lora,
+            worst_cases=worst_cases or None,
+            advance=advance,
+        )
+    if run.stages.processes.is_main:
+        (path / TRAINING_LOG).write_text(json.dumps(log, indent=1), encoding="utf-8")
+
+
+def training_steps(config: RunConfig, pairs: int, epochs: float) -> int:
+    """Optimiser steps of a training."""
+    return math.ceil(epochs * math.ceil(pairs / config.leader.batch_size))
 
 
 def plan_seed_training(config: RunConfig, scale: Scale) -> list[StagePlan]:
     """The stage of `train_seeds`."""
-    epochs = config.leader.seed_epochs
-    return [plan_training(config, scale, "round-0/policy", "DPO on the seeds:", pairs=scale.seeds, epochs=epochs)]
+    return [_plan_training(config, scale, "round-0", "DPO on the seeds:", scale.seeds, config.leader.seed_epochs)]
 
 
 def plan_round_training(config: RunConfig, scale: Scale, number: int) -> list[StagePlan]:
     """The stage of `train_round`, or its trials."""
-    pairs, name = most_pairs(config, scale, number), f"round-{number}/policy"
-    times = len(config.follower.radius_grid) if config.follower.radius == "validated" else 1
+    pairs, times = most_pairs(config, scale, number), 1
+    if config.follower.radius == "validated":
+        times = len(config.follower.radius_grid)
     what = "at most" if times == 1 else f"{times} radii, each with at most"
-    return [plan_training(config, scale, name, what, pairs=pairs, epochs=config.leader.epochs, times=times)]
+    return [_plan_training(config, scale, f"round-{number}", what, pairs, config.leader.epochs, times)]
 
 
 def plan_last_training(config: RunConfig, scale: Scale) -> list[StagePlan]:
     """The stage of `train_human_pairs`, if the recipe has one."""
     pairs, epochs = scale.seeds + scale.validation, config.final_epochs
     what = f"a last DPO on all {pairs} human pairs, from the round that is shipped:"
-    return [plan_training(config, scale, f"{FINAL}/policy", what, pairs=pairs, epochs=epochs)] if epochs else []
+    return [_plan_training(config, scale, "final", what, pairs, epochs)] if epochs else []
 
 
-def _fit(
-    run: Run,
-    path: Path,
-    start: int | None,
-    pairs: Dataset,
-    settings: dict[str, Any],
-    reference: Policy | None,
-    worst_cases: dict[str, WorstCase] | None = None,
-) -> None:
-    """Trains the policy of a round, or the SFT model if `start` is None, and saves it with its training log."""
-    leader = run.config.leader
-    policy = run.policies.reference() if start is None else run.policies.of_round(start)
-    steps = training_steps(run.config, len(pairs), settings["num_train_epochs"])
-    if steps == 1:
-        # A warm-up starts at 0: the only step would change nothing.
-        settings = {**settings, "warmup_steps": 0}
-    with run.reporter.bar("leader steps", steps) as advance, run.reporter.showing(LeaderAlert):
-        log = train_leader(
-            policy,
-            pairs,
-            path,
-            settings=settings,
-            extra=leader.trainer,
-            peft_config=leader.lora,
-            advance=advance,
-            reference=reference,
-            worst_cases=worst_cases or None,
-        )
-    if run.stages.processes.is_main:
-        (path / TRAINING_LOG).write_text(json.dumps(log, indent=1), encoding="utf-8")
-
-
-def _live_reference(run: Run, number: int) -> Policy | None:
-    """The reference model, for the one loss that needs its logits in addition to its stored scores."""
-    if run.config.leader.trainer.get("decoupling", 1) == 1:
-        return None
-    is_sft = number == 0 or run.config.reference == "sft"
-    return run.policies.reference() if is_sft else run.policies.of_round(number - 1)
+def _plan_training(
+    config: RunConfig, scale: Scale, folder: str, what: str, pairs: int, epochs: float, times: int = 1
+) -> StagePlan:
+    """A training stage: `what` precedes the number of steps; its hours are those of training `times` over."""
+    flops = times * pairs * epochs * training_flops(scale.parameters, scale.tokens)
+    work = f"{what} {training_steps(config, pairs, epochs)} steps"
+    return StagePlan(f"{folder}/policy", work, hours(config.hardware, flops))

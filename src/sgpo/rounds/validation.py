@@ -1,4 +1,4 @@
-"""Validation pairs: human pairs that no round trains on. They measure a round's radius and judge its policy.
+"""Validation pairs: human pairs that no round trains on. They measure a round's radius, and judge its policy.
 
 Source: PAPER.md D7, D8.
 """
@@ -9,40 +9,41 @@ from math import isnan
 from pathlib import Path
 
 import numpy as np
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
 
-from sgpo.leader.scores import POLICY_COLUMNS, stored_gaps
-from sgpo.policy.load import Policy
+from sgpo.config import RunConfig
+from sgpo.leader.scores import stored_gaps
+from sgpo.policy.generators import load_model
+from sgpo.policy.load import Policy, load_tokenizer
+from sgpo.policy.tokens import tokenize_responses
 from sgpo.rounds.context import Run
-from sgpo.rounds.scoring import add_scores
-from sgpo.rounds.seeds import VALIDATION
-from sgpo.rounds.training import TRAINING_LOG, train_round
-from sgpo.rounds.worst_case import WORST_CASE, solve_follower
-from sgpo.stats.acceptance import accept_round, choose_radius
+from sgpo.rounds.costs import StagePlan
+from sgpo.rounds.pairs import VALIDATION, gaps_under
+from sgpo.rounds.training import TRAINING_LOG, solve_follower, train_round
+from sgpo.rounds.worst_case import WORST_CASE
+from sgpo.stats.acceptance import ENOUGH_PAIRS, LEVEL, accept_round, choose_radius, latest_supported
 from sgpo.stats.certificate import measured_radius
 from sgpo.stats.ranking import ranking_accuracy
 from sgpo.store.files import read_json, write_json
-from sgpo.store.records import Decision, Tried
+from sgpo.store.records import Decision, Evidence, Shipped, Tried
 
-GAPS, DECISION = "validation.json", "decision.json"
+GAPS, DECISION, SHIPPED = "validation.json", "decision.json", "shipped.json"
 
 
 def score_validation_pairs(run: Run, number: int) -> None:
     """The gaps of the validation pairs under the policy of a round, if the recipe has validation pairs."""
     if run.config.validation_share:
-        run.stages.alone(
-            f"round-{number}/{GAPS}", lambda path: write_validation_gaps(run, run.policies.of_round(number), path)
-        )
+        run.stages.alone(f"round-{number}/{GAPS}", lambda path: _write_gaps(run, run.policy(number), path))
 
 
-def validation_gaps(run: Run, folder: str) -> np.ndarray:
-    """Gaps of the validation pairs under the policy of a folder that was scored, (N,) in nats."""
+def _write_gaps(run: Run, policy: Policy, path: Path) -> None:
+    write_json(path, {"gaps": gaps_under(run, VALIDATION, policy).tolist()}, indent=None)
+
+
+def _read_gaps(run: Run, folder: str) -> np.ndarray:
+    """(N,) in nats."""
     return np.array(read_json(run.root / folder / GAPS)["gaps"])
-
-
-def write_validation_gaps(run: Run, policy: Policy, path: Path) -> None:
-    """Scores the validation pairs by a policy, and writes their gaps."""
-    pairs = add_scores(run, run.load(VALIDATION), policy, POLICY_COLUMNS, who="policy")
-    write_json(path, {"gaps": stored_gaps(pairs, run.config.leader.beta).tolist()}, indent=None)
 
 
 def round_radius(run: Run, number: int) -> float:
@@ -52,7 +53,7 @@ def round_radius(run: Run, number: int) -> float:
         return follower.radius
     pairs = run.load(f"round-{number}/pairs")
     own = stored_gaps(pairs, run.config.leader.beta)[np.array(pairs["source"]) == "self"]
-    human = validation_gaps(run, f"round-{number - 1}")
+    human = _read_gaps(run, f"round-{number - 1}")
     return measured_radius(human, own, space=follower.space, factor=follower.radius_factor)
 
 
@@ -63,7 +64,7 @@ def try_radii(run: Run, number: int) -> None:
         grid = run.config.follower.radius == "validated"
         radii = run.config.follower.radius_grid if grid else [round_radius(run, number)]
         for place, radius in enumerate(radii):
-            try_radius(run, number, radius, _trial(number, place))
+            _try_radius(run, number, radius, _trial(number, place))
         decide_round(run, number, radii)
     # A run directory of an older version may hold the policy and not yet the worst case.
     solve_follower(run, number, Decision.read(run.root / folder / DECISION).radius, folder)
@@ -71,12 +72,15 @@ def try_radii(run: Run, number: int) -> None:
         shutil.rmtree(run.root / folder / "trials", ignore_errors=True)
 
 
-def try_radius(run: Run, number: int, radius: float, trial: str) -> None:
-    """Solves, trains and scores a round with one radius, in a folder of its own."""
+def _trial(number: int, place: int) -> str:
+    return f"round-{number}/trials/{place}"
+
+
+def _try_radius(run: Run, number: int, radius: float, trial: str) -> None:
     solve_follower(run, number, radius, trial)
     train_round(run, number, radius, trial)
-    policy = run.root / trial / "policy"
-    run.stages.alone(f"{trial}/{GAPS}", lambda path: write_validation_gaps(run, run.policies.at(policy), path))
+    model = run.config.model.at(run.root / trial / "policy")
+    run.stages.alone(f"{trial}/{GAPS}", lambda path: _write_gaps(run, load_model(model), path))
 
 
 def decide_round(run: Run, number: int, radii: list[float]) -> None:
@@ -90,18 +94,26 @@ def decide_round(run: Run, number: int, radii: list[float]) -> None:
     tried = run.root / _trial(number, radii.index(decision.radius))
 
     def adopt_policy(path: Path) -> None:
-        if decision.accepted:
-            _link_tree(tried / "policy", path)
-        else:
-            _link_tree(run.policies.path(number - 1), path, without=TRAINING_LOG)
+        # Hard links are a copy, because no stage changes a file.
+        source = tried if decision.accepted else run.root / f"round-{number - 1}"
+        ignore = None if decision.accepted else shutil.ignore_patterns(TRAINING_LOG)
+        shutil.copytree(source / "policy", path, copy_function=_link, ignore=ignore)
 
     alone(f"{folder}/{WORST_CASE}", lambda path: _link(str(tried / WORST_CASE), str(path)))
     alone(f"{folder}/policy", adopt_policy)
 
 
+def _link(source: str, target: str) -> None:
+    """A hard link, or a copy if the file system has none."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
 def _decide(run: Run, number: int, radii: list[float]) -> Decision:
-    before = validation_gaps(run, f"round-{number - 1}")
-    after = [validation_gaps(run, _trial(number, place)) for place in range(len(radii))]
+    before = _read_gaps(run, f"round-{number - 1}")
+    after = [_read_gaps(run, _trial(number, place)) for place in range(len(radii))]
     decisions = [accept_round(before, gaps) for gaps in after]
     place = choose_radius(before, after, radii) if len(radii) > 1 else (0 if decisions[0].accepted else None)
     # A round that is not accepted is reported with the radius that came nearest to it.
@@ -127,18 +139,59 @@ def _decide(run: Run, number: int, radii: list[float]) -> Decision:
     )
 
 
-def _trial(number: int, place: int) -> str:
-    return f"round-{number}/trials/{place}"
+def choose_round(run: Run) -> int | None:
+    """The round that the run ships, None for the SFT model: the last one, or the latest that validation pairs support.
+
+    A choice is written to shipped.json.
+    """
+    if not run.config.chooses_round:
+        return run.config.rounds
+    score_validation_pairs(run, run.config.rounds)
+    run.stages.alone(SHIPPED, lambda path: _choose(run).write(path))
+    return Shipped.read(run.root / SHIPPED).round
 
 
-def _link_tree(source: Path, target: Path, *, without: str = "") -> None:
-    """A copy of a folder by hard links, because no stage changes a file."""
-    shutil.copytree(source, target, copy_function=_link, ignore=shutil.ignore_patterns(without))
+def plan_choice(config: RunConfig) -> list[StagePlan]:
+    """The stage of `choose_round`."""
+    work = "the latest round that the validation pairs support, or the SFT model"
+    return [StagePlan(SHIPPED, work)] if config.chooses_round else []
 
 
-def _link(source: str, target: str) -> None:
-    """A hard link, or a copy if the file system has none."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
+def _choose(run: Run) -> Shipped:
+    config, control = run.config, None
+    gaps = [_read_gaps(run, f"round-{number}") for number in range(config.rounds + 1)]
+    if config.leader.accept == "supported":
+        tokenizer = load_tokenizer(run.model(0).path, trust_remote_code=config.model.trust_remote_code)
+        control = _extra_tokens(run.load(VALIDATION), tokenizer)
+    shipment = latest_supported(gaps, control=control)
+    number, path = shipment.place, config.model.path
+    if number is not None:
+        path = f"{run.folder(run.final if config.final_epochs else number)}/policy"
+    return Shipped(
+        round=number,
+        path=path,
+        pairs=len(gaps[0]),
+        enough=ENOUGH_PAIRS,
+        level=LEVEL,
+        rounds=[
+            Evidence(
+                round=place,
+                score=found.score,
+                p_value=found.p_value,
+                threshold=float(threshold),
+                accuracy=ranking_accuracy(row).accuracy,
+            )
+            for place, (found, threshold, row) in enumerate(
+                zip(shipment.evidence, shipment.thresholds, gaps, strict=True)
+            )
+        ],
+    )
+
+
+def _extra_tokens(pairs: Dataset, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """How many tokens the chosen response of each of N pairs is longer than the rejected one, (N,) float64."""
+    lengths = []
+    for side in ("chosen", "rejected"):
+        rows = tokenize_responses(tokenizer, pairs["prompt"][:], [one[0]["content"] for one in pairs[side]])
+        lengths.append([len(row.response_ids) for row in rows])
+    return np.subtract(*lengths, dtype=np.float64)
