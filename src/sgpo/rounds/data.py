@@ -23,8 +23,6 @@ from sgpo.store.progress import Reporter
 from sgpo.store.stages import Stages
 
 SPLIT, WORLD = "data", "world"
-# At temperature 1 the KL to the SFT model is estimated without bias; no answer of the corpus is longer.
-_WORLD_SAMPLING = {"temperature": 1.0, "max_new_tokens": 64}
 
 
 def resolve_data(config: RunConfig, stages: Stages) -> RunConfig:
@@ -71,7 +69,9 @@ def _with_world(config: RunConfig, folder: Path) -> RunConfig:
         "name": WORLD_EVALUATION,
         "function": f"{files.reward}:reward",
         "prompts": str(files.test),
-        **_WORLD_SAMPLING,
+        # The estimate of the KL to the SFT model is unbiased then; no answer of the corpus is longer.
+        "temperature": 1.0,
+        "max_new_tokens": 64,
     }
     return _changed(
         config,

@@ -22,7 +22,7 @@ from sgpo.rounds.context import Run
 from sgpo.rounds.costs import Scale, StagePlan, forward_flops, hours
 from sgpo.rounds.data import prompt_lengths, round_prompts
 from sgpo.store.progress import Advance
-from sgpo.store.stages import Columns, ShardWork
+from sgpo.store.stages import Rows, ShardWork
 
 RESPONSE_FEATURES = Features(
     {
@@ -37,8 +37,6 @@ SCORE_FEATURES = Features({"logps": Value("float64"), "n_tokens": Value("int64")
 REWARD_FEATURES = Features({"reward": Value("float64")})
 SCORERS = ("policy", "reference")
 TOO_LONG = "too_long"
-
-Rows = tuple[Columns, dict[str, int]]
 
 
 def generate_candidates(run: Run, number: int) -> None:

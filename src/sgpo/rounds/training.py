@@ -45,26 +45,20 @@ def leader_arguments(config: RunConfig, number: int, radius: float, *, processes
         "radius": 0.0 if seeds_only else radius,
     }
     if not seeds_only:
-        own = {"radius", "radius_factor", "radius_grid"}
-        settings |= follower.model_dump(mode="json", exclude=own) | {"tangents": follower.tangents or 0}
-        settings |= {"step": leader.step, "proximal": leader.proximal}
+        settings |= follower.model_dump(mode="json", exclude={"radius", "radius_factor", "radius_grid"})
+        settings |= {"tangents": follower.tangents or 0, "step": leader.step, "proximal": leader.proximal}
     # The trainer writes to a folder of its own.
     return build_arguments({**settings, **more}, leader.trainer, output_dir="unused")
 
 
 def _arguments(run: Run, number: int, radius: float, **more: Any) -> SGPOConfig:
-    more = {
-        "processes": run.stages.processes.count,
-        "seed": run.stages.seed(f"round-{number}/policy"),
-        "reference_fingerprint": reference_fingerprint(run, number),
-        **more,
-    }
-    return leader_arguments(run.config, number, radius, **more)
+    count, fingerprint = run.stages.processes.count, reference_fingerprint(run, number)
+    own = {"seed": run.stages.seed(f"round-{number}/policy"), "reference_fingerprint": fingerprint}
+    return leader_arguments(run.config, number, radius, processes=count, **{**own, **more})
 
 
 def solve_follower(run: Run, number: int, radius: float, folder: str) -> None:
     """Solves the worst case of a round's gaps, as a file in `folder`."""
-
     run.stages.alone(
         f"{folder}/{WORST_CASE}",
         lambda path: write_worst_case(round_pairs(run, number), _arguments(run, number, radius), path),

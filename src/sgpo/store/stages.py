@@ -21,17 +21,18 @@ from sgpo.store.run_dir import RunDir
 ABOUT = "about.json"
 _METADATA = b"sgpo"
 
-Columns = dict[str, list[Any]]
+# Rows by column, and counts.
+Rows = tuple[dict[str, list[Any]], dict[str, int]]
 
 
 class ShardWork(NamedTuple):
     """The work of a sharded stage.
 
-    `do` returns the rows of a span of items by column, and counts; it calls its second argument with the number of
-    items done. `about` says what the rows are made with, such as the fingerprint of a model, in JSON values.
+    `do` returns the rows of a span of items, and calls its second argument with the number of items done. `about` says
+    what they are made with, such as the fingerprint of a model, in JSON values.
     """
 
-    do: Callable[[range, Advance], tuple[Columns, dict[str, int]]]
+    do: Callable[[range, Advance], Rows]
     about: dict[str, Any]
 
 
@@ -135,7 +136,7 @@ class Shards:
         """Which of the shards 0 to count - 1 are not written yet."""
         return [index for index in range(count) if not self._path(index).exists()]
 
-    def write(self, index: int, columns: Columns, *, notes: dict[str, int], about: dict[str, Any]) -> None:
+    def write(self, index: int, columns: dict[str, list[Any]], *, notes: dict[str, int], about: dict[str, Any]) -> None:
         """Writes a shard with its counts, and what it was made with."""
         table = Dataset.from_dict(columns, features=self._features).data.table
         extra = {_METADATA: json.dumps({"notes": notes, "about": about}).encode()}
