@@ -25,6 +25,13 @@ FOLLOWERS = {
     "transport": {"radius": 2.0, "step": "transport", **MARGIN},
     "mixture": {"radius": 2.0, "step": "mixture", "proximal": 0.1, **MARGIN},
     "probability": {"radius": 0.1, "step": "transport", **PROBABILITY},
+    "exact link, infinite at 0": {
+        "radius": 0.1,
+        "step": "mixture",
+        "space": "probability",
+        "tangents": 0,
+        "window": [0.01, 0.99],
+    },
     "every step": {"radius": 2.0, "schedule": "step", **MARGIN},
     "every epoch, quantiles": {
         "radius": 0.5,

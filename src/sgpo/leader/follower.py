@@ -74,7 +74,7 @@ class Follower:
         self.answers = 0
         self._seen = np.full(len(gaps), np.nan)
         self._epoch = 0
-        self._tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._tables: dict[torch.device, Tensor] = {}
         self._sources = []
         for index, (name, radius) in enumerate(radii(args).items()):
             mine = np.full(len(gaps), True) if pairs.sources is None else pairs.sources == index
@@ -125,7 +125,7 @@ class Follower:
         if self._args.step == "envelope":
             return MovedLoss(*source.envelope(margins), outside)
         if training and self._args.schedule != "step":
-            moved, anchor = (table[row] for table in self._displacements(margins.device))
+            moved, anchor = self._displacements(margins.device)[:, row]
         else:
             moved, anchor = source.envelope(margins.detach()).moved, points
         # A pair of weight 0 has no anchor; the exact link may be infinite at 0, which even that weight does not cancel.
@@ -134,17 +134,14 @@ class Follower:
             return MovedLoss(transport_loss(margins, **frozen), moved, outside)
         return MovedLoss(mixture_loss(margins, **frozen, proximal=self._args.proximal), moved, outside)
 
-    def _displacements(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Moved share and anchor of every row of the dataset."""
+    def _displacements(self, device: torch.device) -> Tensor:
+        """(2, rows) moved share and anchor of every row of the dataset."""
         if device not in self._tables:
-            moved, anchor = np.zeros((2, self._pairs.rows[-1] + 1))
+            table = np.zeros((2, self._pairs.rows[-1] + 1))
             for source in self._sources:
                 if source.worst is not None:
-                    rows = self._pairs.rows[source.places]
-                    moved[rows], anchor[rows] = source.worst.moved, source.worst.points
-            self._tables[device] = tuple(
-                torch.as_tensor(table, dtype=torch.float32, device=device) for table in (moved, anchor)
-            )
+                    table[:, self._pairs.rows[source.places]] = source.worst.moved, source.worst.points
+            self._tables[device] = torch.as_tensor(table, dtype=torch.float32, device=device)
         return self._tables[device]
 
     def see(self, rows: np.ndarray, gaps: np.ndarray) -> None:
@@ -193,9 +190,7 @@ class Follower:
         follower._epoch, answers = (int(count) for count in state["counts"])
         for index, source in enumerate(follower._sources):
             if source.recent is not None:
-                prefix = f"recent.{index}."
-                kept = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-                source.recent.load(kept)
+                source.recent.load({key: state[f"recent.{index}.{key}"] for key in ("gaps", "rows", "lengths")})
         follower.answers = answers - 1
         follower.answer()
         return follower
@@ -235,11 +230,9 @@ class Follower:
         clip = self.answers > 0 or args.window_rule == "quantiles"
         window, tangents = choose_window(args, gaps, weights), args.tangents or None
         ball = Ball(source.radius, space=args.space, window=window, tangents=tangents, clip=clip)
-        seed = args.seed + self.answers
+        how = {"solver": args.solver, "group_size": args.group_size, "seed": args.seed + self.answers}
         try:
-            return solve_worst_case(
-                gaps, ball, weights=weights, solver=args.solver, group_size=args.group_size, seed=seed
-            )
+            return solve_worst_case(gaps, ball, weights=weights, **how)
         except RuntimeError as error:
             raise InputError(f"solver {args.solver!r} gave up ({error}); allowed: solver 'exact'.") from error
 

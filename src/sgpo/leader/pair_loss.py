@@ -36,9 +36,6 @@ class Setup:
     """What a trainer gives its loss.
 
     Attributes:
-        args: the trainer's SGPOConfig.
-        accelerator: of the trainer.
-        pairs: the training set.
         measure_gaps: returns (N,) gaps of the training set under the policy before training, in nats.
         policy: the causal language model itself, without wrappers.
         reference: the model that the reference's scores come from at each step; None where only scores are stored.
@@ -61,7 +58,6 @@ class PairBatch(NamedTuple):
 
     Attributes:
         margins: (B,) gaps of the policy in nats, with their graph.
-        tags: row, weight and source of each pair.
         training: whether the pairs are being trained on, rather than evaluated.
         inputs: the batch as the model takes it, with the reference's log-probabilities.
         log_probs: (2B, L) the policy's log-probabilities by token, in nats.

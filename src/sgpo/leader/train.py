@@ -92,12 +92,11 @@ def train_leader(
         pairs: columns prompt, chosen, rejected, ref_chosen_logps, ref_rejected_logps, and with a radius > 0 also
             chosen_logps and rejected_logps, the policy's own.
         output: folder to write model and tokenizer to.
-        settings: arguments of SGPOConfig that the loop sets.
-        extra: the user's further arguments.
+        settings, extra: arguments of SGPOConfig that the loop sets, and the user's further ones.
         reference: the policy that the stored reference scores came from, where an argument needs its logits
             (`decoupling`); another model object than the policy's. None uses the scores alone.
         peft_config: arguments of PEFT's LoraConfig; trains a fresh LoRA adapter instead of all weights, and saves the
-            policy with the adapter merged, so that the next round starts from a plain model. None trains all weights.
+            policy with the adapter merged, so that the next round starts from a plain model.
         worst_cases: the follower's first answer by source (or under "all"); None solves it.
         advance: called with 1 after each optimiser step.
 

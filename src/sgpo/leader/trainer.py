@@ -149,9 +149,10 @@ class SGPOTrainer(DPOTrainer):
 
     def train(self, resume_from_checkpoint=None, *args: Any, **kwargs: Any) -> Any:
         """Starts or resumes the state of the loss, such as the follower's first answer; then trains like DPOTrainer."""
-        checkpoint = resume_from_checkpoint
+        is_latest = resume_from_checkpoint is True
+        checkpoint = last_checkpoint(self.args.output_dir) if is_latest else resume_from_checkpoint
         # Before TRL loads the checkpoint's weights.
-        self.pair_loss.start(last_checkpoint(self.args.output_dir) if checkpoint is True else checkpoint or None)
+        self.pair_loss.start(checkpoint or None)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _save_checkpoint(self, model, trial):
@@ -171,14 +172,9 @@ class SGPOTrainer(DPOTrainer):
                 "train_dataset stores no policy log-probabilities, and a model that is about to be sharded cannot "
                 f"compute them; allowed: the columns {' and '.join(POLICY_COLUMNS + REFERENCE_COLUMNS)}."
             )
-        loader = DataLoader(
-            self.train_dataset,
-            batch_size=self.args.per_device_train_batch_size,
-            collate_fn=self.data_collator,
-            shuffle=False,
-        )
-        gaps = []
-        was_training = self.model.training
+        size = self.args.per_device_train_batch_size
+        loader = DataLoader(self.train_dataset, size, collate_fn=self.data_collator, shuffle=False)
+        gaps, was_training = [], self.model.training
         self.model.eval()
         for inputs in self.accelerator.prepare(loader):
             margins = self._look_at(self.model, self._with_reference(inputs))
@@ -264,12 +260,11 @@ class SGPOTrainer(DPOTrainer):
 
     def _log_losses(self, pairs: PairLosses) -> None:
         metrics = self._metrics["train" if self.model.training else "eval"]
+        means = []
         if pairs.means:
             local = torch.stack(list(pairs.means.values())).unsqueeze(0)
             means = self.accelerator.gather_for_metrics(local).mean(dim=0).tolist()
-            for name, mean in zip(pairs.means, means, strict=True):
-                metrics[name].append(mean)
-        for name, number in pairs.numbers.items():
+        for name, number in [*zip(pairs.means, means, strict=True), *pairs.numbers.items()]:
             metrics[name].append(number)
 
     def _get_grad_norm(self, model, grad_norm=None):
