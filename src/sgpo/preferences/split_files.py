@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +30,9 @@ def hash_rows(dataset: Dataset) -> str:
 def check_new_folder(folder: str | Path) -> None:
     """Raises InputError if a split cannot be written because something is there already."""
     place = Path(folder)
-    if place.is_dir() and any(place.iterdir()):
-        raise InputError(f"{place} is not empty; allowed: an empty folder, or a path that does not exist.")
-    if place.exists() and not place.is_dir():
-        raise InputError(f"{place} is a file; allowed: an empty folder, or a path that does not exist.")
+    found = "a file" if place.is_file() else "not empty" if place.is_dir() and any(place.iterdir()) else None
+    if found:
+        raise InputError(f"{place} is {found}; allowed: an empty folder, or a path that does not exist.")
 
 
 def write_split(split: Split, folder: str | Path, *, notes: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -54,10 +52,14 @@ def write_split(split: Split, folder: str | Path, *, notes: dict[str, Any] | Non
         InputError: there is something at `folder`.
     """
     check_new_folder(folder)
+    pools = {f"pool-{number}.parquet": pool for number, pool in enumerate(split.pools, start=1)}
+    parts = {"seeds.parquet": split.seeds, **pools}
+    if len(split.heldout):
+        parts["heldout.parquet"] = split.heldout
     with replacing(folder) as partial:
         partial.mkdir()
         files = {}
-        for name, part in _parts(split):
+        for name, part in parts.items():
             part.to_parquet(partial / name)
             files[name] = {"rows": len(part), "sha256": hash_rows(part)}
         content = {"sgpo": sgpo.__version__, **split.notes, **(notes or {}), "files": files}
@@ -85,11 +87,3 @@ def check_split(folder: str | Path) -> dict[str, Any]:
         if found != sha256:
             raise InputError(f"{file} has other rows than split.json says: SHA-256 {found}, not {sha256}.")
     return content
-
-
-def _parts(split: Split) -> Iterator[tuple[str, Dataset]]:
-    yield "seeds.parquet", split.seeds
-    for number, pool in enumerate(split.pools, start=1):
-        yield f"pool-{number}.parquet", pool
-    if len(split.heldout):
-        yield "heldout.parquet", split.heldout

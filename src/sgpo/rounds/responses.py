@@ -119,14 +119,14 @@ def rank_candidates(run: Run, number: int) -> None:
 
     @contextmanager
     def open_work() -> Iterator[ShardWork]:
-        with open_annotator(settings, run.config.model) as annotator:
+        annotator = open_annotator(settings, run.config.model)
 
-            def do(span: range, advance: Advance) -> ShardRows:
-                part = rows[span.start : span.stop]
-                ranking = annotator(part["prompt"], part["responses"], progress=advance)
-                return ShardRows({"reward": ranking.rewards.tolist()}, ranking.counts)
+        def do(span: range, advance: Advance) -> ShardRows:
+            part = rows[span.start : span.stop]
+            ranking = annotator(part["prompt"], part["responses"], progress=advance)
+            return ShardRows({"reward": ranking.rewards.tolist()}, ranking.counts)
 
-            yield ShardWork(do, {"annotator": settings.annotator, "model": settings.model})
+        yield ShardWork(do, {"annotator": settings.annotator, "model": settings.model})
 
     _shard(run, name, len(rows), REWARD_FEATURES, open_work)
 
