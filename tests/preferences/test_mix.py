@@ -125,8 +125,9 @@ def test_a_source_may_be_named_once_for_each_of_its_splits(tmp_path):
 
 
 def test_bad_weights_and_no_sources_are_refused():
-    weights = (0, -1.0, float("nan"), float("inf"))
-    cases = [(weight, rf"weight is {weight}; allowed: ") for weight in weights]
+    positive, finite = "allowed: a number > 0", "allowed: a finite number"
+    weights = {0: positive, -1.0: positive, float("nan"): finite, float("inf"): finite}
+    cases = [(weight, f"weight is {weight}; {allowed}") for weight, allowed in weights.items()]
     assert unrefused(lambda weight: source("a", weight), cases) == {}
     with pytest.raises(InputError, match="there are no sources"):
         mix_pairs([])

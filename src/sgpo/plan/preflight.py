@@ -12,8 +12,8 @@ from sgpo.config import RunConfig
 from sgpo.demo.sft import VOCABULARY, count_parameters
 from sgpo.errors import InputError
 from sgpo.policy.locate import check_exists
-from sgpo.preferences.draw import mix_sources
 from sgpo.preferences.layout import describe_counts
+from sgpo.preferences.mix import mix_sources
 from sgpo.preferences.source import load_pairs, load_prompts
 from sgpo.rounds.costs import Architecture
 from sgpo.rounds.prompts import pool_size, prompt_lengths, round_sizes

@@ -87,10 +87,9 @@ def annotate_pairs(
     if not (np.isfinite(beta) and beta > 0):
         raise InputError(f"beta is {beta}; allowed: a number > 0.")
     _check_responses(prompts, responses)
-    rewards, policy_logps, reference_logps = (
-        _check_scores(name, values, responses)
-        for name, values in (("rewards", rewards), ("policy_logps", policy_logps), ("reference_logps", reference_logps))
-    )
+    rewards = _check_scores("rewards", rewards, responses)
+    policy_logps = _check_scores("policy_logps", policy_logps, responses)
+    reference_logps = _check_scores("reference_logps", reference_logps, responses)
     margins = implicit_rewards(policy_logps, reference_logps, beta)
     dropped, dropped_pairs = dict.fromkeys(REASONS, 0), dict.fromkeys(("tied", "close"), 0)
     kept: list[tuple[int, int, int]] = []
@@ -157,11 +156,9 @@ def _choose(rewards: np.ndarray, choice: str, rng: np.random.Generator) -> list[
 
 
 def _as_dataset(columns: dict[str, Sequence[Any]]) -> Dataset:
-    blocks = [
-        Dataset.from_dict({name: values[first : first + _BLOCK] for name, values in columns.items()}, features=FEATURES)
-        for first in range(0, max(len(columns["prompt"]), 1), _BLOCK)
-    ]
-    return concatenate_datasets(blocks)
+    starts = range(0, max(len(columns["prompt"]), 1), _BLOCK)
+    blocks = ({name: values[start : start + _BLOCK] for name, values in columns.items()} for start in starts)
+    return concatenate_datasets([Dataset.from_dict(block, features=FEATURES) for block in blocks])
 
 
 def _check_responses(prompts: Sequence[Messages], responses: Sequence[Sequence[Response]]) -> None:

@@ -98,12 +98,8 @@ def _run(points: "_Points", distance: Tensor, fresh: list[int], limit: int) -> l
     Appends them to `fresh`, which holds one, up to `limit` in all, and returns the coverage radius after each pick but
     the last. `distance`, (N,), is exact but for the pick in `fresh`.
     """
-    if limit == 1:
-        return []
-    count = points.candidates
-    largest = torch.topk(distance, min(count + 1, len(distance)))
-    others = float(largest.values[-1]) if len(distance) > count else -1.0
-    rows = largest.indices[:count].sort().values
+    largest = torch.topk(distance, points.candidates + 1)
+    others, rows = float(largest.values[-1]), largest.indices[:-1].sort().values
     candidates = points.unit_rows(rows)
     near = distance[rows]
     radii = []

@@ -30,28 +30,19 @@ _UNSUPPORTED = ("tools", "chat_template_kwargs", "image", "images")
 
 
 def to_pairs(dataset: Dataset, name: str) -> Dataset:
-    """Converts preference pairs to one layout; `name` is the dataset's in messages.
+    """Preference pairs of any layout (docs/data.md) in one; a row that is not a preference is refused.
 
-    Accepts UltraFeedback-binarized (`prompt` a string, `chosen` and `rejected` whole conversations), TRL's
-    conversational layout with and without `prompt`, and strings with `prompt`. A string prompt becomes a user turn; the
-    prompt inside the conversations takes precedence. No chat template is applied.
-
-    Returns: as many rows: `prompt` (messages that end in a user turn), `chosen` and `rejected` (one assistant message
-        each), and every other column unchanged.
-
-    Raises:
-        InputError: a missing column, an empty dataset, or a row that is not a preference.
+    It has `prompt`, messages that end in a user turn; `chosen` and `rejected`, one assistant message each; and every
+    other column unchanged. The prompt inside conversations takes precedence. `name` is the dataset's in messages.
     """
     return _convert(dataset, name, _pair, PAIR_FEATURES)
 
 
 def clean_pairs(dataset: Dataset, name: str, *, max_prompt_chars: int | None = None) -> tuple[Dataset, dict[str, int]]:
-    """`to_pairs` for large public datasets: drops and counts rows that are not preferences, instead of refusing them.
+    """`to_pairs` for large public datasets: rows that are not preferences are dropped and counted by reason.
 
-    Prompts of more than `max_prompt_chars` characters, over all messages, are dropped too. Content of another type, an
-    unknown role, or a dataset without any preference raises InputError.
-
-    Returns: the pairs, and the number of dropped rows by reason (of `REASONS`), without reasons that do not occur.
+    Prompts of more than `max_prompt_chars` characters, over all messages, are dropped too. Content of another type or
+    an unknown role is still refused, and so is a dataset without any preference.
     """
     check_whole("max_prompt_chars", max_prompt_chars, 1, optional=True)
     dropped: Counter[str] = Counter()
@@ -67,15 +58,9 @@ def describe_counts(counts: dict[str, int]) -> str:
 
 
 def to_prompts(dataset: Dataset, name: str) -> Dataset:
-    """Converts a pool of prompts, without responses, to one layout; `name` is the dataset's in messages.
+    """A pool of prompts or pairs of any layout (docs/data.md) as `prompt`, messages that end in a user turn.
 
-    Accepts `prompt` (a string or messages), `messages`, or any layout of pairs.
-
-    Returns: as many rows: `prompt` (messages that end in a user turn), and every other column but `chosen`, `rejected`
-        and `messages` unchanged.
-
-    Raises:
-        InputError: a missing column, an empty dataset, or a row without a prompt that ends in a user turn.
+    Every other column but `chosen`, `rejected` and `messages` is unchanged. `name` is the dataset's in messages.
     """
     return _convert(dataset, name, _prompt, PROMPT_FEATURES)
 
@@ -137,9 +122,7 @@ def _pair(row: dict[str, Any], *, max_prompt_chars: int | None = None) -> dict[s
     prompt, chosen = _split(row, "chosen")
     rejected_prompt, rejected = _split(row, "rejected")
     if prompt != rejected_prompt:
-        raise _BadRow(
-            "the prompts of 'chosen' and 'rejected' differ; allowed: two responses to one prompt.", DIFFERENT_PROMPTS
-        )
+        raise _BadRow("the prompts of 'chosen' and 'rejected' differ; allowed: one prompt.", DIFFERENT_PROMPTS)
     if chosen["content"].strip() == rejected["content"].strip():
         raise _BadRow(
             f"chosen and rejected are equal ({shorten(chosen['content'])}); allowed: two different responses.", EQUAL
@@ -173,10 +156,7 @@ def _split(row: dict[str, Any], column: str) -> tuple[list[Message], Message]:
             raise _BadRow(f"{column} holds a response and no prompt; allowed: {PAIR_LAYOUTS}.")
         return _checked_prompt(explicit, "prompt"), response
     if isinstance(row.get("prompt"), list) and prompt != explicit:
-        raise _BadRow(
-            f"{column} begins with other messages than 'prompt'; allowed: the same messages, or none.",
-            DIFFERENT_PROMPTS,
-        )
+        raise _BadRow(f"{column} begins with other messages than 'prompt'; allowed: these, or none.", DIFFERENT_PROMPTS)
     return _checked_prompt(prompt, column), response
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, Value, concatenate_datasets
 
-from sgpo.config import SourceConfig
+from sgpo.config import SourceConfig, SplitConfig
 from sgpo.errors import InputError, check_whole
 from sgpo.preferences.distinct import distinct_rows
 from sgpo.preferences.layout import PAIR_FEATURES, clean_pairs, describe_counts
@@ -59,8 +59,7 @@ def mix_pairs(
     """Mixes preference datasets: the largest mixture that their weights allow if each row is used at most once.
 
     Invalid rows are dropped and counted (`clean_pairs`), and so are further pairs of a prompt, also if the first is in
-    an earlier source (prompts are compared by `prompt_key`). A single source is used whole. The same call gives the
-    same pairs.
+    an earlier source (prompts are compared by `prompt_key`). A single source is used whole.
 
     Args:
         sources: at least one.
@@ -94,6 +93,12 @@ def mix_pairs(
             order = np.random.default_rng([seed, index]).permutation(len(part))
             parts[index] = part.select(np.sort(order[:count]))
     return Mixture(concatenate_datasets([part for part in parts if len(part)]), uses, left_out)
+
+
+def mix_sources(settings: SplitConfig, *, seed: int) -> Mixture:
+    """`mix_pairs` of the sources of a split, with enough pairs for it."""
+    least = settings.seeds + sum(settings.pools) + settings.heldout
+    return mix_pairs(settings.sources, least=least, seed=seed, max_prompt_chars=settings.max_prompt_chars)
 
 
 def _check(sources: Sequence[SourceConfig], seed: int) -> None:

@@ -35,8 +35,7 @@ def load_rows(path: str | Path, *, split: str | None = None) -> Dataset:
     """Loads the rows of a dataset, whatever their columns.
 
     Args:
-        path: a file (.jsonl, .jsonl.gz, .json, .parquet, .arrow), a folder (written by `save_to_disk`, or laid out like
-            a Hub dataset), or a Hub id.
+        path: a file (of `SUFFIXES`), a folder (written by `save_to_disk` or laid out like a Hub dataset), or a Hub id.
         split: which split, if the source has splits; None uses "train", or the only one of a saved folder.
 
     Raises:

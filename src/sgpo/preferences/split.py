@@ -22,9 +22,8 @@ class Split:
         seeds: pairs to start from. The first s of them are a selection of s seeds.
         pools: prompts to annotate, one dataset per round: `prompt`, and `origin` if the pairs have it.
         heldout: pairs never to train on, drawn at random whatever the selection of the seeds; may be empty.
-        notes: what was split, and how, as plain values: `pairs`, `duplicate_prompts`, `unused`, `seed`, `selection`,
-            and `coverage_radius`: the largest cosine distance of a prompt outside the held-out set to the nearest seed,
-            None for random seeds.
+        notes: plain values: `pairs`, `duplicate_prompts`, `unused`, `seed`, `selection`, and `coverage_radius`: the
+            largest cosine distance of a prompt outside the held-out set to the nearest seed, None for random seeds.
     """
 
     seeds: Dataset

@@ -1,17 +1,53 @@
-"""A split on disk: Parquet files, and split.json with their row counts and hashes."""
+"""A split on disk: Parquet files, and split.json with their row counts and hashes; drawn, written and checked."""
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
 import sgpo
+from sgpo.config import SplitConfig
 from sgpo.errors import InputError
+from sgpo.policy.embed import embed_prompts
+from sgpo.policy.load import Policy
+from sgpo.preferences.mix import mix_sources
 from sgpo.preferences.source import load_rows
-from sgpo.preferences.split import Split
+from sgpo.preferences.split import Split, split_pairs
 from sgpo.store.files import read_json, replacing
+from sgpo.store.progress import Reporter
+
+
+def draw_split(
+    settings: SplitConfig,
+    folder: Path,
+    *,
+    seed: int,
+    load: Callable[[], Policy],
+    reporter: Reporter,
+    notes: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Mixes the sources, splits the mixture and writes the parts; for `notes` and what is returned see `write_split`.
+
+    `load` loads the policy in whose hidden states the farthest seeds are found; it is not called for random seeds.
+    """
+    mixture = mix_sources(settings, seed=seed)
+    options = settings.model_dump(include={"seeds", "pools", "heldout", "selection"})
+    states = folder.absolute().with_name(f".{folder.name}-states.partial")
+    states.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if settings.selection == "farthest":
+            policy, prompts = load(), mixture.pairs["prompt"][:]
+            with reporter.bar("hidden states of the prompts", len(prompts)) as advance:
+                embeddings = embed_prompts(policy, prompts, progress=advance, out=states)
+            options |= {"embeddings": embeddings, "device": str(policy.device)}
+        with reporter.bar("seeds", settings.seeds) as advance:
+            split = split_pairs(mixture.pairs, seed=seed, progress=advance, **options)
+    finally:
+        states.unlink(missing_ok=True)
+    return write_split(split, folder, notes={**mixture.describe(), **(notes or {})})
 
 
 def hash_rows(dataset: Dataset) -> str:

@@ -135,8 +135,7 @@ class PairRanker:
 class PairRankerModel(DebertaV2PreTrainedModel):
     """The network of a pair ranker; its parameters have the names of llm-blender/PairRM-hf.
 
-    In addition to DeBERTa's own fields, the config has `PREFIXES`, and optionally `n_tasks` (outputs of the head, which
-    are averaged; 1) and `drop_out` (0).
+    Its config also has `PREFIXES`, and optionally `n_tasks` (outputs of the head, averaged; 1) and `drop_out` (0).
     """
 
     def __init__(self, config: DebertaV2Config) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedConfig
 
 from sgpo.choices import Dtype, check_choice
@@ -55,13 +56,9 @@ class RewardModel:
         name, trust = str(path), {"trust_remote_code": trust_remote_code}
         with loading("reward model", name):
             self._tokenizer = AutoTokenizer.from_pretrained(name, **trust)
+        whole = "a complete sequence-classification model"
         model = load_weights(
-            AutoModelForSequenceClassification,
-            name,
-            "reward model",
-            whole="a complete sequence-classification model",
-            dtype=dtype,
-            **trust,
+            AutoModelForSequenceClassification, name, "reward model", whole=whole, dtype=dtype, **trust
         )
         self._config = model.config.get_text_config()
         self._max_length = _find_max_length(max_length, self._config, self._tokenizer.model_max_length, name)
@@ -108,15 +105,18 @@ class RewardModel:
 
     def _score(self, inputs: list[Encoded]) -> np.ndarray:
         """Scores of one batch, (B,) float64, padded on the right."""
-        length = max(len(one.ids) for one in inputs)
+
+        def pad(rows: list[list[int]], value: int = 0) -> torch.Tensor:
+            rows = [torch.tensor(row) for row in rows]
+            return pad_sequence(rows, batch_first=True, padding_value=value).to(self._model.device)
+
         fields = {
-            "input_ids": [one.ids + [self._config.pad_token_id] * (length - len(one.ids)) for one in inputs],
-            "attention_mask": [[1] * len(one.ids) + [0] * (length - len(one.ids)) for one in inputs],
+            "input_ids": pad([one.ids for one in inputs], self._config.pad_token_id),
+            "attention_mask": pad([[1] * len(one.ids) for one in inputs]),
         }
         if inputs[0].segments is not None:
-            fields["token_type_ids"] = [one.segments + [0] * (length - len(one.ids)) for one in inputs]
-        tensors = {name: torch.tensor(rows, device=self._model.device) for name, rows in fields.items()}
-        return self._model(**tensors).logits[:, self._label].double().cpu().numpy()
+            fields["token_type_ids"] = pad([one.segments for one in inputs])
+        return self._model(**fields).logits[:, self._label].double().cpu().numpy()
 
 
 def _check_label(label: int | None, count: int, name: str) -> int:

@@ -20,7 +20,6 @@ _LETTERS = ("A", "B")
 _FIELDS = ("{prompt}", "{first}", "{second}")
 # The parser reads these; a template that does not ask for them gets no verdict.
 _ASKED = ("Verdict: A", "Verdict: B")
-_TOP_LOGPROBS = 20
 NEEDS_LOGPROBS = "log-probability judging needs a server that gives logprobs of the first token"
 
 
@@ -46,7 +45,7 @@ class PairwiseJudge:
         self._template = read_template(template, logprobs=logprobs)
         fields = {"model": model, **options.model_dump(include={"max_tokens", "temperature", "seed"})}
         if logprobs:
-            fields |= {"max_tokens": 1, "logprobs": True, "top_logprobs": _TOP_LOGPROBS}
+            fields |= {"max_tokens": 1, "logprobs": True, "top_logprobs": 20}
         self._fields = {name: value for name, value in {**fields, **options.request}.items() if value is not None}
 
     def requests(self, prompt: Messages, first: str, second: str) -> list[dict[str, Any]]:
