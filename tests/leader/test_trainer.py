@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import IterableDataset
+from transformers import AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 
 from leader.batches import MARGIN, assert_same_gradients, batch_margins, loss_and_gradients, with_stored_scores
@@ -171,6 +172,14 @@ def test_robust_metrics_stand_beside_trls(make_trainer):
     assert record["robust/price"] == pytest.approx(trainer.worst_cases["all"].price, abs=1e-6)
     assert record["robust/moved_share"] == pytest.approx(np.mean(trainer.worst_cases["all"].moved > 0.5), abs=0.13)
     assert "rewards/margins" in record
+
+
+def test_positional_arguments_are_trls(policy_path, make_arguments, pairs):
+    """The fourth is the collator, as in DPOTrainer, and not the training set."""
+    tokenizer = AutoTokenizer.from_pretrained(policy_path)
+    trainer = SGPOTrainer(policy_path, None, make_arguments(radius=0.0), None, pairs, pairs.select(range(4)), tokenizer)
+    assert len(trainer.train_dataset) == len(pairs) and len(trainer.eval_dataset) == 4
+    assert trainer.processing_class is tokenizer
 
 
 def test_trls_own_config_is_refused(make_trainer):

@@ -80,7 +80,9 @@ class SGPOTrainer(DPOTrainer):
             }"""),
     }
 
-    def __init__(self, model=None, ref_model=None, args=None, train_dataset=None, *, worst_cases=None, **kwargs):
+    def __init__(
+        self, model=None, ref_model=None, args=None, data_collator=None, train_dataset=None, *a, worst_cases=None, **kw
+    ):
         if args is None:
             name = model if isinstance(model, str) else get_config_model_id(model.config)
             args = SGPOConfig(f"{name.split('/')[-1]}-SGPO")
@@ -90,7 +92,7 @@ class SGPOTrainer(DPOTrainer):
             check_dataset(train_dataset, args)
         self._scores = StoredScores(train_dataset, args, has_model=ref_model is not None)
         had_adapter = not isinstance(model, str) and is_peft_model(model) and "ref" in model.peft_config
-        super().__init__(model=model, ref_model=ref_model, args=args, train_dataset=train_dataset, **kwargs)
+        super().__init__(model, ref_model, args, data_collator, train_dataset, *a, **kw)
         self.data_collator = TaggedCollator(self.data_collator)
         if self._scores.stored and is_peft_model(self.model) and "ref" in self.model.peft_config and not had_adapter:
             # TRL keeps a copy of a PeftModel's adapter as the reference and saves it beside the policy. In a second
