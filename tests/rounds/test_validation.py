@@ -35,15 +35,15 @@ def round_of(tmp_path):
 
     def decide(before, after, radii):
         directory = RunDir(tmp_path / "run", Recipe(), [])
-        write(directory.path("round-0/policy/model.safetensors"), "before")
-        write(directory.path("round-0/policy/training_log.json"), "[]")
-        write(directory.path("round-0/validation.json"), json.dumps({"gaps": list(before)}))
+        write(directory.root / "round-0/policy/model.safetensors", "before")
+        write(directory.root / "round-0/policy/training_log.json", "[]")
+        write(directory.root / "round-0/validation.json", json.dumps({"gaps": list(before)}))
         for place, gaps in enumerate(after):
             trial = f"round-1/trials/{place}"
-            write(directory.path(f"{trial}/worst_case.parquet"), f"worst case {place}")
-            write(directory.path(f"{trial}/policy/model.safetensors"), f"trial {place}")
-            write(directory.path(f"{trial}/policy/training_log.json"), "[]")
-            write(directory.path(f"{trial}/validation.json"), json.dumps({"gaps": list(gaps)}))
+            write(directory.root / f"{trial}/worst_case.parquet", f"worst case {place}")
+            write(directory.root / f"{trial}/policy/model.safetensors", f"trial {place}")
+            write(directory.root / f"{trial}/policy/training_log.json", "[]")
+            write(directory.root / f"{trial}/validation.json", json.dumps({"gaps": list(gaps)}))
         config = SimpleNamespace(model=None, rounds=1)
         run = Run(config, Stages(directory, 0, Processes(), Reporter()))
         decide_round(run, 1, radii)

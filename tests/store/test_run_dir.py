@@ -42,7 +42,7 @@ def test_a_finished_stage_is_in_place_and_in_the_manifest(run):
         path.mkdir()
         (path / "x").write_text("1")
         assert not run.has("round-1/pairs")
-    assert (run.path("round-1/pairs") / "x").read_text() == "1"
+    assert (run.root / "round-1/pairs/x").read_text() == "1"
     assert "round-1/pairs" in json.loads((run.root / "manifest.json").read_text())["stages"]
 
 
@@ -51,18 +51,18 @@ def test_a_stage_that_fails_leaves_nothing(run):
         path.mkdir()
         raise KeyboardInterrupt
     assert not run.has("round-1/pairs")
-    assert list(run.path("round-1").iterdir()) == []
+    assert list((run.root / "round-1").iterdir()) == []
 
 
 def test_what_a_killed_process_left_is_removed_and_whole_stages_stay(run):
     with run.writing("seed/pairs") as path:
         path.mkdir()
-    run.path("round-1").mkdir()
-    (run.path("round-1") / ".pairs.partial").mkdir()
+    (run.root / "round-1").mkdir()
+    (run.root / "round-1/.pairs.partial").mkdir()
     run.close()
     again = RunDir(run.root, RECIPE, ["sgpo", "run"])
     assert again.has("seed/pairs")
-    assert list(again.path("round-1").iterdir()) == []
+    assert list((again.root / "round-1").iterdir()) == []
     again.close()
 
 

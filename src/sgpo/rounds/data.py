@@ -16,8 +16,8 @@ from sgpo.errors import InputError
 from sgpo.policy.generators import load_model
 from sgpo.policy.load import load_tokenizer
 from sgpo.policy.tokens import tokenize_prompts
-from sgpo.preferences.draw import draw_split
 from sgpo.preferences.source import load_prompts
+from sgpo.preferences.split_files import draw_split
 from sgpo.rounds.costs import StagePlan
 from sgpo.store.progress import Reporter
 from sgpo.store.stages import Stages
@@ -29,11 +29,11 @@ def resolve_data(config: RunConfig, stages: Stages) -> RunConfig:
     """The recipe with files in place of `world` or `data.split`, which are made unless they are on disk."""
     if config.world is not None:
         stages.alone(WORLD, lambda path: _write_world(config, path, stages.reporter))
-        return _with_world(config, stages.run.path(WORLD))
+        return _with_world(config, stages.run.root / WORLD)
     if config.data.split is not None:
         draw = {"seed": config.seed, "load": partial(load_model, config.model), "reporter": stages.reporter}
         stages.alone(SPLIT, lambda path: draw_split(config.data.split, path, **draw))
-        return _with_split(config, stages.run.path(SPLIT))
+        return _with_split(config, stages.run.root / SPLIT)
     return config
 
 
@@ -48,8 +48,8 @@ def plan_data(config: RunConfig) -> list[StagePlan]:
         return [StagePlan(WORLD, work)]
     if split is not None:
         chosen = "at random" if split.selection == "random" else "as farthest points"
-        pools = f"{len(split.pools)} pool{'' if len(split.pools) == 1 else 's'}"
-        return [StagePlan(SPLIT, f"{split.seeds} seeds {chosen}, {pools}, {split.heldout} held out; no prompt twice")]
+        count = f"{len(split.pools)} pool{'' if len(split.pools) == 1 else 's'}"
+        return [StagePlan(SPLIT, f"{split.seeds} seeds {chosen}, {count}, {split.heldout} held out; no prompt twice")]
     return []
 
 

@@ -21,7 +21,7 @@ from sgpo.preferences.layout import MESSAGES
 from sgpo.rounds.context import Run
 from sgpo.rounds.costs import Scale, StagePlan, forward_flops, hours
 from sgpo.rounds.data import prompt_lengths, round_prompts
-from sgpo.store.progress import Advance
+from sgpo.store.progress import Advance, in_shares
 from sgpo.store.stages import Rows, ShardWork
 
 RESPONSE_FEATURES = Features(
@@ -93,11 +93,9 @@ def _score(run: Run, number: int, name: str, scorer: int | None) -> None:
             part = rows[span.start : span.stop]
             prompts = [prompt for prompt, row in zip(part["prompt"], part["responses"], strict=True) for _ in row]
             texts = [text for row in part["responses"] for text in row]
-            # The bar counts prompts where the scorer counts responses; it takes fractions.
-            share = len(span) / max(len(texts), 1)
-            scores = score_responses(
-                policy, prompts, texts, max_length=max_length, progress=lambda count: advance(count * share)
-            )
+            # The bar counts prompts where the scorer counts responses.
+            progress = in_shares(advance, len(span), len(texts))
+            scores = score_responses(policy, prompts, texts, max_length=max_length, progress=progress)
             columns = {"logps": scores.logps.tolist(), "n_tokens": scores.n_tokens.tolist()}
             return columns, {"scored": len(texts)}
 
@@ -121,14 +119,14 @@ def rank_candidates(run: Run, number: int) -> None:
 
     @contextmanager
     def open_work() -> Iterator[ShardWork]:
-        with open_annotator(settings, run.config.model) as annotator:
+        annotator = open_annotator(settings, run.config.model)
 
-            def do(span: range, advance: Advance) -> Rows:
-                part = rows[span.start : span.stop]
-                ranking = annotator(part["prompt"], part["responses"], progress=advance)
-                return {"reward": ranking.rewards.tolist()}, ranking.counts
+        def do(span: range, advance: Advance) -> Rows:
+            part = rows[span.start : span.stop]
+            ranking = annotator(part["prompt"], part["responses"], progress=advance)
+            return {"reward": ranking.rewards.tolist()}, ranking.counts
 
-            yield ShardWork(do, {"annotator": settings.annotator, "model": settings.model})
+        yield ShardWork(do, {"annotator": settings.annotator, "model": settings.model})
 
     _shard(run, name, len(rows), REWARD_FEATURES, open_work)
 

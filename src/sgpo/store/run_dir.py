@@ -30,11 +30,7 @@ class RunDir:
     """
 
     def __init__(self, root: str | Path, recipe: BaseModel, command: list[str], *, writer: bool = True) -> None:
-        """Opens or creates a directory for a recipe, which has a `seed`; `writer` is False for all processes but one.
-
-        Raises:
-            InputError: the directory holds a run of another recipe, holds something that is no run, or is in use.
-        """
+        """Opens or creates a directory for a recipe, which has a `seed`; one of the processes is its `writer`."""
         self.root = Path(root)
         self._writer = writer
         if not writer:
@@ -80,17 +76,13 @@ class RunDir:
         if self._writer:
             self._lock_file.close()
 
-    def path(self, stage: str) -> Path:
-        """The place of a stage."""
-        return self.root / stage
-
     def has(self, stage: str) -> bool:
         """Whether a stage is complete."""
-        return self.path(stage).exists()
+        return (self.root / stage).exists()
 
     def shards_path(self, stage: str) -> Path:
         """The folder of an unfinished stage's shards. It survives an interruption, and is removed with the last one."""
-        return self.path(stage).with_name(f".{Path(stage).name}.shards")
+        return (self.root / stage).with_name(f".{Path(stage).name}.shards")
 
     def seconds(self, prefix: str) -> float:
         """Time spent so far on the stages whose names start with `prefix`."""
@@ -100,7 +92,7 @@ class RunDir:
     @contextmanager
     def writing(self, stage: str, notes: dict[str, int] | None = None) -> Iterator[Path]:
         """Yields a path for a stage, moves it to its place, and records `notes`, counts that the block fills."""
-        final = self.path(stage)
+        final = self.root / stage
         if not self._writer:
             yield partial_path(final)
             return
@@ -130,10 +122,7 @@ def explaining_full_disk(root: str | Path) -> Iterator[None]:
 
 
 def check_same_config(root: Path, recipe: BaseModel) -> None:
-    """Raises InputError with each difference if a run directory has a config.yaml and it is of another recipe.
-
-    A key that the stored file lacks counts as its default, so that a run of an older version can be resumed.
-    """
+    """Raises InputError if a run directory has another recipe; keys that an older version lacks have their defaults."""
     path = root / "config.yaml"
     if not path.is_file():
         return

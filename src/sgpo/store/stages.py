@@ -149,11 +149,7 @@ class Shards:
             writer.write_table(table)
 
     def read(self, count: int) -> tuple[Dataset, dict[str, int], dict[str, Any]]:
-        """The rows of all shards in order, memory-mapped; the sum of their counts; what all of them were made with.
-
-        Raises:
-            InputError: two shards were made with different things, such as a model that was replaced in between.
-        """
+        """The rows of all shards in order, memory-mapped; the sum of their counts; what all of them were made with."""
         notes: Counter[str] = Counter()
         abouts = []
         for index in range(count):
