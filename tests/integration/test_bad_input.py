@@ -149,9 +149,10 @@ def test_unknown_trainer_argument(capsys, recipe):
     assert "leader.trainer.learning_rat is unknown" in run_refusal(capsys, recipe)
 
 
-def test_trainer_argument_that_the_recipe_decides(capsys, recipe):
-    change(recipe, leader={"trainer": {"beta": 0.3}})
-    assert "leader.trainer.beta is decided by the recipe's own keys" in run_refusal(capsys, recipe)
+@pytest.mark.parametrize("name", ["beta", "seed", "reference_fingerprint"])
+def test_trainer_argument_that_the_recipe_decides(capsys, recipe, name):
+    change(recipe, leader={"trainer": {name: 1}})
+    assert f"leader.trainer.{name} is decided by the recipe's own keys" in run_refusal(capsys, recipe)
 
 
 def test_run_directory_of_another_config(capsys, recipe):
