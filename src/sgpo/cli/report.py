@@ -2,18 +2,14 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 
-def add_report(commands: Any) -> None:
-    """Adds the command to the parsers of `sgpo`."""
-    report = commands.add_parser("report", help="rebuild the report of a run")
-    report.add_argument("directory", help="the run directory")
-    report.set_defaults(call=_report)
-
-
-def _report(arguments: argparse.Namespace) -> int:
+def report(argv: list[str]) -> int:
+    """Runs the command. Returns 0."""
+    parser = argparse.ArgumentParser(prog="sgpo report", description="Rebuilds the report of a run.")
+    parser.add_argument("directory", type=Path, help="The run directory.")
+    directory = parser.parse_args(argv).directory
     from sgpo.report.build import write_report
 
-    print(write_report(Path(arguments.directory)))
+    print(write_report(directory))
     return 0

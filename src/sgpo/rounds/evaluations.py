@@ -10,9 +10,8 @@ from datasets import load_from_disk
 from sgpo.config import EvaluateConfig, RunConfig
 from sgpo.errors import InputError
 from sgpo.evaluate.held_out import self_annotated
-from sgpo.evaluate.plain import as_plain
 from sgpo.evaluate.prompt_files import is_answer_file, read_prompts, write_answers_to
-from sgpo.evaluate.runner import ANSWER_FILES, Files, Job, Subject, check_inputs, run_evaluation
+from sgpo.evaluate.runner import ANSWER_FILES, Job, Subject, check_inputs, run_evaluation
 from sgpo.leader.scores import REFERENCE_COLUMNS
 from sgpo.preferences.source import load_pairs
 from sgpo.rounds.context import Run
@@ -66,7 +65,7 @@ def headlines(run: Run, number: int) -> dict[str, Headline]:
 
 def _prepare(run: Run, settings: EvaluateConfig) -> None:
     """What all rounds share: the baseline's answers, or the reference's scores."""
-    job = Job(settings, _subject(run, settings), Files(log=_log(run)), run.reporter)
+    job = Job(settings, _subject(run, settings), run.reporter, log=_log(run))
     if settings.prompts and not (settings.baseline and is_answer_file(settings.baseline)):
         run.stages.alone(f"{_folder(settings)}/baseline.json", lambda path: _write_baseline(job, path))
     if settings.pairs:
@@ -93,11 +92,9 @@ def _evaluate(run: Run, settings: EvaluateConfig, number: int, path: Path) -> No
     if (baseline := shared / "baseline.json").is_file():
         settings = settings.model_copy(update={"baseline": str(baseline)})
     answers = ANSWER_FILES.get(settings.kind, "").format(name=subject.name)
-    files = Files(
-        answers=path / answers, samples=path / "samples.jsonl", verdicts=shared / "verdicts.jsonl", log=_log(run)
-    )
+    files = {"answers": path / answers, "samples": path / "samples.jsonl", "verdicts": shared / "verdicts.jsonl"}
     with _naming(settings):
-        write_json(path / RESULT, as_plain(run_evaluation(Job(settings, subject, files, run.reporter))))
+        write_json(path / RESULT, run_evaluation(Job(settings, subject, run.reporter, **files, log=_log(run))))
 
 
 def _subject(run: Run, settings: EvaluateConfig, number: int | None = None) -> Subject:
