@@ -5,7 +5,6 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,46 +17,38 @@ from sgpo.store.files import write_json
 from sgpo.store.hub import settle_hub_access
 from sgpo.store.progress import Reporter, hide_other_bars
 
-_POLICY = "Folder or Hub id of the policy."
-_CONTESTANT = "Folder or Hub id of the policy, or a file of its answers (.json, .jsonl)."
+_POLICY = "Folder or Hub id of the policy; `judge` and `reward` also take a file of its answers (.json, .jsonl)."
 # The policy's servers have a flag of their own, because `--servers` are the judge's.
 _GENERATION = ("backend", "servers", "server_command", "server_dialect", "server_options", "vllm", "batch_size")
-_ROWS = ("duels", "rewards")
 
 
 def evaluate(argv: list[str]) -> int:
     """Runs the command. Returns 0."""
-    arguments = _parser().parse_args(argv)
-    return arguments.call(arguments)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="sgpo eval", description="Evaluates a policy. `evaluate` in a recipe has the same keys and defaults."
-    )
+    parser = argparse.ArgumentParser(prog="sgpo eval", description="Evaluates a policy, as `evaluate` in a recipe does.")
     kinds = parser.add_subparsers(metavar="KIND", required=True)
     for add in (_add_alpaca, _add_mt_bench, _add_judge, _add_reward, _add_preferences):
         add(kinds)
-    return parser
+    arguments = parser.parse_args(argv)
+    return arguments.call(arguments)
 
 
-def _add_kind(kinds: Any, name: str, help_: str, call: Any, policy: str, **aliases: Sequence[str]) -> Any:
+def _add_kind(kinds: Any, name: str, call: Any, help_: str, output: str | None = None, **aliases: Sequence[str]) -> Any:
     parser = kinds.add_parser(name, help=help_, description=help_)
     kind = name.replace("-", "_")
     parser.set_defaults(call=call, kind=kind, name=None, reference=None, self_pairs=None, max_length=None, seed=0)
-    parser.add_argument("--policy", metavar="PATH", help=policy)
+    parser.add_argument("--policy", metavar="PATH", help=_POLICY)
     # Options have flags of their own, and --self-pairs implies a certificate.
     keys = [key for key in EvaluateConfig.keys_of(kind) if key not in ("options", "certificate")]
     add_flags(parser, EvaluateConfig, keys, aliases=aliases)
+    parser.add_argument("--output", metavar="PATH", help=output or "File of the result, .json.")
     parser.add_argument("--json", action="store_true", help="Print JSON.")
     return parser
 
 
 def _add_alpaca(kinds: Any) -> None:
     help_ = "AlpacaEval 2: write a policy's model_outputs.json, or read its annotations.json."
-    parser = _add_kind(kinds, "alpaca", help_, _alpaca, _POLICY)
+    parser = _add_kind(kinds, "alpaca", _alpaca, help_, "File of answers to write, .json.")
     parser.add_argument("--name", help="Name of the policy in the file.")
-    parser.add_argument("--output", metavar="FILE", help="File of answers to write, .json.")
     parser.add_argument("--annotations", metavar="FILE", help="alpaca_eval's annotations.json to read instead.")
     parser.add_argument("--difficulty", metavar="FILE", help="df_gamed.csv, for the full length-controlled model.")
     parser.add_argument("--baseline", metavar="NAME", help="Baseline that the annotations must have.")
@@ -67,19 +58,16 @@ def _add_alpaca(kinds: Any) -> None:
 
 def _add_mt_bench(kinds: Any) -> None:
     help_ = "MT-Bench: write a policy's two-turn answers, or average a judge's scores of them."
-    parser = _add_kind(kinds, "mt-bench", help_, _mt_bench, _POLICY)
+    parser = _add_kind(kinds, "mt-bench", _mt_bench, help_, "Folder in which model_answer/NAME.jsonl is written.")
     parser.add_argument("--name", help="Name of the policy in the files.")
-    parser.add_argument("--output", metavar="DIR", help="Folder in which model_answer/NAME.jsonl is written.")
     parser.add_argument("--judgments", metavar="FILE", help="FastChat's JUDGE_single.jsonl to read instead.")
     _add_generation(parser)
 
 
 def _add_judge(kinds: Any) -> None:
     help_ = "Compare a policy's answers with a baseline's by an LLM judge that sees both orders."
-    aliases = {"baseline": ["--second"], "servers": ["--server"]}
-    parser = _add_kind(kinds, "judge", help_, _compare, _CONTESTANT, **aliases)
+    parser = _add_kind(kinds, "judge", _compare, help_, baseline=["--second"], servers=["--server"])
     parser.add_argument("--first", dest="policy", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    parser.add_argument("--output", metavar="FILE", help="File of the result, .json.")
     group = parser.add_argument_group("how the judge is asked")
     renamed = {"temperature": "--judge-temperature", "seed": "--judge-seed"}
     add_flags(group, JudgeOptions, JudgeOptions.model_fields, renamed=renamed)
@@ -92,7 +80,7 @@ def _add_judge(kinds: Any) -> None:
 
 def _add_reward(kinds: Any) -> None:
     help_ = "Compare a policy's answers with a baseline's by a reward model or function."
-    parser = _add_kind(kinds, "reward", help_, _compare, _CONTESTANT, model=["--reward-model"])
+    parser = _add_kind(kinds, "reward", _compare, help_, model=["--reward-model"])
     _add_reference(parser)
     group = parser.add_argument_group("how the reward model is loaded")
     renamed = {key: f"--reward-{key.replace('_', '-')}" for key in RewardOptions.model_fields if key != "label"}
@@ -102,7 +90,7 @@ def _add_reward(kinds: Any) -> None:
 
 def _add_preferences(kinds: Any) -> None:
     help_ = "Evaluate a policy's implicit reward on held-out human pairs, and certify it."
-    parser = _add_kind(kinds, "preferences", help_, _compare, _POLICY)
+    parser = _add_kind(kinds, "preferences", _compare, help_)
     _add_reference(parser)
     add_flags(parser, FollowerConfig, ["space"])
     add_flags(parser, LeaderConfig, ["beta"])
@@ -113,7 +101,6 @@ def _add_preferences(kinds: Any) -> None:
 def _add_reference(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reference", metavar="PATH", help="The model that the policy started from.")
     parser.add_argument("--self-pairs", metavar="PATH", help="The policy's self-annotated pairs, such as a round's.")
-    parser.add_argument("--output", metavar="FILE", help="File of the result, .json.")
 
 
 def _add_generation(parser: argparse.ArgumentParser) -> None:
@@ -131,22 +118,21 @@ def _alpaca(arguments: argparse.Namespace) -> int:
     if not _reads(arguments, "annotations", reading, writing, may=["instructions"]):
         return _write_answers(arguments, _json_path(arguments.output))
     options = given(arguments, EvaluateConfig)
-    settle_hub_access([options.get("instructions")])
+    instructions, split = options.get("instructions"), options.get("split")
+    settle_hub_access([instructions])
     from sgpo.evaluate.alpaca import read_annotations, read_instructions
     from sgpo.evaluate.gamed import read_gamed
     from sgpo.evaluate.length_control import NEEDS_EXTRA, report_win_rates
 
     hide_other_bars()
-    asked = None
-    if "instructions" in options:
-        asked = read_instructions(options["instructions"], split=options.get("split"))
+    asked = read_instructions(instructions, split=split) if instructions else None
     checks = {"asked": asked, "baseline": arguments.baseline, "answers": arguments.answers}
     read = read_annotations(arguments.annotations, **checks)
     gamed = read_gamed(arguments.difficulty) if arguments.difficulty else None
-    has_extra = find_spec("sklearn") is not None
-    if not has_extra:
+    result = report_win_rates(read, gamed)
+    if not result["length_controlled"]:
         print(f"sgpo eval: {NEEDS_EXTRA}", file=sys.stderr)
-    return _print(arguments, report_win_rates(read, gamed, length_controlled=has_extra))
+    return _print(arguments, result)
 
 
 def _mt_bench(arguments: argparse.Namespace) -> int:
@@ -169,8 +155,8 @@ def _write_answers(arguments: argparse.Namespace, path: Path) -> int:
     if arguments.json:
         print(json.dumps({"file": str(path), "answers": result["answers"], "cut": result["cut"]}))
     else:
-        cut = f"{result['cut']:,} of them cut at {settings.max_new_tokens:,} tokens"
-        print(f"{path}: {result['answers']:,} answers, {cut}.")
+        count, cut = result["answers"], result["cut"]
+        print(f"{path}: {count:,} answers, {cut:,} of them cut at {settings.max_new_tokens:,} tokens.")
     return 0
 
 
@@ -186,7 +172,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     result = _run(arguments, settings, **files)
     if output is not None:
         write_json(output, result)
-    return _print(arguments, {key: value for key, value in result.items() if key not in _ROWS})
+    return _print(arguments, {key: value for key, value in result.items() if key not in ("duels", "rewards")})
 
 
 def _run(arguments: argparse.Namespace, settings: EvaluateConfig, **files: Path) -> dict[str, Any]:

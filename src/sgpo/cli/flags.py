@@ -24,11 +24,8 @@ def add_flags(
     """
     for name in names:
         field = section.model_fields[name]
-        options = {
-            "dest": f"{section.__name__}.{name}",
-            "default": argparse.SUPPRESS,
-            **_options(field.annotation, name),
-        }
+        key = f"{section.__name__}.{name}"
+        options = {"dest": key, "default": argparse.SUPPRESS, **_options(field.annotation, name)}
         default = None if field.is_required() else field.get_default(call_default_factory=True)
         shown = "" if default is None or default is False or default in ([], {}) else f" Default: {default}."
         flag = (renamed or {}).get(name, f"--{name.replace('_', '-')}")
@@ -53,14 +50,11 @@ def _options(annotation: Any, name: str) -> dict[str, Any]:
         return {"choices": list(parts)}
     if kind in (list, tuple):
         return {**_options(parts[0], name), "nargs": "+" if kind is list else len(parts)}
-    return {"type": _json_object if kind is dict else kind, "metavar": _METAVARS.get(kind, name.upper())}
+    return {"type": _json if kind is dict else kind, "metavar": _METAVARS.get(kind, name.upper())}
 
 
-def _json_object(text: str) -> dict[str, Any]:
+def _json(text: str) -> Any:
     try:
-        fields = json.loads(text)
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not valid JSON") from error
-    if not isinstance(fields, dict):
-        raise argparse.ArgumentTypeError(f"{text!r}; allowed: a JSON object")
-    return fields

@@ -13,12 +13,8 @@ def read_gaps(path: Path, column: str) -> np.ndarray:
     if not path.is_file():
         raise InputError(f"{path}: no such file; allowed: text with one gap per line, .npy, or .parquet.")
     if path.suffix == ".parquet":
-        gaps = _read_parquet(path, column)
-    else:
-        gaps = _read_npy(path) if path.suffix == ".npy" else _read_text(path)
-    if gaps.ndim != 1 or gaps.size == 0:
-        raise InputError(f"{path}: holds an array of shape {gaps.shape}; allowed: one dimension, at least one gap.")
-    return gaps
+        return _read_parquet(path, column)
+    return _read_npy(path) if path.suffix == ".npy" else _read_text(path)
 
 
 def _read_text(path: Path) -> np.ndarray:

@@ -18,7 +18,7 @@ _COMMANDS = {
     "eval": ("sgpo.cli.eval:evaluate", "Turn answers, verdicts and gaps into numbers with intervals."),
     "split": ("sgpo.cli.split:split", "Draw seeds, pools of prompts and held-out pairs that share no prompt."),
     "worst-case": ("sgpo.cli.worst_case:worst_case", "Find the worst case of gaps in a Wasserstein ball."),
-    "report": ("sgpo.cli.report:report", "Rebuild the report of a run."),
+    "report": ("sgpo.cli.run:report", "Rebuild the report of a run."),
 }
 
 
@@ -45,7 +45,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    """Knows the names of the commands, which parse their own arguments."""
     parser = argparse.ArgumentParser(
         prog="sgpo",
         description="Robust, data-efficient preference alignment of language models.",

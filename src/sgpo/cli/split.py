@@ -2,6 +2,7 @@
 
 import argparse
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,8 +20,8 @@ def split(argv: list[str]) -> int:
     settings = validate(SplitConfig, {"pools": [], **given(arguments, SplitConfig), "sources": sources}, "arguments")
     if (settings.selection == "farthest") != (arguments.model is not None):
         raise InputError(
-            f"--selection is {settings.selection} {'with' if arguments.model else 'without'} --model; allowed: "
-            "farthest with --model, or random without."
+            f"--selection is {settings.selection} and --model {arguments.model}; allowed: farthest with --model, or "
+            "random without."
         )
     settle_hub_access([*(source.path for source in settings.sources), arguments.model])
 
@@ -58,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="Of everything random. Default: 0.")
     parser.add_argument("--model", metavar="PATH", help="SFT model in whose hidden states farthest seeds are found.")
     parser.add_argument(
-        "--dtype", choices=get_args(Dtype), default="auto", help="Of that model. Default: auto, as it was saved."
+        "--dtype", choices=get_args(Dtype), default="auto", help="Of the model. Default: auto, as saved."
     )
     return parser
 
@@ -67,10 +68,8 @@ def _parse_source(text: str) -> dict[str, Any]:
     """SOURCE=WEIGHT, unless all of it is a path, or what follows the last = is no number."""
     path, equals, weight = text.rpartition("=")
     if equals and path and not Path(text).exists():
-        try:
+        with suppress(ValueError):
             return {"path": path, "weight": float(weight)}
-        except ValueError:
-            pass
     return {"path": text}
 
 
@@ -87,8 +86,8 @@ def _show(content: dict[str, Any], folder: Path, console: Any) -> None:
     dropped = sum((Counter(source["dropped"]) for source in content["sources"]), Counter())
     lines = [f"Dropped: {describe_counts(dropped)}. Not used: {content['unused']:,}."]
     if len(content["sources"]) > 1:
-        taken = ", ".join(f"{source['taken']:,} of {source['path']}" for source in content["sources"])
-        lines.append(f"Mixed: {taken}.")
+        taken = (f"{source['taken']:,} of {source['path']}" for source in content["sources"])
+        lines.append(f"Mixed: {', '.join(taken)}.")
     if content["left_out_columns"]:
         lines.append(f"Columns of different types, left out: {', '.join(content['left_out_columns'])}.")
     if content["coverage_radius"] is not None:

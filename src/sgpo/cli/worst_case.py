@@ -24,7 +24,15 @@ _Settings = create_model(
 
 def worst_case(argv: list[str]) -> int:
     """Runs the command. Returns 0."""
-    arguments = _parser().parse_args(argv)
+    parser = argparse.ArgumentParser(
+        prog="sgpo worst-case",
+        description="Finds the worst case of gaps in a Wasserstein ball. Its settings have SGPOConfig's defaults.",
+    )
+    parser.add_argument("file", type=Path, help="Gaps in nats: text with one per line, .npy, or .parquet.")
+    add_flags(parser, _Settings, ("radius", "space", "tangents", "window"))
+    parser.add_argument("--column", default="gap", help="Column of a Parquet file. Default: gap.")
+    parser.add_argument("--json", action="store_true", help="Print JSON, with all atoms.")
+    arguments = parser.parse_args(argv)
     chosen = given(arguments, _Settings)
     settings = validate(_Settings, chosen, "arguments")
     if "space" not in chosen and settings.window and not 0 <= min(settings.window) <= max(settings.window) <= 1:
@@ -43,20 +51,6 @@ def worst_case(argv: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="sgpo worst-case",
-        description="Finds the worst case of gaps in a Wasserstein ball. Its settings have SGPOConfig's defaults.",
-    )
-    parser.add_argument(
-        "file", type=Path, help="Gaps (beta-scaled reward differences, in nats): text, one per line; .npy; or .parquet."
-    )
-    add_flags(parser, _Settings, ("radius", "space", "tangents", "window"))
-    parser.add_argument("--column", default="gap", help="Column of a Parquet file. Default: gap.")
-    parser.add_argument("--json", action="store_true", help="Print JSON, with all atoms.")
-    return parser
-
-
 def _describe(worst: WorstCase, tangents: int, *, as_json: bool) -> str:
     names = ("value", "empirical_value", "price", "moved_share", "marginal", "radius", "space")
     numbers = {name: getattr(worst, name) for name in names}
@@ -64,8 +58,7 @@ def _describe(worst: WorstCase, tangents: int, *, as_json: bool) -> str:
     atoms, weights = np.asarray(worst.atoms), np.asarray(worst.atom_weights)
     if as_json:
         return json.dumps({**numbers, "atoms": atoms.tolist(), "atom_weights": weights.tolist()})
+    rows = [*numbers.items(), ("atoms", f"{atoms.size}; heaviest:")]
+    rows += [("", f"{weights[i]:.6g} at {atoms[i]:.6g}") for i in np.argsort(-weights, kind="stable")[:5]]
     width = max(map(len, numbers))
-    lines = [f"{name:<{width}}  {value}" for name, value in numbers.items()]
-    lines.append(f"{'atoms':<{width}}  {atoms.size}; heaviest:")
-    heaviest = np.argsort(-weights, kind="stable")[:5]
-    return "\n".join(lines + [f"{'':<{width}}  {weights[index]:.6g} at {atoms[index]:.6g}" for index in heaviest])
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)

@@ -96,10 +96,8 @@ def write_model_outputs(path: str | Path, asked: Instructions, outputs: Sequence
         raise InputError(f"path is {str(path)!r}; allowed: a name that ends in .json.")
     if not generator or not isinstance(generator, str):
         raise InputError(f"generator is {generator!r}; allowed: a name.")
-    if len(outputs) != len(asked.instructions):
-        raise InputError(
-            f"outputs has {len(outputs)} rows; allowed: one for each of {len(asked.instructions)} instructions."
-        )
+    if len(outputs) != (count := len(asked.instructions)):
+        raise InputError(f"outputs has {len(outputs)} rows; allowed: one for each of {count} instructions.")
     for index, output in enumerate(outputs):
         if not isinstance(output, str):
             raise InputError(f"outputs row {index} is {shorten(output)}; allowed: a string.")
@@ -138,9 +136,7 @@ def read_annotations(
     columns = ("generator_1", "generator_2", "annotator")
     found, generator, annotator = (the_only([row.text(name) for row in rows], rows, name) for name in columns)
     if baseline is not None and found != baseline:
-        raise InputError(
-            f"{path} compares with the baseline {found!r} (generator_1 of each row); allowed: {baseline!r}."
-        )
+        raise InputError(f"{path} has the baseline {found!r} (generator_1 of each row); allowed: {baseline!r}.")
     if found == generator:
         raise InputError(f"{path} compares {found!r} with itself; allowed: two generators.")
     if answers is not None:

@@ -1,6 +1,7 @@
 """Win rates of AlpacaEval 2: raw, and controlled for the effect of response lengths."""
 
 import warnings
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -145,11 +146,11 @@ def length_controlled_win_rate(
     )
 
 
-def report_win_rates(read: Annotations, gamed: Gamed | None, *, length_controlled: bool) -> dict[str, Any]:
-    """The raw and, if asked for, the length-controlled win rates of annotations: the full model needs `gamed`."""
+def report_win_rates(read: Annotations, gamed: Gamed | None) -> dict[str, Any]:
+    """The raw and, with scikit-learn, the length-controlled win rates of annotations; the full model needs `gamed`."""
     arrays = (read.preferences, read.lengths, read.baseline_lengths)
     controlled = {}
-    if length_controlled:
+    if find_spec("sklearn") is not None:
         controlled["minimal"] = length_controlled_win_rate(*arrays)
         if gamed is not None:
             controlled["full"] = length_controlled_win_rate(*arrays, gamed=gamed, places=read.places)
@@ -165,10 +166,8 @@ def report_win_rates(read: Annotations, gamed: Gamed | None, *, length_controlle
 
 
 def _fit(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, float]:
-    """Coefficients (K,) and the C selected for labels in [0, 1]: each row enters with label 1 and with label 0.
-
-    Source: alpaca_eval 0.6.6, metrics/glm_winrate.py, `fit_LogisticRegressionCV`.
-    """
+    """Coefficients (K,) and the C selected for labels in [0, 1]: each row enters with label 1 and with label 0."""
+    # Source: alpaca_eval 0.6.6, metrics/glm_winrate.py, `fit_LogisticRegressionCV`.
     try:
         from sklearn import config_context
         from sklearn.exceptions import ConvergenceWarning

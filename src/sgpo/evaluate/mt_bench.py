@@ -12,15 +12,8 @@ from sgpo.policy.sampling import Generator, Sampling, prompt_seeds
 from sgpo.store.progress import Advance
 
 # FastChat's fastchat/llm_judge/common.py; writing, roleplay and unknown categories are sampled at the default.
-TEMPERATURES = {
-    "extraction": 0.0,
-    "math": 0.0,
-    "coding": 0.0,
-    "reasoning": 0.0,
-    "stem": 0.1,
-    "humanities": 0.1,
-    "arena-hard-200": 0.0,
-}
+TEMPERATURES = dict.fromkeys(("extraction", "math", "coding", "reasoning", "arena-hard-200"), 0.0)
+TEMPERATURES |= dict.fromkeys(("stem", "humanities"), 0.1)
 DEFAULT_TEMPERATURE = 0.7
 
 
@@ -47,10 +40,8 @@ def read_questions(path: str | Path) -> list[Question]:
 
 def by_temperature(questions: Sequence[Question]) -> dict[float, list[int]]:
     """Indices of the questions that are sampled at each temperature, both in ascending order."""
-    groups: dict[float, list[int]] = {}
-    for place, question in enumerate(questions):
-        groups.setdefault(TEMPERATURES.get(question.category, DEFAULT_TEMPERATURE), []).append(place)
-    return dict(sorted(groups.items()))
+    found = [TEMPERATURES.get(question.category, DEFAULT_TEMPERATURE) for question in questions]
+    return {one: [place for place, other in enumerate(found) if other == one] for one in sorted(set(found))}
 
 
 def next_conversation(question: Question, answered: Sequence[str] = ()) -> list[dict[str, str]]:

@@ -13,7 +13,7 @@ from sgpo.evaluate.row_files import Row, list_missing, read_rows, refuse_duplica
 from sgpo.stats.intervals import mean_interval
 
 SCALE = (0.0, 10.0)
-FAILED = -1
+# -1 is FastChat's sign for a score that it could not read.
 _SCORES = "0 to 10, or -1 for none"
 
 
@@ -125,9 +125,7 @@ def _check_turns(questions: Sequence[Question], keys: list[tuple[int, int]], row
     wanted = {(one.question_id, turn) for one in questions for turn in range(1, len(one.turns) + 1)}
     for (question_id, turn), row in zip(keys, rows, strict=True):
         if (question_id, turn) not in wanted:
-            raise InputError(
-                f"{row.where}: there is no turn {turn} of a question {question_id}; allowed: a question's, from 1."
-            )
+            raise InputError(f"{row.where}: there is no turn {turn} of a question {question_id}; allowed: those asked.")
     absent = sorted(wanted - set(keys))
     if absent:
         shown = list_missing([f"turn {turn} of question {question_id}" for question_id, turn in absent])
@@ -144,7 +142,7 @@ def _judge(row: Row) -> str:
 
 def _score(row: Row) -> float:
     value = row.number("score", _SCORES)
-    if value == FAILED:
+    if value == -1:
         return math.nan
     if not SCALE[0] <= value <= SCALE[1]:
         raise row.wrong("score", _SCORES)

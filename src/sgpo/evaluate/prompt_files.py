@@ -86,9 +86,9 @@ def _row_key(row: Row) -> str:
     if isinstance(value, str):
         return value
     messages = value if isinstance(value, list) and value else [None]
-    for message in messages:
-        if not (isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))):
-            raise InputError(
-                f"{row.where}: 'instruction' or 'prompt' is {shorten(value)}; allowed: a string or a list of messages."
-            )
+    texts = [one.get(key) if isinstance(one, dict) else None for one in messages for key in ("role", "content")]
+    if not all(isinstance(text, str) for text in texts):
+        raise InputError(
+            f"{row.where}: 'instruction' or 'prompt' is {shorten(value)}; allowed: a string or a list of messages."
+        )
     return _key(messages)

@@ -60,7 +60,7 @@ def _mt_bench_table(result: dict[str, Any]) -> Table:
         for category, whole in result["by_category"].items()
     ]
     for name, whole, parts in [*rows, ("all", result["overall"], turns.values())]:
-        cells = [_number(part and part["mean"], 2) for part in parts]
+        cells = [_number(part["mean"] if part else None, 2) for part in parts]
         judged = f"{whole['judgments'] - whole['failed']:,} of {whole['judgments']:,}"
         table.add_row(name, _number(whole["mean"], 2), _span(whole, 2), *cells, judged)
     return table

@@ -27,8 +27,7 @@ def compare_by_reward(
     `unrewarded` prompts, those without a reward for both answers, are in no other number. `counts` are the annotator's,
     `rewards` (P, 2) those of each prompt's two answers; nan if there is none.
     """
-    rewards, counts = _pair_rewards(annotator, prompts, answers, baseline, progress)
-    known = _finite_rows(rewards)
+    rewards, known, counts = _pair_rewards(annotator, prompts, answers, baseline, progress)
     if not len(known):
         raise InputError(f"the reward has no value for any of {len(prompts)} prompts; allowed: at least one.")
     own, other = known.T
@@ -46,17 +45,14 @@ def compare_by_reward(
 def reward_agreement(annotator: Annotator, pairs: Dataset, *, progress: Advance) -> float | None:
     """Share of N preference pairs whose order the reward shares, ties counted half; None without any rewarded pair."""
     sides = ([row[0]["content"] for row in pairs[side]] for side in ("chosen", "rejected"))
-    rewards, _ = _pair_rewards(annotator, pairs["prompt"][:], *sides, progress)
-    known = _finite_rows(rewards)
+    _, known, _ = _pair_rewards(annotator, pairs["prompt"][:], *sides, progress)
     return float(compare_rewards(*known.T).mean()) if len(known) else None
 
 
 def _pair_rewards(
     annotator: Annotator, prompts: Sequence[Messages], first: Sequence[str], second: Sequence[str], progress: Advance
-) -> tuple[np.ndarray, dict[str, int]]:
+) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+    """(P, 2) rewards, the rows in which both are finite, and what the annotator counted."""
     ranking = annotator(prompts, [list(pair) for pair in zip(first, second, strict=True)], progress=progress)
-    return np.asarray(ranking.rewards, dtype=np.float64).reshape(-1, 2), dict(ranking.counts)
-
-
-def _finite_rows(rewards: np.ndarray) -> np.ndarray:
-    return rewards[np.isfinite(rewards).all(axis=1)]
+    rewards = np.asarray(ranking.rewards, dtype=np.float64).reshape(-1, 2)
+    return rewards, rewards[np.isfinite(rewards).all(axis=1)], dict(ranking.counts)

@@ -43,8 +43,7 @@ class Row(NamedTuple):
 
 def read_rows(path: str | Path) -> list[Row]:
     """The rows of a .json list or a .jsonl file of objects, at least one; NaN and Infinity are accepted."""
-    path = Path(path)
-    if path.suffix not in (".json", ".jsonl"):
+    if Path(path).suffix not in (".json", ".jsonl"):
         raise InputError(f"{path} has an unknown file type; allowed: .json, .jsonl.")
     return [Row(where, values) for where, values in read_objects(path)]
 

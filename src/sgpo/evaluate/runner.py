@@ -40,13 +40,8 @@ from sgpo.store.progress import Reporter
 from sgpo.store.records import Sample
 
 SAMPLES = 8
-# Files of answers, by kind, in the folder of an evaluation; NAME is the policy's.
-ANSWER_FILES = {
-    "alpaca": "model_outputs.json",
-    "mt_bench": "model_answer/{name}.jsonl",
-    "judge": "answers.json",
-    "reward": "answers.json",
-}
+# Files of answers in the folder of an evaluation, for the kinds whose answers another program judges.
+ANSWER_FILES = {"alpaca": "model_outputs.json", "mt_bench": "model_answer/{name}.jsonl"}
 
 
 @dataclass(frozen=True)
@@ -118,12 +113,9 @@ class Job:
             seeds = prompt_seeds(subject.seed, len(prompts))
             rows = generator.generate(prompts, seeds, Sampling(n=1, **sampling), progress=advance)
         responses = [row[0] for row in rows]
-        answers = Answers(
-            texts=[response.text for response in responses],
-            name=name,
-            cut=sum(response.finish_reason == "length" for response in responses),
-            tokens=float(np.mean([response.n_tokens for response in responses])),
-        )
+        cut = sum(response.finish_reason == "length" for response in responses)
+        tokens = float(np.mean([response.n_tokens for response in responses]))
+        answers = Answers([response.text for response in responses], name, cut, tokens)
         if kept is not None:
             write_answers_to(kept, prompts, answers)
         return answers
@@ -324,17 +316,13 @@ def _estimate_kl(job: Job, prompts: Sequence[Messages], answers: Answers) -> flo
 def _write_samples(
     path: Path, prompts: Sequence[Messages], policy: Answers, baseline: Answers, rewards: np.ndarray
 ) -> None:
+    rows = zip(prompts, policy.texts, baseline.texts, rewards.tolist(), strict=True)
     samples = [
-        Sample(
-            prompt=as_text(prompts[row]),
-            response=policy.texts[row],
-            baseline=baseline.texts[row],
-            reward=rewards[row, 0],
-            baseline_reward=rewards[row, 1],
-        )
-        for row in np.flatnonzero(np.isfinite(rewards).all(axis=1))[:SAMPLES]
+        Sample(prompt=as_text(prompt), response=one, baseline=other, reward=reward, baseline_reward=base)
+        for prompt, one, other, (reward, base) in rows
+        if np.isfinite([reward, base]).all()
     ]
-    write_jsonl(path, [sample.model_dump() for sample in samples])
+    write_jsonl(path, [sample.model_dump() for sample in samples[:SAMPLES]])
 
 
 def _answers_key(path: str, prompts: Sequence[Messages], depends: dict[str, Any]) -> str:

@@ -91,7 +91,7 @@ def _evaluate(run: Run, settings: EvaluateConfig, number: int, path: Path) -> No
     subject, shared = _subject(run, settings, number), run.root / _folder(settings)
     if (baseline := shared / "baseline.json").is_file():
         settings = settings.model_copy(update={"baseline": str(baseline)})
-    answers = ANSWER_FILES.get(settings.kind, "").format(name=subject.name)
+    answers = ANSWER_FILES.get(settings.kind, "answers.json").format(name=subject.name)
     files = {"answers": path / answers, "samples": path / "samples.jsonl", "verdicts": shared / "verdicts.jsonl"}
     with _naming(settings):
         write_json(path / RESULT, run_evaluation(Job(settings, subject, run.reporter, **files, log=_log(run))))
