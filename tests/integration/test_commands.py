@@ -40,7 +40,7 @@ def gaps_file(request, tmp_path):
     ("arguments", "keywords"),
     [
         ([], {"space": DEFAULTS.space, "tangents": DEFAULTS.tangents}),
-        (["--window", "0", "0.9"], {"space": "probability", "window": (0, 0.9), "tangents": 6}),
+        (["--window", "0", "0.99"], {"space": "probability", "window": (0, 0.99), "tangents": 6}),
         (["--window", "0.01", "1", "--tangents", "0"], {"space": "probability", "window": (0.01, 1)}),
         (["--space", "margin", "--window", "-5", "5"], {"space": "margin", "window": (-5, 5), "tangents": 6}),
         (["--space", "margin", "--window", "-5", "5", "--tangents", "0"], {"space": "margin", "window": (-5, 5)}),

@@ -49,7 +49,7 @@ def _options(annotation: Any, name: str) -> dict[str, Any]:
     if kind is Literal:
         return {"choices": list(parts)}
     if kind in (list, tuple):
-        return {**_options(parts[0], name), "nargs": "+" if kind is list else len(parts)}
+        return {**_options(parts[0], name.removesuffix("s")), "nargs": "+" if kind is list else len(parts)}
     return {"type": _json if kind is dict else kind, "metavar": _METAVARS.get(kind, name.upper())}
 
 

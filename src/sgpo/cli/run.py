@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sgpo run",
         description="Runs the whole loop of a recipe.",
-        epilog="`--keys` lists the keys of a recipe with their defaults, `--keys follower` those of one section.",
+        epilog="`sgpo run --keys` lists the keys of a recipe, `sgpo run --keys follower` those of one section.",
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="The recipe, a YAML file.")
     parser.add_argument("--output", metavar="DIR", help="The run directory; overrides the recipe's `output`.")

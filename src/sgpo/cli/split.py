@@ -20,8 +20,8 @@ def split(argv: list[str]) -> int:
     settings = validate(SplitConfig, {"pools": [], **given(arguments, SplitConfig), "sources": sources}, "arguments")
     if (settings.selection == "farthest") != (arguments.model is not None):
         raise InputError(
-            f"--selection is {settings.selection} and --model {arguments.model}; allowed: farthest with --model, or "
-            "random without."
+            f"--selection is {settings.selection} {'with' if arguments.model else 'without'} --model; allowed: "
+            "farthest with --model, or random without."
         )
     settle_hub_access([*(source.path for source in settings.sources), arguments.model])
 

@@ -87,13 +87,15 @@ class EvaluateConfig(Section):
         None, description="What `judge` and `reward` compare with: answers or a policy; defaults to the SFT model."
     )
     model: str | None = Field(None, description="Folder or Hub id of the reward model, or the judge's name.")
-    function: str | None = Field(None, description="Instead of a reward model: as in `annotation`.")
+    function: str | None = Field(
+        None, description="Reward function, instead of a reward model: `file.py:function`, as in `annotation`."
+    )
     servers: list[str] = Field(default_factory=list, description="Base URLs of the judge.")
     template: str | None = Field(None, description="File with the judge's prompt; defaults to a built-in one.")
     logprobs: bool = Field(False, description="Weight the judge's wins by log-probabilities.")
     certificate: bool = Field(False, description="Certify `preferences` with the round's own pairs (PAPER.md D7).")
-    temperature: NotNegative = Field(0.7, description="Of the policy's answers; `mt_bench` has its own.")
-    top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="Nucleus of the policy's answers.")
+    temperature: NotNegative = Field(0.7, description="Sampling temperature of the answers; `mt_bench` has its own.")
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="Nucleus sampling of the answers; 1 is off.")
     max_new_tokens: Count = Field(1024, description="Most new tokens of an answer.")
     options: dict[str, Any] = Field(
         default_factory=dict,

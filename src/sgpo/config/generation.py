@@ -34,7 +34,7 @@ class GenerationConfig(Section):
     )
     server_command: str | None = Field(
         None,
-        description="Starts the servers for each round; {policy} is its folder. null: they run, and load by folder.",
+        description="Command that starts the servers of a policy, whose folder is {policy}; null: they run already.",
     )
     server_dialect: Dialect = Field(
         "vllm", description="Extra request fields that make a server sample from the unmodified policy."
