@@ -24,9 +24,7 @@ _GENERATION = ("backend", "servers", "server_command", "server_dialect", "server
 
 def evaluate(argv: list[str]) -> int:
     """Runs the command. Returns 0."""
-    parser = argparse.ArgumentParser(
-        prog="sgpo eval", description="Evaluates a policy, as `evaluate` in a recipe does."
-    )
+    parser = argparse.ArgumentParser(prog="sgpo eval", description="Evaluates a policy, with the keys of a recipe.")
     kinds = parser.add_subparsers(metavar="KIND", required=True)
     for add in (_add_alpaca, _add_mt_bench, _add_judge, _add_reward, _add_preferences):
         add(kinds)

@@ -28,8 +28,7 @@ def split(argv: list[str]) -> int:
     from rich.console import Console
 
     from sgpo.policy.load import load_policy
-    from sgpo.preferences.draw import draw_split
-    from sgpo.preferences.split_files import check_new_folder
+    from sgpo.preferences.split_files import check_new_folder, draw_split
     from sgpo.store.progress import Reporter, hide_other_bars
 
     hide_other_bars()

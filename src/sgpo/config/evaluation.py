@@ -87,9 +87,7 @@ class EvaluateConfig(Section):
         None, description="What `judge` and `reward` compare with: answers or a policy; defaults to the SFT model."
     )
     model: str | None = Field(None, description="Folder or Hub id of the reward model, or the judge's name.")
-    function: str | None = Field(
-        None, description="Reward function, instead of a reward model: `file.py:function`, as in `annotation`."
-    )
+    function: str | None = Field(None, description="Function instead of a reward model, as in `annotation`.")
     servers: list[str] = Field(default_factory=list, description="Base URLs of the judge.")
     template: str | None = Field(None, description="File with the judge's prompt; defaults to a built-in one.")
     logprobs: bool = Field(False, description="Weight the judge's wins by log-probabilities.")

@@ -34,7 +34,7 @@ class GenerationConfig(Section):
     )
     server_command: str | None = Field(
         None,
-        description="Command that starts the servers of a policy, whose folder is {policy}; null: they run already.",
+        description="Starts the servers of the policy in the folder {policy}. null: they run, and load by folder.",
     )
     server_dialect: Dialect = Field(
         "vllm", description="Extra request fields that make a server sample from the unmodified policy."
