@@ -13,7 +13,7 @@ from huggingface_hub import snapshot_download
 from transformers import PreTrainedTokenizerBase
 
 from sgpo.errors import InputError
-from sgpo.policy.tokens import TokenizedResponse, tokenize_responses
+from sgpo.policy.tokens import tokenize_responses
 
 _POLICY_FILES = (
     "*.safetensors",
@@ -85,20 +85,18 @@ def fingerprint_pairs(
 
     Returns: one string per pair, "policy:tokens".
     """
-    prompts = pairs["prompt"][:]
-    sides = [[row[0]["content"] for row in pairs[side][:]] for side in ("chosen", "rejected")]
-    chosen, rejected = (tokenize_responses(tokenizer, prompts, texts) for texts in sides)
-    return [
-        f"{policy}:{fingerprint_tokens(*_split_as_trl(one, other), max_length)}"
-        for one, other in zip(chosen, rejected, strict=True)
-    ]
-
-
-def _split_as_trl(chosen: TokenizedResponse, rejected: TokenizedResponse) -> tuple[Sequence[int], ...]:
-    """Token ids of prompt, chosen and rejected; TRL splits both responses at the earlier of their split points."""
-    split = min(len(chosen.prompt_ids), len(rejected.prompt_ids))
-    chosen_ids, rejected_ids = (pair.prompt_ids + pair.response_ids for pair in (chosen, rejected))
-    return chosen_ids[:split], chosen_ids[split:], rejected_ids[split:]
+    chosen, rejected = (
+        tokenize_responses(tokenizer, pairs["prompt"][:], [row[0]["content"] for row in pairs[side][:]])
+        for side in ("chosen", "rejected")
+    )
+    values = []
+    for one, other in zip(chosen, rejected, strict=True):
+        # TRL splits both responses at the earlier of their split points.
+        split = min(len(one.prompt_ids), len(other.prompt_ids))
+        ids, other_ids = one.prompt_ids + one.response_ids, other.prompt_ids + other.response_ids
+        tokens = fingerprint_tokens(ids[:split], ids[split:], other_ids[split:], max_length)
+        values.append(f"{policy}:{tokens}")
+    return values
 
 
 def fingerprint_tokens(

@@ -8,14 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from sgpo.choices import Dtype, check_choice
 from sgpo.errors import InputError
@@ -80,23 +73,26 @@ def load_policy(
     check_choice("dtype", dtype, Dtype)
     chosen_device = choose_device(device)
     name = str(path)
-    base = adapter_base(path, "model")
-    if base is not None and adapter is not None:
-        raise InputError(f"model {name!r} is itself an adapter and adapter is {str(adapter)!r}; allowed: one of them.")
-    merged = name if base is not None else adapter
-    if adapter is not None and adapter_base(adapter, "adapter") is None:
-        raise InputError(f"adapter {str(adapter)!r} has no adapter_config.json; allowed: a PEFT adapter.")
+    base = adapter_base(path)
+    if adapter is not None:
+        if base is not None:
+            raise InputError(
+                f"model {name!r} is itself an adapter and adapter is {str(adapter)!r}; allowed: one of them."
+            )
+        if adapter_base(adapter, "adapter") is None:
+            raise InputError(f"adapter {str(adapter)!r} has no adapter_config.json; allowed: a PEFT adapter.")
+    whole, merged = (name, adapter) if base is None else (base, name)
     if merged is not None:
         _check_adapter(str(merged))
-    has_own_tokenizer = base is None or has_tokenizer(name)
-    config = _load_config(base or name, trust_remote_code)
-    tokenizer = load_tokenizer(name if has_own_tokenizer else base, trust_remote_code=trust_remote_code)
+    _check_config(whole)
+    tokenizer = load_tokenizer(
+        name if base is None or has_tokenizer(name) else base, trust_remote_code=trust_remote_code
+    )
     model = load_weights(
         AutoModelForCausalLM,
-        base or name,
+        whole,
         "model",
         whole="a complete checkpoint of the architecture that its config.json names",
-        config=config,
         dtype=dtype,
         trust_remote_code=trust_remote_code,
     )
@@ -106,11 +102,7 @@ def load_policy(
 
 
 def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """Loads a tokenizer for conversations: it has a chat template and an end-of-sequence token.
-
-    Raises:
-        InputError: there is no tokenizer, or it lacks one of them.
-    """
+    """Loads a tokenizer for conversations: it has a chat template and an end-of-sequence token."""
     name = str(path)
     check_exists(path, "tokenizer")
     if Path(name).is_dir() and not has_tokenizer(name):
@@ -137,15 +129,7 @@ def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> PreT
 def load_weights(model_class: Any, name: str, what: str, *, whole: str, **options: Any) -> PreTrainedModel:
     """`model_class.from_pretrained` from safetensors only; transformers would fill missing weights at random.
 
-    Args:
-        model_class: a model class of transformers, or one of its Auto classes.
-        name: directory or Hub id.
-        what: what is loaded, in messages.
-        whole: which checkpoints are allowed, in the message about missing weights.
-        options: further arguments of `from_pretrained`.
-
-    Raises:
-        InputError: the weights cannot be loaded, or some are missing; the first is named.
+    In messages, `what` is loaded from `name`, and `whole` names the allowed checkpoints.
     """
     with loading(what, name):
         model, info = model_class.from_pretrained(name, use_safetensors=True, output_loading_info=True, **options)
@@ -157,11 +141,7 @@ def load_weights(model_class: Any, name: str, what: str, *, whole: str, **option
 
 
 def choose_device(device: str | None) -> torch.device:
-    """The device of that name; None chooses CUDA if there is any, else the CPU.
-
-    Raises:
-        InputError: there is no such device.
-    """
+    """The device of that name; None chooses CUDA if there is any, else the CPU."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -173,15 +153,13 @@ def choose_device(device: str | None) -> torch.device:
     return chosen
 
 
-def _load_config(name: str, trust_remote_code: bool) -> PreTrainedConfig:
+def _check_config(name: str) -> None:
     check_exists(name, "base model")
-    directory = Path(name)
-    if directory.is_dir():
-        if not (directory / "config.json").is_file():
-            raise InputError(f"model {name!r} has no config.json; allowed: a directory written by save_pretrained.")
-        read_json(directory / "config.json")
-    with loading("model", name):
-        return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    file = Path(name) / "config.json"
+    if Path(name).is_dir() and not file.is_file():
+        raise InputError(f"model {name!r} has no config.json; allowed: a directory written by save_pretrained.")
+    if file.is_file():
+        read_json(file)
 
 
 def _check_adapter(adapter: str) -> None:
