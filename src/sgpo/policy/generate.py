@@ -19,7 +19,7 @@ from sgpo.policy.kv_cache import join_caches, keep_rows, open_cache
 from sgpo.policy.load import Policy
 from sgpo.policy.pick import Pick, draw_uniforms
 from sgpo.policy.sampling import Response, Sampling, check_room, check_seeds
-from sgpo.policy.tokens import Messages, decode_response, tokenize_prompts
+from sgpo.policy.tokens import Messages, decode_response, end_tokens, tokenize_prompts
 from sgpo.store.progress import Advance
 
 # Cost of restarting a batch without its finished rows, in steps of the others: if they keep what they have read, and
@@ -40,10 +40,7 @@ class TransformersGenerator:
 
     Args:
         policy: the policy; it is not changed.
-        batch_size: most responses generated at once.
-
-    Raises:
-        InputError: batch_size < 1.
+        batch_size: most responses generated at once, >= 1.
 
     Source: arXiv:2502.18099, Algorithm 1, self-annotation (temperature 0.7, at most 300 new tokens, two responses).
     """
@@ -55,12 +52,7 @@ class TransformersGenerator:
     def generate(
         self, prompts: Sequence[Messages], seeds: Sequence[int], sampling: Sampling, *, progress: Advance | None = None
     ) -> list[list[Response]]:
-        """Samples n responses to each of P prompts; see `sgpo.policy.sampling.Generator`.
-
-        Raises:
-            InputError: a prompt and its response exceed the model's context (the row is named), or the number of seeds
-                is not P.
-        """
+        """Samples n responses to each of P prompts; see `Generator`."""
         check_seeds(seeds, prompts)
         policy = self._policy
         prompt_ids = tokenize_prompts(policy.tokenizer, prompts)
@@ -72,7 +64,6 @@ class TransformersGenerator:
         ]
         waiting.sort(key=lambda one: -len(one.prompt))
         responses: list[list[Response | None]] = [[None] * sampling.n for _ in prompts]
-        left = [sampling.n] * len(prompts)
         with _without_defaults(policy):
             batch = _Batch([], None)
             while waiting or batch.rows:
@@ -80,8 +71,7 @@ class TransformersGenerator:
                 new, waiting = waiting[:free], waiting[free:]
                 for one in self._add(batch, new, sampling) + self._continue(batch, sampling):
                     responses[one.row][one.number] = one.response(policy.tokenizer)
-                    left[one.row] -= 1
-                    if progress is not None and not left[one.row]:
+                    if progress is not None and None not in responses[one.row]:
                         progress(1)
         return responses
 
@@ -97,10 +87,7 @@ class TransformersGenerator:
         return ended
 
     def _continue(self, batch: "_Batch", sampling: Sampling, *, steps: int | None = None) -> list["_Row"]:
-        """Generates until all rows have ended, or until it pays to continue without those that have.
-
-        Returns: the rows that have ended; they leave the batch.
-        """
+        """Generates until it pays to continue without the rows that have ended; they leave the batch, returned."""
         policy, rows = self._policy, batch.rows
         if not rows:
             return []
@@ -108,8 +95,7 @@ class TransformersGenerator:
         length, pad = max(map(len, inputs)), policy.tokenizer.pad_token_id
         input_ids = torch.tensor([[pad] * (length - len(ids)) + ids for ids in inputs], device=policy.device)
         mask = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in inputs], device=policy.device)
-        ends = _end_tokens(policy)
-        room = sampling.max_new_tokens - min(len(one.written) for one in rows)
+        ends = end_tokens(policy.tokenizer, policy.model.generation_config.eos_token_id)
         pick = []
         if sampling.temperature > 0:
             uniforms = draw_uniforms([(one.seed, one.number) for one in rows], sampling.max_new_tokens)
@@ -120,7 +106,7 @@ class TransformersGenerator:
             attention_mask=mask,
             generation_config=GenerationConfig(
                 do_sample=False,
-                max_new_tokens=steps or room,
+                max_new_tokens=steps or sampling.max_new_tokens - min(len(one.written) for one in rows),
                 eos_token_id=ends,
                 pad_token_id=pad,
                 bos_token_id=policy.tokenizer.bos_token_id,
@@ -217,13 +203,6 @@ class _Watch(StoppingCriteria):
         if ended and self._wasted >= restart * (len(self._done) - ended):
             return torch.ones_like(self._done)
         return self._done
-
-
-def _end_tokens(policy: Policy) -> list[int]:
-    """Every token that ends a response: the tokenizer's, and those that the checkpoint was published with."""
-    published = policy.model.generation_config.eos_token_id
-    ends = {policy.tokenizer.eos_token_id, *(published if isinstance(published, list) else [published])}
-    return sorted(ends - {None})
 
 
 @contextmanager

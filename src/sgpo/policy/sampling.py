@@ -38,7 +38,7 @@ class Sampling:
     def __post_init__(self) -> None:
         check_whole("n", self.n, 1)
         check_whole("max_new_tokens", self.max_new_tokens, 1)
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+        if not 0 <= self.temperature < math.inf:
             raise InputError(f"temperature is {self.temperature}; allowed: a number >= 0.")
         if self.temperature == 0 and self.n > 1:
             raise InputError(
@@ -51,19 +51,13 @@ class Sampling:
 
     def find_stop(self, text: str) -> int | None:
         """The character at which the first stop text begins; None if there is none."""
-        places = [text.find(stop) for stop in self.stop]
-        return min((place for place in places if place >= 0), default=None)
+        return min((place for stop in self.stop if (place := text.find(stop)) >= 0), default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A generated response.
-
-    Attributes:
-        text: the response without special tokens.
-        finish_reason: "stop" if the policy ended the response, "length" if it was cut.
-        n_tokens: number of generated tokens, the end-of-sequence token included.
-    """
+    """A generated text without special tokens, whether the policy ended it ("stop") or it was cut ("length"), and its
+    number of tokens, the end-of-sequence token included."""
 
     text: str
     finish_reason: FinishReason
@@ -85,6 +79,10 @@ class Generator(Protocol):
             progress: called with the number of prompts newly answered.
 
         Returns: P lists of n responses, in the order of the prompts.
+
+        Raises:
+            InputError: a prompt that the template refuses or that is too long (the row is named), a number of seeds
+                other than P, or a backend that fails.
         """
         ...
 
@@ -92,8 +90,7 @@ class Generator(Protocol):
 def prompt_seeds(seed: int, count: int, *, first: int = 0) -> list[int]:
     """Seeds of prompts `first` to `first + count - 1` of a pool: 31-bit numbers, however the pool is divided.
 
-    Raises:
-        InputError: `seed` is negative.
+    `seed` is a whole number >= 0.
     """
     check_whole("seed", seed, 0)
     return [derive_seed(seed, row) for row in range(first, first + count)]

@@ -1,6 +1,7 @@
 """From conversations to token ids, exactly as TRL's DPOTrainer tokenizes them."""
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from jinja2.exceptions import TemplateError
@@ -22,11 +23,7 @@ class TokenizedResponse(NamedTuple):
 
 
 def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages]) -> list[list[int]]:
-    """Token ids of each prompt, up to and including the header of the assistant's turn.
-
-    Raises:
-        InputError: the chat template refuses a prompt; the row is named.
-    """
+    """Token ids of each prompt, up to and including the header of the assistant's turn."""
     return _render(tokenizer, prompts, add_generation_prompt=True)
 
 
@@ -35,13 +32,9 @@ def tokenize_responses(
 ) -> list[TokenizedResponse]:
     """Token ids of N prompts and their N responses, split where TRL's DPOTrainer splits them.
 
-    The template renders the whole conversation once. The response starts at the first token that differs from those of
-    the prompt alone: after the prompt, unless the template or the tokenizer treats the two differently. TRL splits both
-    responses of a pair at the earlier of their two splits, so only for such templates can a pair's tokens differ from
-    these. A prompt repeated in the next row is tokenized once.
-
-    Raises:
-        InputError: the chat template refuses a prompt; the row is named.
+    TRL splits both responses of a pair at the earlier of their two splits, so only for templates or tokenizers that
+    change the prompt's tokens can a pair's tokens differ from these. A prompt repeated in the next row is tokenized
+    once.
 
     Source: trl.DPOTrainer._prepare_dataset, 1.16.
     """
@@ -50,13 +43,10 @@ def tokenize_responses(
         for messages, response in zip(prompts, responses, strict=True)
     ]
     full_ids = _render(tokenizer, conversations)
-    distinct, places = [], []
-    for row, messages in enumerate(prompts):
-        if row == 0 or messages != prompts[row - 1]:
-            distinct.append(messages)
-        places.append(len(distinct) - 1)
-    prompt_ids = tokenize_prompts(tokenizer, distinct)
-    return [split_ids(prompt_ids[place], ids) for place, ids in zip(places, full_ids, strict=True)]
+    groups = [(messages, len(list(rows))) for messages, rows in groupby(prompts)]
+    distinct = tokenize_prompts(tokenizer, [messages for messages, _ in groups])
+    prompt_ids = [ids for ids, (_, count) in zip(distinct, groups, strict=True) for _ in range(count)]
+    return [split_ids(*row) for row in zip(prompt_ids, full_ids, strict=True)]
 
 
 def split_ids(prompt_ids: list[int], ids: list[int]) -> TokenizedResponse:
@@ -71,6 +61,12 @@ def split_ids(prompt_ids: list[int], ids: list[int]) -> TokenizedResponse:
 def decode_response(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     """The text of a response, without special tokens."""
     return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def end_tokens(tokenizer: PreTrainedTokenizerBase, published: int | list[int] | None) -> list[int]:
+    """Every token that ends a response: the tokenizer's, and those that the checkpoint was published with."""
+    ends = {tokenizer.eos_token_id, *(published if isinstance(published, list) else [published])}
+    return sorted(ends - {None})
 
 
 def _render(

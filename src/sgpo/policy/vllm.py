@@ -78,7 +78,7 @@ class VLLMGenerator:
         if twice := sorted(self._opening.keys() & (engine or {}).keys()):
             raise InputError(f"engine has {', '.join(twice)}; allowed: arguments that VLLMGenerator does not have.")
         self._opening |= engine or {}
-        self._path, self._tokenizer = str(path), tokenizer
+        self._tokenizer = tokenizer
         self._python, self._log, self._grace = str(python or sys.executable), log, grace
         self._process: VLLMProcess | None = None
         self._context = 0
@@ -99,13 +99,9 @@ class VLLMGenerator:
     def generate(
         self, prompts: Sequence[Messages], seeds: Sequence[int], sampling: Sampling, *, progress: Advance | None = None
     ) -> list[list[Response]]:
-        """Samples n responses to each of P prompts; see `sgpo.policy.sampling.Generator`.
+        """Samples n responses to each of P prompts; see `Generator`.
 
         vLLM schedules all of them together, so progress is called once, at the end.
-
-        Raises:
-            InputError: a prompt and its response exceed the context (the row is named); the number of seeds is not P; a
-                temperature that vLLM does not sample at; vLLM fails or its process ends.
         """
         if self._process is None:
             raise InputError("VLLMGenerator generates inside its context; allowed: with VLLMGenerator(...) as it: ...")
@@ -116,31 +112,29 @@ class VLLMGenerator:
         if not prompts:
             return []
         prompt_ids = tokenize_prompts(self._tokenizer, prompts)
-        check_room(prompt_ids, sampling.max_new_tokens, self._context, f"vLLM's max_model_len for {self._path!r}")
+        limit = f"vLLM's max_model_len for {self._opening['model']!r}"
+        check_room(prompt_ids, sampling.max_new_tokens, self._context, limit)
         request = {
             "prompts": [
                 {"ids": ids, "seeds": [derive_seed(seed, number) for number in range(sampling.n)]}
                 for ids, seed in zip(prompt_ids, seeds, strict=True)
             ],
-            "sampling": self._arguments(sampling),
+            # Arguments of `vllm.SamplingParams`.
+            "sampling": {
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "max_tokens": sampling.max_new_tokens,
+                "stop": list(sampling.stop),
+                # vLLM adds the checkpoint's other end tokens.
+                "stop_token_ids": [self._tokenizer.eos_token_id],
+                # Texts are decoded here; vLLM needs them only to look for stop texts.
+                "detokenize": bool(sampling.stop),
+            },
         }
         answered = self._process.ask(request)["responses"]
         if progress is not None:
             progress(len(prompts))
         return [[self._respond(one, row) for one in responses] for row, responses in enumerate(answered)]
-
-    def _arguments(self, sampling: Sampling) -> dict[str, Any]:
-        """Arguments of `vllm.SamplingParams`, except the seed."""
-        return {
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "max_tokens": sampling.max_new_tokens,
-            "stop": list(sampling.stop),
-            # vLLM adds the checkpoint's other end tokens.
-            "stop_token_ids": [self._tokenizer.eos_token_id],
-            # Texts are decoded here; vLLM needs them only to look for stop texts.
-            "detokenize": bool(sampling.stop),
-        }
 
     def _respond(self, one: dict[str, Any], row: int) -> Response:
         ids, reason, stopped_by = one["ids"], one["reason"], one["stopped_by"]

@@ -16,37 +16,26 @@ _POLL = 0.5
 
 
 class VLLMProcess:
-    """The process that runs `vllm_worker.py`: one JSON object goes in, and one comes back.
-
-    Args:
-        python: interpreter that imports vLLM.
-        log: file that its output is appended to; None keeps it only as long as the process runs.
-        grace: seconds between SIGTERM and SIGKILL when it is closed.
-
-    Raises:
-        InputError: the interpreter cannot be started.
-    """
+    """The process that runs `vllm_worker.py`: one JSON object goes in, and one comes back."""
 
     def __init__(self, python: str, log: str | Path | None, grace: float) -> None:
         self._python, self._grace, self._busy = python, grace, False
         self._stack = ExitStack()
-        try:
-            words = [python, "-P", str(_WORKER)]
-            self._child = self._stack.enter_context(child_process(words, log=log, grace=grace, pipes=True))
-        except OSError as error:
-            raise InputError(
-                f"python {python!r} cannot be started ({error}); allowed: the interpreter of an environment that has "
-                "vLLM."
-            ) from error
+        self._child = self._stack.enter_context(
+            child_process(
+                [python, "-P", str(_WORKER)],
+                name=f"python {python!r}",
+                allowed="the interpreter of an environment that has vLLM",
+                log=log,
+                grace=grace,
+                pipes=True,
+            )
+        )
         self._process = self._child.process
         self._stack.callback(self._end_input)
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Sends a request and waits for its answer.
-
-        Raises:
-            InputError: the worker answers with an error, or ends.
-        """
+        """Sends a request and waits for its answer; raises InputError if that is an error, or the worker ends."""
         self._busy = True
         # If the worker is gone, its exit status and output say more than the broken pipe.
         with suppress(BrokenPipeError):
@@ -65,8 +54,8 @@ class VLLMProcess:
 
     def _receive(self) -> bytes:
         """One line. The worker's own children may keep the pipe open after its end, so the process is polled too."""
-        pipe, chunks = self._process.stdout.fileno(), []
-        while not (chunks and chunks[-1].endswith(b"\n")):
+        pipe, chunks = self._process.stdout.fileno(), [b""]
+        while not chunks[-1].endswith(b"\n"):
             ended = self._process.poll() is not None
             readable = bool(select.select([pipe], [], [], 0 if ended else _POLL)[0])
             if readable and (chunk := os.read(pipe, 1 << 20)):
