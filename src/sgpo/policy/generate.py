@@ -70,7 +70,7 @@ class TransformersGenerator:
                 free = self._batch_size - len(batch.rows)
                 new, waiting = waiting[:free], waiting[free:]
                 for one in self._add(batch, new, sampling) + self._continue(batch, sampling):
-                    responses[one.row][one.number] = one.response(policy.tokenizer)
+                    responses[one.row][one.number] = one.response
                     if progress is not None and None not in responses[one.row]:
                         progress(1)
         return responses
@@ -87,7 +87,7 @@ class TransformersGenerator:
         return ended
 
     def _continue(self, batch: "_Batch", sampling: Sampling, *, steps: int | None = None) -> list["_Row"]:
-        """Generates until it pays to continue without the rows that have ended; they leave the batch, returned."""
+        """Generates until it pays to continue without the rows that have ended; removes and returns these."""
         policy, rows = self._policy, batch.rows
         if not rows:
             return []
@@ -118,7 +118,7 @@ class TransformersGenerator:
         )
         for one, ids in zip(rows, output[:, length:].tolist(), strict=True):
             one.take(ids, set(ends), sampling, policy.tokenizer)
-        return batch.drop_ended(sampling)
+        return batch.drop_ended()
 
 
 @dataclass
@@ -130,26 +130,20 @@ class _Row:
     seed: int
     prompt: list[int]
     written: list[int] = field(default_factory=list)
-    closed: bool = False  # by an end token, the last of `written`
-    stopped_at: int | None = None  # character at which a stop text begins
-
-    def ended(self, sampling: Sampling) -> bool:
-        return self.closed or self.stopped_at is not None or len(self.written) >= sampling.max_new_tokens
+    response: Response | None = None  # once it has ended
 
     def take(self, ids: list[int], ends: set[int], sampling: Sampling, tokenizer: PreTrainedTokenizerBase) -> None:
         """Appends new tokens, up to the row's end token, stop text or limit."""
-        for token in ids[: sampling.max_new_tokens - len(self.written)]:
+        for token in ids:
             self.written.append(token)
-            self.closed = token in ends
-            if not self.closed and sampling.stop:
-                self.stopped_at = sampling.find_stop(decode_response(tokenizer, self.written))
-            if self.closed or self.stopped_at is not None:
-                return
-
-    def response(self, tokenizer: PreTrainedTokenizerBase) -> Response:
-        text = decode_response(tokenizer, self.written[:-1] if self.closed else self.written)
-        reason = "stop" if self.closed or self.stopped_at is not None else "length"
-        return Response(text[: self.stopped_at], reason, len(self.written))
+            closed, full = token in ends, len(self.written) == sampling.max_new_tokens
+            if closed or full or sampling.stop:
+                text = decode_response(tokenizer, self.written[:-1] if closed else self.written)
+                stop = sampling.find_stop(text)
+                if closed or full or stop is not None:
+                    reason = "stop" if closed or stop is not None else "length"
+                    self.response = Response(text[:stop], reason, len(self.written))
+                    return
 
 
 @dataclass
@@ -167,10 +161,10 @@ class _Batch:
             join_caches(self.cache, other.cache)
         self.rows = self.rows + other.rows
 
-    def drop_ended(self, sampling: Sampling) -> list[_Row]:
+    def drop_ended(self) -> list[_Row]:
         """Removes the rows that have ended, and returns them."""
-        keep = [place for place, one in enumerate(self.rows) if not one.ended(sampling)]
-        ended = [one for one in self.rows if one.ended(sampling)]
+        ended = [one for one in self.rows if one.response is not None]
+        keep = [place for place, one in enumerate(self.rows) if one.response is None]
         self.rows = [self.rows[place] for place in keep]
         if self.cache is not None and keep:
             keep_rows(self.cache, keep, max(len(one.prompt) + len(one.written) for one in self.rows) - 1)

@@ -84,7 +84,12 @@ def load_policy(
     whole, merged = (name, adapter) if base is None else (base, name)
     if merged is not None:
         _check_adapter(str(merged))
-    _check_config(whole)
+    check_exists(whole, "base model")
+    config = Path(whole) / "config.json"
+    if config.is_file():
+        read_json(config)
+    elif Path(whole).is_dir():
+        raise InputError(f"model {whole!r} has no config.json; allowed: a directory written by save_pretrained.")
     tokenizer = load_tokenizer(
         name if base is None or has_tokenizer(name) else base, trust_remote_code=trust_remote_code
     )
@@ -97,7 +102,10 @@ def load_policy(
         trust_remote_code=trust_remote_code,
     )
     if merged is not None:
-        model = _merge_adapter(model, str(merged))
+        from peft import PeftModel
+
+        with loading("adapter", str(merged)):
+            model = PeftModel.from_pretrained(model, str(merged)).merge_and_unload()
     return Policy(model.to(chosen_device).eval(), tokenizer, name)
 
 
@@ -153,24 +161,8 @@ def choose_device(device: str | None) -> torch.device:
     return chosen
 
 
-def _check_config(name: str) -> None:
-    check_exists(name, "base model")
-    file = Path(name) / "config.json"
-    if Path(name).is_dir() and not file.is_file():
-        raise InputError(f"model {name!r} has no config.json; allowed: a directory written by save_pretrained.")
-    if file.is_file():
-        read_json(file)
-
-
 def _check_adapter(adapter: str) -> None:
     if find_spec("peft") is None:
         raise InputError(f"adapter {adapter!r} needs PEFT, which is not installed: pip install 'sgpo[peft]'.")
     if Path(adapter).is_dir() and not (Path(adapter) / "adapter_model.safetensors").is_file():
         raise InputError(f"adapter {adapter!r} has no adapter_model.safetensors; allowed: weights in safetensors.")
-
-
-def _merge_adapter(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
-    from peft import PeftModel
-
-    with loading("adapter", adapter):
-        return PeftModel.from_pretrained(model, adapter).merge_and_unload()

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from sgpo.errors import InputError, check_whole
 from sgpo.policy.locate import adapter_base
 from sgpo.policy.sampling import FinishReason, Response, Sampling, check_room, check_seeds, derive_seed
 from sgpo.policy.tokens import Messages, decode_response, tokenize_prompts
-from sgpo.policy.vllm_process import VLLMProcess
+from sgpo.policy.vllm_process import VLLMProcess, vllm_process
 from sgpo.store.progress import Advance
 
 # vLLM silently raises lower temperatures to 0.01, and refuses those above 2.
@@ -81,20 +82,17 @@ class VLLMGenerator:
         self._tokenizer = tokenizer
         self._python, self._log, self._grace = str(python or sys.executable), log, grace
         self._process: VLLMProcess | None = None
-        self._context = 0
 
     def __enter__(self) -> "VLLMGenerator":
-        self._process = VLLMProcess(self._python, self._log, self._grace)
-        try:
-            self._context = self._process.ask(self._opening)["context"]
-        except BaseException:
-            self._process.close()
-            raise
+        with ExitStack() as stack:
+            process = stack.enter_context(vllm_process(self._python, self._log, self._grace))
+            self._context = process.ask(self._opening)["context"]
+            self._process, self._stack = process, stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.close()
         self._process = None
+        self._stack.close()
 
     def generate(
         self, prompts: Sequence[Messages], seeds: Sequence[int], sampling: Sampling, *, progress: Advance | None = None

@@ -67,12 +67,12 @@ def child_process(
             )
         except OSError as error:
             raise InputError(f"{name} cannot be started ({error}); allowed: {allowed}.") from error
-        try:
-            told.write(b"%d" % process.pid)
-            yield Child(process, output, start)
-        finally:
-            watch.end_group(process.pid, grace, reap=process.poll)
-            process.wait()
+        with process:
+            try:
+                told.write(b"%d" % process.pid)
+                yield Child(process, output, start)
+            finally:
+                watch.end_group(process.pid, grace, reap=process.poll)
 
 
 def _open_output(log: str | Path | None) -> IO[bytes]:
