@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.lib.format import open_memmap
 
 from sgpo.errors import InputError, check_whole
 from sgpo.policy.batches import fill_in_batches, pad_right
@@ -66,9 +67,6 @@ def embed_prompts(
 
     shape = (len(ids), policy.model.config.get_text_config().hidden_size)
     with nullcontext() if out is None else replacing(out) as partial, policy.inference():
-        if partial is None:
-            states = np.empty(shape, dtype=np.float32)
-        else:
-            states = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
+        states = np.empty(shape, np.float32) if out is None else open_memmap(partial, "w+", np.float32, shape)
         fill_in_batches(states, ids, embed, lengths, batch_tokens=batch_tokens, progress=progress)
     return states if out is None else np.load(out, mmap_mode="r")

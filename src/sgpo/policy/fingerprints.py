@@ -1,7 +1,4 @@
-"""Fingerprints of what log-probabilities depend on: weights, tokenizer, chat template, tokens.
-
-Each is the first 16 hexadecimal digits of a SHA-256 digest.
-"""
+"""Fingerprints, 16 hexadecimal digits of SHA-256, of what log-probabilities depend on."""
 
 import hashlib
 from array import array
@@ -15,6 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from sgpo.errors import InputError
 from sgpo.policy.tokens import tokenize_responses
 
+Tokens = Sequence[int]
+
 _POLICY_FILES = (
     "*.safetensors",
     "config.json",
@@ -24,7 +23,6 @@ _POLICY_FILES = (
     "tokenizer_config.json",
     "chat_template.jinja",
 )
-_CHUNK = 1 << 24
 
 
 def fingerprint_policy(path: str | Path, *, adapter: str | Path | None = None) -> str:
@@ -46,8 +44,7 @@ def fingerprint_policy(path: str | Path, *, adapter: str | Path | None = None) -
         for file in files:
             digest.update(f"{file.name}:{file.stat().st_size}\n".encode())
             with file.open("rb") as stream:
-                while chunk := stream.read(_CHUNK):
-                    digest.update(chunk)
+                hashlib.file_digest(stream, lambda: digest)
     return _short(digest)
 
 
@@ -100,11 +97,7 @@ def fingerprint_pairs(
 
 
 def fingerprint_tokens(
-    prompt: Sequence[int],
-    chosen: Sequence[int],
-    rejected: Sequence[int],
-    max_length: int | None,
-    ld_alpha: float | None = None,
+    prompt: Tokens, chosen: Tokens, rejected: Tokens, max_length: int | None, ld_alpha: float | None = None
 ) -> str:
     """Identifies the tokens of one pair, truncated to `max_length`, and the `ld_alpha` of their sums."""
     room = None if max_length is None else max(max_length - len(prompt), 0)

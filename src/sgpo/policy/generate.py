@@ -18,8 +18,8 @@ from sgpo.errors import check_whole
 from sgpo.policy.kv_cache import join_caches, keep_rows, open_cache
 from sgpo.policy.load import Policy
 from sgpo.policy.pick import Pick, draw_uniforms
-from sgpo.policy.sampling import Response, Sampling, check_room, check_seeds
-from sgpo.policy.tokens import Messages, decode_response, end_tokens, tokenize_prompts
+from sgpo.policy.sampling import Response, Sampling, tokenize_requests
+from sgpo.policy.tokens import Messages, decode_response, end_tokens
 from sgpo.store.progress import Advance
 
 # Cost of restarting a batch without its finished rows, in steps of the others: if they keep what they have read, and
@@ -35,8 +35,7 @@ class TransformersGenerator:
     rounding. The global random state is not changed.
 
     Rows wait in order of length. A finished row still costs its share of every step of its batch; once that has cost as
-    much as a restart, the others continue without it, together with rows that wait. They keep the keys and values of
-    what they have read, unless the model keeps something else (a state-space layer), which makes them read it again.
+    much as a restart, the others continue without it, together with rows that wait.
 
     Args:
         policy: the policy; it is not changed.
@@ -53,16 +52,14 @@ class TransformersGenerator:
         self, prompts: Sequence[Messages], seeds: Sequence[int], sampling: Sampling, *, progress: Advance | None = None
     ) -> list[list[Response]]:
         """Samples n responses to each of P prompts; see `Generator`."""
-        check_seeds(seeds, prompts)
-        policy = self._policy
-        prompt_ids = tokenize_prompts(policy.tokenizer, prompts)
-        check_room(prompt_ids, sampling.max_new_tokens, policy.context, f"the context of {policy.path!r}")
-        waiting = [
+        policy, limit = self._policy, f"the context of {self._policy.path!r}"
+        prompt_ids = tokenize_requests(policy.tokenizer, prompts, seeds, sampling.max_new_tokens, policy.context, limit)
+        rows = [
             _Row(row, number, seed, ids)
             for row, (ids, seed) in enumerate(zip(prompt_ids, seeds, strict=True))
             for number in range(sampling.n)
         ]
-        waiting.sort(key=lambda one: -len(one.prompt))
+        waiting = sorted(rows, key=lambda one: -len(one.prompt))
         responses: list[list[Response | None]] = [[None] * sampling.n for _ in prompts]
         with _without_defaults(policy):
             batch = _Batch([], None)
@@ -83,7 +80,11 @@ class TransformersGenerator:
             return []
         new = _Batch(rows, cache)
         ended = self._continue(new, sampling, steps=1)
-        batch.join(new)
+        if not batch.rows:
+            batch.cache = new.cache
+        elif new.rows:
+            join_caches(batch.cache, new.cache)
+        batch.rows = batch.rows + new.rows
         return ended
 
     def _continue(self, batch: "_Batch", sampling: Sampling, *, steps: int | None = None) -> list["_Row"]:
@@ -152,14 +153,6 @@ class _Batch:
 
     rows: list[_Row]
     cache: DynamicCache | None  # None if nothing is kept
-
-    def join(self, other: "_Batch") -> None:
-        """Appends the rows of another batch."""
-        if not self.rows:
-            self.cache = other.cache
-        elif other.rows:
-            join_caches(self.cache, other.cache)
-        self.rows = self.rows + other.rows
 
     def drop_ended(self) -> list[_Row]:
         """Removes the rows that have ended, and returns them."""

@@ -15,6 +15,8 @@ from sgpo.errors import InputError
 from sgpo.policy.locate import adapter_base, check_exists, has_tokenizer, loading
 from sgpo.store.files import read_json
 
+_WHOLE = "a complete checkpoint of the architecture that its config.json names"
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -76,31 +78,21 @@ def load_policy(
     base = adapter_base(path)
     if adapter is not None:
         if base is not None:
-            raise InputError(
-                f"model {name!r} is itself an adapter and adapter is {str(adapter)!r}; allowed: one of them."
-            )
+            raise InputError(f"model {name!r} is an adapter, and adapter is {str(adapter)!r}; allowed: one of them.")
         if adapter_base(adapter, "adapter") is None:
             raise InputError(f"adapter {str(adapter)!r} has no adapter_config.json; allowed: a PEFT adapter.")
-    whole, merged = (name, adapter) if base is None else (base, name)
+    source, merged = (name, adapter) if base is None else (base, name)
     if merged is not None:
         _check_adapter(str(merged))
-    check_exists(whole, "base model")
-    config = Path(whole) / "config.json"
+    check_exists(source, "base model")
+    config = Path(source) / "config.json"
     if config.is_file():
         read_json(config)
-    elif Path(whole).is_dir():
-        raise InputError(f"model {whole!r} has no config.json; allowed: a directory written by save_pretrained.")
-    tokenizer = load_tokenizer(
-        name if base is None or has_tokenizer(name) else base, trust_remote_code=trust_remote_code
-    )
-    model = load_weights(
-        AutoModelForCausalLM,
-        whole,
-        "model",
-        whole="a complete checkpoint of the architecture that its config.json names",
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
-    )
+    elif Path(source).is_dir():
+        raise InputError(f"model {source!r} has no config.json; allowed: a directory written by save_pretrained.")
+    own_tokenizer = base is None or has_tokenizer(name)
+    tokenizer = load_tokenizer(name if own_tokenizer else base, trust_remote_code=trust_remote_code)
+    model = load_weights(AutoModelForCausalLM, source, "model", dtype=dtype, trust_remote_code=trust_remote_code)
     if merged is not None:
         from peft import PeftModel
 
@@ -114,10 +106,7 @@ def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> PreT
     name = str(path)
     check_exists(path, "tokenizer")
     if Path(name).is_dir() and not has_tokenizer(name):
-        raise InputError(
-            f"model {name!r} has no tokenizer; allowed: a directory that also holds tokenizer.json or "
-            "tokenizer_config.json (tokenizer.save_pretrained writes them)."
-        )
+        raise InputError(f"model {name!r} has no tokenizer.json or tokenizer_config.json; allowed: a folder with one.")
     with loading("tokenizer", name):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     if tokenizer.chat_template is None:
@@ -126,15 +115,13 @@ def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> PreT
             "SFT model; chat_template.jinja next to the tokenizer, or chat_template in tokenizer_config.json)."
         )
     if tokenizer.eos_token_id is None:
-        raise InputError(
-            f"the tokenizer of {name!r} has no eos_token; allowed: a tokenizer whose eos_token ends a response."
-        )
+        raise InputError(f"the tokenizer of {name!r} has no eos_token; allowed: one whose eos_token ends a response.")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def load_weights(model_class: Any, name: str, what: str, *, whole: str, **options: Any) -> PreTrainedModel:
+def load_weights(model_class: Any, name: str, what: str, *, whole: str = _WHOLE, **options: Any) -> PreTrainedModel:
     """`model_class.from_pretrained` from safetensors only; transformers would fill missing weights at random.
 
     In messages, `what` is loaded from `name`, and `whole` names the allowed checkpoints.

@@ -67,9 +67,7 @@ def _download(name: str, file: str, what: str, *, lenient: bool = False) -> Path
     with loading(what, name):
         try:
             return Path(hf_hub_download(name, file))
-        except LocalEntryNotFoundError:
-            if not lenient:
+        except EntryNotFoundError as error:
+            if isinstance(error, LocalEntryNotFoundError) and not lenient:
                 raise
-        except EntryNotFoundError:
-            pass
     return None

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from sgpo.errors import InputError, check_whole
-from sgpo.policy.tokens import Messages
+from sgpo.policy.tokens import Messages, tokenize_prompts
 from sgpo.store.progress import Advance
 
 FinishReason = Literal["stop", "length"]
@@ -41,9 +42,7 @@ class Sampling:
         if not 0 <= self.temperature < math.inf:
             raise InputError(f"temperature is {self.temperature}; allowed: a number >= 0.")
         if self.temperature == 0 and self.n > 1:
-            raise InputError(
-                f"n is {self.n} with temperature 0, which gives one response; allowed: n=1, or a temperature > 0."
-            )
+            raise InputError(f"n is {self.n} with temperature 0; allowed: n=1, or a temperature > 0.")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p is {self.top_p}; allowed: a number in (0, 1].")
         if not all(self.stop):
@@ -81,8 +80,8 @@ class Generator(Protocol):
         Returns: P lists of n responses, in the order of the prompts.
 
         Raises:
-            InputError: a prompt that the template refuses or that is too long (the row is named), a number of seeds
-                other than P, or a backend that fails.
+            InputError: the template refuses a prompt or it is too long (the row is named), the number of seeds is not
+                P, or the backend fails.
         """
         ...
 
@@ -101,17 +100,22 @@ def derive_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0]) >> 1
 
 
-def check_seeds(seeds: Sequence[int], prompts: Sequence[Messages]) -> None:
-    """Raises InputError unless there is one seed for each prompt."""
+def tokenize_requests(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Messages],
+    seeds: Sequence[int],
+    max_new_tokens: int = 0,
+    context: int | None = None,
+    limit: str = "",
+) -> list[list[int]]:
+    """Token ids of P prompts, checked: each has a seed, and leaves room in the context, which messages call `limit`."""
     if len(seeds) != len(prompts):
         raise InputError(f"seeds has {len(seeds)} numbers; allowed: one per prompt, {len(prompts)}.")
-
-
-def check_room(prompt_ids: Sequence[list[int]], max_new_tokens: int, context: int | None, limit: str) -> None:
-    """Raises InputError if a prompt and its response may exceed the context, which `limit` names in the message."""
+    prompt_ids = tokenize_prompts(tokenizer, prompts)
     for row, ids in enumerate(prompt_ids):
         if context is not None and len(ids) + max_new_tokens > context:
             raise InputError(
                 f"row {row}: the prompt has {len(ids)} tokens, which with max_new_tokens {max_new_tokens} exceeds "
                 f"{limit}, {context}; allowed: shorter prompts or a lower max_new_tokens."
             )
+    return prompt_ids

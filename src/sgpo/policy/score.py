@@ -122,21 +122,16 @@ def _score_batch(policy: Policy, rows: list[TokenizedResponse]) -> np.ndarray:
     input_ids = pad_right([row.prompt_ids + row.response_ids for row in rows], policy.device)
     # The logits at position t predict token t + 1, so the first response token needs the last of the prompt.
     start = min(len(row.prompt_ids) for row in rows)
-    logits = _logits_from(policy, input_ids, start - 1)
+    keep = input_ids.shape[1] - start + 1
+    takes_keep = "logits_to_keep" in inspect.signature(policy.model.forward).parameters
+    options = {"logits_to_keep": keep} if takes_keep else {}
+    logits = policy.model(input_ids=input_ids, use_cache=False, **options).logits[:, -keep:-1]
     position = torch.arange(start, input_ids.shape[1], device=policy.device)
     first = torch.tensor([[len(row.prompt_ids)] for row in rows], device=policy.device)
     count = torch.tensor([[len(row.response_ids)] for row in rows], device=policy.device)
     is_response = (position >= first) & (position < first + count)
     token_logps = torch.where(is_response, _token_logps(logits, input_ids[:, start:]), 0.0)
     return token_logps.sum(dim=1, dtype=torch.float64).cpu().numpy()
-
-
-def _logits_from(policy: Policy, input_ids: Tensor, start: int) -> Tensor:
-    """Logits that predict tokens start + 1 to the end, (B, L - start - 1, V)."""
-    keep = input_ids.shape[1] - start
-    takes_keep = "logits_to_keep" in inspect.signature(policy.model.forward).parameters
-    options = {"logits_to_keep": keep} if takes_keep else {}
-    return policy.model(input_ids=input_ids, use_cache=False, **options).logits[:, -keep:-1]
 
 
 def _token_logps(logits: Tensor, targets: Tensor) -> Tensor:

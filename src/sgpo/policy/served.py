@@ -8,8 +8,8 @@ from transformers import PreTrainedTokenizerBase
 
 from sgpo.choices import Dialect, check_choice
 from sgpo.errors import InputError
-from sgpo.policy.sampling import FinishReason, Response, Sampling, check_seeds, derive_seed
-from sgpo.policy.tokens import Messages, end_tokens, tokenize_prompts
+from sgpo.policy.sampling import FinishReason, Response, Sampling, derive_seed, tokenize_requests
+from sgpo.policy.tokens import Messages, end_tokens
 from sgpo.serving.answers import Answer, Body
 from sgpo.serving.client import ServerPool
 from sgpo.store.files import read_json
@@ -17,19 +17,10 @@ from sgpo.store.progress import Advance
 
 # `transformers serve` takes what a request leaves out from the checkpoint's generation config: these values do nothing.
 _NEUTRAL = {
-    "top_k": 0,
-    "min_p": 0.0,
-    "typical_p": 1.0,
-    "epsilon_cutoff": 0.0,
-    "eta_cutoff": 0.0,
-    "repetition_penalty": 1.0,
-    "encoder_repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
-    "min_length": 0,
-    "min_new_tokens": 0,
-    "guidance_scale": 1.0,
-    "num_beams": 1,
-}
+    "top_k": 0, "min_p": 0.0, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0,
+    "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "no_repeat_ngram_size": 0,
+    "min_length": 0, "min_new_tokens": 0, "guidance_scale": 1.0, "num_beams": 1,
+}  # fmt: skip
 # Fields without a neutral value.
 _NOT_NEUTRAL = (
     "bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "sequence_bias", "forced_bos_token_id",
@@ -41,14 +32,10 @@ _NOT_NEUTRAL = (
 class ServedGenerator:
     """Samples from a policy on servers, which know it by the name `model`: its folder, or what they were started with.
 
-    Each response is a separate request with its own seed. The server renders the chat template; a server that counts
-    other prompt tokens than the policy's tokenizer renders a different template, and is refused. The dialects "vllm"
-    and "transformers" override the sampling defaults of a checkpoint (top-k, repetition penalty, no sampling at all),
-    so that the policy itself is sampled; plain "openai" has no such fields.
-
-    `transformers serve` (5.23) seeds its process instead of the request, so in this dialect each server gets one
-    request at a time. It leaves a stop text in the response, which is removed here, and reports "length" for a response
-    that ends with its last token.
+    Each response is a separate request with its own seed. A server that counts other prompt tokens than the policy's
+    tokenizer renders another template, and is refused. A dialect is what overrides the sampling defaults of a
+    checkpoint; see docs/servers.md. `transformers serve` (5.23) seeds its process instead of the request, so each such
+    server gets one request at a time; it leaves a stop text in the response, which is removed here.
     """
 
     def __init__(
@@ -63,13 +50,12 @@ class ServedGenerator:
         self, prompts: Sequence[Messages], seeds: Sequence[int], sampling: Sampling, *, progress: Advance | None = None
     ) -> list[list[Response]]:
         """Samples n responses to each of P prompts; see `Generator` and `ServerPool.map`."""
-        check_seeds(seeds, prompts)
+        lengths = [len(ids) for ids in tokenize_requests(self._tokenizer, prompts, seeds)]
         bodies = [
             self._body(messages, derive_seed(seed, number), sampling)
             for messages, seed in zip(prompts, seeds, strict=True)
             for number in range(sampling.n)
         ]
-        lengths = [len(ids) for ids in tokenize_prompts(self._tokenizer, prompts)]
         responses: list[Response | None] = [None] * len(bodies)
 
         def take(place: int, answer: Answer) -> None:

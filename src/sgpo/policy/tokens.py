@@ -1,6 +1,7 @@
 """From conversations to token ids, exactly as TRL's DPOTrainer tokenizes them."""
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import groupby
 from typing import NamedTuple
 
@@ -30,13 +31,10 @@ def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messa
 def tokenize_responses(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages], responses: Sequence[str]
 ) -> list[TokenizedResponse]:
-    """Token ids of N prompts and their N responses, split where TRL's DPOTrainer splits them.
+    """Token ids of N prompts and their N responses, split as by TRL's DPOTrainer (`_prepare_dataset`, 1.16).
 
     TRL splits both responses of a pair at the earlier of their two splits, so only for templates or tokenizers that
-    change the prompt's tokens can a pair's tokens differ from these. A prompt repeated in the next row is tokenized
-    once.
-
-    Source: trl.DPOTrainer._prepare_dataset, 1.16.
+    change the prompt's tokens can a pair's tokens differ from these. A prompt repeated in the next row is read once.
     """
     conversations = [
         [*messages, {"role": "assistant", "content": response}]
@@ -69,19 +67,13 @@ def end_tokens(tokenizer: PreTrainedTokenizerBase, published: int | list[int] | 
     return sorted(ends - {None})
 
 
-def _render(
-    tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Messages], *, add_generation_prompt: bool = False
-) -> list[list[int]]:
-    def render(batch: list[list[dict[str, str]]]) -> list[list[int]]:
-        return tokenizer.apply_chat_template(
-            batch, tokenize=True, return_dict=True, add_generation_prompt=add_generation_prompt
-        )["input_ids"]
-
+def _render(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Messages], **options: bool) -> list[list[int]]:
+    render = partial(tokenizer.apply_chat_template, tokenize=True, return_dict=True, **options)
     ids: list[list[int]] = []
     for first in range(0, len(conversations), _CHUNK):
         chunk = [list(messages) for messages in conversations[first : first + _CHUNK]]
         try:
-            ids.extend(render(chunk))
+            ids.extend(render(chunk)["input_ids"])
         except TemplateError:
             for row, messages in enumerate(chunk, start=first):
                 try:

@@ -11,28 +11,24 @@ from transformers import PreTrainedTokenizerBase
 from sgpo.choices import check_choice
 from sgpo.errors import InputError, check_whole
 from sgpo.policy.locate import adapter_base
-from sgpo.policy.sampling import FinishReason, Response, Sampling, check_room, check_seeds, derive_seed
-from sgpo.policy.tokens import Messages, decode_response, tokenize_prompts
+from sgpo.policy.sampling import FinishReason, Response, Sampling, derive_seed, tokenize_requests
+from sgpo.policy.tokens import Messages, decode_response
 from sgpo.policy.vllm_process import VLLMProcess, vllm_process
 from sgpo.store.progress import Advance
-
-# vLLM silently raises lower temperatures to 0.01, and refuses those above 2.
-_TEMPERATURES = (0.01, 2.0)
 
 
 class VLLMGenerator:
     """Samples from a policy in vLLM; a context manager that starts and ends vLLM's process.
 
-    vLLM requires other versions of libraries than sgpo, so it may have its own environment: `python` is that
-    environment's interpreter. Prompts and responses are exchanged as token ids, so the template is rendered once and no
-    beginning-of-sequence token is added twice. Each response has its own seed; vLLM reproduces its text up to rounding.
-    The sampling defaults of a checkpoint are ignored, its end tokens are kept. The process, and everything that it
-    starts, ends with the context, even if this process is killed.
+    Prompts and responses are exchanged as token ids, so the template is rendered once and no beginning-of-sequence
+    token is added twice. Each response has its own seed; vLLM reproduces its text up to rounding. The sampling defaults
+    of a checkpoint are ignored, its end tokens are kept. The process, and everything that it starts, ends with the
+    context, even if this process is killed.
 
     Args:
         path: folder or Hub id of the policy; an adapter must be merged first.
         tokenizer: the policy's.
-        python: interpreter that imports vLLM; None uses the current one.
+        python: interpreter of an environment that has vLLM; None uses the current one.
         dtype: "auto", "float32", "bfloat16" or "float16"; "auto" is as the weights were saved, float32 as float16.
         tensor_parallel_size: GPUs that share the model.
         gpu_memory_utilization: share of a GPU's memory that vLLM may use, in (0, 1].
@@ -43,8 +39,8 @@ class VLLMGenerator:
         grace: seconds between SIGTERM and SIGKILL for what does not end with the context.
 
     Raises:
-        InputError: an argument is out of range or set twice; on entering: the interpreter or vLLM is missing, or vLLM
-            cannot load the policy (its message and the end of its output are quoted).
+        InputError: an argument is out of range or set twice; on entering, the interpreter or vLLM is missing, or vLLM
+            cannot load the policy.
     """
 
     def __init__(
@@ -103,15 +99,13 @@ class VLLMGenerator:
         """
         if self._process is None:
             raise InputError("VLLMGenerator generates inside its context; allowed: with VLLMGenerator(...) as it: ...")
-        check_seeds(seeds, prompts)
-        low, high = _TEMPERATURES
-        if sampling.temperature and not low <= sampling.temperature <= high:
-            raise InputError(f"temperature is {sampling.temperature}; allowed with vLLM: 0, or {low} to {high:g}.")
+        # vLLM silently raises lower temperatures to 0.01, and refuses those above 2.
+        if sampling.temperature and not 0.01 <= sampling.temperature <= 2:
+            raise InputError(f"temperature is {sampling.temperature}; allowed with vLLM: 0, or 0.01 to 2.")
+        limit = f"vLLM's max_model_len for {self._opening['model']!r}"
+        prompt_ids = tokenize_requests(self._tokenizer, prompts, seeds, sampling.max_new_tokens, self._context, limit)
         if not prompts:
             return []
-        prompt_ids = tokenize_prompts(self._tokenizer, prompts)
-        limit = f"vLLM's max_model_len for {self._opening['model']!r}"
-        check_room(prompt_ids, sampling.max_new_tokens, self._context, limit)
         request = {
             "prompts": [
                 {"ids": ids, "seeds": [derive_seed(seed, number) for number in range(sampling.n)]}

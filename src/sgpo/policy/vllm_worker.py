@@ -9,12 +9,16 @@ answered by `{"responses": [[{"ids", "reason", "stopped_by"}, ...], ...]}`, one 
 
 import json
 import os
-from typing import Any, BinaryIO
+from typing import Any
 
 
 def main() -> None:
     """Answers until the input ends."""
-    requests, answers = _take_pipes()
+    # The pipes are kept from everything else: what a library prints goes to stderr, what it reads is empty.
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    with open(os.devnull, "rb") as empty:
+        os.dup2(empty.fileno(), 0)
+    os.dup2(2, 1)
     llm = None
     for line in requests:
         try:
@@ -30,15 +34,6 @@ def main() -> None:
             answer = {"error": f"{type(error).__name__}: {error}"}
         answers.write(json.dumps(answer).encode() + b"\n")
         answers.flush()
-
-
-def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
-    """The pipes, kept from everything else: what a library prints goes to stderr, what it reads is empty."""
-    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    with open(os.devnull, "rb") as empty:
-        os.dup2(empty.fileno(), 0)
-    os.dup2(2, 1)
-    return requests, answers
 
 
 def _respond(llm: Any, request: dict[str, Any]) -> list[list[dict[str, Any]]]:
