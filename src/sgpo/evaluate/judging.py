@@ -9,7 +9,9 @@ import numpy as np
 from sgpo.errors import InputError
 from sgpo.policy.tokens import Messages
 from sgpo.preferences.annotators.verdicts import NEEDS_LOGPROBS, PairwiseJudge, both_verdicts
-from sgpo.serving.cache import Body, Pool
+from sgpo.serving.answers import Body
+from sgpo.serving.cache import CachedPool
+from sgpo.serving.client import ServerPool
 from sgpo.stats.intervals import share_interval
 from sgpo.stats.win_rate import win_rate
 from sgpo.store.progress import Advance
@@ -74,7 +76,7 @@ def judge_requests(
 
 def compare_by_judge(
     judge: PairwiseJudge,
-    pool: Pool,
+    pool: ServerPool | CachedPool,
     bodies: Sequence[Body],
     first: Sequence[str],
     second: Sequence[str],

@@ -28,7 +28,8 @@ from sgpo.preferences.annotators.open import open_reward
 from sgpo.preferences.annotators.ranking import as_text
 from sgpo.preferences.annotators.verdicts import PairwiseJudge
 from sgpo.preferences.source import load_pairs
-from sgpo.serving.cache import Body, CachedPool
+from sgpo.serving.answers import Body
+from sgpo.serving.cache import CachedPool
 from sgpo.serving.client import ServerPool
 from sgpo.stats.certificate import certify_policy
 from sgpo.stats.ranking import report_preferences
