@@ -21,8 +21,7 @@ from scipy.optimize import minimize, minimize_scalar
 
 from sgpo.leader.config import SGPOConfig
 from sgpo.leader.follower import Follower
-from sgpo.leader.pair_loss import Pairs
-from sgpo.leader.pairs import PairTags
+from sgpo.leader.pairs import Pairs, PairTags
 
 RADIUS, WINDOW = 0.2, (-8.0, 8.0)
 
@@ -110,7 +109,7 @@ def train_leader(
         with torch.no_grad():
             theta -= learning_rate * theta.grad
             theta.grad = None
-        follower.see_step((matrix @ theta).detach().numpy(), rows)
+        follower.see(rows, (matrix @ theta).detach().numpy())
         path.append(theta.detach().numpy().copy())
         values.append(follower.worst_cases["all"].value)
     return np.array(path), np.array(values)

@@ -12,7 +12,7 @@ from array_worlds import small_world
 from sgpo.leader.confidence import smoothed_loss
 from sgpo.leader.config import SGPOConfig
 from sgpo.leader.follower import Follower
-from sgpo.leader.pair_loss import Pairs as TrainingSet
+from sgpo.leader.pairs import Pairs as TrainingSet
 from sgpo.leader.pairs import PairTags
 from sgpo.robust.losses import robust_value
 from sgpo_research.methods import METHODS, PAPER, PLAIN, Method

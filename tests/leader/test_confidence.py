@@ -26,13 +26,13 @@ def records(trainer):
 
 def judged_steps(trainer):
     """Trains; the margins that the confidence was shown, optimiser step by optimiser step."""
-    steps, see = {}, trainer.pair_loss.see
+    steps, add = {}, trainer.pair_loss.seen.add
 
     def spy(rows, margins):
         steps.setdefault(trainer.state.global_step, []).extend(margins.tolist())
-        see(rows, margins)
+        add(rows, margins)
 
-    trainer.pair_loss.see = spy
+    trainer.pair_loss.seen.add = spy
     trainer.train()
     return [np.array(steps[step]) for step in sorted(steps)]
 

@@ -40,7 +40,7 @@ def full_margins(trainer, reference, strength):
 def judged(trainer):
     """The margins that the confidence is shown for the whole dataset."""
     seen = []
-    trainer.pair_loss.see = lambda rows, margins: seen.append(margins)
+    trainer.pair_loss.seen.add = lambda rows, margins: seen.append(margins)
     loss_and_gradients(trainer)
     return seen[0]
 
@@ -106,7 +106,7 @@ def test_only_a_slice_of_the_logits_exists_at_a_time():
     labels = torch.randint(11, (50,), generator=generator)
     sizes = []
     policy.register_forward_hook(lambda module, arguments, output: sizes.append(output.numel()))
-    ours = mixed_logps(states[0], policy, states[1], reference, labels, 1.7, max_logits=100)
+    ours = mixed_logps((states[0], policy), (states[1], reference), labels, 1.7, max_logits=100)
     assert max(sizes) <= 100 and sum(sizes) == 50 * 11
     logits = 1.7 * policy(states[0]) - 0.7 * reference(states[1])
     torch.testing.assert_close(ours, torch.log_softmax(logits, -1).gather(1, labels[:, None]).squeeze(1))

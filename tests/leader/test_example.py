@@ -29,5 +29,5 @@ def test_the_example_trains_with_either_pair_of_names(tmp_path, monkeypatch, pol
     monkeypatch.chdir(tmp_path)
     trainer = runpy.run_path(str(script), run_name="__main__")["trainer"]
     assert trainer.state.global_step == 3
-    assert hasattr(trainer, "worst_case") == (names == NAMES[0])
+    assert hasattr(trainer, "worst_cases") == (names == NAMES[0])
     assert load_policy(tmp_path / "out").context == 256

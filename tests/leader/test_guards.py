@@ -15,7 +15,8 @@ TRAINING = {"radius": 2.0, "max_steps": 4, "per_device_train_batch_size": 4, **M
 
 def alerts(shares, chosen, reference=-20.0):
     """The messages of a guard that sees a log of chosen log-probabilities and the follower's moved shares."""
-    guards, state = Guards(lambda: shares), SimpleNamespace(is_world_process_zero=True, global_step=0)
+    worst_cases = {source: SimpleNamespace(moved_share=share) for source, share in shares.items()}
+    guards, state = Guards(lambda: worst_cases), SimpleNamespace(is_world_process_zero=True, global_step=0)
     guards.on_train_begin(None, state, None)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")

@@ -66,7 +66,7 @@ def test_a_fresh_adapter_refers_to_its_base_and_starts_from_gaps_of_zero(make_tr
     config = LoraConfig(task_type="CAUSAL_LM", **LORA)
     trainer = make_trainer(ref_model=None, radius=0.05, more={"peft_config": config})
     trainer.train()
-    assert trainer.worst_case.empirical_value == pytest.approx(np.log(2), abs=1e-12)
+    assert trainer.worst_cases["all"].empirical_value == pytest.approx(np.log(2), abs=1e-12)
 
 
 @pytest.mark.parametrize("peft_config", [None, LORA], ids=["full", "lora"])

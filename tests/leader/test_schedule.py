@@ -16,7 +16,7 @@ from leader.batches import (
 )
 from sgpo.errors import InputError
 from sgpo.leader.follower import Follower
-from sgpo.leader.pair_loss import Pairs
+from sgpo.leader.pairs import Pairs
 from sgpo.leader.recent import RecentGaps
 from sgpo.leader.robust_loss import RobustLoss
 from sgpo.robust.exact import worst_case
@@ -34,14 +34,14 @@ def weights_of(trainer):
 def trained(make_trainer, **options):
     """A trainer after training, with the gaps of every row it saw, optimiser step by optimiser step."""
     trainer = make_trainer(**{**TRAINING, **options})
-    seen, see = {}, trainer.pair_loss.see
+    seen, losses = {}, trainer.pair_loss.losses
 
-    def spy(rows, margins):
-        step = seen.setdefault(trainer.state.global_step, {})
-        step |= dict(zip(rows.tolist(), margins.tolist(), strict=True))
-        see(rows, margins)
+    def spy(batch):
+        step = seen.setdefault(batch.step, {})
+        step |= dict(zip(batch.tags.row.tolist(), batch.margins.tolist(), strict=True))
+        return losses(batch)
 
-    trainer.pair_loss.see = spy
+    trainer.pair_loss.losses = spy
     trainer.train()
     return trainer, [seen[step] for step in sorted(seen)]
 
@@ -54,14 +54,14 @@ def test_schedule_epoch_answers_to_the_gaps_that_the_last_epoch_saw(make_trainer
     trainer, steps = trained(make_trainer, schedule="epoch", per_device_train_batch_size=4)
     epoch = {**steps[2], **steps[3]}
     gaps = np.array([epoch[row] for row in range(8)])
-    assert trainer.worst_case.price == pytest.approx(worst_case(gaps, 2.0, window=(-20, 20)).price, rel=1e-6)
+    assert trainer.worst_cases["all"].price == pytest.approx(worst_case(gaps, 2.0, window=(-20, 20)).price, rel=1e-6)
     assert trainer.pair_loss.follower.answers == 3
 
 
 def test_schedule_step_answers_to_the_latest_gaps(make_trainer):
     trainer, steps = trained(make_trainer, schedule="step", per_device_train_batch_size=2, recent_pairs=4)
     gaps = np.array([*steps[-2].values(), *steps[-1].values()])
-    assert trainer.worst_case.price == pytest.approx(worst_case(gaps, 2.0, window=(-20, 20)).price, rel=1e-6)
+    assert trainer.worst_cases["all"].price == pytest.approx(worst_case(gaps, 2.0, window=(-20, 20)).price, rel=1e-6)
     assert trainer.pair_loss.follower.answers == 7
 
 
@@ -70,7 +70,7 @@ def test_schedule_step_starts_from_the_initial_gaps(make_trainer):
     initial = batch_margins(make_trainer(**TRAINING)).detach().double().numpy()
     kept = np.sort(initial)[((np.arange(6) + 0.5) * 8 / 6).astype(int)]
     gaps = np.concatenate([kept, list(steps[0].values())])
-    assert trainer.worst_case.price == pytest.approx(worst_case(gaps, 2.0, window=(-20, 20)).price, rel=1e-5)
+    assert trainer.worst_cases["all"].price == pytest.approx(worst_case(gaps, 2.0, window=(-20, 20)).price, rel=1e-5)
 
 
 def test_schedule_round_answers_once(make_trainer):
@@ -86,7 +86,7 @@ def test_one_price_holds_within_an_optimiser_step(make_trainer):
 
     def spy(*args, **kwargs):
         result = loss(*args, **kwargs)
-        prices.append(float(trainer.worst_case.price))
+        prices.append(float(trainer.worst_cases["all"].price))
         return result
 
     trainer.compute_loss = spy
@@ -102,7 +102,7 @@ def test_a_gap_outside_the_window_is_taken_at_its_end_when_answered_again():
                              "solver": "exact", "group_size": None, "seed": 0})  # fmt: skip
     follower = Follower(args, Pairs(np.arange(3)), np.array([0.0, 0.5, 0.9]))
     follower.answer()
-    follower.see_step(np.array([-3.0, 0.5, 4.0]), np.arange(3))
+    follower.see(np.arange(3), np.array([-3.0, 0.5, 4.0]))
     expected = worst_case(np.array([-1.0, 0.5, 1.0]), 0.5, window=(-1, 1))
     assert follower.worst_cases["all"].value == pytest.approx(expected.value)
 
@@ -180,7 +180,7 @@ def test_groups_move_what_their_mean_price_pays_for(make_trainer):
     """Groups have a marginal gap each; the loss has their mean price alone, and the envelope is its dual."""
     trainer = make_trainer(radius=10.0, group_size=2, **MARGIN)
     loss, gradients = loss_and_gradients(trainer)
-    worst, restated = trainer.worst_case, make_trainer(radius=10.0, **MARGIN)
+    worst, restated = trainer.worst_cases["all"], make_trainer(radius=10.0, **MARGIN)
     margins = batch_margins(restated)
     stay = torch.nn.functional.softplus(-margins)
     go = torch.nn.functional.softplus(torch.tensor(20.0)) - worst.price * (margins + 20)
@@ -205,7 +205,7 @@ def test_displacements_stay_while_the_policy_moves(make_trainer):
 def test_evaluation_pairs_meet_the_displacement_of_the_marginal_gap(make_trainer, pairs):
     trainer = make_trainer(**TRAINING, step="transport", more={"eval_dataset": pairs.select(range(5))})
     loss = trainer.evaluate()["eval_loss"]
-    worst = trainer.worst_case
+    worst = trainer.worst_cases["all"]
     points = batch_margins(make_trainer(**TRAINING)).detach()[:5]
     # Whoever is below the marginal gap is sent to a, where the link is f(a); the marginal pair in part.
     moved = torch.as_tensor(worst.moved[:5])
@@ -250,7 +250,7 @@ def test_a_resumed_run_ends_with_the_bits_of_one_that_was_not_interrupted(
     whole.train()
     resumed = make_trainer(**options)
     resumed.train(resume_from_checkpoint=str(tmp_path / "out" / f"checkpoint-{checkpoint}"))
-    assert resumed.worst_case.price == whole.worst_case.price
+    assert resumed.worst_cases["all"].price == whole.worst_cases["all"].price
     for name, value in weights_of(whole).items():
         assert torch.equal(resumed.model.state_dict()[name], value), name
     assert (tmp_path / "out" / f"checkpoint-{checkpoint}" / RobustLoss.state_file).is_file()
@@ -264,8 +264,9 @@ def test_resuming_measures_no_gap_again(make_trainer, tmp_path, monkeypatch):
     resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-1"))
 
 
-def test_a_checkpoint_of_another_dataset_is_refused(make_trainer, pairs, tmp_path):
-    options = {**TRAINING, "max_steps": 1, "save_strategy": "steps", "save_steps": 1}
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_checkpoint_of_another_dataset_is_refused(make_trainer, pairs, tmp_path, schedule):
+    options = {**TRAINING, "schedule": schedule, "max_steps": 1, "save_strategy": "steps", "save_steps": 1}
     make_trainer(**options).train()
     other = make_trainer(**options, dataset=pairs.select(range(6)))
     with pytest.raises(InputError, match="knows 8 pairs and train_dataset has 6"):

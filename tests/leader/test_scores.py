@@ -90,10 +90,12 @@ def test_evaluation_scores_are_checked_too(make_trainer, scored):
         make_trainer(dataset=data, ref_model=None, more={"eval_dataset": bad}, **OPTIONS)
 
 
-def test_a_new_evaluation_set_without_scores_is_refused(make_trainer, scored, pairs):
-    trainer = make_trainer(dataset=scored[0], ref_model=None, **OPTIONS)
-    with pytest.raises(InputError, match="stores no reference log-probabilities, and there is no ref_model"):
-        trainer.evaluate(pairs)
+def test_an_evaluation_set_without_scores_is_refused(make_trainer, scored, pairs):
+    options = {"dataset": scored[0], "ref_model": None, **OPTIONS}
+    with pytest.raises(InputError, match="eval dataset stores no reference log-probabilities, and there is no ref_mod"):
+        make_trainer(**options).evaluate(pairs)
+    with pytest.raises(InputError, match="held_out dataset stores no reference log-probabilities, and there is no ref"):
+        make_trainer(**options, more={"eval_dataset": {"seen": scored[0], "held_out": pairs}})
 
 
 def test_a_loops_own_scores_and_prints_are_what_the_trainer_expects(make_trainer, pairs, policy_path, reference_path):

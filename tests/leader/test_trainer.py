@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import IterableDataset
+from transformers import AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 
 from leader.batches import MARGIN, assert_same_gradients, batch_margins, loss_and_gradients, with_stored_scores
@@ -50,8 +51,8 @@ def test_loss_and_gradients_are_those_of_the_robust_value(make_trainer, follower
     assert loss == pytest.approx(value.item(), abs=1e-5)
 
     # Envelope (Danskin): the pull of each pair, the split one at the margin included, is that of the robust value.
-    assert 0.05 < trainer.worst_case.moved_share < 0.95
-    assert ((trainer.worst_case.moved > 0) & (trainer.worst_case.moved < 1)).sum() == 1
+    assert 0.05 < trainer.worst_cases["all"].moved_share < 0.95
+    assert ((trainer.worst_cases["all"].moved > 0) & (trainer.worst_cases["all"].moved < 1)).sum() == 1
     margins.backward(pull)
     expected = {name: p.grad for name, p in reference.model.named_parameters() if p.grad is not None}
     assert_same_gradients(gradients, expected, 1e-4)
@@ -63,7 +64,7 @@ def test_gaps_that_all_start_at_zero_share_the_split(make_trainer, space):
     radius = {"margin": 4.0, "probability": 0.1}[space["space"]]
     trainer = make_trainer(ref_model=None, radius=radius, **space)
     _, gradients = loss_and_gradients(trainer)
-    worst = trainer.worst_case
+    worst = trainer.worst_cases["all"]
     dpo = loss_and_gradients(make_trainer(ref_model=None, radius=0.0))[1]
     rate = 0.25 if space["space"] == "probability" else 1.0
     slope = float(worst.link.slope(np.float64(worst.marginal)))
@@ -95,15 +96,15 @@ def test_the_follower_answers_to_the_gaps_before_the_first_step(make_trainer):
     gaps = batch_margins(trainer).detach().double().numpy()
     trainer.train()
     expected = worst_case(gaps, 1.0, space="margin", window=(-20.0, 20.0))
-    assert trainer.worst_case.price == pytest.approx(expected.price, abs=1e-5)
-    assert trainer.worst_case.value == pytest.approx(expected.value, abs=1e-5)
+    assert trainer.worst_cases["all"].price == pytest.approx(expected.price, abs=1e-5)
+    assert trainer.worst_cases["all"].value == pytest.approx(expected.value, abs=1e-5)
 
 
 def test_without_a_reference_every_first_gap_is_zero(make_trainer):
     trainer = make_trainer(ref_model=None, radius=0.05, max_steps=1)
     trainer.train()
-    assert trainer.worst_case.empirical_value == pytest.approx(np.log(2), abs=1e-12)
-    assert trainer.worst_case.moved_share == pytest.approx(0.05 / 0.5, abs=1e-12)
+    assert trainer.worst_cases["all"].empirical_value == pytest.approx(np.log(2), abs=1e-12)
+    assert trainer.worst_cases["all"].moved_share == pytest.approx(0.05 / 0.5, abs=1e-12)
 
 
 def test_stored_scores_take_the_place_of_the_reference_model(make_trainer, pairs):
@@ -113,7 +114,7 @@ def test_stored_scores_take_the_place_of_the_reference_model(make_trainer, pairs
     first, second = loss_and_gradients(with_model), loss_and_gradients(stored)
     assert first[0] == pytest.approx(second[0], abs=1e-5)
     assert_same_gradients(first[1], second[1], 1e-4)
-    assert stored.worst_case.price == pytest.approx(with_model.worst_case.price, rel=1e-4)
+    assert stored.worst_cases["all"].price == pytest.approx(with_model.worst_cases["all"].price, rel=1e-4)
 
 
 def test_stored_policy_scores_save_the_pass_that_measures_gaps(make_trainer, pairs, monkeypatch):
@@ -138,7 +139,7 @@ def test_rows_that_trl_drops_are_not_in_the_follower(make_trainer, pairs):
     kept = [index for index, length in enumerate(lengths) if length < max(lengths)]
     assert 0 < len(kept) < len(pairs)
     loss_and_gradients(stored)
-    assert len(stored.worst_case.moved) == len(kept)
+    assert len(stored.worst_cases["all"].moved) == len(kept)
 
 
 @pytest.mark.parametrize("missing", ["ref_rejected_logps", "rejected_logps"])
@@ -166,11 +167,19 @@ def test_robust_metrics_stand_beside_trls(make_trainer):
     trainer = make_trainer(radius=1.0, max_steps=1, **MARGIN)
     trainer.train()
     record = next(entry for entry in trainer.state.log_history if "loss" in entry)
-    assert record["robust/value"] == pytest.approx(trainer.worst_case.value, abs=1e-5)
+    assert record["robust/value"] == pytest.approx(trainer.worst_cases["all"].value, abs=1e-5)
     assert record["loss"] == pytest.approx(record["robust/value"], abs=1e-4)
-    assert record["robust/price"] == pytest.approx(trainer.worst_case.price, abs=1e-6)
-    assert record["robust/moved_share"] == pytest.approx(np.mean(trainer.worst_case.moved > 0.5), abs=0.13)
+    assert record["robust/price"] == pytest.approx(trainer.worst_cases["all"].price, abs=1e-6)
+    assert record["robust/moved_share"] == pytest.approx(np.mean(trainer.worst_cases["all"].moved > 0.5), abs=0.13)
     assert "rewards/margins" in record
+
+
+def test_positional_arguments_are_trls(policy_path, make_arguments, pairs):
+    """The fourth is the collator, as in DPOTrainer, and not the training set."""
+    tokenizer = AutoTokenizer.from_pretrained(policy_path)
+    trainer = SGPOTrainer(policy_path, None, make_arguments(radius=0.0), None, pairs, pairs.select(range(4)), tokenizer)
+    assert len(trainer.train_dataset) == len(pairs) and len(trainer.eval_dataset) == 4
+    assert trainer.processing_class is tokenizer
 
 
 def test_trls_own_config_is_refused(make_trainer):

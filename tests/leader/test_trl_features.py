@@ -110,7 +110,7 @@ def test_evaluation_is_the_robust_loss_on_its_own_pairs(make_trainer, pairs):
     assert len(records) == 3
     for record in records:
         assert record["eval_loss"] == pytest.approx(record["eval_robust/value"], abs=1e-5)
-        assert record["eval_robust/price"] == trainer.worst_case.price
+        assert record["eval_robust/price"] == trainer.worst_cases["all"].price
 
 
 def test_evaluation_between_steps_does_not_touch_the_follower(make_trainer, pairs):

@@ -25,6 +25,13 @@ FOLLOWERS = {
     "transport": {"radius": 2.0, "step": "transport", **MARGIN},
     "mixture": {"radius": 2.0, "step": "mixture", "proximal": 0.1, **MARGIN},
     "probability": {"radius": 0.1, "step": "transport", **PROBABILITY},
+    "exact link, infinite at 0": {
+        "radius": 0.1,
+        "step": "mixture",
+        "space": "probability",
+        "tangents": 0,
+        "window": [0.01, 0.99],
+    },
     "every step": {"radius": 2.0, "schedule": "step", **MARGIN},
     "every epoch, quantiles": {
         "radius": 0.5,
@@ -60,7 +67,7 @@ def test_the_weighted_envelope_loss_is_the_weighted_robust_value(make_trainer, p
     margins = batch_margins(trainer).detach().double().numpy()
     expected = worst_case(margins, 2.0, space="margin", window=(-20.0, 20.0), weights=WEIGHTS)
     assert loss == pytest.approx(expected.value, abs=1e-5)
-    assert trainer.worst_case.price == pytest.approx(expected.price, abs=1e-5)
+    assert trainer.worst_cases["all"].price == pytest.approx(expected.price, abs=1e-5)
 
 
 @follower
@@ -257,10 +264,3 @@ def test_a_source_without_a_radius_is_named(make_trainer, pairs):
 def test_a_missing_source_column_is_named(make_trainer):
     with pytest.raises(InputError, match="train dataset has no column 'source'"):
         make_trainer(source_radius={"human": 0, "self": 2.0}, **MARGIN)
-
-
-def test_the_worst_case_of_several_sources_is_asked_for_by_name(make_trainer, pairs):
-    trainer = make_trainer(dataset=with_sources(pairs), source_radius={"human": 0.5, "self": 3.0}, **MARGIN)
-    loss_and_gradients(trainer)
-    with pytest.raises(InputError, match="see worst_cases"):
-        trainer.worst_case  # noqa: B018 -- the property raises

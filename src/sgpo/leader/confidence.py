@@ -17,6 +17,7 @@ from sgpo.errors import InputError
 from sgpo.leader.decoupling import Decoupling
 from sgpo.leader.guards import LeaderAlert
 from sgpo.leader.pair_loss import PairBatch, PairLoss, PairLosses, Request, Setup
+from sgpo.leader.pairs import require
 from sgpo.leader.recent import RecentSteps, StepMargins
 
 
@@ -40,18 +41,10 @@ class SmoothingSettings:
 
 
 def smoothed_loss(margins: Tensor, smoothing: Tensor) -> Tensor:
-    r"""The sigmoid loss for labels that are wrong with a given probability.
+    r"""$-(1 - s) \log\sigma(\xi) - s \log\sigma(-\xi)$, (B,) in nats, for labels that are wrong with probability s.
 
-    $\ell = -(1 - s) \log\sigma(\xi) - s \log\sigma(-\xi)$: the loss of cDPO, and of SPA with $s = \alpha$ on doubted
-    pairs and 0 on the others.
-
-    Args:
-        margins: (B,) gaps xi in nats, with their graph.
-        smoothing: (B,) s in [0, 1].
-
-    Returns: (B,) nats.
-
-    Source: Mitchell, "A note on DPO with noisy preferences" (2023), and arXiv:2406.04412 (SPA).
+    It is cDPO's loss, and SPA's with $s = \alpha$ on doubted pairs and 0 on the others. Source: Mitchell, "A note on
+    DPO with noisy preferences" (2023), and arXiv:2406.04412 (SPA).
     """
     return -(1 - smoothing) * logsigmoid(margins) - smoothing * logsigmoid(-margins)
 
@@ -60,14 +53,12 @@ class RecentMargins(RecentSteps):
     """The latest margins, in whole optimiser steps, and a quantile of them."""
 
     def __init__(self, quantile: float, capacity: int) -> None:
-        """Takes the level in (0, 1], and how many margins to keep."""
-        super().__init__(("margins", "weights"), (np.float64, np.float64), capacity)
+        super().__init__(capacity, margins=np.float64, weights=np.float64)
         self.quantile = quantile
 
     def push(self, margins: np.ndarray, weights: np.ndarray) -> None:
         """Adds the (N,) margins and weights >= 0 of one step; pairs of weight 0 are left out."""
-        heavy = weights > 0
-        super().push(margins[heavy], weights[heavy])
+        super().push(margins[weights > 0], weights[weights > 0])
 
     def threshold(self) -> float:
         """The smallest kept margin with at least a share `quantile` of the weight at or below it.
@@ -88,11 +79,8 @@ class SmoothedLoss(PairLoss):
     The threshold moves after an optimiser step and holds for the whole of the next one. The first `confidence_warmup`
     of the steps smooth nothing, and neither does the very first step, which has no threshold.
 
-    Logs `confidence/smoothed_share` (of the pairs) and `confidence/threshold` (nats).
-
-    Attributes:
-        threshold: a pair is doubted at this margin or below, in nats.
-        decoupling: finds the margins that the threshold judges; None: they are the policy's own.
+    Logs `confidence/smoothed_share` (of the pairs) and `confidence/threshold` (nats). With `decoupling`, the margins
+    that the threshold judges are not the policy's own.
     """
 
     Settings = SmoothingSettings
@@ -100,41 +88,30 @@ class SmoothedLoss(PairLoss):
 
     @classmethod
     def request(cls, args: Any) -> Request | None:
-        if args.confidence_smoothing:
-            return Request("confidence_smoothing", args.confidence_smoothing, "confidence_smoothing=0")
-        return None
+        alpha = args.confidence_smoothing
+        return Request("confidence_smoothing", alpha, "confidence_smoothing=0") if alpha else None
 
     @classmethod
     def check(cls, args: Any) -> None:
         if args.confidence_smoothing == 0:
-            ignored = {name: "confidence_smoothing=0" for name in SmoothingSettings.__dataclass_fields__}
+            require(args, vars(SmoothingSettings()), "confidence_smoothing=0", "a confidence_smoothing above 0")
         elif args.confidence_quantile == 1:
-            reason = "confidence_quantile=1, which doubts every pair"
-            ignored = {"confidence_pairs": reason, "decoupling": reason}
-        else:
-            return
-        for name, reason in ignored.items():
-            value, default = getattr(args, name), SmoothingSettings.__dataclass_fields__[name].default
-            if value != default:
-                raise InputError(
-                    f"{name} is {value} with {reason}; allowed: {default}, the default, because it would be ignored."
-                )
+            unused = {name: getattr(SmoothingSettings, name) for name in ("confidence_pairs", "decoupling")}
+            require(args, unused, "confidence_quantile=1, which doubts every pair", "a lower confidence_quantile")
 
     def __init__(self, setup: Setup) -> None:
-        args = setup.args
+        args, pairs = setup.args, setup.pairs
         self._smoothing, self._warmup = args.confidence_smoothing, args.confidence_warmup
-        self._step = StepMargins(setup.accelerator)
+        self.seen = StepMargins(setup.accelerator)
         self._recent = RecentMargins(args.confidence_quantile, args.confidence_pairs)
-        self._weights: np.ndarray | None = None
-        if setup.pairs.weights is not None:
-            self._weights = np.zeros(setup.pairs.rows[-1] + 1)
-            self._weights[setup.pairs.rows] = setup.pairs.weights
+        self._weights = np.ones(pairs.rows.max(initial=0) + 1)
+        if pairs.weights is not None:
+            self._weights[pairs.rows] = pairs.weights
         self.threshold = self._recent.threshold()
         self.decoupling = Decoupling(setup) if args.decoupling > 1 else None
         self.rescores_reference = self.decoupling is not None
 
     def start(self, checkpoint: str | None) -> None:
-        """Raises InputError for a checkpoint of a run without smoothing."""
         if checkpoint is None:
             return
         state = self.read_state(checkpoint)
@@ -153,23 +130,19 @@ class SmoothedLoss(PairLoss):
         margins = batch.margins
         judged = margins.detach() if self.decoupling is None else self.decoupling.margins(batch)
         if batch.training:
-            self.see(batch.tags.row, judged)
+            self.seen.add(batch.tags.row, judged)
         doubted = (judged <= self.threshold) & self._is_active(batch.step, batch.max_steps)
         smoothed = doubted.to(margins.dtype)
         numbers = {"confidence/threshold": self.threshold} if math.isfinite(self.threshold) else {}
         means = {"confidence/smoothed_share": smoothed.mean()}
         return PairLosses(smoothed_loss(margins, self._smoothing * smoothed), means, numbers)
 
-    def see(self, rows: Tensor, judged: Tensor) -> None:
-        """Takes (B,) rows and judged margins of a microbatch in training."""
-        self._step.see(rows, judged)
-
     def _is_active(self, step: int, max_steps: int) -> bool:
         """Whether the optimiser step after `step` steps smooths labels."""
         return step >= self._warmup * max_steps
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self._step.clear()
+        self.seen.clear()
         last = state.max_steps - 1
         if not self._is_active(last, state.max_steps) or (last == 0 and self.threshold == -math.inf):
             warnings.warn(
@@ -180,11 +153,10 @@ class SmoothedLoss(PairLoss):
             )
 
     def on_step_end(self, args, state, control, **kwargs):
-        if not len(self._step):
-            return
-        rows, margins = self._step.collect()
-        self._recent.push(margins, np.ones(len(rows)) if self._weights is None else self._weights[rows])
-        self.threshold = self._recent.threshold()
+        if len(self.seen):
+            rows, margins = self.seen.collect()
+            self._recent.push(margins, self._weights[rows])
+            self.threshold = self._recent.threshold()
 
     def state(self) -> dict[str, np.ndarray]:
         return self._recent.state()

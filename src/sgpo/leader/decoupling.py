@@ -19,11 +19,8 @@ TOLERANCE = 0.05
 class Decoupling:
     """Margins under the log-softmax of mixed logits, from hidden states that the models compute anyway.
 
-    Attributes:
-        policy, reference: the causal language models, whose heads and hidden states are used.
-
-    Raises:
-        InputError: no reference model is available, or the models are sharded.
+    `policy` and `reference` are the causal language models. Raises InputError where the reference's logits are not
+    available, or the models are sharded.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -64,20 +61,21 @@ class Decoupling:
         shift_mask = inputs["completion_mask"][..., 1:]
         mask = shift_mask == 1
         labels = inputs["input_ids"][:, 1:][mask]
-        # Prompt-learning PEFT puts virtual tokens in front of the real ones.
-        states = {who: hidden[:, -mask.size(1) - 1 : -1][mask] for who, hidden in self._hidden.items()}
-        self._hidden.clear()
-        heads = {who: getattr(self, who).get_output_embeddings() for who in states}
+
+        def states_and_head(who: str) -> tuple[Tensor, nn.Module]:
+            # Prompt-learning PEFT puts virtual tokens in front of the real ones.
+            hidden = self._hidden.pop(who)[:, -mask.size(1) - 1 : -1]
+            return hidden[mask], getattr(self, who).get_output_embeddings()
+
+        models = states_and_head("policy"), states_and_head("reference")
 
         def sums(strength: float) -> PairLogps:
             with self._accelerator.autocast():
-                logps = mixed_logps(
-                    states["policy"], heads["policy"], states["reference"], heads["reference"], labels, strength
-                )
+                logps = mixed_logps(*models, labels, strength)
             tokens = torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, logps)
             return sum_pair_logps(tokens, shift_mask, self._args.ld_alpha)
 
-        reference = PairLogps(inputs["ref_chosen_logps"], inputs["ref_rejected_logps"])
+        reference = inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
         if not self._checked:
             policy = sum_pair_logps(batch.log_probs, shift_mask, self._args.ld_alpha)
             check_scores(sums(1.0), policy, mask, "policy")
@@ -87,30 +85,19 @@ class Decoupling:
 
 
 def mixed_logps(
-    policy_hidden: Tensor,
-    policy_head: nn.Module,
-    reference_hidden: Tensor,
-    reference_head: nn.Module,
+    policy: tuple[Tensor, nn.Module],
+    reference: tuple[Tensor, nn.Module],
     labels: Tensor,
     strength: float,
     *,
     max_logits: int = MAX_LOGITS,
 ) -> Tensor:
-    r"""Log-probabilities under $\log\mathrm{softmax}(\lambda h_\pi + (1 - \lambda) h_\mathrm{ref})$, in slices.
+    r"""(T,) log-probabilities under $\log\mathrm{softmax}(\lambda h_\pi + (1 - \lambda) h_\mathrm{ref})$, in slices.
 
-    Args:
-        policy_hidden: (T, D) last hidden states of the policy that predict the labels.
-        policy_head: its head, from hidden states to (., V) logits.
-        reference_hidden: (T, D') of the reference.
-        reference_head: its head, over the same vocabulary.
-        labels: (T,) tokens.
-        strength: lambda; 1 is the policy, 0 the reference, above 1 extrapolates from the reference beyond the policy.
-        max_logits: how many logits of a model may exist at a time.
-
-    Returns: (T,) float32, in nats, without a graph.
-
-    Source: arXiv:2406.04412 (SPA).
+    Takes the (T, D) last hidden states and the head of each model, (T,) labels and lambda: 1 is the policy, 0 the
+    reference, above 1 extrapolates from the reference beyond the policy. Source: arXiv:2406.04412 (SPA).
     """
+    (policy_hidden, policy_head), (reference_hidden, reference_head) = policy, reference
     result = torch.empty(len(labels), dtype=torch.float32, device=labels.device)
     size = max(max_logits // policy_head.weight.size(0), 1)
     with torch.no_grad():
@@ -124,12 +111,7 @@ def mixed_logps(
 
 
 def check_scores(ours: PairLogps, theirs: PairLogps, target_mask: Tensor, whose: str) -> None:
-    """Compares log-probabilities from hidden states and the head with those that training uses.
-
-    Raises:
-        InputError: they differ: the head scales or soft-caps its logits, or the reference model is not the one that the
-            stored scores came from.
-    """
+    """Raises InputError if log-probabilities from hidden states and head are not those that training uses."""
     difference = torch.cat([(own - other.detach().float()).abs() for own, other in zip(ours, theirs, strict=True)])
     error = float(difference.sum() / target_mask.sum())
     if not error <= TOLERANCE:

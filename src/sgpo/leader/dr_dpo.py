@@ -18,14 +18,12 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from sgpo.config.settings import setting
-from sgpo.errors import InputError
 from sgpo.leader.pair_loss import PairBatch, PairLoss, PairLosses, Request, Setup
+from sgpo.leader.pairs import require
 
 
 @dataclass
 class DrDPOSettings:
-    """The argument of Dr. DPO."""
-
     dr_dpo_beta: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = setting(
         None, "Dr. DPO's beta' over the whole optimiser step, in nats, with radius 0; not given: off."
     )
@@ -37,35 +35,24 @@ class StepLosses(NamedTuple):
     log_sum: float
     count: int
 
-    def value(self, beta: float) -> float:
-        """The loss of the whole step, in nats."""
-        return -beta * (self.log_sum - math.log(self.count))
-
 
 def sum_up(accelerator: Accelerator, losses: Tensor, beta: float) -> StepLosses:
     """Sums over the whole step, from (B,) losses of this process's share; every process must call it."""
     scaled = -losses.detach().double() / beta
-    local = torch.stack(
-        [scaled.logsumexp(0), torch.tensor(float(len(scaled)), dtype=scaled.dtype, device=scaled.device)]
-    )
+    local = torch.stack([scaled.logsumexp(0), scaled.new_tensor(len(scaled))])
     everywhere = accelerator.gather(local[None]) if accelerator.num_processes > 1 else local[None]
     return StepLosses(float(everywhere[:, 0].logsumexp(0)), int(everywhere[:, 1].sum()))
 
 
 def dr_dpo_loss(losses: Tensor, step: StepLosses, beta: float, parts: int) -> Tensor:
-    """A microbatch's share of the loss by pair, for a trainer that averages over pairs, microbatches and processes.
+    """(B,) share of a microbatch, from its losses in nats and those of the whole step at the same weights.
 
-    Args:
-        losses: (B,) of the microbatch in nats, with their graph.
-        step: of the whole step, from the same weights of the policy.
-        beta: beta' > 0 in nats; infinity would be DPO, and 0 the smallest loss alone.
-        parts: microbatches of a process times processes.
-
-    Returns: (B,). Each value is the loss of the whole step; the gradient of the mean over all parts is the gradient of
-        that loss.
+    Each value is the loss of the whole step. The gradient of the mean over pairs and `parts` (microbatches of a process
+    times processes) is the gradient of that loss.
     """
     weights = (-losses.detach().double() / beta - step.log_sum).exp().to(losses.dtype)
-    return len(losses) * parts * weights * (losses - losses.detach()) + step.value(beta)
+    value = -beta * (step.log_sum - math.log(step.count))
+    return len(losses) * parts * weights * (losses - losses.detach()) + value
 
 
 class DrDPOLoss(PairLoss):
@@ -81,11 +68,9 @@ class DrDPOLoss(PairLoss):
 
     @classmethod
     def check(cls, args: Any) -> None:
-        if args.dr_dpo_beta is not None and not args.disable_dropout:
-            raise InputError(
-                f"disable_dropout is False with dr_dpo_beta {args.dr_dpo_beta}; allowed: True, because the pass that "
-                "weighs the pairs must see the losses that the weighted pass has."
-            )
+        # The pass that weighs the pairs must see the losses that the weighted pass has.
+        if request := cls.request(args):
+            require(args, {"disable_dropout": True}, str(request), request.off)
 
     def __init__(self, setup: Setup) -> None:
         self._accelerator, self._beta = setup.accelerator, setup.args.dr_dpo_beta

@@ -1,7 +1,7 @@
 """The follower during a training: one worst case per source, answered again on schedule."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,17 +10,17 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from sgpo.errors import InputError
-from sgpo.leader.pair_loss import Pairs
-from sgpo.leader.pairs import PairTags
+from sgpo.leader.pairs import Pairs, PairTags
 from sgpo.leader.recent import RecentGaps
-from sgpo.leader.window import choose_window
 from sgpo.robust.ball import Ball
+from sgpo.robust.link import sigmoid
 from sgpo.robust.losses import EnvelopeLoss, envelope_loss, marginal_split, mixture_loss, transport_loss
 from sgpo.robust.paper import solve_worst_case
 from sgpo.robust.solution import WorstCase
 
 ALL = "all"
 RECENT_PAIRS = 1024
+QUANTILES = (0.01, 0.99)
 
 
 class MovedLoss(NamedTuple):
@@ -36,8 +36,7 @@ class _Source:
     """Pairs that share a Wasserstein ball, and the latest answer to them.
 
     Attributes:
-        everyone: places of its pairs in the training set.
-        members: places of its pairs of weight above 0, the only ones that are answered to.
+        members: places of its pairs of weight above 0 in the training set.
         recent: with schedule "step", the gaps to answer to.
         worst: the answer; None without a radius or pairs.
         places: of the pairs that were answered to, in the order of the answer.
@@ -46,11 +45,10 @@ class _Source:
 
     name: str
     radius: float
-    everyone: np.ndarray
     members: np.ndarray
-    recent: RecentGaps | None = None
+    recent: RecentGaps | None
     worst: WorstCase | None = None
-    places: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    places: np.ndarray | None = None
     split: float | None = None
 
     def envelope(self, margins: Tensor) -> EnvelopeLoss:
@@ -65,9 +63,8 @@ class _Source:
 class Follower:
     """The worst case of each source, and the loss of a pair under it.
 
-    Attributes:
-        gaps: (N,) the gaps that the schedules `round` and `epoch` answer to, in nats; those before training for `step`.
-        answers: how often it has answered.
+    `answers` counts how often it has answered; `gaps` are the (N,) gaps in nats that the schedules `round` and `epoch`
+    answer to, and those before training for `step`.
     """
 
     def __init__(self, args: Any, pairs: Pairs, gaps: np.ndarray) -> None:
@@ -77,20 +74,14 @@ class Follower:
         self.answers = 0
         self._seen = np.full(len(gaps), np.nan)
         self._epoch = 0
-        self._tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._tables: dict[torch.device, Tensor] = {}
         self._sources = []
         for index, (name, radius) in enumerate(radii(args).items()):
-            everyone = members = (
-                np.arange(len(gaps)) if pairs.sources is None else np.flatnonzero(pairs.sources == index)
-            )
-            if pairs.weights is not None:
-                members = everyone[pairs.weights[everyone] > 0]
-            self._sources.append(_Source(name, radius, everyone, members, self._make_recent(members, radius)))
-
-    def _make_recent(self, members: np.ndarray, radius: float) -> RecentGaps | None:
-        if self._args.schedule != "step" or radius == 0:
-            return None
-        return RecentGaps(self.gaps[members], self._pairs.rows[members], self._args.recent_pairs or RECENT_PAIRS)
+            mine = np.full(len(gaps), True) if pairs.sources is None else pairs.sources == index
+            members, recent = np.flatnonzero(mine if pairs.weights is None else mine & (pairs.weights > 0)), None
+            if args.schedule == "step" and radius > 0:
+                recent = RecentGaps(self.gaps[members], pairs.rows[members], args.recent_pairs or RECENT_PAIRS)
+            self._sources.append(_Source(name, radius, members, recent))
 
     @property
     def worst_cases(self) -> dict[str, WorstCase]:
@@ -100,8 +91,7 @@ class Follower:
     def moved_shares(self) -> np.ndarray:
         """(N,) share of each pair of the training set that the latest answer moves.
 
-        With schedule "step" the answer is to a running window, where a pair has the share of its latest gap. Pairs
-        outside the window move as the price says, at their gap before training.
+        With schedule "step", pairs outside the running window move as the price says, at their gap before training.
         """
         shares = np.zeros(len(self.gaps))
         for source in self._sources:
@@ -110,16 +100,10 @@ class Follower:
                 shares[source.places] = source.worst.moved
         return shares
 
-    # -- the loss ----------------------------------------------------------------------------------------------
-
     def loss(self, margins: Tensor, tags: PairTags, *, training: bool) -> MovedLoss:
-        """The leader's loss of each pair, before weights.
+        """The leader's loss of each pair, before weights, from (B,) gaps in nats with their graph.
 
-        Args:
-            margins: (B,) gaps under the current policy, in nats, with their graph.
-            tags: rows and sources of the pairs.
-            training: whether they are pairs of the training set; other pairs have no displacement of their own, and
-                take the one that the marginal gap implies.
+        Pairs outside the training set take the displacement that the marginal gap implies.
         """
         if len(self._sources) == 1:
             return self._source_loss(self._sources[0], margins, tags.row, training)
@@ -139,49 +123,40 @@ class Follower:
         points = worst.link.to_space(margins.detach())
         outside = ((points < low) | (points > high)).to(margins.dtype)
         if self._args.step == "envelope":
-            envelope = source.envelope(margins)
-            return MovedLoss(envelope.loss, envelope.moved, outside)
+            return MovedLoss(*source.envelope(margins), outside)
         if training and self._args.schedule != "step":
-            moved, anchor = (table[row] for table in self._displacements(margins.device))
+            moved, anchor = self._displacements(margins.device)[:, row]
         else:
-            moved, anchor = source.envelope(margins.detach()).moved, points.clamp(low, high)
-        frozen = {"moved": moved, "anchor": anchor, "lower": low, "link": worst.link}
+            moved, anchor = source.envelope(margins.detach()).moved, points
+        # A pair of weight 0 has no anchor; the exact link may be infinite at 0, which even that weight does not cancel.
+        frozen = {"moved": moved, "anchor": anchor.clamp(low, high), "lower": low, "link": worst.link}
         if self._args.step == "transport":
             return MovedLoss(transport_loss(margins, **frozen), moved, outside)
         return MovedLoss(mixture_loss(margins, **frozen, proximal=self._args.proximal), moved, outside)
 
-    def _displacements(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Moved share and anchor of every row of the dataset."""
+    def _displacements(self, device: torch.device) -> Tensor:
+        """(2, rows) moved share and anchor of every row of the dataset."""
         if device not in self._tables:
-            moved, anchor = np.zeros(self._pairs.rows[-1] + 1), np.zeros(self._pairs.rows[-1] + 1)
+            table = np.zeros((2, self._pairs.rows[-1] + 1))
             for source in self._sources:
                 if source.worst is not None:
-                    # The exact link may be infinite at 0, which even a weight of 0 does not cancel.
-                    anchor[self._pairs.rows[source.everyone]] = source.worst.window[0]
-                    rows = self._pairs.rows[source.places]
-                    moved[rows], anchor[rows] = source.worst.moved, source.worst.points
-            self._tables[device] = tuple(
-                torch.as_tensor(table, dtype=torch.float32, device=device) for table in (moved, anchor)
-            )
+                    table[:, self._pairs.rows[source.places]] = source.worst.moved, source.worst.points
+            self._tables[device] = torch.as_tensor(table, dtype=torch.float32, device=device)
         return self._tables[device]
 
-    # -- the schedule ------------------------------------------------------------------------------------------
-
-    def see_step(self, gaps: np.ndarray, rows: np.ndarray) -> None:
-        """Schedule `step`: takes the gaps of one optimiser step, of all processes and microbatches, and answers."""
+    def see(self, rows: np.ndarray, gaps: np.ndarray) -> None:
+        """Takes gaps, by ascending row, that training saw on all processes; schedule `step` answers to them at once."""
         places = np.searchsorted(self._pairs.rows, rows)
+        if self._args.schedule == "epoch":
+            # Processes that run out of pairs get the first ones of the epoch again; those were seen already.
+            new = np.isnan(self._seen[places])
+            self._seen[places[new]] = gaps[new]
+            return
         for source in self._sources:
             if source.recent is not None:
                 mine = np.isin(places, source.members)
                 source.recent.push(gaps[mine], rows[mine])
         self.answer()
-
-    def see_epoch(self, gaps: np.ndarray, rows: np.ndarray) -> None:
-        """Schedule `epoch`: remembers gaps that training saw; the first of a row in an epoch counts."""
-        places = np.searchsorted(self._pairs.rows, rows)
-        # Processes that run out of pairs get the first ones of the epoch again; those were seen already.
-        new = np.isnan(self._seen[places])
-        self._seen[places[new]] = gaps[new]
 
     def begin_epoch(self, epoch: int) -> None:
         """Schedule `epoch`: answers once per epoch to what the last one saw; unseen pairs keep their gap."""
@@ -193,8 +168,6 @@ class Follower:
         self._seen[:] = np.nan
         self.answer()
 
-    # -- checkpoints -------------------------------------------------------------------------------------------
-
     def state(self) -> dict[str, np.ndarray]:
         """Everything that the next answers depend on, as arrays."""
         state = {"rows": self._pairs.rows, "gaps": self.gaps, "seen": self._seen}
@@ -204,54 +177,48 @@ class Follower:
                 state |= {f"recent.{index}.{key}": value for key, value in source.recent.state().items()}
         return state
 
-    def load(self, state: dict[str, np.ndarray]) -> None:
-        """Restores what `state` returned, and answers.
-
-        Raises:
-            InputError: the state is of another dataset.
-        """
-        if not np.array_equal(state["rows"], self._pairs.rows):
+    @classmethod
+    def restored(cls, args: Any, pairs: Pairs, state: dict[str, np.ndarray]) -> "Follower":
+        """A follower of that `state`, which has answered; raises InputError for the state of another dataset."""
+        if not np.array_equal(state["rows"], pairs.rows):
             raise InputError(
-                f"the checkpoint's follower knows {len(state['rows'])} pairs and train_dataset has "
-                f"{len(self._pairs.rows)} (or other rows were dropped); allowed: the dataset it was trained on."
+                f"the checkpoint's follower knows {len(state['rows'])} pairs and train_dataset has {len(pairs.rows)} "
+                "(or other rows were dropped); allowed: the dataset it was trained on."
             )
-        self.gaps, self._seen = state["gaps"].copy(), state["seen"].copy()
-        self._epoch, answers = (int(count) for count in state["counts"])
-        for index, source in enumerate(self._sources):
+        follower = cls(args, pairs, state["gaps"])
+        follower._seen = state["seen"].copy()
+        follower._epoch, answers = (int(count) for count in state["counts"])
+        for index, source in enumerate(follower._sources):
             if source.recent is not None:
-                source.recent = self._make_recent(source.members, source.radius)
-                prefix = f"recent.{index}."
-                kept = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-                source.recent.load(kept)
-        self.answers = answers - 1
-        self.answer()
-
-    # -- answering ---------------------------------------------------------------------------------------------
+                source.recent.load({key: state[f"recent.{index}.{key}"] for key in ("gaps", "rows", "lengths")})
+        follower.answers = answers - 1
+        follower.answer()
+        return follower
 
     def answer(self, given: Mapping[str, WorstCase] | None = None) -> None:
-        """Solves the worst case of every source, or takes given ones.
+        """Solves the worst case of every source, or takes given answers to the very same gaps, by source.
 
-        Args:
-            given: the answer to the very same gaps, by source (or under "all").
-
-        Raises:
-            InputError: the first time, gaps outside an explicit window; a window rule that finds no window; given
-                worst cases of other sources, or of another number of pairs.
+        Raises InputError the first time, for gaps outside an explicit window; and for a rule that finds no window.
         """
-        gaps = {}
+        asked = {}
         for source in self._sources:
-            if source.recent is None:
-                source.places = source.members
-                gaps[source.name] = self.gaps[source.members]
-            else:
-                gaps[source.name], rows = source.recent.read()
+            source.places, gaps = source.members, self.gaps[source.members]
+            if source.recent is not None:
+                gaps, rows = source.recent.read()
                 source.places = np.searchsorted(self._pairs.rows, rows)
-        answering = [source for source in self._sources if source.radius > 0 and len(source.places)]
+            if source.radius > 0 and len(gaps):
+                asked[source.name] = gaps
         if given is not None:
-            check_given(given, {source.name: len(source.places) for source in answering})
-        for source in answering:
-            worst = given[source.name] if given is not None else self._solve(source, gaps[source.name])
-            source.worst, source.split = worst, None if self._args.group_size else marginal_split(worst)
+            found = {name: len(worst.moved) for name, worst in given.items()}
+            wanted = {name: len(gaps) for name, gaps in asked.items()}
+            if found != wanted:
+                raise InputError(
+                    f"worst_cases is of {found} pairs; allowed: {wanted}, those of train_dataset by source."
+                )
+        for source in self._sources:
+            if source.name in asked:
+                source.worst = self._solve(source, asked[source.name]) if given is None else given[source.name]
+                source.split = None if self._args.group_size else marginal_split(source.worst)
         self.answers += 1
         self._tables.clear()
 
@@ -263,27 +230,33 @@ class Follower:
         clip = self.answers > 0 or args.window_rule == "quantiles"
         window, tangents = choose_window(args, gaps, weights), args.tangents or None
         ball = Ball(source.radius, space=args.space, window=window, tangents=tangents, clip=clip)
-        seed = args.seed + self.answers
+        how = {"solver": args.solver, "group_size": args.group_size, "seed": args.seed + self.answers}
         try:
-            return solve_worst_case(
-                gaps, ball, weights=weights, solver=args.solver, group_size=args.group_size, seed=seed
-            )
+            return solve_worst_case(gaps, ball, weights=weights, **how)
         except RuntimeError as error:
             raise InputError(f"solver {args.solver!r} gave up ({error}); allowed: solver 'exact'.") from error
 
 
-def check_given(given: Mapping[str, WorstCase], counts: Mapping[str, int]) -> None:
-    """Raises InputError unless worst cases are of these sources, each of this number of pairs."""
-    if set(given) != set(counts):
+def choose_window(args: Any, gaps: np.ndarray, weights: np.ndarray | None) -> tuple[float, float]:
+    """The window [a, b] of the gap space by the rule in force, from (N,) gaps in nats and weights above 0."""
+    if args.window_rule == "explicit":
+        return args.window[0], args.window[1]
+    points = sigmoid(gaps) if args.space == "probability" else gaps
+    if args.window_rule == "min_max":
+        low, high = points.min(), points.max()
+    else:
+        levels = args.window_quantiles or QUANTILES
+        low, high = np.quantile(points, levels, method="inverted_cdf", weights=weights)
+    low, high = float(low) - args.window_margin, float(high) + args.window_margin
+    if args.space == "probability":
+        low, high = max(low, 0.0), min(high, 1.0)
+    if not low < high:
         raise InputError(
-            f"worst_cases is of {sorted(given)}; allowed: one of each source with a radius and pairs, {sorted(counts)}."
+            f"window_rule {args.window_rule!r} finds [{low}, {high}] for {len(gaps)} gaps; allowed: gaps that differ, "
+            "or a window_margin above 0. Before the first step every gap is 0 where the reference is the policy "
+            "itself."
         )
-    for name, count in counts.items():
-        if len(given[name].moved) != count:
-            raise InputError(
-                f"worst_cases[{name!r}] is of {len(given[name].moved)} pairs; allowed: {count}, the pairs of "
-                "train_dataset that it answers to."
-            )
+    return low, high
 
 
 def radii(args: Any) -> dict[str, float]:

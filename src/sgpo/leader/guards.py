@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from sgpo.errors import InputError
+from sgpo.robust.solution import WorstCase
 from sgpo.stats.alarms import collapsed, idle, saturated
 
 
@@ -23,9 +24,9 @@ class LeaderAlert(UserWarning):
 class Guards(TrainerCallback):
     """Watches the log: collapse of the chosen log-probability, a follower that moves nothing or everything."""
 
-    def __init__(self, moved_shares: Callable[[], dict[str, float]]) -> None:
-        """Takes a function that returns the share of moved mass by source, from the follower's latest answer."""
-        self._moved_shares = moved_shares
+    def __init__(self, worst_cases: Callable[[], Mapping[str, WorstCase]]) -> None:
+        """Takes a function that returns the follower's latest answer by source."""
+        self._worst_cases = worst_cases
         self._shown: set[str] = set()
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -34,35 +35,25 @@ class Guards(TrainerCallback):
     def on_log(self, args, state, control, logs: dict[str, Any] | None = None, **kwargs):
         if not state.is_world_process_zero or not logs or "logps/chosen" not in logs:
             return
+        where, chosen = f"step {state.global_step}:", logs["logps/chosen"]
         # The reference's score of the same responses: batches differ too much to be compared with each other.
-        reference = logs["logps/chosen"] - logs["rewards/chosen"] / args.beta
-        self._watch_chosen(logs["logps/chosen"], reference, state.global_step)
-        for source, share in self._moved_shares().items():
-            self._watch_share(source, share, state.global_step)
-
-    def _watch_chosen(self, chosen: float, reference: float, step: int) -> None:
+        reference = chosen - logs["rewards/chosen"] / args.beta
         if collapsed(chosen, reference):
             self._warn(
                 "collapse",
-                f"step {step}: the mean log-probability of the chosen responses fell to {chosen:.1f} nats, from "
+                f"{where} the mean log-probability of the chosen responses fell to {chosen:.1f} nats, from "
                 f"{reference:.1f} under the reference. The policy moves away from the responses that it should "
                 "prefer; a larger beta or a smaller learning rate prevents that.",
             )
-
-    def _watch_share(self, source: str, share: float, step: int) -> None:
-        of = "" if source == "all" else f" of source {source!r}"
-        if idle(share):
-            self._warn(
-                f"idle {source}",
-                f"step {step}: the follower moves a share of {share:.4f} of the pairs{of}, so this is nearly plain "
-                "DPO; a larger radius moves more.",
-            )
-        elif saturated(share):
-            self._warn(
-                f"saturated {source}",
-                f"step {step}: the follower moves a share of {share:.3f} of the pairs{of}, so little of the data is "
-                "left to learn from; a smaller radius leaves more.",
-            )
+        for source, worst in self._worst_cases().items():
+            share = float(worst.moved_share)
+            moves = f"{where} the follower moves a share of {share:.4f} of the pairs"
+            moves += "" if source == "all" else f" of source {source!r}"
+            if idle(share):
+                self._warn(f"idle {source}", f"{moves}, so this is nearly plain DPO; a larger radius moves more.")
+            elif saturated(share):
+                what = "so little of the data is left to learn from; a smaller radius leaves more."
+                self._warn(f"saturated {source}", f"{moves}, {what}")
 
     def _warn(self, kind: str, message: str) -> None:
         if kind not in self._shown:
@@ -71,33 +62,29 @@ class Guards(TrainerCallback):
 
 
 def refuse_bad_loss(loss: Tensor, rows: Tensor | None, accelerator: Accelerator, step: int, output_dir: str) -> None:
-    """Stops training at a microbatch's loss that is not finite, on every process, before its gradient exists.
+    """Stops training, on every process, at a microbatch's loss that is not finite, before its gradient exists.
 
-    Args:
-        rows: (B,) its pairs' rows in the training set; None for a stream.
-
-    Raises:
-        InputError: names the step, the rows of the process whose loss it was, and the last checkpoint.
+    The InputError names the step, the (B,) rows of the process whose loss it was (None: a stream) and the last
+    checkpoint.
     """
-    local = loss.detach().float()
+    losses = loss.detach().float().reshape(1)
     # All processes must stop together, or the others wait forever in the next collective call.
-    everywhere = accelerator.gather(local.reshape(1)) if accelerator.num_processes > 1 else local.reshape(1)
-    if math.isfinite(everywhere.sum().item()) or bool(torch.isfinite(everywhere).all()):
+    if accelerator.num_processes > 1:
+        losses = accelerator.gather(losses)
+    bad = ~torch.isfinite(losses)
+    if not bad.any():
         return
-    if accelerator.num_processes > 1 and rows is not None:
-        rows = accelerator.gather(accelerator.pad_across_processes(rows, pad_index=-1)).reshape(len(everywhere), -1)
-        rows = rows[~torch.isfinite(everywhere)]
-    where = "a stream" if rows is None else f"rows {sorted(set(rows.flatten().tolist()) - {-1})} of train_dataset"
-    bad = everywhere[~torch.isfinite(everywhere)][0].item()
-    raise InputError(f"step {step + 1}: the loss is {bad} on {where}; {_advice(output_dir)}")
+    where = "a stream"
+    if rows is not None:
+        if accelerator.num_processes > 1:
+            rows = accelerator.gather(accelerator.pad_across_processes(rows, pad_index=-1))
+        rows = rows.reshape(len(losses), -1)[bad]
+        where = f"rows {sorted(set(rows.flatten().tolist()) - {-1})} of train_dataset"
+    raise InputError(f"step {step + 1}: the loss is {losses[bad][0].item()} on {where}; {_advice(output_dir)}")
 
 
 def refuse_bad_gradient(norm: float, step: int, rows: list[int], output_dir: str) -> None:
-    """Stops training at a gradient that is not finite, before the optimiser takes it.
-
-    Raises:
-        InputError: names the step, the rows of this process's pairs in it, and the last checkpoint.
-    """
+    """Stops training at a gradient that is not finite, on these rows of this process, before the optimiser takes it."""
     if not math.isfinite(norm):
         raise InputError(
             f"step {step + 1}: the gradient's norm is {norm} on rows {sorted(rows)} of train_dataset; "
@@ -105,7 +92,12 @@ def refuse_bad_gradient(norm: float, step: int, rows: list[int], output_dir: str
         )
 
 
+def last_checkpoint(output_dir: str) -> str | None:
+    """The latest checkpoint in a folder, which need not exist."""
+    return get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
+
+
 def _advice(output_dir: str) -> str:
-    last = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
+    last = last_checkpoint(output_dir)
     kept = f"the last good checkpoint is {last}" if last else "no checkpoint was saved before it"
     return f"training stops with the weights of the step before, and {kept}. Check the texts and scores of these pairs."

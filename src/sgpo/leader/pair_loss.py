@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 from transformers import TrainerCallback
 
-from sgpo.leader.pairs import PairTags
+from sgpo.leader.pairs import Pairs, PairTags
 from sgpo.robust.solution import WorstCase
 
 
@@ -31,22 +31,11 @@ class Request(NamedTuple):
         return f"{self.name} {self.value}"
 
 
-class Pairs(NamedTuple):
-    """The training set: (N,) ascending rows, weights or None, indices of sources or None."""
-
-    rows: np.ndarray
-    weights: np.ndarray | None = None
-    sources: np.ndarray | None = None
-
-
 @dataclass(frozen=True)
 class Setup:
     """What a trainer gives its loss.
 
     Attributes:
-        args: the trainer's SGPOConfig.
-        accelerator: of the trainer.
-        pairs: the training set.
         measure_gaps: returns (N,) gaps of the training set under the policy before training, in nats.
         policy: the causal language model itself, without wrappers.
         reference: the model that the reference's scores come from at each step; None where only scores are stored.
@@ -69,7 +58,6 @@ class PairBatch(NamedTuple):
 
     Attributes:
         margins: (B,) gaps of the policy in nats, with their graph.
-        tags: row, weight and source of each pair.
         training: whether the pairs are being trained on, rather than evaluated.
         inputs: the batch as the model takes it, with the reference's log-probabilities.
         log_probs: (2B, L) the policy's log-probabilities by token, in nats.
@@ -105,6 +93,7 @@ class PairLoss(TrainerCallback):
         looks_ahead: whether `begin_step` needs the margins of a whole optimiser step.
         rescores_reference: whether the reference must be run at each step, even if its scores are stored.
         state_file: name of its file in a checkpoint.
+        worst_cases: the follower's latest answer by source, or under "all"; empty without a follower.
     """
 
     Settings: ClassVar[type]
@@ -112,6 +101,7 @@ class PairLoss(TrainerCallback):
     looks_ahead: ClassVar[bool] = False
     rescores_reference: bool = False
     state_file: ClassVar[str] = ""
+    worst_cases: Mapping[str, WorstCase] = {}
 
     @classmethod
     def request(cls, args: Any) -> Request | None:
@@ -130,11 +120,9 @@ class PairLoss(TrainerCallback):
         return nullcontext()
 
     def begin_step(self, margins: Tensor, parts: int) -> None:
-        """Takes the (B,) margins of an optimiser step on this process, if `looks_ahead`; every process must call it.
+        """Takes the (B,) margins in nats of an optimiser step on this process, if `looks_ahead`; all processes call it.
 
-        Args:
-            margins: without a graph, in nats.
-            parts: microbatches of a process times processes.
+        `parts` is the number of microbatches of a process times processes.
         """
 
     def losses(self, batch: PairBatch) -> PairLosses:

@@ -8,7 +8,7 @@ from sgpo.errors import InputError
 from sgpo.leader.confidence import SmoothedLoss
 from sgpo.leader.dr_dpo import DrDPOLoss
 from sgpo.leader.pair_loss import PairLoss
-from sgpo.leader.pairs import check_weighted
+from sgpo.leader.pairs import check_weighted, require
 from sgpo.leader.robust_loss import RobustLoss
 
 PAIR_LOSSES: tuple[type[PairLoss], ...] = (RobustLoss, SmoothedLoss, DrDPOLoss)
@@ -20,11 +20,7 @@ def find_loss(args: Any) -> type[PairLoss]:
 
 
 def check_loss(args: Any) -> None:
-    """Checks the arguments of all losses, and what the requested one does not combine with.
-
-    Raises:
-        InputError: arguments that do not go together or would be ignored, or more than one loss.
-    """
+    """Raises InputError for arguments of a loss that do not go together or would be ignored, and for two losses."""
     for loss in PAIR_LOSSES:
         loss.check(args)
     requests = [request for loss in PAIR_LOSSES if (request := loss.request(args)) is not None]
@@ -41,28 +37,18 @@ def check_loss(args: Any) -> None:
             f"loss_type is {args.loss_type} with {what}; allowed: a list that holds 'sigmoid' once (the part that is "
             f"replaced), or {what.off}."
         )
-    if args.f_divergence_type != "reverse_kl":
-        raise InputError(
-            f"f_divergence_type is {args.f_divergence_type!r} with {what}; allowed: 'reverse_kl', for which the gap is "
-            f"the implicit reward difference, or {what.off}."
-        )
-    # WPO's weights follow the policy, and a moving reference changes all gaps: what is known of a pair would not last.
-    for name in ("use_weighting", "sync_ref_model"):
-        if getattr(args, name):
-            raise InputError(f"{name} is True with {what}; allowed: False, or {what.off}.")
+    # With another divergence a gap is not the implicit reward difference. WPO's weights follow the policy, and a moving
+    # reference changes all gaps: what is known of a pair would not last.
+    values = {"f_divergence_type": "reverse_kl", "use_weighting": False, "sync_ref_model": False}
+    require(args, values, str(what), what.off)
 
 
 def check_dataset(dataset: Any, args: Any) -> None:
-    """Checks, before any model is loaded, what a training set and the arguments do not mean together.
-
-    Raises:
-        InputError: a stream or images where the rows, gaps or weights of all pairs are needed; weights with a loss that
-            does not take them.
-    """
+    """Checks, before any model is loaded, that a training set has pairs, and weights, that the loss can take."""
     sample = next(iter(dataset), {})
     loss, without = find_loss(args), "a dataset without the column"
-    request, weighted = loss.request(args), "weight" in sample
-    if weighted:
+    request = loss.request(args)
+    if "weight" in sample:
         what = "a 'weight' column"
         check_weighted(args)
         if not loss.takes_weights:

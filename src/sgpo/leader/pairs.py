@@ -4,7 +4,7 @@ They are columns of the dataset and keys of the batch, because TRL drops rows wh
 array outside the dataset would then belong to other pairs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -27,6 +27,19 @@ class PairTags(NamedTuple):
     source: Tensor | None = None
 
 
+class Pairs(NamedTuple):
+    """The training set: (N,) ascending rows, weights or None, indices of sources or None."""
+
+    rows: np.ndarray
+    weights: np.ndarray | None = None
+    sources: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> "Pairs":
+        """The tags of a whole dataset."""
+        return cls(*(np.asarray(dataset[tag][:]) if tag in dataset.column_names else None for tag in TAGS))
+
+
 def number_rows(dataset: Any) -> Any:
     """Adds the row numbers, before TRL drops rows; a stream is returned unchanged."""
     if not isinstance(dataset, Dataset):
@@ -37,12 +50,7 @@ def number_rows(dataset: Any) -> Any:
 
 
 def tag_pairs(dataset: Any, args: Any, name: str) -> Any:
-    """Adds weights and source indices to a dataset that TRL has prepared; a stream is returned unchanged.
-
-    Raises:
-        InputError: a weight that is negative or not finite, weights that are all 0 or that the loss cannot take, a
-            source without a radius, a stream with weights or sources.
-    """
+    """Adds checked weights and source indices to a dataset that TRL has prepared; a stream must have neither."""
     if not isinstance(dataset, Dataset):
         if args.source_radius is not None or "weight" in next(iter(dataset), {}):
             raise InputError(
@@ -56,18 +64,21 @@ def tag_pairs(dataset: Any, args: Any, name: str) -> Any:
         check_weighted(args)
         dataset = dataset.add_column(WEIGHT, _normalised_weights(dataset, name))
     if args.source_radius is not None:
-        dataset = dataset.add_column(SOURCE, _source_indices(dataset, args.source_radius, name))
+        dataset = dataset.add_column(SOURCE, _source_indices(dataset, list(args.source_radius), name))
     return dataset
 
 
 def check_weighted(args: Any) -> None:
     """Raises InputError for a loss that weights of pairs cannot be applied to."""
-    for name, allowed in (("loss_type", ["sigmoid"]), ("f_divergence_type", "reverse_kl"), ("use_weighting", False)):
+    values = {"loss_type": ["sigmoid"], "f_divergence_type": "reverse_kl", "use_weighting": False}
+    require(args, values, "a 'weight' column", "a dataset without the column")
+
+
+def require(args: Any, values: Mapping[str, Any], reason: str, otherwise: str) -> None:
+    """Raises InputError for an argument that has another value than `reason` allows, unless one does `otherwise`."""
+    for name, allowed in values.items():
         if getattr(args, name) != allowed:
-            raise InputError(
-                f"{name} is {getattr(args, name)!r} with a 'weight' column; allowed: {allowed!r}, or a dataset without "
-                "the column."
-            )
+            raise InputError(f"{name} is {getattr(args, name)!r} with {reason}; allowed: {allowed!r}, or {otherwise}.")
 
 
 def _normalised_weights(dataset: Dataset, name: str) -> np.ndarray:
@@ -82,19 +93,14 @@ def _normalised_weights(dataset: Dataset, name: str) -> np.ndarray:
     return weights / weights.mean()
 
 
-def _source_indices(dataset: Dataset, source_radius: dict[str, float], name: str) -> np.ndarray:
-    allowed = ", ".join(map(repr, source_radius))
+def _source_indices(dataset: Dataset, names: list[str], name: str) -> np.ndarray:
+    allowed = f"{', '.join(map(repr, names))} (the keys of source_radius)"
     if "source" not in dataset.column_names:
-        raise InputError(f"{name} dataset has no column 'source'; source_radius needs it, with the names {allowed}.")
-    index = {source: place for place, source in enumerate(source_radius)}
-    sources = dataset["source"][:]
-    for row, source in enumerate(sources):
-        if source not in index:
-            raise InputError(
-                f"{name} dataset row {dataset[ROW][row]}: source is {source!r}; allowed: {allowed} (the keys of "
-                "source_radius)."
-            )
-    return np.array([index[source] for source in sources])
+        raise InputError(f"{name} dataset has no column 'source'; allowed: one that holds {allowed}.")
+    for row, source in zip(dataset[ROW][:], dataset["source"][:], strict=True):
+        if source not in names:
+            raise InputError(f"{name} dataset row {row}: source is {source!r}; allowed: {allowed}.")
+    return np.array([names.index(source) for source in dataset["source"][:]])
 
 
 @dataclass
@@ -104,12 +110,8 @@ class TaggedCollator:
     base: Callable[[list[dict[str, Any]]], dict[str, Any]]
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        tags = {
-            key: torch.tensor([example[key] for example in examples], dtype=dtype)
-            for key, dtype in TAGS.items()
-            if key in examples[0]
-        }
-        return {**self.base(examples), **tags}
+        tags = {tag: [example[tag] for example in examples] for tag in TAGS if tag in examples[0]}
+        return self.base(examples) | {tag: torch.tensor(values, dtype=TAGS[tag]) for tag, values in tags.items()}
 
 
 def pop_tags(inputs: dict[str, Any]) -> tuple[dict[str, Any], PairTags]:

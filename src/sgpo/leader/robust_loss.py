@@ -3,28 +3,34 @@
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from sgpo.config.game import FollowerSettings
 from sgpo.errors import InputError
-from sgpo.leader.follower import Follower, radii
+from sgpo.leader.follower import ALL, Follower, radii
 from sgpo.leader.pair_loss import PairBatch, PairLoss, PairLosses, Request, Setup, weighted_mean
+from sgpo.leader.pairs import require
 from sgpo.leader.recent import StepMargins
-from sgpo.leader.window import check_window
+from sgpo.robust.ball import Ball
 from sgpo.robust.solution import WorstCase
+
+# Settings that only some values of another setting use.
+_USED_WITH = {
+    "window": ("window_rule", ("explicit",)),
+    "window_margin": ("window_rule", ("min_max", "quantiles")),
+    "window_quantiles": ("window_rule", ("quantiles",)),
+    "recent_pairs": ("schedule", ("step",)),
+    "proximal": ("step", ("mixture",)),
+}
 
 
 class RobustLoss(PairLoss):
     """The loss of each pair under the worst case that the follower has found.
 
-    The follower answers before the first step and then by schedule: at the start of an epoch or after an optimiser
-    step, to what training has seen on all processes. Everything within one optimiser step meets the same answer.
+    The follower answers at `start` and then by schedule: at the start of an epoch or after an optimiser step, to what
+    training has seen on all processes. Everything within one optimiser step meets the same answer.
 
     Logs `robust/value` (nats), `robust/moved_share` and `robust/outside` (share of gaps outside the window), and for
     each source `robust/price`, `robust/window_low` and `robust/window_high`.
-
-    Attributes:
-        follower: None before `start`.
     """
 
     Settings = FollowerSettings
@@ -32,63 +38,58 @@ class RobustLoss(PairLoss):
 
     @classmethod
     def request(cls, args: Any) -> Request | None:
-        if not any(radius > 0 for radius in radii(args).values()):
-            return None
-        if args.source_radius is not None:
-            return Request("source_radius", args.source_radius, "radius=0")
-        return Request("radius", args.radius, "radius=0")
+        name = "radius" if args.source_radius is None else "source_radius"
+        return Request(name, getattr(args, name), "radius=0") if any(radii(args).values()) else None
 
     @classmethod
     def check(cls, args: Any) -> None:
-        check_window(args, is_robust=cls.request(args) is not None)
-        if args.proximal and args.step != "mixture":
-            raise InputError(f"proximal is {args.proximal} with step={args.step!r}; allowed: 0, or step 'mixture'.")
-        if args.recent_pairs is not None and args.schedule != "step":
-            raise InputError(
-                f"recent_pairs is {args.recent_pairs} with schedule={args.schedule!r}; allowed: None, or schedule "
-                "'step'."
-            )
+        """Checks the settings of the follower; fills in the window [0, 1] in probability space."""
+        for name, (key, values) in _USED_WITH.items():
+            value, default = getattr(args, key), getattr(FollowerSettings, name)
+            if value not in values:
+                require(args, {name: default}, f"{key}={value!r}", f"{key} {' or '.join(map(repr, values))}")
+        levels = args.window_quantiles
+        if levels is not None and (len(levels) != 2 or not 0 <= levels[0] < levels[1] <= 1):
+            raise InputError(f"window_quantiles is {levels}; allowed: two levels [low, high], 0 <= low < high <= 1.")
         if args.solver != "exact" and args.tangents == 0:
             raise InputError(
                 f"tangents is 0 with solver={args.solver!r}, which needs a piecewise linear link; allowed: tangents "
                 ">= 1, or solver 'exact'."
             )
+        if args.window_rule == "explicit" and cls.request(args) is not None:
+            ball = Ball(0.0, space=args.space, window=args.window, tangents=args.tangents or None)
+            try:
+                args.window = list(ball.resolve()[1])
+            except InputError as error:
+                found = "Or window_rule 'min_max' or 'quantiles', which find it from the gaps."
+                raise InputError(f"{error} {found}") from None
 
     def __init__(self, setup: Setup) -> None:
         self._setup, self._schedule = setup, setup.args.schedule
-        self._step = StepMargins(setup.accelerator)
+        self.seen = StepMargins(setup.accelerator)
         self.follower: Follower | None = None
 
     @property
     def worst_cases(self) -> dict[str, WorstCase]:
-        """The follower's latest answer by source (or under "all"); empty before the first one."""
         return {} if self.follower is None else self.follower.worst_cases
 
     def start(self, checkpoint: str | None) -> None:
-        """Has the follower answer to the initial gaps, or restores it from a checkpoint.
-
-        A resumed run must answer to the gaps that the first start saw, so they come from the checkpoint.
-
-        Raises:
-            InputError: see `Follower`.
-        """
-        state = None if checkpoint is None else self.read_state(checkpoint)
-        if self.follower is not None and state is None:
-            return
+        """Has the follower answer to the initial gaps, which a resumed run takes from its checkpoint."""
         args, pairs = self._setup.args, self._setup.pairs
+        state = None if checkpoint is None else self.read_state(checkpoint)
         if state is not None:
-            self.follower = Follower(args, pairs, state["gaps"])
-            self.follower.load(state)
-            return
-        radius = np.array(list(radii(args).values()))
-        is_moved = radius[0 if pairs.sources is None else pairs.sources].any()
-        self.follower = Follower(args, pairs, self._setup.measure_gaps() if is_moved else np.zeros(len(pairs.rows)))
-        self.follower.answer(self._setup.worst_cases)
+            self.follower = Follower.restored(args, pairs, state)
+        elif self.follower is None:
+            radius = np.array(list(radii(args).values()))
+            is_moved = radius[0 if pairs.sources is None else pairs.sources].any()
+            gaps = self._setup.measure_gaps() if is_moved else np.zeros(len(pairs.rows))
+            self.follower = Follower(args, pairs, gaps)
+            self.follower.answer(self._setup.worst_cases)
 
     def losses(self, batch: PairBatch) -> PairLosses:
         pairs = self.follower.loss(batch.margins, batch.tags, training=batch.training)
-        if batch.training:
-            self.see(batch.tags.row, batch.margins)
+        if batch.training and self._schedule != "round":
+            self.seen.add(batch.tags.row, batch.margins)
         means = {
             "robust/value": weighted_mean(pairs.loss.detach(), batch.tags),
             "robust/moved_share": pairs.moved.mean(),
@@ -96,19 +97,13 @@ class RobustLoss(PairLoss):
         }
         numbers = {}
         for source, worst in self.worst_cases.items():
-            of = "" if source == "all" else f"/{source}"
-            numbers[f"robust/price{of}"] = float(worst.price)
-            numbers[f"robust/window_low{of}"] = float(worst.window[0])
-            numbers[f"robust/window_high{of}"] = float(worst.window[1])
+            low, high = worst.window
+            for name, number in (("price", worst.price), ("window_low", low), ("window_high", high)):
+                numbers[f"robust/{name}" if source == ALL else f"robust/{name}/{source}"] = float(number)
         return PairLosses(pairs.loss, means, numbers)
 
-    def see(self, rows: Tensor, margins: Tensor) -> None:
-        """Takes (B,) rows and gaps of a microbatch in training."""
-        if self._schedule != "round":
-            self._step.see(rows, margins)
-
     def on_train_begin(self, args, state, control, **kwargs):
-        self._step.clear()
+        self.seen.clear()
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         if self._schedule == "epoch":
@@ -126,10 +121,5 @@ class RobustLoss(PairLoss):
         return self.follower.state()
 
     def _flush(self) -> None:
-        if not len(self._step):
-            return
-        rows, gaps = self._step.collect()
-        if self._schedule == "step":
-            self.follower.see_step(gaps, rows)
-        else:
-            self.follower.see_epoch(gaps, rows)
+        if len(self.seen):
+            self.follower.see(*self.seen.collect())

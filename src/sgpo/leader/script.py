@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +31,8 @@ _LAUNCHED = "SGPO_TRAIN_LAUNCHED"
 def train(argv: Sequence[str]) -> int:
     """Trains from command-line arguments: those of `trl dpo`, of SGPOConfig, and of `accelerate launch`.
 
-    Args:
-        argv: arguments; `--config FILE` gives defaults in YAML. With arguments of `accelerate launch`, such as
-            `--num_processes 2` or `--accelerate_config fsdp2`, the training is launched, else it runs in this process.
-
-    Returns: the exit code.
-
-    Raises:
-        InputError: an unknown or impossible argument, or a dataset that holds no preference pairs.
-        SystemExit: argparse's own errors and `--help`.
+    `--config FILE` gives defaults in YAML. With arguments of `accelerate launch`, such as `--num_processes 2` or
+    `--accelerate_config fsdp2`, the training is launched, else it runs in this process. Returns the exit code.
     """
     parser = TrlParser((ScriptArguments, SGPOConfig, ModelConfig, DatasetMixtureConfig), prog="sgpo train")
     try:
@@ -126,24 +120,21 @@ def _load_datasets(
 ) -> tuple[Dataset, Dataset | None]:
     if bool(mixture.datasets) == bool(script.dataset_name):
         raise InputError("dataset_name and datasets: exactly one of them must be given.")
-    wants_eval = arguments.eval_strategy != "no"
-    if mixture.datasets:
-        splits = get_dataset(mixture)
-        return splits[script.dataset_train_split], splits[script.dataset_test_split] if wants_eval else None
+    load = get_dataset(mixture).__getitem__ if mixture.datasets else partial(_load_split, script)
+    eval_dataset = load(script.dataset_test_split) if arguments.eval_strategy != "no" else None
+    return load(script.dataset_train_split), eval_dataset
+
+
+def _load_split(script: ScriptArguments, split: str) -> Dataset:
+    name, config = script.dataset_name, script.dataset_config
     if script.dataset_streaming:
         raise InputError(
             "dataset_streaming is True; allowed: False, because the follower needs the gaps of every pair."
         )
-    eval_dataset = _load_split(script, script.dataset_test_split) if wants_eval else None
-    return _load_split(script, script.dataset_train_split), eval_dataset
-
-
-def _load_split(script: ScriptArguments, split: str) -> Dataset:
-    if Path(script.dataset_name).is_file():
-        if split != "train" or script.dataset_config:
-            raise InputError(f"{script.dataset_name} is one file; it has no split {split!r} and no dataset_config.")
-        return load_pairs(script.dataset_name)
-    if script.dataset_config is None:
-        return load_pairs(script.dataset_name, split=split)
-    rows = load_dataset(script.dataset_name, script.dataset_config, split=split)
-    return to_pairs(rows, f"{script.dataset_name} ({script.dataset_config}, {split})")
+    if Path(name).is_file():
+        if split != "train" or config:
+            raise InputError(f"{name} is one file; it has no split {split!r} and no dataset_config.")
+        return load_pairs(name)
+    if config is None:
+        return load_pairs(name, split=split)
+    return to_pairs(load_dataset(name, config, split=split), f"{name} ({config}, {split})")

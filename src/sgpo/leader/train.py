@@ -1,7 +1,6 @@
 """One training of a round: a policy and a dataset of scored pairs in, a trained policy on disk out."""
 
 import dataclasses
-import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +32,15 @@ class _Steps(TrainerCallback):
 
 
 @contextmanager
+def _checking(what: str, allowed: str = "") -> Iterator[None]:
+    """Turns what a library says of its arguments into an InputError that names their place in a recipe."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{what}: {error}{allowed}") from error
+
+
+@contextmanager
 def without_trl_warnings() -> Iterator[None]:
     """Hides that TRL 1.16 uses names that transformers 5.23 has deprecated, which users cannot change."""
     with warnings.catch_warnings():
@@ -42,16 +50,7 @@ def without_trl_warnings() -> Iterator[None]:
 
 @without_trl_warnings()
 def build_arguments(settings: Settings, extra: Settings, output_dir: str) -> SGPOConfig:
-    """SGPOConfig from the loop's settings and the user's own arguments.
-
-    Args:
-        settings: arguments that the loop sets; a user's argument of the same name is refused.
-        extra: any other argument of SGPOConfig, by its own name (`leader.trainer` in a recipe).
-        output_dir: where the trainer may write.
-
-    Raises:
-        InputError: an unknown argument, one that the loop sets, or a value that SGPOConfig refuses.
-    """
+    """SGPOConfig from the loop's settings and the user's own (`leader.trainer` in a recipe), which must be others."""
     known = {field.name for field in dataclasses.fields(SGPOConfig) if field.init}
     for name in extra:
         if name not in known:
@@ -69,10 +68,8 @@ def build_arguments(settings: Settings, extra: Settings, output_dir: str) -> SGP
         # Every weight of a language model is used in every pass; looking for others costs a walk over the graph.
         "ddp_find_unused_parameters": False,
     }
-    try:
+    with _checking("leader"):
         return SGPOConfig(output_dir=output_dir, **{**defaults, **settings, **extra})
-    except (ValueError, TypeError) as error:
-        raise InputError(f"leader: {error}") from error
 
 
 @without_trl_warnings()
@@ -95,12 +92,11 @@ def train_leader(
         pairs: columns prompt, chosen, rejected, ref_chosen_logps, ref_rejected_logps, and with a radius > 0 also
             chosen_logps and rejected_logps, the policy's own.
         output: folder to write model and tokenizer to.
-        settings: arguments of SGPOConfig that the loop sets.
-        extra: the user's further arguments.
+        settings, extra: arguments of SGPOConfig that the loop sets, and the user's further ones.
         reference: the policy that the stored reference scores came from, where an argument needs its logits
             (`decoupling`); another model object than the policy's. None uses the scores alone.
         peft_config: arguments of PEFT's LoraConfig; trains a fresh LoRA adapter instead of all weights, and saves the
-            policy with the adapter merged, so that the next round starts from a plain model. None trains all weights.
+            policy with the adapter merged, so that the next round starts from a plain model.
         worst_cases: the follower's first answer by source (or under "all"); None solves it.
         advance: called with 1 after each optimiser step.
 
@@ -109,10 +105,10 @@ def train_leader(
     Raises:
         InputError: see `build_arguments`, `build_lora` and `SGPOTrainer`; no pair left that fits `max_length`.
     """
-    scratch = tempfile.mkdtemp(prefix="sgpo-leader-")
-    try:
+    with tempfile.TemporaryDirectory(prefix="sgpo-leader-", ignore_cleanup_errors=True) as scratch:
         arguments = build_arguments(settings, extra, scratch)
-        try:
+        lora = None if peft_config is None else build_lora(peft_config)
+        with _checking("leader"):
             trainer = SGPOTrainer(
                 model=policy.model,
                 ref_model=None if reference is None else reference.model,
@@ -120,38 +116,25 @@ def train_leader(
                 train_dataset=pairs,
                 processing_class=policy.tokenizer,
                 callbacks=[_Steps(advance)],
-                peft_config=None if peft_config is None else build_lora(peft_config),
+                peft_config=lora,
                 worst_cases=worst_cases,
             )
-        except (ValueError, TypeError) as error:
-            raise InputError(f"leader: {error}") from error
         trainer.remove_callback(PrinterCallback)
         if len(trainer.train_dataset) == 0:
             raise InputError(f"no pair has a prompt shorter than leader.max_length ({arguments.max_length} tokens).")
         trainer.train()
-        _save(trainer, policy, output, merge=peft_config is not None)
+        _save(trainer, policy, output, merge=lora is not None)
         return trainer.state.log_history
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def build_lora(settings: Settings) -> Any:
-    """PEFT's LoraConfig for a causal language model.
-
-    Args:
-        settings: its arguments, such as r, lora_alpha, lora_dropout, target_modules.
-
-    Raises:
-        InputError: PEFT is not installed, or it refuses an argument.
-    """
+    """PEFT's LoraConfig for a causal language model, from its arguments."""
     try:
         from peft import LoraConfig
     except ImportError as error:
         raise InputError("leader.lora needs PEFT, which is not installed: pip install 'sgpo[peft]'.") from error
-    try:
+    with _checking("leader.lora", "; allowed: arguments of peft.LoraConfig."):
         return LoraConfig(**{"task_type": "CAUSAL_LM", **settings})
-    except (ValueError, TypeError) as error:
-        raise InputError(f"leader.lora: {error}; allowed: arguments of peft.LoraConfig.") from error
 
 
 def _save(trainer: SGPOTrainer, policy: Policy, output: Path, *, merge: bool) -> None:

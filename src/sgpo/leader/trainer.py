@@ -11,45 +11,20 @@ from accelerate.utils import is_peft_model
 from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers.trainer_utils import get_last_checkpoint
 from trl import DPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import get_config_model_id
 
 from sgpo.errors import InputError
 from sgpo.leader.config import SGPOConfig
-from sgpo.leader.guards import Guards, refuse_bad_gradient, refuse_bad_loss
-from sgpo.leader.margins import PairLogps, pair_margins, sum_pair_logps
-from sgpo.leader.pair_loss import PairBatch, PairLoss, PairLosses, Pairs, Setup, weighted_mean
+from sgpo.leader.guards import Guards, last_checkpoint, refuse_bad_gradient, refuse_bad_loss
+from sgpo.leader.margins import pair_margins, sum_pair_logps
+from sgpo.leader.pair_loss import PairBatch, PairLoss, PairLosses, Setup, weighted_mean
 from sgpo.leader.pair_losses import check_dataset, find_loss
-from sgpo.leader.pairs import (
-    ROW,
-    SOURCE,
-    TAGS,
-    WEIGHT,
-    PairTags,
-    TaggedCollator,
-    number_rows,
-    pop_tags,
-    tag_pairs,
-)
+from sgpo.leader.pairs import TAGS, Pairs, PairTags, TaggedCollator, number_rows, pop_tags, tag_pairs
 from sgpo.leader.robust_loss import RobustLoss
 from sgpo.leader.scores import POLICY_COLUMNS, REFERENCE_COLUMNS, StoredScores, has_columns, stored_gaps
 from sgpo.robust.solution import WorstCase
-
-
-class _Recorder:
-    """Calls a model and keeps what it returned, because TRL's loss method does not return its log-probabilities."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        self._model = model
-        self.log_probs: Tensor | None = None
-
-    def __call__(self, **kwargs: Any) -> Any:
-        outputs = self._model(**kwargs)
-        if self.log_probs is None:
-            self.log_probs = outputs.log_probs
-        return outputs
 
 
 class SGPOTrainer(DPOTrainer):
@@ -106,15 +81,7 @@ class SGPOTrainer(DPOTrainer):
     }
 
     def __init__(
-        self,
-        model=None,
-        ref_model=None,
-        args=None,
-        train_dataset=None,
-        eval_dataset=None,
-        *,
-        worst_cases: Mapping[str, WorstCase] | None = None,
-        **kwargs,
+        self, model=None, ref_model=None, args=None, data_collator=None, train_dataset=None, *a, worst_cases=None, **kw
     ):
         if args is None:
             name = model if isinstance(model, str) else get_config_model_id(model.config)
@@ -123,16 +90,9 @@ class SGPOTrainer(DPOTrainer):
             raise TypeError(f"args is a {type(args).__name__}; allowed: SGPOConfig, or None for the defaults.")
         if train_dataset is not None:
             check_dataset(train_dataset, args)
-        self._scores = StoredScores(train_dataset, eval_dataset, args, has_model=ref_model is not None)
+        self._scores = StoredScores(train_dataset, args, has_model=ref_model is not None)
         had_adapter = not isinstance(model, str) and is_peft_model(model) and "ref" in model.peft_config
-        super().__init__(
-            model=model,
-            ref_model=ref_model,
-            args=args,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            **kwargs,
-        )
+        super().__init__(model, ref_model, args, data_collator, train_dataset, *a, **kw)
         self.data_collator = TaggedCollator(self.data_collator)
         if self._scores.stored and is_peft_model(self.model) and "ref" in self.model.peft_config and not had_adapter:
             # TRL keeps a copy of a PeftModel's adapter as the reference and saves it beside the policy. In a second
@@ -142,9 +102,7 @@ class SGPOTrainer(DPOTrainer):
         self.add_callback(self.pair_loss)
         self._step_rows: list[Tensor] = []
         if args.guards:
-            self.add_callback(
-                Guards(lambda: {source: float(worst.moved_share) for source, worst in self.worst_cases.items()})
-            )
+            self.add_callback(Guards(lambda: self.worst_cases))
 
     def _make_loss(self, worst_cases: Mapping[str, WorstCase] | None) -> PairLoss:
         loss = find_loss(self.args)
@@ -152,25 +110,21 @@ class SGPOTrainer(DPOTrainer):
             raise InputError("worst_cases is given with radius 0; allowed: None, because no follower answers.")
         if loss is PairLoss:
             return PairLoss()
-        columns = self.train_dataset.column_names
-        pairs = Pairs(
-            *(np.asarray(self.train_dataset[tag][:]) if tag in columns else None for tag in (ROW, WEIGHT, SOURCE))
-        )
         policy = self._core(self.model)
         reference = policy if self.ref_model is None else self._core(self.ref_model)
         if self.precompute_ref_logps and not self._scores.has_model:
             reference = None
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        return loss(
-            Setup(self.args, self.accelerator, pairs, self._initial_gaps, policy, reference, sharded, worst_cases)
-        )
+        pairs, gaps, sharded = Pairs.of(self.train_dataset), self._initial_gaps, self._is_sharded
+        return loss(Setup(self.args, self.accelerator, pairs, gaps, policy, reference, sharded, worst_cases))
+
+    @property
+    def _is_sharded(self) -> bool:
+        return self.is_fsdp_enabled or self.is_deepspeed_enabled
 
     def _core(self, model: torch.nn.Module) -> torch.nn.Module:
         """The causal language model itself, with the backbone and the head that TRL scores with."""
         model = self.accelerator.unwrap_model(model)
         return model.get_base_model() if is_peft_model(model) else model
-
-    # -- data --------------------------------------------------------------------------------------------------
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
         dataset = super()._prepare_dataset(number_rows(dataset), processing_class, args, dataset_name)
@@ -190,25 +144,15 @@ class SGPOTrainer(DPOTrainer):
         refused = [column for column in REFERENCE_COLUMNS if column in dataset.column_names]
         return super()._precompute_ref_logps(dataset.remove_columns(refused) if refused else dataset, name, batch_size)
 
-    # -- the follower ------------------------------------------------------------------------------------------
-
     @property
     def worst_cases(self) -> dict[str, WorstCase]:
         """The follower's latest answer by source (or under "all"); empty before the first one."""
-        return self.pair_loss.worst_cases if isinstance(self.pair_loss, RobustLoss) else {}
-
-    @property
-    def worst_case(self) -> WorstCase:
-        """The follower's latest answer, where one ball holds all pairs; InputError otherwise."""
-        if len(self.worst_cases) != 1:
-            raise InputError(f"worst_case of {list(self.worst_cases)}; allowed: one answer, see worst_cases.")
-        return next(iter(self.worst_cases.values()))
+        return dict(self.pair_loss.worst_cases)
 
     def train(self, resume_from_checkpoint=None, *args: Any, **kwargs: Any) -> Any:
         """Starts or resumes the state of the loss, such as the follower's first answer; then trains like DPOTrainer."""
-        checkpoint = resume_from_checkpoint
-        if checkpoint is True:
-            checkpoint = get_last_checkpoint(self.args.output_dir) if os.path.isdir(self.args.output_dir) else None
+        is_latest = resume_from_checkpoint is True
+        checkpoint = last_checkpoint(self.args.output_dir) if is_latest else resume_from_checkpoint
         # Before TRL loads the checkpoint's weights.
         self.pair_loss.start(checkpoint or None)
         return super().train(resume_from_checkpoint, *args, **kwargs)
@@ -225,27 +169,20 @@ class SGPOTrainer(DPOTrainer):
                 return stored_gaps(self.train_dataset, self.beta)
         elif not self._scores.has_model:
             return np.zeros(len(self.train_dataset))
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+        if self._is_sharded:
             raise InputError(
                 "train_dataset stores no policy log-probabilities, and a model that is about to be sharded cannot "
                 f"compute them; allowed: the columns {' and '.join(POLICY_COLUMNS + REFERENCE_COLUMNS)}."
             )
-        loader = DataLoader(
-            self.train_dataset,
-            batch_size=self.args.per_device_train_batch_size,
-            collate_fn=self.data_collator,
-            shuffle=False,
-        )
-        gaps = []
-        was_training = self.model.training
+        size = self.args.per_device_train_batch_size
+        loader = DataLoader(self.train_dataset, size, collate_fn=self.data_collator, shuffle=False)
+        gaps, was_training = [], self.model.training
         self.model.eval()
         for inputs in self.accelerator.prepare(loader):
             margins = self._look_at(self.model, self._with_reference(inputs))
             gaps.append(self.accelerator.gather_for_metrics(margins).cpu())
         self.model.train(was_training)
         return torch.cat(gaps).double().numpy()
-
-    # -- margins -----------------------------------------------------------------------------------------------
 
     def _with_reference(self, inputs: dict[str, Any], *, again: bool = False) -> dict[str, Any]:
         """A batch with the reference's log-probabilities; stored ones stay, even where the reference is run again."""
@@ -257,20 +194,15 @@ class SGPOTrainer(DPOTrainer):
     def _margins(self, log_probs: Tensor, inputs: dict[str, Any]) -> Tensor:
         """(B,) gaps in nats, from (2B, L) log-probabilities of tokens."""
         policy = sum_pair_logps(log_probs, inputs["completion_mask"][..., 1:], self.ld_alpha)
-        return pair_margins(policy, PairLogps(*(inputs[column] for column in REFERENCE_COLUMNS)), self.beta)
+        return pair_margins(policy, [inputs[column] for column in REFERENCE_COLUMNS], self.beta)
 
     def _look_at(self, model: torch.nn.Module, inputs: dict[str, Any]) -> Tensor:
         """(B,) margins of a batch that holds the reference's scores, without a graph."""
         labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
+        tokens = {key: inputs[key] for key in ("input_ids", "attention_mask")}
         with torch.no_grad(), self.accelerator.autocast():
-            log_probs = model(
-                input_ids=inputs["input_ids"],
-                attention_mask=inputs["attention_mask"],
-                use_cache=False,
-                labels=labels,
-                fused_lm_head=True,
-            ).log_probs
-        return self._margins(_real_tokens(log_probs, inputs), inputs)
+            log_probs = model(**tokens, labels=labels, use_cache=False, fused_lm_head=True).log_probs
+        return self._margins(log_probs, inputs)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The microbatches of a step, as Trainer collects them; before a loss that looks ahead, with their margins."""
@@ -283,8 +215,6 @@ class SGPOTrainer(DPOTrainer):
             self.model_wrapped.train()
             self.pair_loss.begin_step(margins, len(samples) * self.accelerator.num_processes)
         return samples, items
-
-    # -- the loss ----------------------------------------------------------------------------------------------
 
     def _compute_loss(self, model, inputs, return_outputs):
         inputs, tags = pop_tags(inputs)
@@ -305,7 +235,13 @@ class SGPOTrainer(DPOTrainer):
         pair_loss.start(None)
         with pair_loss.watch("reference"):
             inputs = self._with_reference(inputs, again=pair_loss.rescores_reference)
-        recorder = _Recorder(model)
+        # TRL's loss does not return its log-probabilities.
+        outputs = []
+
+        def recorder(**kwargs):
+            outputs.append(model(**kwargs))
+            return outputs[-1]
+
         place = self.loss_types.index("sigmoid")
         weights, precomputed = self.loss_weights, self.precompute_ref_logps
         self.loss_weights = [0.0 if index == place else weight for index, weight in enumerate(weights)]
@@ -316,8 +252,8 @@ class SGPOTrainer(DPOTrainer):
                 result = super()._compute_loss(recorder, inputs, return_outputs)
         finally:
             self.loss_weights, self.precompute_ref_logps = weights, precomputed
-        log_probs = _real_tokens(recorder.log_probs, inputs)
-        margins, state = self._margins(log_probs, inputs), self.state
+        log_probs, state = outputs[0].log_probs, self.state
+        margins = self._margins(log_probs, inputs)
         batch = PairBatch(margins, tags, self.model.training, inputs, log_probs, state.global_step, state.max_steps)
         pairs = pair_loss.losses(batch)
         self._log_losses(pairs)
@@ -326,12 +262,11 @@ class SGPOTrainer(DPOTrainer):
 
     def _log_losses(self, pairs: PairLosses) -> None:
         metrics = self._metrics["train" if self.model.training else "eval"]
+        means = []
         if pairs.means:
             local = torch.stack(list(pairs.means.values())).unsqueeze(0)
             means = self.accelerator.gather_for_metrics(local).mean(dim=0).tolist()
-            for name, mean in zip(pairs.means, means, strict=True):
-                metrics[name].append(mean)
-        for name, number in pairs.numbers.items():
+        for name, number in [*zip(pairs.means, means, strict=True), *pairs.numbers.items()]:
             metrics[name].append(number)
 
     def _get_grad_norm(self, model, grad_norm=None):
@@ -342,8 +277,3 @@ class SGPOTrainer(DPOTrainer):
             named = torch.cat(rows).tolist() if rows else []
             refuse_bad_gradient(float(norm), self.state.global_step, named, self.args.output_dir)
         return norm
-
-
-def _real_tokens(log_probs: Tensor, inputs: dict[str, Any]) -> Tensor:
-    """(2B, L) log-probabilities without those of the virtual tokens that prompt-learning PEFT puts in front."""
-    return log_probs[:, -(inputs["completion_mask"].size(1) - 1) :]
