@@ -11,7 +11,9 @@ import gzip
 import sys
 from pathlib import Path
 
+from datasets import disable_progress_bars
 from rich.progress import Progress
+from transformers.utils import logging
 
 from sgpo.demo.sft import train_small_sft
 from sgpo.errors import InputError
@@ -49,6 +51,9 @@ def main(argv: list[str] | None = None) -> int:
     data, output = settings.pop("data"), settings.pop("output")
     try:
         rows = read_rows(data)
+        # One bar is enough.
+        disable_progress_bars()
+        logging.disable_progress_bar()
         with Progress() as bars:
             task = bars.add_task(f"SFT on {len(rows)} rows", total=None)
             train_small_sft(
