@@ -18,7 +18,7 @@ from transformers import (
 )
 from trl import SFTConfig, SFTTrainer
 
-from sgpo.errors import InputError
+from sgpo.errors import InputError, check_whole
 from sgpo.store.files import replacing
 
 ROLES = ("system", "user", "assistant")
@@ -118,10 +118,9 @@ def count_parameters(*, vocab_size: int = VOCABULARY, layers: int, hidden: int, 
 
 
 def _check_size(vocab_size: int, layers: int, hidden: int, heads: int, max_length: int = 8) -> None:
-    least = {"vocab_size": (vocab_size, 256 + len(ROLES) + 2), "layers": (layers, 1), "max_length": (max_length, 8)}
-    for name, (value, allowed) in least.items():
-        if value < allowed:
-            raise InputError(f"{name} is {value}; allowed: a whole number >= {allowed}.")
+    check_whole("vocab_size", vocab_size, 256 + len(ROLES) + 2)
+    check_whole("layers", layers, 1)
+    check_whole("max_length", max_length, 8)
     if heads < 1 or hidden % (2 * heads):
         raise InputError(f"hidden is {hidden} and heads is {heads}; allowed: hidden a multiple of 2 * heads.")
 
