@@ -10,11 +10,15 @@ from scipy.special import expit
 
 from array_worlds import small_world
 from sgpo.leader.confidence import smoothed_loss
+from sgpo.leader.config import SGPOConfig
+from sgpo.leader.follower import Follower
+from sgpo.leader.pair_loss import Pairs as TrainingSet
+from sgpo.leader.pairs import PairTags
 from sgpo.robust.losses import robust_value
 from sgpo_research.methods import METHODS, PAPER, PLAIN, Method
 from sgpo_research.simulation import losses
 from sgpo_research.simulation.adam import Adam
-from sgpo_research.simulation.leader import Training, Trials, train
+from sgpo_research.simulation.leader import Training, Trials, _Loss, train
 from sgpo_research.simulation.policies import Pairs, annotate, fit_reward_model, human_pairs, join
 from sgpo_research.simulation.rounds import Simulation
 from sgpo_research.tuning import trials_of
@@ -123,6 +127,33 @@ def test_the_first_step_goes_down_the_gradient_of_the_robust_value():
     # The first of the two steps is the warm-up's, at rate 0.
     np.testing.assert_allclose(np.sign(theta - moved)[0], np.sign(gradient.numpy()))
     np.testing.assert_allclose(np.abs(theta - moved)[0], 1e-3, rtol=1e-2)
+
+
+@pytest.mark.parametrize("start", ["tied", "apart"])
+@pytest.mark.parametrize("name", ["SSAPO probability", "SSAPO margin"])
+@pytest.mark.parametrize("step", ["envelope", "transport", "mixture"])
+def test_the_robust_loss_of_a_training_on_arrays_is_the_trainers(tmp_path, name, step, start):
+    """Losses to a constant and slopes, before and after the policy moved, also where every gap ties with the price."""
+    rng, radii, beta = np.random.default_rng(6), np.array([0.02, 0.3]), 0.5
+    at = np.zeros((2, 48)) if start == "tied" else np.clip(rng.normal(size=(2, 48)), -1.9, 9.9)
+    method = METHODS[f"{name} {step}"]
+    pairs = Pairs(np.zeros((1, 48, 2), np.float32), np.ones((1, 48)), np.zeros(48, bool), np.ones(1))
+    simulated = _Loss(method, Trials(np.zeros(2), radii), pairs, at, radii, beta)
+    game = {"space": method.space, "window": method.window, "tangents": method.tangents or 0, "step": step}
+    for now in (at, at + 0.1 * rng.normal(size=at.shape)):
+        slopes = simulated.slope(now, np.ones_like(now), np.arange(48), 0.0)
+        for trial, radius in enumerate(radii):
+            arguments = SGPOConfig(str(tmp_path), use_cpu=True, bf16=False, report_to="none", radius=radius, **game)
+            follower = Follower(arguments, TrainingSet(np.arange(48)), at[trial])
+            follower.answer()
+            gaps = torch.tensor(now, requires_grad=True)
+            rows = torch.arange(48)
+            loss = follower.loss(gaps[trial], PairTags(row=rows), training=True).loss
+            (slope,) = torch.autograd.grad(loss.mean(), gaps)
+            # The trainer keeps displacements in float32.
+            np.testing.assert_allclose(slope[trial], slopes[trial], rtol=1e-5, atol=1e-8)
+            mine = losses.robust(gaps, simulated._answer, rows.numpy(), step)[trial]
+            np.testing.assert_allclose(torch.diff(loss.detach()), torch.diff(mine.detach()), atol=1e-6)
 
 
 def test_trials_know_nothing_of_each_other():

@@ -22,3 +22,9 @@ def first_line(error: BaseException) -> str:
     """The first line of an error of another library, at most 400 characters, without its closing mark."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].rstrip(".:")[:400]
+
+
+def shorten(value: object, length: int = 60) -> str:
+    """A value as a message shows it."""
+    shown = repr(value)
+    return shown if len(shown) <= length else f"{shown[:length]}..."

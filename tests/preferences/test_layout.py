@@ -182,9 +182,9 @@ NO_PREFERENCE = {
 def test_a_row_that_is_not_a_preference_is_dropped_and_counted():
     for name, row in NO_PREFERENCE.items():
         rows = [{**one, "id": index} for index, one in enumerate([plain(), row, plain("How?")])]
-        clean = clean_pairs(Dataset.from_list(rows), "pairs", max_prompt_chars=99_999)
-        assert clean.dropped == {name.split(" (")[0]: 1}, name
-        assert clean.pairs[:] == to_pairs(Dataset.from_list([rows[0], rows[2]]), "pairs")[:], name
+        pairs, dropped = clean_pairs(Dataset.from_list(rows), "pairs", max_prompt_chars=99_999)
+        assert dropped == {name.split(" (")[0]: 1}, name
+        assert pairs[:] == to_pairs(Dataset.from_list([rows[0], rows[2]]), "pairs")[:], name
 
 
 def test_conversations_that_are_not_preferences_are_dropped_by_reason():
@@ -195,13 +195,14 @@ def test_conversations_that_are_not_preferences_are_dropped_by_reason():
         "empty response": {**good, "chosen": [user("Why?"), assistant(None)]},
         "empty prompt": {side: [user(None), turns[1]] for side, turns in good.items()},
     }
-    clean = clean_pairs(Dataset.from_list([good, *bad.values()]), "pairs")
-    assert clean.dropped == dict.fromkeys(bad, 1)
-    assert clean.pairs[:] == to_pairs(Dataset.from_list([good]), "pairs")[:]
+    pairs, dropped = clean_pairs(Dataset.from_list([good, *bad.values()]), "pairs")
+    assert dropped == dict.fromkeys(bad, 1)
+    assert pairs[:] == to_pairs(Dataset.from_list([good]), "pairs")[:]
 
 
 def test_a_prompt_of_the_longest_length_is_kept():
-    assert clean_pairs(Dataset.from_list([plain("x" * 50)]), "pairs", max_prompt_chars=50).dropped == {}
+    pairs, dropped = clean_pairs(Dataset.from_list([plain("x" * 50)]), "pairs", max_prompt_chars=50)
+    assert (len(pairs), dropped) == (1, {})
 
 
 def test_content_of_another_type_is_an_error():

@@ -156,7 +156,11 @@ BAD_FILES = {
     "not UTF-8": ("a.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', r"a\.jsonl line 2: not valid UTF-8 \(byte 7\)"),
     "no object": ("a.jsonl", b'{"a": 1}\n[1]\n', r"a\.jsonl line 2: a list; allowed: a JSON object"),
     "no rows": ("a.jsonl", b"\n\n", r"a\.jsonl has no rows"),
-    "two types": ("a.jsonl", b'{"a": 1}\n{"a": null}\n{"a": "x"}\n', r"a\.jsonl row 2: 'a' is a str after rows with a"),
+    "two types": (
+        "a.jsonl",
+        b'{"a": 1}\n{"a": null}\n{"a": "x"}\n',
+        r"a\.jsonl line 3: 'a' is a str after rows with a",
+    ),
     "two types inside": ("a.jsonl", b'{"a": [1]}\n{"a": ["x"]}\n', r"a\.jsonl: a column holds values of different"),
     "truncated gzip": ("a.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 999)[:30], r"a\.jsonl\.gz cannot be read"),
     "not gzip": ("a.jsonl.gz", b'{"a": 1}\n', r"a\.jsonl\.gz cannot be read: Not a gzipped file"),

@@ -1,7 +1,5 @@
 """The program of Theorem 3.3 by independent solvers, and groups."""
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 import torch
@@ -51,38 +49,28 @@ def test_slsqp_reaches_the_exact_value(options):
     assert paper.price == pytest.approx(exact.price, rel=1e-4)
 
 
-@pytest.mark.parametrize("grouping", ["random", "sorted", "stratified"])
-def test_groups_partition_the_gaps(grouping):
-    groups = split_groups(normal_gaps(103), 10, grouping=grouping)
+def test_groups_partition_the_gaps():
+    groups = split_groups(103, 10)
     assert sorted(np.concatenate(groups).tolist()) == list(range(103))
     assert max(map(len, groups)) <= 10 and len(groups) == 11
 
 
 def test_random_groups_follow_their_seed():
-    one, same, other = (split_groups(normal_gaps(50), 7, seed=seed) for seed in (3, 3, 4))
+    one, same, other = (split_groups(50, 7, seed=seed) for seed in (3, 3, 4))
     assert all((a == b).all() for a, b in zip(one, same, strict=True))
     assert any((a != b).any() for a, b in zip(one, other, strict=True))
 
 
-def test_sorted_groups_hold_neighbours_and_stratified_groups_the_whole_range():
-    gaps = normal_gaps(100)
-    bins = split_groups(gaps, 10, grouping="sorted")
-    assert all(gaps[low].max() <= gaps[high].min() for low, high in pairwise(bins))
-    spread = split_groups(gaps, 10, grouping="stratified")
-    assert all(np.ptp(gaps[group]) > 0.6 * np.ptp(gaps) for group in spread)
-
-
-@pytest.mark.parametrize("grouping", ["random", "sorted", "stratified"])
-def test_grouped_worst_case_equals_each_group_by_itself(grouping):
+def test_the_grouped_worst_case_is_that_of_each_group_alone():
     gaps = normal_gaps(45)
-    whole = solve_worst_case(gaps, 0.02, group_size=10, grouping=grouping, seed=5, **PAPER)
-    parts = split_groups(whole.points, 10, grouping=grouping, seed=5)
+    whole = solve_worst_case(gaps, 0.02, group_size=10, seed=5, **PAPER)
+    parts = split_groups(45, 10, seed=5)
     alone = [worst_case(gaps[part], 0.02, **PAPER) for part in parts]
     assert whole.value == pytest.approx(sum(len(p) * w.value for p, w in zip(parts, alone, strict=True)) / 45)
     for part, single in zip(parts, alone, strict=True):
         np.testing.assert_allclose(whole.moved[part], single.moved)
     step = 1e-7
-    further = solve_worst_case(gaps, 0.02 + step, group_size=10, grouping=grouping, seed=5, **PAPER)
+    further = solve_worst_case(gaps, 0.02 + step, group_size=10, seed=5, **PAPER)
     assert whole.price == pytest.approx((further.value - whole.value) / step, rel=1e-5)
 
 
@@ -94,9 +82,8 @@ def test_one_group_of_everything_is_no_group():
 
 def test_groups_without_mass_stay_as_they_are():
     weights = np.r_[np.zeros(10), np.ones(10)]
-    options = {"group_size": 10, "grouping": "sorted", "weights": weights, **PAPER}
-    worst = solve_worst_case(np.sort(normal_gaps(20)), 0.02, **options)
-    assert not worst.moved[:10].any() and worst.moved[10:].any()
+    worst = solve_worst_case(normal_gaps(20), 0.02, group_size=1, weights=weights, **PAPER)
+    assert not worst.moved[:10].any() and worst.moved[10:].all()
 
 
 def test_groups_of_a_two_sided_link_raise_mass_too():
@@ -110,7 +97,7 @@ def test_groups_of_a_two_sided_link_raise_mass_too():
         ({"solver": "simplex"}, "solver is 'simplex'; allowed: 'exact', 'highs', 'slsqp'"),
         ({"group_size": 0}, "group_size is 0; allowed: an integer >= 1"),
         ({"group_size": 2.5}, "group_size is 2.5; allowed: an integer >= 1"),
-        ({"group_size": 2, "grouping": "alphabetical"}, "grouping is 'alphabetical'; allowed: 'random'"),
+        ({"spase": "margin"}, "spase is no option of a ball; allowed: radius, space, window"),
         ({"solver": "highs", "tangents": None, "window": (0.01, 1)}, "link is -log p, which is not piecewise linear"),
     ],
 )

@@ -52,8 +52,7 @@ def run_split(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from sgpo.policy.load import load_policy
-    from sgpo.preferences.draw import draw_split
-    from sgpo.preferences.split_files import check_new_folder
+    from sgpo.preferences.split_files import check_new_folder, draw_split
     from sgpo.store.progress import Reporter
 
     datasets.disable_progress_bars()

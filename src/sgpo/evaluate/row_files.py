@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sgpo.errors import InputError
-from sgpo.store.files import parse_json, read_text, write_atomically
+from sgpo.errors import InputError, shorten
+from sgpo.store.files import read_objects, write_atomically
 
 
 class Row(NamedTuple):
@@ -34,22 +34,7 @@ def read_rows(path: str | Path) -> list[Row]:
     path = Path(path)
     if path.suffix not in (".json", ".jsonl"):
         raise InputError(f"{path} has an unknown file type; allowed: .json, .jsonl.")
-    text = read_text(path)
-    if path.suffix == ".jsonl":
-        # Not splitlines: it would also split at separators that JSON strings may contain.
-        lines = enumerate(text.split("\n"), start=1)
-        values = {f"{path} line {at}": parse_json(line, str(path), line=at) for at, line in lines if line.strip()}
-    else:
-        content = parse_json(text, str(path))
-        if not isinstance(content, list):
-            raise InputError(f"{path} holds a {type(content).__name__}; allowed: a list of JSON objects.")
-        values = {f"{path} row {at}": value for at, value in enumerate(content)}
-    for where, value in values.items():
-        if not isinstance(value, dict):
-            raise InputError(f"{where}: a {type(value).__name__}; allowed: a JSON object.")
-    if not values:
-        raise InputError(f"{path} has no rows; allowed: at least one.")
-    return [Row(where, value) for where, value in values.items()]
+    return [Row(*placed) for placed in read_objects(path)]
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> Path:
@@ -89,9 +74,3 @@ def list_missing(shown: list[str]) -> str:
     """The first three of what is missing, and how many more there are."""
     more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
     return ", ".join(shown[:3]) + more
-
-
-def shorten(value: Any, length: int = 60) -> str:
-    """A value as a message shows it."""
-    shown = repr(value)
-    return shown if len(shown) <= length else f"{shown[:length]}..."

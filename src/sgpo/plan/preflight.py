@@ -12,7 +12,8 @@ from sgpo.config import RunConfig
 from sgpo.demo.sft import VOCABULARY, count_parameters
 from sgpo.errors import InputError
 from sgpo.policy.locate import check_exists
-from sgpo.preferences.draw import mix_sources
+from sgpo.preferences.layout import describe_counts
+from sgpo.preferences.mix import mix_sources
 from sgpo.preferences.source import load_pairs, load_prompts
 from sgpo.rounds.costs import Architecture
 from sgpo.rounds.prompts import pool_size, prompt_lengths, round_sizes
@@ -111,8 +112,8 @@ class _Preflight:
             return
         for use in mixture.uses:
             if use.dropped:
-                dropped = ", ".join(f"{count:,} {reason}" for reason, count in use.dropped.items())
-                found.warnings.append(f"{use.source.path}: of {use.rows:,} rows are left out: {dropped}.")
+                dropped = describe_counts(use.dropped)
+                found.warnings.append(f"{use.path}: of {use.rows:,} rows are left out: {dropped}.")
 
     def _read_pairs(self) -> None:
         data, found = self._config.data, self._found

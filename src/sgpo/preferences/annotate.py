@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,11 @@ from sgpo.errors import InputError, check_whole
 from sgpo.policy.sampling import FinishReason, Response
 from sgpo.policy.tokens import Messages
 from sgpo.preferences.layout import PAIR_FEATURES
-from sgpo.preferences.pairing import choose_pairs
 
 SCORES = ("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps", "gap", "reward_margin")
 FEATURES = Features({**PAIR_FEATURES, **dict.fromkeys(SCORES, Value("float64"))})
 REASONS = ("identical", "unfinished", "empty", "unranked", "tied", "close")
+# An Arrow block holds two gigabytes of text at most.
 _BLOCK = 4096
 
 
@@ -28,9 +29,8 @@ class Annotation:
         pairs: `prompt`, `chosen`, `rejected`, the log-probabilities `chosen_logps`, `rejected_logps` (policy),
             `ref_chosen_logps`, `ref_rejected_logps` (reference), the `gap`, in nats, and `reward_margin`, the chosen
             response's reward minus the rejected one's.
-        counts: `prompts`, `responses`, `paired` (prompts with a pair), `pairs`, and `dropped`, the number of prompts
-            without a pair by reason: paired and dropped add up to prompts. `dropped_pairs` counts the chosen pairs that
-            are tied or too close, whether or not their prompt has another pair.
+        counts: `prompts`, `responses`, `paired` (prompts with a pair), `pairs`, `dropped` (prompts without a pair, by
+            reason), and `dropped_pairs` (pairs that are tied or close, whether or not their prompt has another pair).
     """
 
     pairs: Dataset
@@ -81,111 +81,104 @@ def annotate_pairs(
     Source: arXiv:2502.18099, Algorithm 1, self-annotation.
     """
     check_choice("choice", choice, PairChoice)
+    check_whole("seed", seed, 0)
     if not (np.isfinite(min_margin) and min_margin >= 0):
         raise InputError(f"min_margin is {min_margin}; allowed: a number >= 0.")
-    check_whole("seed", seed, 0)
-    arrays = _check_arguments(prompts, responses, rewards, policy_logps, reference_logps, beta)
-    rewards, policy_logps, reference_logps = arrays
-    margins = implicit_rewards(policy_logps, reference_logps, beta)
-    dropped, dropped_pairs = dict.fromkeys(REASONS, 0), dict.fromkeys(("tied", "close"), 0)
-    columns: dict[str, list[Any]] = {name: [] for name in FEATURES}
-    end = paired = 0
-    for row, (messages, candidates) in enumerate(zip(prompts, responses, strict=True)):
-        start, end = end, end + len(candidates)
-        places, reason = _eligible(candidates, rewards[start:end])
-        kept: list[tuple[int, int]] = []
-        if reason is None:
-            places = start + np.array(places)
-            reason = "tied"
-            for pair in choose_pairs(rewards[places], choice, np.random.default_rng([seed, row])):
-                better, worse = places[list(pair)]
-                if rewards[better] - rewards[worse] > min_margin:
-                    kept.append((better, worse))
-                elif rewards[better] > rewards[worse]:
-                    reason = "close"
-                    dropped_pairs["close"] += 1
-                else:
-                    dropped_pairs["tied"] += 1
-        if not kept:
-            dropped[reason] += 1
-            continue
-        paired += 1
-        for better, worse in kept:
-            columns["prompt"].append(list(messages))
-            columns["gap"].append(margins[better] - margins[worse])
-            columns["reward_margin"].append(rewards[better] - rewards[worse])
-            for side, place in (("chosen", better), ("rejected", worse)):
-                columns[side].append([{"role": "assistant", "content": candidates[place - start].text}])
-                columns[f"{side}_logps"].append(policy_logps[place])
-                columns[f"ref_{side}_logps"].append(reference_logps[place])
-    pairs = _as_dataset(columns)
-    counts = {
-        "prompts": len(prompts),
-        "responses": len(rewards),
-        "paired": paired,
-        "pairs": len(pairs),
-        "dropped": dropped,
-        "dropped_pairs": dropped_pairs,
-    }
-    return Annotation(pairs, counts)
-
-
-def _eligible(candidates: Sequence[Response], rewards: np.ndarray) -> tuple[list[int], str | None]:
-    """Positions of the responses that can make a pair, and the reason if there are fewer than two."""
-    places = [place for place, candidate in enumerate(candidates) if candidate.finish_reason == "stop"]
-    if len(places) < 2:
-        return places, "unfinished"
-    texts = [candidate.text.strip() for candidate in candidates]
-    places = [place for place in places if texts[place]]
-    if len(places) < 2:
-        return places, "empty"
-    if len({texts[place] for place in places}) < 2:
-        return places, "identical"
-    places = [place for place in places if not np.isnan(rewards[place])]
-    first: dict[str, int] = {}
-    for place in places:
-        first.setdefault(texts[place], place)
-    places = list(first.values())
-    return places, "unranked" if len(places) < 2 else None
-
-
-def _as_dataset(columns: dict[str, list[Any]]) -> Dataset:
-    """The pairs in blocks: an Arrow block holds two gigabytes of text at most."""
-    count = len(columns["prompt"])
-    blocks = [
-        Dataset.from_dict({name: values[first : first + _BLOCK] for name, values in columns.items()}, features=FEATURES)
-        for first in range(0, max(count, 1), _BLOCK)
-    ]
-    return blocks[0] if len(blocks) == 1 else concatenate_datasets(blocks)
-
-
-def _check_arguments(
-    prompts: Sequence[Messages],
-    responses: Sequence[Sequence[Response]],
-    rewards: np.ndarray,
-    policy_logps: np.ndarray,
-    reference_logps: np.ndarray,
-    beta: float,
-) -> list[np.ndarray]:
     if not (np.isfinite(beta) and beta > 0):
         raise InputError(f"beta is {beta}; allowed: a number > 0.")
+    _check_responses(prompts, responses)
+    rewards = _check_scores("rewards", rewards, responses)
+    policy_logps = _check_scores("policy_logps", policy_logps, responses)
+    reference_logps = _check_scores("reference_logps", reference_logps, responses)
+    margins = implicit_rewards(policy_logps, reference_logps, beta)
+    dropped, dropped_pairs = dict.fromkeys(REASONS, 0), dict.fromkeys(("tied", "close"), 0)
+    kept: list[tuple[int, int, int]] = []
+    start = 0
+    for row, candidates in enumerate(responses):
+        places, reason = _eligible(candidates, rewards[start : start + len(candidates)])
+        places, before = places + start, len(kept)
+        start += len(candidates)
+        chosen = [] if reason else _choose(rewards[places], choice, np.random.default_rng([seed, row]))
+        for better, worse in (places[list(pair)] for pair in chosen):
+            margin = rewards[better] - rewards[worse]
+            if margin > min_margin:
+                kept.append((row, better, worse))
+            else:
+                dropped_pairs["close" if margin > 0 else "tied"] += 1
+                reason = "close" if margin > 0 else reason or "tied"
+        if len(kept) == before:
+            dropped[reason] += 1
+    rows, better, worse = np.array(kept, dtype=np.int64).reshape(-1, 3).T
+    turns = [[{"role": "assistant", "content": one.text}] for candidates in responses for one in candidates]
+    pairs = _as_dataset(
+        {
+            "prompt": [list(prompts[row]) for row in rows],
+            "chosen": [turns[place] for place in better],
+            "rejected": [turns[place] for place in worse],
+            "chosen_logps": policy_logps[better],
+            "rejected_logps": policy_logps[worse],
+            "ref_chosen_logps": reference_logps[better],
+            "ref_rejected_logps": reference_logps[worse],
+            "gap": margins[better] - margins[worse],
+            "reward_margin": rewards[better] - rewards[worse],
+        }
+    )
+    counts = {"prompts": len(prompts), "responses": len(rewards), "paired": len(set(rows)), "pairs": len(pairs)}
+    return Annotation(pairs, {**counts, "dropped": dropped, "dropped_pairs": dropped_pairs})
+
+
+def _eligible(candidates: Sequence[Response], rewards: np.ndarray) -> tuple[np.ndarray, str | None]:
+    """Positions of the responses that can make a pair, and the reason if there are fewer than two."""
+    texts = [candidate.text.strip() for candidate in candidates]
+    finished = [place for place, candidate in enumerate(candidates) if candidate.finish_reason == "stop"]
+    filled = [place for place in finished if texts[place]]
+    ranked: dict[str, int] = {}
+    for place in filled:
+        if not np.isnan(rewards[place]):
+            ranked.setdefault(texts[place], place)
+    distinct = {texts[place] for place in filled}
+    left = {"unfinished": finished, "empty": filled, "identical": distinct, "unranked": ranked}
+    return np.array(list(ranked.values())), next((reason for reason, some in left.items() if len(some) < 2), None)
+
+
+def _choose(rewards: np.ndarray, choice: str, rng: np.random.Generator) -> list[tuple[int, int]]:
+    """Positions of (better, worse) among (n,) rewards, n >= 2; of equal rewards the first counts as the better one."""
+    order = np.argsort(-rewards, kind="stable")
+    if choice == "all":
+        return list(combinations(order, 2))
+    if choice == "best_worst":
+        # The first of the worst, as it is the first of the best.
+        return [(order[0], rewards.argmin())]
+    # Drawing one of the ties would drop a prompt that has a pair.
+    below = order[rewards[order] < rewards[order[0]]]
+    others = below if len(below) else order[1:]
+    return [(order[0], others[rng.integers(len(others))])]
+
+
+def _as_dataset(columns: dict[str, Sequence[Any]]) -> Dataset:
+    starts = range(0, max(len(columns["prompt"]), 1), _BLOCK)
+    blocks = ({name: values[start : start + _BLOCK] for name, values in columns.items()} for start in starts)
+    return concatenate_datasets([Dataset.from_dict(block, features=FEATURES) for block in blocks])
+
+
+def _check_responses(prompts: Sequence[Messages], responses: Sequence[Sequence[Response]]) -> None:
     if len(responses) != len(prompts):
         raise InputError(f"responses has {len(responses)} rows; allowed: one per prompt, {len(prompts)}.")
-    row_of = []
     for row, candidates in enumerate(responses):
         if len(candidates) < 2:
             raise InputError(f"responses row {row} has {len(candidates)} responses; allowed: at least two.")
         for candidate in candidates:
             check_choice(f"responses row {row}: finish_reason", candidate.finish_reason, FinishReason)
-        row_of.extend((row, place) for place in range(len(candidates)))
-    arrays = []
-    for name, values in (("rewards", rewards), ("policy_logps", policy_logps), ("reference_logps", reference_logps)):
-        values = np.asarray(values, dtype=np.float64)
-        if values.shape != (len(row_of),):
-            raise InputError(f"{name} has the shape {values.shape}; allowed: one number per response, {len(row_of)}.")
-        bad = np.flatnonzero(np.isinf(values) if name == "rewards" else ~np.isfinite(values))
-        if len(bad):
-            row, place = row_of[bad[0]]
-            raise InputError(f"{name} row {row}, response {place}: {values[bad[0]]}; allowed: a finite number.")
-        arrays.append(values)
-    return arrays
+
+
+def _check_scores(name: str, values: np.ndarray, responses: Sequence[Sequence[Response]]) -> np.ndarray:
+    """(R,) float64, one finite number for each response; a reward may be nan."""
+    values = np.asarray(values, dtype=np.float64)
+    places = [(row, place) for row, candidates in enumerate(responses) for place in range(len(candidates))]
+    if values.shape != (len(places),):
+        raise InputError(f"{name} has the shape {values.shape}; allowed: one number per response, {len(places)}.")
+    bad = np.flatnonzero(np.isinf(values) if name == "rewards" else ~np.isfinite(values))
+    if len(bad):
+        row, place = places[bad[0]]
+        raise InputError(f"{name} row {row}, response {place}: {values[bad[0]]}; allowed: a finite number.")
+    return values

@@ -18,12 +18,7 @@ def prompt_key(prompt: list[Message]) -> bytes:
 
 
 def distinct_rows(prompts: Iterable[list[Message]], seen: set[bytes] | None = None) -> np.ndarray:
-    """Rows of the first occurrence of each prompt, in order.
-
-    Args:
-        prompts: P prompts.
-        seen: keys of prompts that count as earlier occurrences; those of `prompts` are added.
-    """
+    """Rows of the first occurrence of each prompt; keys in `seen` occurred earlier, and new ones are added to it."""
     seen = set() if seen is None else seen
     rows = []
     for row, prompt in enumerate(prompts):

@@ -30,7 +30,7 @@ class FarthestPoints:
     Attributes:
         rows: (k,) int64 rows of the picks.
         radius: coverage radius: the largest cosine distance of a point to its nearest pick, in [0, 2].
-        radii: (k,) float64, the coverage radius of the first 1, ..., k picks; radii[-1] is `radius`.
+        radii: (k,) float64, the coverage radius of the first 1, ..., k picks.
     """
 
     rows: np.ndarray
@@ -52,11 +52,11 @@ def farthest_points(
     No k points have a coverage radius below a quarter of this one: greedy picks are within a factor of two in a metric,
     such as the Euclidean distance of unit vectors, and cosine distance is half its square.
 
-    Time is O(N k d) at worst, k matrix-vector products, and usually much less. Distances only shrink, so between two
-    passes over all points the next picks are found among the candidates that were farthest in the last pass, as long as
-    one of them is farther than every other point was then. The picks are those of the plain algorithm. Memory beyond
-    the embeddings is O(N + k d) and two blocks of 64 MiB, so `embeddings` may be a memory map. An accelerator must hold
-    all embeddings in its memory.
+    The picks are those of the plain algorithm, which takes k matrix-vector products, usually in much less time.
+    Distances only shrink, so between two passes over all points the next picks are found among the candidates that were
+    farthest in the last pass, as long as one of them is farther than every other point was then. Memory beyond the
+    embeddings is O(N + k d) and two blocks of 64 MiB, so `embeddings` may be a memory map. An accelerator must hold all
+    embeddings in its memory.
 
     Args:
         embeddings: (N, d) float16, float32 or float64, finite, no row zero; their lengths are ignored.
@@ -71,46 +71,35 @@ def farthest_points(
 
     Source: Gonzalez, Clustering to minimize the maximum intercluster distance, 1985; arXiv:2502.18099, Section 4.
     """
-    start = _first_pick(embeddings, k, seed, exclude)
+    allowed = _allowed_rows(embeddings, k, exclude)
+    check_whole("seed", seed, 0)
+    start = int(np.flatnonzero(allowed)[np.random.default_rng(seed).integers(allowed.sum())])
     points = _Points(embeddings, torch.device(device or "cpu"))
-    distance = torch.full((len(points),), torch.inf, device=points.device)
-    if exclude is not None:
-        distance[torch.as_tensor(np.asarray(exclude), device=points.device)] = -1
-    rows, radii = [start], []
-    fresh = [start]
+    distance = torch.where(torch.from_numpy(allowed).to(points.device), torch.inf, -1.0)
     distance[start] = -1
-    report = progress or (lambda count: None)
-    report(1)
+    rows, radii, fresh = [], [], [start]
     while True:
+        rows += fresh
+        if progress is not None:
+            progress(len(fresh))
         points.update(distance, fresh)
         radius = max(float(distance.max()), 0.0)
         radii.append(radius)
         if len(rows) == k:
-            break
+            return FarthestPoints(np.array(rows, dtype=np.int64), radius, np.array(radii))
         fresh = [_farthest(distance, radius)]
         distance[fresh[0]] = -1
-        more = _run(points, distance, fresh, min(k - len(rows), _LONGEST_RUN))
-        rows += fresh
-        radii += more
-        report(len(fresh))
-    return FarthestPoints(np.array(rows, dtype=np.int64), radii[-1], np.array(radii))
+        radii += _run(points, distance, fresh, min(k - len(rows), _LONGEST_RUN))
 
 
 def _run(points: "_Points", distance: Tensor, fresh: list[int], limit: int) -> list[float]:
-    """Continues among the candidates only, while the picks are certain to be those of the plain algorithm.
+    """Picks among the candidates only, while the picks are certain to be those of the plain algorithm.
 
-    Args:
-        distance: (N,) exact but for the pick in `fresh`.
-        fresh: one pick; further picks are appended, up to `limit` in all.
-
-    Returns: the coverage radius after each pick but the last.
+    Appends them to `fresh`, which holds one, up to `limit` in all, and returns the coverage radius after each pick but
+    the last. `distance`, (N,), is exact but for the pick in `fresh`.
     """
-    if limit == 1:
-        return []
-    count = points.candidates
-    largest = torch.topk(distance, min(count + 1, len(distance)))
-    others = float(largest.values[-1]) if len(distance) > count else -1.0
-    rows = largest.indices[:count].sort().values
+    largest = torch.topk(distance, points.candidates + 1)
+    others, rows = float(largest.values[-1]), largest.indices[:-1].sort().values
     candidates = points.unit_rows(rows)
     near = distance[rows]
     radii = []
@@ -144,45 +133,38 @@ class _Points:
         self.device = device
         self._row_bytes = 4 * embeddings.shape[1]
         self.candidates = max(1, min(len(embeddings) // 16, _CANDIDATE_BYTES // self._row_bytes))
-        self._scale = torch.empty(len(embeddings), dtype=torch.float64, device=device)
-        for part in self._slices(_CHUNK_BYTES):
-            self._scale[part] = _lengths(self._stored[part])
-        bad = ~((self._scale > 0) & torch.isfinite(self._scale))
+        lengths = torch.cat([_lengths(chunk) for (chunk,) in self._chunks(_CHUNK_BYTES, self._stored)])
+        bad = ~((lengths > 0) & torch.isfinite(lengths))
         if bad.any():
             row = int(bad.to(torch.uint8).argmax())
-            raise InputError(f"embeddings row {row} has the length {self._scale[row]}; allowed: finite and above 0.")
-        self._scale = (1 / self._scale).float()
+            raise InputError(f"embeddings row {row} has the length {lengths[row]}; allowed: finite and above 0.")
+        self._scale = (1 / lengths).float()
 
-    def __len__(self) -> int:
-        return len(self._scale)
-
-    def _slices(self, size: int) -> Iterator[slice]:
-        rows = max(1, size // self._row_bytes)
-        for start in range(0, len(self), rows):
-            yield slice(start, start + rows)
+    def _chunks(self, size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Views of the same rows of each tensor, as many as have `size` bytes as points."""
+        return zip(*(tensor.split(max(1, size // self._row_bytes)) for tensor in tensors), strict=True)
 
     def unit(self, row: int) -> Tensor:
-        """(d,) one point."""
         vector = self._stored[row].double()
         return (vector / torch.linalg.vector_norm(vector)).float()
 
     def unit_rows(self, rows: Tensor) -> Tensor:
-        """(M, d) copy of some points."""
         return self._stored[rows].float().mul_(self._scale[rows].unsqueeze(1))
 
     def update(self, distance: Tensor, picks: list[int]) -> None:
         """Updates the (N,) distances with further picks, in one pass over the points."""
         centres = torch.stack([self.unit(row) for row in picks])
         few = len(picks) <= _FEW and self.device.type == "cpu"
-        for part in self._slices(_CACHED_BYTES if few else _CHUNK_BYTES):
-            chunk = self._stored[part].float()
+        size = _CACHED_BYTES if few else _CHUNK_BYTES
+        for stored, scale, near in self._chunks(size, self._stored, self._scale, distance):
+            chunk = stored.float()
             if few:
                 similarity = chunk @ centres[0]
                 for centre in centres[1:]:
                     torch.maximum(similarity, chunk @ centre, out=similarity)
             else:
                 similarity = torch.nn.functional.linear(chunk, centres).amax(dim=1)
-            torch.minimum(distance[part], 1 - similarity.mul_(self._scale[part]), out=distance[part])
+            torch.minimum(near, 1 - similarity.mul_(scale), out=near)
 
 
 def _lengths(rows: Tensor) -> Tensor:
@@ -193,17 +175,15 @@ def _lengths(rows: Tensor) -> Tensor:
     return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
 
 
-def _first_pick(embeddings: np.ndarray, k: int, seed: int, exclude: np.ndarray | None) -> int:
-    """Checks the arguments and draws the first pick."""
+def _allowed_rows(embeddings: np.ndarray, k: int, exclude: np.ndarray | None) -> np.ndarray:
+    """(N,) whether a point may be picked."""
     if embeddings.ndim != 2 or embeddings.dtype not in (np.float16, np.float32, np.float64):
         raise InputError(
             f"embeddings is {embeddings.dtype} of shape {embeddings.shape}; allowed: (N, d) float16, float32, float64."
         )
-    check_whole("seed", seed, 0)
     allowed = np.ones(len(embeddings), dtype=bool)
     if exclude is not None:
         allowed[exclude] = False
-    count = int(allowed.sum())
-    if not 1 <= k <= count:
-        raise InputError(f"k is {k}; allowed: 1 to {count}, the number of points to pick from.")
-    return int(np.flatnonzero(allowed)[np.random.default_rng(seed).integers(count)])
+    if not 1 <= k <= allowed.sum():
+        raise InputError(f"k is {k}; allowed: 1 to {allowed.sum()}, the number of points to pick from.")
+    return allowed

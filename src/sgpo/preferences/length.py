@@ -8,16 +8,7 @@ from sgpo.errors import InputError
 def adjust_for_length(
     rewards: np.ndarray, n_tokens: np.ndarray, *, per_token: bool = False, penalty: float = 0.0
 ) -> np.ndarray:
-    """Rewards that rank the responses, (R,).
-
-    Args:
-        rewards: (R,) rewards; nan stays nan.
-        n_tokens: (R,) tokens of the responses, >= 1.
-        per_token: divide by the number of tokens.
-        penalty: subtracted for each token, in the unit of the rewards; >= 0.
-
-    Raises:
-        InputError: both rules at once, or an argument is out of range.
+    """(R,) rewards divided by the tokens of each response, or less `penalty` for each of them; nan stays nan.
 
     Source: per token as in SimPO, arXiv:2405.14734, Section 2; the penalty as in R-DPO, arXiv:2403.19159, Section 3.
     """

@@ -1,14 +1,16 @@
 """Mixing preference datasets by weight, each row at most once."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from datasets import Dataset, Value, concatenate_datasets
 
+from sgpo.config import SourceConfig, SplitConfig
 from sgpo.errors import InputError, check_whole
 from sgpo.preferences.distinct import distinct_rows
 from sgpo.preferences.layout import PAIR_FEATURES, clean_pairs, describe_counts
@@ -18,19 +20,12 @@ DUPLICATE = "duplicate prompt"
 
 
 @dataclass(frozen=True)
-class MixedSource:
-    """A preference dataset of a mixture: its path (see `load_rows`), its relative weight, and its split."""
-
-    path: str
-    weight: float = 1.0
-    split: str | None = None
-
-
-@dataclass(frozen=True)
 class SourceUse:
     """What was used of one source: `rows` read, `dropped` by reason, and `taken` of the `usable` rest."""
 
-    source: MixedSource
+    path: str
+    split: str | None
+    weight: float
     rows: int
     dropped: dict[str, int]
     usable: int
@@ -55,21 +50,16 @@ class Mixture:
 
     def describe(self) -> dict[str, Any]:
         """The mixture without its pairs, as plain values."""
-        sources = []
-        for use in self.uses:
-            source = {name: getattr(use.source, name) for name in ("path", "split", "weight")}
-            sources.append(source | {name: getattr(use, name) for name in ("rows", "dropped", "usable", "taken")})
-        return {"sources": sources, "left_out_columns": self.left_out}
+        return {"sources": [asdict(use) for use in self.uses], "left_out_columns": self.left_out}
 
 
 def mix_pairs(
-    sources: Sequence[MixedSource], *, least: int = 1, seed: int = 0, max_prompt_chars: int | None = None
+    sources: Sequence[SourceConfig], *, least: int = 1, seed: int = 0, max_prompt_chars: int | None = None
 ) -> Mixture:
     """Mixes preference datasets: the largest mixture that their weights allow if each row is used at most once.
 
     Invalid rows are dropped and counted (`clean_pairs`), and so are further pairs of a prompt, also if the first is in
-    an earlier source (prompts are compared by `prompt_key`). A single source is used whole. The same call gives the
-    same pairs.
+    an earlier source (prompts are compared by `prompt_key`). A single source is used whole.
 
     Args:
         sources: at least one.
@@ -81,23 +71,23 @@ def mix_pairs(
         InputError: a source cannot be read, or has too few pairs for its share of `least`; it is named, with the
             counts.
     """
-    _check(sources, least, seed)
+    _check(sources, seed)
     seen: set[bytes] = set()
-    cleaned, rows, dropped = [], [], []
+    parts, found = [], []
     for source in sources:
         dataset = load_rows(source.path, split=source.split)
-        clean = clean_pairs(dataset, source.path, max_prompt_chars=max_prompt_chars)
-        first = distinct_rows(clean.pairs["prompt"], seen)
-        double = len(clean.pairs) - len(first)
-        rows.append(len(dataset))
-        dropped.append({**clean.dropped, **({DUPLICATE: double} if double else {})})
-        cleaned.append(_with_origin(clean.pairs.select(first) if double else clean.pairs, source.path))
-    usable = [len(pairs) for pairs in cleaned]
-    taken = _shares([source.weight for source in sources], usable)
-    uses = [SourceUse(*use) for use in zip(sources, rows, dropped, usable, taken, strict=True)]
+        pairs, dropped = clean_pairs(dataset, source.path, max_prompt_chars=max_prompt_chars)
+        first = distinct_rows(pairs["prompt"], seen)
+        if len(first) < len(pairs):
+            dropped[DUPLICATE] = len(pairs) - len(first)
+            pairs = pairs.select(first)
+        parts.append(_with_origin(pairs, source.path))
+        found.append((source.path, source.split, source.weight, len(dataset), dropped, len(pairs)))
+    taken = _shares([source.weight for source in sources], list(map(len, parts)))
+    uses = [SourceUse(*numbers, count) for numbers, count in zip(found, taken, strict=True)]
     if sum(taken) < least:
         raise InputError(_shortage(uses, least))
-    parts, left_out = _common_columns(cleaned)
+    parts, left_out = _common_columns(parts)
     for index, (part, count) in enumerate(zip(parts, taken, strict=True)):
         if count < len(part):
             order = np.random.default_rng([seed, index]).permutation(len(part))
@@ -105,18 +95,19 @@ def mix_pairs(
     return Mixture(concatenate_datasets([part for part in parts if len(part)]), uses, left_out)
 
 
-def _check(sources: Sequence[MixedSource], least: int, seed: int) -> None:
+def mix_sources(settings: SplitConfig, *, seed: int) -> Mixture:
+    """`mix_pairs` of the sources of a split, with enough pairs for it."""
+    least = settings.seeds + sum(settings.pools) + settings.heldout
+    return mix_pairs(settings.sources, least=least, seed=seed, max_prompt_chars=settings.max_prompt_chars)
+
+
+def _check(sources: Sequence[SourceConfig], seed: int) -> None:
     if not sources:
         raise InputError("there are no sources; allowed: at least one.")
-    check_whole("least", least, 1)
     check_whole("seed", seed, 0)
-    for source in sources:
-        if not (math.isfinite(source.weight) and source.weight > 0):
-            raise InputError(f"the weight of {source.path!r} is {source.weight}; allowed: a number > 0.")
-    named = [(source.path, source.split) for source in sources]
-    for source in named:
-        if named.count(source) > 1:
-            raise InputError(f"source {source[0]!r} is named {named.count(source)} times; allowed: once.")
+    for (path, _), count in Counter((source.path, source.split) for source in sources).items():
+        if count > 1:
+            raise InputError(f"source {path!r} is named {count} times; allowed: once.")
 
 
 def _shares(weights: list[float], usable: list[int]) -> list[int]:
@@ -133,15 +124,14 @@ def _shares(weights: list[float], usable: list[int]) -> list[int]:
 
 def _shortage(uses: list[SourceUse], least: int) -> str:
     """The message for the source that runs out first."""
-    weights = [Fraction(use.source.weight) for use in uses]
-    place = min(range(len(uses)), key=lambda index: uses[index].usable / weights[index])
-    use, share = uses[place], math.ceil(least * weights[place] / sum(weights))
+    total = sum(Fraction(use.weight) for use in uses)
+    use = min(uses, key=lambda use: use.usable / Fraction(use.weight))
     part = f"{least:,} pairs"
     if len(uses) > 1:
-        total = sum(other.source.weight for other in uses)
-        part = f"{share:,} pairs, its share of {least:,} (weight {use.source.weight:g} of {total:g})"
+        share = math.ceil(least * Fraction(use.weight) / total)
+        part = f"{share:,} pairs, its share of {least:,} (weight {use.weight:g} of {float(total):g})"
     return (
-        f"source {use.source.path!r} runs out: {part}, are needed, and it has {use.usable:,} with distinct prompts "
+        f"source {use.path!r} runs out: {part}, are needed, and it has {use.usable:,} with distinct prompts "
         f"({use.rows:,} rows; dropped: {describe_counts(use.dropped)}); allowed: smaller sets, or other weights."
     )
 

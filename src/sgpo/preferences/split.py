@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,9 +22,8 @@ class Split:
         seeds: pairs to start from. The first s of them are a selection of s seeds.
         pools: prompts to annotate, one dataset per round: `prompt`, and `origin` if the pairs have it.
         heldout: pairs never to train on, drawn at random whatever the selection of the seeds; may be empty.
-        notes: what was split, and how, as plain values: `pairs`, `duplicate_prompts`, `unused`, `seed`, `selection`,
-            and `coverage_radius`: the largest cosine distance of a prompt outside the held-out set to the nearest seed,
-            None for random seeds.
+        notes: plain values: `pairs`, `duplicate_prompts`, `unused`, `seed`, `selection`, and `coverage_radius`: the
+            largest cosine distance of a prompt outside the held-out set to the nearest seed, None for random seeds.
     """
 
     seeds: Dataset
@@ -67,29 +65,32 @@ def split_pairs(
 
     Source: arXiv:2502.18099, Section 4 (2K seeds; pools of 8K, 20K and 30K prompts).
     """
-    _check(seeds, pools, heldout, seed, selection, embeddings, len(pairs))
+    sizes = ", ".join(f"{size:,}" for size in pools) or "none"
+    check_whole("the number of seeds", seeds, 1)
+    check_whole("the number of held-out pairs", heldout, 0)
+    check_whole("seed", seed, 0)
+    if any(size < 1 for size in pools):
+        raise InputError(f"the pools have {sizes} prompts; allowed: whole numbers >= 1.")
+    _check_selection(selection, embeddings, len(pairs))
     distinct = distinct_rows(pairs["prompt"])
     wanted = heldout + seeds + sum(pools)
     if wanted > len(distinct):
         raise InputError(
-            f"{wanted:,} prompts are asked for ({heldout:,} held out, {seeds:,} seeds, pools of {_sizes(pools)}), and "
+            f"{wanted:,} prompts are asked for ({heldout:,} held out, {seeds:,} seeds, pools of {sizes}), and "
             f"{len(pairs):,} pairs have {len(distinct):,} distinct ones; allowed: no more than those."
         )
     order = np.random.default_rng(seed).permutation(distinct)
     held, rest = order[:heldout], order[heldout:]
-    radius = None
+    radius, chosen = None, rest[:seeds]
     if selection == "farthest":
         others = np.setdiff1d(np.arange(len(pairs)), rest)
         found = farthest_points(embeddings, seeds, seed=seed, exclude=others, device=device, progress=progress)
-        chosen, radius = found.rows, found.radius
-        rest = rest[~np.isin(rest, chosen)]
-    else:
-        chosen, rest = rest[:seeds], rest[seeds:]
-    ends = np.cumsum([0, *pools])
+        radius, chosen = found.radius, found.rows
+    rest = rest[~np.isin(rest, chosen)]
     prompts = pairs.select_columns([name for name in ("prompt", "origin") if name in pairs.column_names])
     return Split(
         seeds=pairs.select(chosen),
-        pools=[prompts.select(rest[start:end]) for start, end in pairwise(ends)],
+        pools=[prompts.select(rows) for rows in np.split(rest, np.cumsum(pools))[: len(pools)]],
         heldout=pairs.select(held),
         notes={
             "pairs": len(pairs),
@@ -102,21 +103,8 @@ def split_pairs(
     )
 
 
-def _check(
-    seeds: int,
-    pools: Sequence[int],
-    heldout: int,
-    seed: int,
-    selection: str,
-    embeddings: np.ndarray | None,
-    count: int,
-) -> None:
-    check_whole("the number of seeds", seeds, 1)
-    check_whole("the number of held-out pairs", heldout, 0)
-    check_whole("seed", seed, 0)
+def _check_selection(selection: str, embeddings: np.ndarray | None, count: int) -> None:
     check_choice("selection", selection, Selection)
-    if any(size < 1 for size in pools):
-        raise InputError(f"the pools have {_sizes(pools)} prompts; allowed: whole numbers >= 1.")
     if (selection == "farthest") != (embeddings is not None):
         raise InputError(
             f"selection is {selection!r} {'with' if embeddings is not None else 'without'} embeddings; allowed: "
@@ -124,7 +112,3 @@ def _check(
         )
     if embeddings is not None and len(embeddings) != count:
         raise InputError(f"embeddings has {len(embeddings)} rows; allowed: one per pair, {count}.")
-
-
-def _sizes(pools: Sequence[int]) -> str:
-    return ", ".join(f"{size:,}" for size in pools) or "none"

@@ -1,18 +1,53 @@
-"""A split on disk: Parquet files, and split.json with their row counts and hashes."""
+"""A split on disk: Parquet files, and split.json with their row counts and hashes; drawn, written and checked."""
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
 import sgpo
+from sgpo.config import SplitConfig
 from sgpo.errors import InputError
+from sgpo.policy.embed import embed_prompts
+from sgpo.policy.load import Policy
+from sgpo.preferences.mix import mix_sources
 from sgpo.preferences.source import load_rows
-from sgpo.preferences.split import Split
+from sgpo.preferences.split import Split, split_pairs
 from sgpo.store.files import read_json, replacing
+from sgpo.store.progress import Reporter
+
+
+def draw_split(
+    settings: SplitConfig,
+    folder: Path,
+    *,
+    seed: int,
+    load: Callable[[], Policy],
+    reporter: Reporter,
+    notes: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Mixes the sources, splits the mixture and writes the parts; for `notes` and what is returned see `write_split`.
+
+    `load` loads the policy in whose hidden states the farthest seeds are found; it is not called for random seeds.
+    """
+    mixture = mix_sources(settings, seed=seed)
+    options = settings.model_dump(include={"seeds", "pools", "heldout", "selection"})
+    states = folder.absolute().with_name(f".{folder.name}-states.partial")
+    states.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if settings.selection == "farthest":
+            policy, prompts = load(), mixture.pairs["prompt"][:]
+            with reporter.bar("hidden states of the prompts", len(prompts)) as advance:
+                embeddings = embed_prompts(policy, prompts, progress=advance, out=states)
+            options |= {"embeddings": embeddings, "device": str(policy.device)}
+        with reporter.bar("seeds", settings.seeds) as advance:
+            split = split_pairs(mixture.pairs, seed=seed, progress=advance, **options)
+    finally:
+        states.unlink(missing_ok=True)
+    return write_split(split, folder, notes={**mixture.describe(), **(notes or {})})
 
 
 def hash_rows(dataset: Dataset) -> str:
@@ -31,10 +66,9 @@ def hash_rows(dataset: Dataset) -> str:
 def check_new_folder(folder: str | Path) -> None:
     """Raises InputError if a split cannot be written because something is there already."""
     place = Path(folder)
-    if place.is_dir() and any(place.iterdir()):
-        raise InputError(f"{place} is not empty; allowed: an empty folder, or a path that does not exist.")
-    if place.exists() and not place.is_dir():
-        raise InputError(f"{place} is a file; allowed: an empty folder, or a path that does not exist.")
+    found = "a file" if place.is_file() else "not empty" if place.is_dir() and any(place.iterdir()) else None
+    if found:
+        raise InputError(f"{place} is {found}; allowed: an empty folder, or a path that does not exist.")
 
 
 def write_split(split: Split, folder: str | Path, *, notes: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -54,10 +88,14 @@ def write_split(split: Split, folder: str | Path, *, notes: dict[str, Any] | Non
         InputError: there is something at `folder`.
     """
     check_new_folder(folder)
+    pools = {f"pool-{number}.parquet": pool for number, pool in enumerate(split.pools, start=1)}
+    parts = {"seeds.parquet": split.seeds, **pools}
+    if len(split.heldout):
+        parts["heldout.parquet"] = split.heldout
     with replacing(folder) as partial:
         partial.mkdir()
         files = {}
-        for name, part in _parts(split):
+        for name, part in parts.items():
             part.to_parquet(partial / name)
             files[name] = {"rows": len(part), "sha256": hash_rows(part)}
         content = {"sgpo": sgpo.__version__, **split.notes, **(notes or {}), "files": files}
@@ -85,11 +123,3 @@ def check_split(folder: str | Path) -> dict[str, Any]:
         if found != sha256:
             raise InputError(f"{file} has other rows than split.json says: SHA-256 {found}, not {sha256}.")
     return content
-
-
-def _parts(split: Split) -> Iterator[tuple[str, Dataset]]:
-    yield "seeds.parquet", split.seeds
-    for number, pool in enumerate(split.pools, start=1):
-        yield f"pool-{number}.parquet", pool
-    if len(split.heldout):
-        yield "heldout.parquet", split.heldout

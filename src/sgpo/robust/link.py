@@ -20,7 +20,7 @@ _LOOP_PIECES = 32
 
 
 def is_tensor(x: Any) -> bool:
-    """Whether x is a PyTorch tensor, without importing PyTorch for someone who does not use it."""
+    """Whether x is a PyTorch tensor; does not import PyTorch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(x, torch.Tensor)
 
@@ -31,7 +31,7 @@ def namespace(x: Any) -> Any:
 
 
 def as_float(x: Any) -> Any:
-    """x as it computes: tensors stay as they are, everything else becomes a NumPy array or scalar of floats."""
+    """x as floats: a tensor as it is, anything else as a NumPy array or scalar."""
     if is_tensor(x):
         return x
     x = np.asarray(x)
@@ -54,9 +54,9 @@ class Link:
     """A convex function f on a gap space.
 
     Attributes:
-        name: how it prints.
+        name: for messages.
         space: "margin" or "probability", the space of its argument u.
-        decreasing: whether f never rises; a worst case then only sends mass to the window's lower end.
+        decreasing: whether f never rises; a worst case then moves mass to the window's lower end only.
     """
 
     name: str
@@ -76,24 +76,20 @@ class Link:
         raise NotImplementedError
 
     def drop(self, lower: float, u: Any) -> Any:
-        """f(lower) - f(u) for u >= lower, elementwise, kept from cancelling where u is close to lower."""
-        u = as_float(u)
-        return self._between_slopes(lower, u, self.value(_like(lower, u)) - self.value(u))
-
-    def _between_slopes(self, lower: float, u: Any, difference: Any) -> Any:
-        """A difference held to what convexity allows, between the slopes at its two ends."""
-        xp, distance = namespace(u), u - lower
-        steepest = -self.slope(_like(lower, u)) * distance
-        return xp.minimum(xp.maximum(difference, -self.slope(u) * distance), steepest)
+        """f(lower) - f(u) for u >= lower, elementwise, without cancellation where u is close to lower."""
+        u, end = as_float(u), _like(lower, as_float(u))
+        xp, distance, difference = namespace(u), u - lower, self.value(end) - self.value(u)
+        # Convexity bounds it by the slopes at its two ends; rounding does not.
+        return xp.minimum(xp.maximum(difference, -self.slope(u) * distance), -self.slope(end) * distance)
 
     def __repr__(self) -> str:
         return f"Link({self.name}, space={self.space!r})"
 
 
 def _like(number: float, u: Any) -> Any:
-    return (
-        sys.modules["torch"].as_tensor(number, dtype=u.dtype, device=u.device) if is_tensor(u) else np.float64(number)
-    )
+    if is_tensor(u):
+        return sys.modules["torch"].as_tensor(number, dtype=u.dtype, device=u.device)
+    return np.float64(number)
 
 
 class _Logistic(Link):

@@ -19,7 +19,7 @@ import numpy as np
 from scipy.optimize import linprog, minimize
 from scipy.sparse import csr_array, diags_array, eye_array, hstack, kron, vstack
 
-from sgpo.choices import Grouping, Solver, check_choice
+from sgpo.choices import Solver, check_choice
 from sgpo.errors import InputError
 from sgpo.robust.ball import Ball, Problem, as_ball, check_window, prepare
 from sgpo.robust.exact import solve_exact, worst_case
@@ -33,7 +33,6 @@ def solve_worst_case(
     *,
     solver: Solver = "exact",
     group_size: int | None = None,
-    grouping: Grouping = "random",
     seed: int = 0,
     weights: Any = None,
     **options: Any,
@@ -44,7 +43,7 @@ def solve_worst_case(
         gaps, ball, weights, **options: as `worst_case`; NumPy, unless the solver is "exact" without groups.
         solver: "exact" (any link), "highs" or "slsqp" (piecewise linear links: tangents, or "hinge").
         group_size: G, each group is solved separately with the whole radius (the paper: 100); None: one group.
-        grouping, seed: how the groups are formed, see `split_groups`.
+        seed: of the random groups.
 
     Returns: WorstCase. From "highs" and "slsqp" `value` is what the solver reached, `price` its multiplier of the
         radius, and `moved` each gap's displacement as a share of its way to the window's end, so that `atoms` is the
@@ -73,38 +72,20 @@ def solve_worst_case(
         solve = solve_highs if solver == "highs" else solve_slsqp
     if group_size is None:
         return solve(problem)
-    return solve_groups(problem, split_groups(problem.points, group_size, grouping=grouping, seed=seed), solve)
+    return solve_groups(problem, split_groups(len(problem.points), group_size, seed=seed), solve)
 
 
-def split_groups(
-    points: np.ndarray, group_size: int, *, grouping: Grouping = "random", seed: int = 0
-) -> list[np.ndarray]:
-    """Indices of each group; every group has `group_size` entries, except that the last may be smaller.
-
-    Args:
-        points: (N,) gaps in either space.
-        group_size: G, at least 1.
-        grouping: "random" (the paper's), "sorted" (neighbouring gaps share a group) or "stratified" (every group covers
-            the whole range).
-        seed: of the random grouping.
+def split_groups(count: int, group_size: int, *, seed: int = 0) -> list[np.ndarray]:
+    """Indices of random groups of `group_size` of `count` pairs; the last group may be smaller.
 
     Raises:
-        InputError: an unknown grouping, or a size below 1.
+        InputError: a size below 1.
 
-    Source: arXiv:2502.18099, Section 4 (random groups of G = 100).
+    Source: arXiv:2502.18099, Section 4 (groups of G = 100).
     """
-    check_choice("grouping", grouping, Grouping)
     if isinstance(group_size, bool) or not isinstance(group_size, int | np.integer) or group_size < 1:
         raise InputError(f"group_size is {group_size!r}; allowed: an integer >= 1, or None for one group.")
-    count = len(points)
-    if grouping == "random":
-        order = np.random.default_rng(seed).permutation(count)
-    elif grouping == "sorted":
-        order = np.argsort(points, kind="stable")
-    else:
-        groups = -(-count // group_size)
-        ranked = np.argsort(points, kind="stable")
-        return [ranked[first::groups] for first in range(groups)]
+    order = np.random.default_rng(seed).permutation(count)
     return [order[start : start + group_size] for start in range(0, count, group_size)]
 
 
@@ -175,7 +156,6 @@ def grouping_gap(
     ball: Ball | float | None = None,
     *,
     group_size: int,
-    grouping: Grouping = "random",
     seed: int = 0,
     **options: Any,
 ) -> float:
@@ -183,7 +163,7 @@ def grouping_gap(
 
     Args:
         gaps, ball, **options: as `worst_case`, in NumPy.
-        group_size, grouping, seed: as `split_groups`.
+        group_size, seed: of the groups, see `split_groups`.
 
     Raises:
         InputError: as these do.
@@ -192,7 +172,7 @@ def grouping_gap(
         together they search only a part of the ball.
     """
     problem = prepare(gaps, as_ball(ball, options))
-    groups = split_groups(problem.points, group_size, grouping=grouping, seed=seed)
+    groups = split_groups(len(problem.points), group_size, seed=seed)
     return max(solve_exact(problem).value - solve_groups(problem, groups, solve_exact).value, 0.0)
 
 
@@ -209,9 +189,9 @@ def link_pieces(link: Link) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Program(NamedTuple):
-    """max objective @ x  s.t.  sums @ x = 1,  limits @ x <= bounds,  x >= 0;  x = (s, down[, up]), each (N * K,).
+    """max objective @ x  s.t.  sums @ x = 1,  limits @ x <= bounds (last row: the radius),  x >= 0.
 
-    The last row of `limits` is the radius.
+    x = (s, down[, up]), each (N * K,).
     """
 
     objective: np.ndarray
@@ -245,10 +225,7 @@ def _program(problem: Problem) -> _Program:
 
 
 def solve_highs(problem: Problem) -> WorstCase:
-    """The linear program of Theorem 3.3 by SciPy's HiGHS, with sparse constraints.
-
-    Raises: RuntimeError where HiGHS does not reach an optimum; InputError for a link that is not piecewise linear.
-    """
+    """The linear program of Theorem 3.3 by SciPy's HiGHS, with sparse constraints; RuntimeError without an optimum."""
     program = _program(problem)
     solved = linprog(
         -program.objective,
@@ -264,9 +241,9 @@ def solve_highs(problem: Problem) -> WorstCase:
 
 
 def solve_slsqp(problem: Problem) -> WorstCase:
-    """The program of Theorem 3.3 by SciPy's SLSQP, as the paper solves it: dense, and slow from a hundred points on.
+    """The program of Theorem 3.3 by SciPy's SLSQP, as the paper solves it: dense, and slow beyond a hundred points.
 
-    Raises: RuntimeError where SLSQP gives up; InputError for a link that is not piecewise linear.
+    Raises RuntimeError if SLSQP does not converge.
     """
     program = _program(problem)
     sums, limits, bounds = program.sums.toarray(), program.limits.toarray(), program.bounds

@@ -86,37 +86,27 @@ def solve_stream(
     check_monotone(link)
     radius = ball.radius
     stream = _Stream(_restartable(chunks), link, (a, b), ball.clip, group)
-    count, mass, empirical, full, bins = stream.first_pass()
-    budget = radius * mass
-    below = np.zeros(3)
-    low, high = a, b
-    passes = 1
-    while True:
+    (count, mass, empirical, full), bins = stream.first_pass()
+    budget, exhausted = radius * mass, radius * mass >= full
+    # Cost, gain and mass below the bracket and inside it.
+    below, inside, low, high, passes = np.zeros(3), np.zeros(3), a, b, 1
+    if exhausted:
+        below = bins.sum(axis=1)
+    while not exhausted:
         edges = np.linspace(low, high, _BINS + 1)
         spent = below[0] + np.cumsum(bins[0])
-        if radius * mass >= full:
-            below, bins, index = below + bins.sum(axis=1), np.zeros((3, _BINS)), _BINS - 1
-            low = high = b
-            break
         index = min(int(np.searchsorted(spent, budget, side="right")), _BINS - 1)
-        below = below + bins[:, :index].sum(axis=1)
+        below, inside = below + bins[:, :index].sum(axis=1), bins[:, index]
         low, high = float(edges[index]), float(edges[index + 1])
         gap = (budget - below[0]) / mass * (_price(link, a, low) - _price(link, a, high))
         if gap <= tolerance or np.nextafter(low, np.inf) >= high:
             break
         bins = stream.later_pass(low, high)
         passes += 1
-    inside = bins[:, index]
-    return _case(stream, radius, mass, count, empirical, full, below, inside, (low, high), passes)
-
-
-def _case(stream, radius, mass, count, empirical, full, below, inside, bracket, passes) -> StreamedCase:
-    (a, b), link = stream.window, stream.link
-    rest = max(radius * mass - below[0], 0.0)
+    rest = max(budget - below[0], 0.0)
     split = min(rest / inside[0], 1.0) if inside[0] > 0 else 0.0
     value = (empirical + below[1] + split * inside[1]) / mass
-    exhausted = radius * mass >= full
-    upper = value if exhausted else (empirical + below[1] + rest * _price(link, a, bracket[0])) / mass
+    upper = value if exhausted else (empirical + below[1] + rest * _price(link, a, low)) / mass
     return StreamedCase(
         value=float(value),
         upper=float(max(upper, value)),
@@ -128,7 +118,7 @@ def _case(stream, radius, mass, count, empirical, full, below, inside, bracket, 
         space=link.space,
         window=(a, b),
         link=link,
-        bracket=(np.inf, np.inf) if exhausted else bracket,
+        bracket=(np.inf, np.inf) if exhausted else (low, high),
         split=float(split),
         count=int(count),
         passes=passes,
@@ -163,8 +153,8 @@ class _Stream:
     clip: bool
     group: Any
 
-    def first_pass(self) -> tuple[float, float, float, float, np.ndarray]:
-        """Count, total weight, weighted loss, cost of moving everything, and the bins of the whole window."""
+    def first_pass(self) -> tuple[np.ndarray, np.ndarray]:
+        """(count, total weight, weighted loss, cost of moving everything), and the bins of the whole window."""
         totals, bins, fault = np.zeros(4), np.zeros((3, _BINS)), None
         for gaps, weights in self._read():
             fault = fault or self._fault(gaps, weights)
@@ -178,12 +168,10 @@ class _Stream:
             raise InputError(fault)
         if summed[-1] > 0:
             raise InputError(f"chunks: {int(summed[-1])} other processes refused their gaps; see their messages.")
-        count, mass, empirical, full = summed[:4]
+        count, mass = summed[:2]
         if mass <= 0:
-            raise InputError(
-                f"chunks hold {int(count)} gaps of total weight {mass}; allowed: at least one gap above 0."
-            )
-        return count, mass, empirical, full, summed[4:-1].reshape(3, _BINS)
+            raise InputError(f"chunks hold {int(count)} gaps of total weight {mass}; allowed: a weight above 0.")
+        return summed[:4], summed[4:-1].reshape(3, _BINS)
 
     def later_pass(self, low: float, high: float) -> np.ndarray:
         """The bins of one bracket."""
@@ -206,12 +194,10 @@ class _Stream:
     def _fault(self, gaps: np.ndarray, weights: np.ndarray) -> str | None:
         if gaps.ndim != 1 or weights.shape != gaps.shape:
             return f"chunks holds gaps of shape {gaps.shape} and weights {weights.shape}; allowed: (B,) and (B,)."
-        for name, array, bad in (
-            ("gaps", gaps, ~np.isfinite(gaps)),
-            ("weights", weights, ~(np.isfinite(weights) & (weights >= 0))),
-        ):
-            if bad.any():
-                return f"chunks holds {name} {array[bad][0]}; allowed: finite{' and >= 0' * (name == 'weights')}."
+        if (bad := ~np.isfinite(gaps)).any():
+            return f"chunks holds gaps {gaps[bad][0]}; allowed: finite."
+        if (bad := ~(np.isfinite(weights) & (weights >= 0))).any():
+            return f"chunks holds weights {weights[bad][0]}; allowed: finite and >= 0."
         points = self.link.to_space(gaps)
         outside = (points < self.window[0]) | (points > self.window[1])
         if outside.any() and not self.clip:

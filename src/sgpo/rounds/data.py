@@ -7,7 +7,7 @@ from typing import Any
 from sgpo.config import RunConfig
 from sgpo.config.world import WORLD_EVALUATION
 from sgpo.demo.world import WorldFiles, prepare_world
-from sgpo.preferences.draw import draw_split
+from sgpo.preferences.split_files import draw_split
 from sgpo.rounds.costs import StagePlan
 from sgpo.rounds.policies import Policies
 from sgpo.store.progress import Reporter

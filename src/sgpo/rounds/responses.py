@@ -21,7 +21,7 @@ from sgpo.preferences.layout import MESSAGES
 from sgpo.rounds.context import Run
 from sgpo.rounds.costs import Scale, StagePlan, generation_flops, recipe_hours, scoring_flops
 from sgpo.rounds.prompts import prompt_lengths, round_prompts
-from sgpo.store.progress import Advance
+from sgpo.store.progress import Advance, in_shares
 from sgpo.store.stages import ShardRows, ShardWork
 
 RESPONSE_FEATURES = Features(
@@ -91,11 +91,9 @@ def _score(run: Run, number: int, who: str, name: str) -> None:
             part = rows[span.start : span.stop]
             prompts = [prompt for prompt, row in zip(part["prompt"], part["responses"], strict=True) for _ in row]
             texts = [text for row in part["responses"] for text in row]
-            # The bar counts prompts where the scorer counts responses; it takes fractions.
-            share = len(part["prompt"]) / max(len(texts), 1)
-            scores = score_responses(
-                policy, prompts, texts, max_length=max_length, progress=lambda count: advance(count * share)
-            )
+            # The bar counts prompts where the scorer counts responses.
+            progress = in_shares(advance, len(part["prompt"]), len(texts))
+            scores = score_responses(policy, prompts, texts, max_length=max_length, progress=progress)
             columns = {"logps": scores.logps.tolist(), "n_tokens": scores.n_tokens.tolist()}
             return ShardRows(columns, {"scored": len(texts)})
 
@@ -119,14 +117,14 @@ def rank_candidates(run: Run, number: int) -> None:
 
     @contextmanager
     def open_work() -> Iterator[ShardWork]:
-        with open_annotator(settings, run.config.model) as annotator:
+        annotator = open_annotator(settings, run.config.model)
 
-            def do(span: range, advance: Advance) -> ShardRows:
-                part = rows[span.start : span.stop]
-                ranking = annotator(part["prompt"], part["responses"], progress=advance)
-                return ShardRows({"reward": ranking.rewards.tolist()}, ranking.counts)
+        def do(span: range, advance: Advance) -> ShardRows:
+            part = rows[span.start : span.stop]
+            ranking = annotator(part["prompt"], part["responses"], progress=advance)
+            return ShardRows({"reward": ranking.rewards.tolist()}, ranking.counts)
 
-            yield ShardWork(do, {"annotator": settings.annotator, "model": settings.model})
+        yield ShardWork(do, {"annotator": settings.annotator, "model": settings.model})
 
     _shard(run, name, len(rows), REWARD_FEATURES, open_work)
 

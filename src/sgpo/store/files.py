@@ -1,14 +1,17 @@
 """Files that are complete or absent: everything is written next to its final place and renamed."""
 
+import gzip
 import json
 import os
 import shutil
+import zlib
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sgpo.errors import InputError
+from sgpo.errors import InputError, first_line
 
 
 def partial_path(path: Path) -> Path:
@@ -99,3 +102,38 @@ def parse_json(text: str | bytes, where: str, *, line: int | None = None) -> Any
     except json.JSONDecodeError as error:
         place = error.lineno if line is None else line
         raise InputError(f"{where} line {place}: not valid JSON: {error.msg} (column {error.colno}).") from error
+
+
+def read_objects(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
+    """The JSON objects of a .json list, or of a .jsonl or .jsonl.gz file, each with its place.
+
+    A place is "FILE row 3" (from 0) in a list, and "FILE line 4" (from 1) in JSON Lines. NaN and infinities are read.
+
+    Raises:
+        InputError: the file cannot be read, has no objects, or holds something else; names the place.
+    """
+    path = Path(path)
+    if path.suffix == ".json":
+        content = parse_json(read_text(path), str(path))
+        if not isinstance(content, list):
+            raise InputError(f"{path} holds a {type(content).__name__}; allowed: a list of JSON objects.")
+        placed = [(f"{path} row {row}", value) for row, value in enumerate(content)]
+    else:
+        placed = list(_parse_lines(path))
+    for where, value in placed:
+        if not isinstance(value, dict):
+            raise InputError(f"{where}: a {type(value).__name__}; allowed: a JSON object.")
+    if not placed:
+        raise InputError(f"{path} has no rows; allowed: at least one.")
+    return placed
+
+
+def _parse_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    opened = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield f"{path} line {number}", parse_json(line.removeprefix(BOM_UTF8), str(path), line=number)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or first_line(error)}.") from error

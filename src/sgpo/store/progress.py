@@ -12,6 +12,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 Advance = Callable[[float], None]
 
 
+def in_shares(progress: Advance | None, items: int, steps: int) -> Advance | None:
+    """Progress over `steps` steps that make up `items` items: each step advances `progress` by its share of an item."""
+    if progress is None:
+        return None
+    share = items / max(steps, 1)
+    return lambda count: progress(count * share)
+
+
 class Reporter:
     """Reports the progress of a run.
 

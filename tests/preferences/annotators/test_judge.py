@@ -152,13 +152,13 @@ def test_options_of_a_recipe_go_to_the_servers_and_to_the_judge():
     options = {"timeout": 5, "retries": 1, "max_tokens": 9, "max_chars": 5000}
     with faulty(prefer(len)) as server:
         settings = {"annotator": "judge", "model": "j", "servers": [server.url], "options": options}
-        with open_annotator(AnnotationConfig(**settings), ModelConfig()) as annotator:
-            np.testing.assert_array_equal(annotator(PROMPTS, RESPONSES).rewards, [0, 1, 0.5, 1, 0])
+        annotator = open_annotator(AnnotationConfig(**settings), ModelConfig())
+        np.testing.assert_array_equal(annotator(PROMPTS, RESPONSES).rewards, [0, 1, 0.5, 1, 0])
         assert {body["max_tokens"] for body in server.asked} == {9}
     for wrong, message in {"temprature": "unknown key temprature", "timeout": "timeout is -1"}.items():
         broken = AnnotationConfig(**{**settings, "options": {wrong: -1}})
-        with pytest.raises(InputError, match=message), open_annotator(broken, ModelConfig()):
-            pass
+        with pytest.raises(InputError, match=message):
+            open_annotator(broken, ModelConfig())
 
 
 def test_a_judge_refuses_options_of_its_servers():

@@ -1,12 +1,16 @@
-"""Prompts and responses as input of a classifier."""
+"""Prompts and responses as input of a classifier, and its scores."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from sgpo.errors import InputError
+from sgpo.policy.batches import fill_in_batches
 from sgpo.policy.tokens import Messages, TokenizedResponse, split_ids, tokenize_responses
 from sgpo.preferences.annotators.ranking import as_text
+from sgpo.store.progress import Advance
 
 
 class Encoded(NamedTuple):
@@ -27,27 +31,22 @@ def encode_responses(
     text "prompt\nresponse", with the special tokens that the tokenizer adds to a text.
 
     An input of more than `max_length` tokens loses the beginning of its prompt, after the opening special token.
-
-    Raises:
-        InputError: the chat template refuses a prompt.
     """
-    if tokenizer.chat_template is None and tokenizer.sep_token_id is not None:
-        return [_two_segments(tokenizer, *row, max_length) for row in zip(prompts, responses, strict=True)]
-    if tokenizer.chat_template is None:
-        rows = [_two_lines(tokenizer, *row) for row in zip(prompts, responses, strict=True)]
-    else:
+    if tokenizer.chat_template is not None:
         rows = tokenize_responses(tokenizer, prompts, responses)
-    return [_fit(row, max_length, tokenizer.bos_token_id) for row in rows]
+    elif tokenizer.sep_token_id is not None:
+        return [_two_segments(tokenizer, *row, max_length) for row in zip(prompts, responses, strict=True)]
+    else:
+        rows = [_two_lines(tokenizer, *row) for row in zip(prompts, responses, strict=True)]
+    return [_fit(*row, max_length, tokenizer.bos_token_id) for row in rows]
 
 
 def _two_lines(tokenizer: PreTrainedTokenizerBase, messages: Messages, response: str) -> TokenizedResponse:
     head = as_text(messages) + "\n"
-    alone, ids = (tokenizer(text, verbose=False)["input_ids"] for text in (head, head + response))
-    return split_ids(alone, ids)
+    return split_ids(*(tokenizer(text, verbose=False)["input_ids"] for text in (head, head + response)))
 
 
-def _fit(row: TokenizedResponse, max_length: int, bos: int | None) -> Encoded | None:
-    prompt, response = row
+def _fit(prompt: list[int], response: list[int], max_length: int, bos: int | None) -> Encoded | None:
     if len(prompt) + len(response) <= max_length:
         return Encoded(prompt + response, None, False)
     opening = prompt[:1] if bos is not None and prompt[:1] == [bos] else []
@@ -69,3 +68,25 @@ def _two_segments(
         tokenizer.truncation_side = "left"
         encoding = tokenizer(prompt, response, truncation="only_first", max_length=max_length)
     return Encoded(encoding["input_ids"], encoding.get("token_type_ids"), is_cut)
+
+
+def score_in_batches(
+    who: str,
+    compute: Callable[[list[Any]], np.ndarray],
+    inputs: Sequence[Any],
+    lengths: Sequence[int],
+    rows: Sequence[int],
+    *,
+    batch_tokens: int,
+    progress: Advance | None,
+) -> np.ndarray:
+    """(N,) finite outputs of the model `who` for N inputs of these lengths; `rows` are the prompts of each."""
+    scores = np.zeros(len(inputs))
+    fill_in_batches(scores, inputs, compute, lengths, batch_tokens=batch_tokens, progress=progress)
+    bad = np.flatnonzero(~np.isfinite(scores))
+    if len(bad):
+        raise InputError(
+            f"{who}: the output for row {rows[bad[0]]} is {scores[bad[0]]}; allowed: finite numbers. A dtype with more "
+            "range (float32, bfloat16) may help."
+        )
+    return scores

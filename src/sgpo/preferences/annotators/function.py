@@ -5,6 +5,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -20,11 +21,7 @@ class FunctionAnnotator:
     The function gets P conversations (lists of {"role", "content"}) and P lists of texts, and returns P lists of
     numbers, one for each response; higher is better, nan or None means no reward.
 
-    Args:
-        name: "package.module:function", or "path/to/file.py:function". The code is executed: trust it like the recipe.
-
-    Raises:
-        InputError: there is no such module, file or function.
+    `name` is "package.module:function" or "path/to/file.py:function". The code is executed: trust it like the recipe.
     """
 
     def __init__(self, name: str) -> None:
@@ -33,25 +30,22 @@ class FunctionAnnotator:
     def __call__(
         self, prompts: Sequence[Messages], responses: Sequence[Sequence[str]], *, progress: Advance | None = None
     ) -> Ranking:
-        """Ranks P lists of responses.
-
-        Raises:
-            InputError: it returns another number of rows or numbers, or something other than numbers; the row is named.
-        """
+        """Ranks P lists of responses, see `Annotator`; the row of numbers that cannot be rewards is named."""
         found = self._function([list(messages) for messages in prompts], [list(row) for row in responses])
         if not isinstance(found, Sequence | np.ndarray):
             raise InputError(f"{self._name} returned {found!r}; allowed: a list of numbers for each prompt.")
         if len(found) != len(prompts):
             raise InputError(f"{self._name} returned {len(found)} rows; allowed: one per prompt, {len(prompts)}.")
-        rewards: list[float] = []
-        for row, (numbers, texts) in enumerate(zip(found, responses, strict=True)):
-            rewards += _as_rewards(numbers, len(texts), f"{self._name}, row {row}")
+        rewards = [
+            _as_rewards(numbers, len(texts), f"{self._name}, row {row}")
+            for row, (numbers, texts) in enumerate(zip(found, responses, strict=True))
+        ]
         if progress is not None:
             progress(len(prompts))
-        return Ranking(np.array(rewards, dtype=np.float64))
+        return Ranking(np.concatenate([np.empty(0), *rewards]))
 
 
-def _as_rewards(numbers: Sequence[float], count: int, where: str) -> list[float]:
+def _as_rewards(numbers: Sequence[float], count: int, where: str) -> np.ndarray:
     try:
         rewards = np.asarray(numbers, dtype=np.float64)
     except (ValueError, TypeError) as error:
@@ -60,21 +54,20 @@ def _as_rewards(numbers: Sequence[float], count: int, where: str) -> list[float]
         raise InputError(f"{where}: the shape {rewards.shape}; allowed: one number per response, {count}.")
     if np.isinf(rewards).any():
         raise InputError(f"{where}: {numbers!r}; allowed: finite numbers, or nan for no reward.")
-    return rewards.tolist()
+    return rewards
 
 
 def _find(name: str) -> Callable:
-    place, sign, function = name.rpartition(":")
-    if not sign or not place or not function:
+    place, _, function = name.rpartition(":")
+    if not place or not function:
         raise InputError(f"function is {name!r}; allowed: 'package.module:function' or 'file.py:function'.")
-    module = _load_file(Path(place)) if place.endswith(".py") else _import(place)
-    found = getattr(module, function, None)
+    found = getattr(_load_file(Path(place)) if place.endswith(".py") else _import(place), function, None)
     if not callable(found):
         raise InputError(f"function is {name!r}, and {place} has no function {function!r}.")
     return found
 
 
-def _import(place: str):
+def _import(place: str) -> ModuleType:
     try:
         return importlib.import_module(place)
     except ModuleNotFoundError as error:
@@ -83,7 +76,7 @@ def _import(place: str):
         raise
 
 
-def _load_file(path: Path):
+def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise InputError(f"function: {path} does not exist; allowed: a Python file.")
     # Registered, because a dataclass looks up its module; under a name that hides no other module.

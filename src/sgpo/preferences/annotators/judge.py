@@ -1,6 +1,6 @@
 """Rewards from an LLM judge."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -10,12 +10,14 @@ import numpy as np
 
 from sgpo.config import validate
 from sgpo.config.evaluation import VerdictOptions
-from sgpo.errors import InputError
+from sgpo.errors import check_whole
 from sgpo.policy.tokens import Messages
 from sgpo.preferences.annotators.ranking import Ranking
 from sgpo.preferences.annotators.verdicts import PairwiseJudge, both_verdicts
 from sgpo.serving.client import ServerPool
-from sgpo.store.progress import Advance
+from sgpo.store.progress import Advance, in_shares
+
+_COUNTS = ("comparisons", "ties", "inconsistent", "unparsed", "first_preferred", "too_long")
 
 
 class Judge:
@@ -32,9 +34,6 @@ class Judge:
         max_chars: comparisons with more characters are skipped, because a judge whose context they exceed would refuse
             them and end the run; None asks for all.
         options: fields of `VerdictOptions`: max_tokens, temperature, seed, request.
-
-    Raises:
-        InputError: the template cannot be used, an option is out of range, or `max_chars` < 1.
     """
 
     def __init__(
@@ -46,25 +45,19 @@ class Judge:
         max_chars: int | None = None,
         **options: Any,
     ) -> None:
-        if max_chars is not None and max_chars < 1:
-            raise InputError(f"max_chars is {max_chars}; allowed: None or a whole number >= 1.")
+        check_whole("max_chars", max_chars, 1, optional=True)
         self._pool, self._max_chars = pool, max_chars
         self._judge = PairwiseJudge(model, validate(VerdictOptions, options, "options"), template=template)
 
     def __call__(
         self, prompts: Sequence[Messages], responses: Sequence[Sequence[str]], *, progress: Advance | None = None
     ) -> Ranking:
-        """Ranks P lists of responses; see `Annotator`.
+        """Ranks P lists of responses, see `Annotator`.
 
         Counts: `comparisons` that were asked for; of these `ties`, `inconsistent` (which are ties) and `unparsed`
         (which do not count); `first_preferred`, verdicts for whichever was in front; and `too_long`, not asked for.
-
-        Raises:
-            InputError: see `ServerPool.map`.
         """
-        counts = Counter(
-            dict.fromkeys(("comparisons", "ties", "inconsistent", "unparsed", "first_preferred", "too_long"), 0)
-        )
+        counts = Counter(dict.fromkeys(_COUNTS, 0))
         duels, bodies = [], []
         for row, texts in enumerate(responses):
             distinct = dict.fromkeys(text.strip() for text in texts if text.strip())
@@ -75,17 +68,12 @@ class Judge:
                     continue
                 duels.append((row, first, second))
                 bodies += asked
-        share = len(prompts) / max(len(bodies), 1)
-        answers = self._pool.map(bodies, progress=None if progress is None else lambda count: progress(count * share))
-        results: dict[tuple[int, str], list[float]] = {}
+        answers = self._pool.map(bodies, progress=in_shares(progress, len(prompts), len(bodies)))
+        results: dict[tuple[int, str], list[float]] = defaultdict(list)
         for (row, first, second), verdicts in zip(duels, both_verdicts(answers, self._judge), strict=True):
             result = self._judge.settle(*verdicts, counts)
             if result is not None:
-                results.setdefault((row, first), []).append(result)
-                results.setdefault((row, second), []).append(1 - result)
-        rewards = [
-            float(np.mean(results.get((row, text.strip()), np.nan)))
-            for row, candidates in enumerate(responses)
-            for text in candidates
-        ]
-        return Ranking(np.array(rewards, dtype=np.float64), dict(counts))
+                results[row, first].append(result)
+                results[row, second].append(1 - result)
+        places = [(row, text.strip()) for row, texts in enumerate(responses) for text in texts]
+        return Ranking(np.array([np.mean(results.get(place, np.nan)) for place in places], dtype=float), dict(counts))

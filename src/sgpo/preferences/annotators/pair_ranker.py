@@ -1,5 +1,6 @@
 """Rewards from a pair ranker: a DeBERTa that compares two responses to a prompt."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoTokenizer,
     DebertaV2Config,
@@ -17,12 +19,12 @@ from transformers import (
 
 from sgpo.choices import Dtype, check_choice
 from sgpo.errors import InputError, check_whole
-from sgpo.policy.batches import fill_in_batches
 from sgpo.policy.load import choose_device, load_weights
 from sgpo.policy.locate import check_exists, loading
 from sgpo.policy.tokens import Messages
-from sgpo.preferences.annotators.ranking import Ranking, as_text, check_finite
-from sgpo.store.progress import Advance
+from sgpo.preferences.annotators.encode import score_in_batches
+from sgpo.preferences.annotators.ranking import Ranking, as_text
+from sgpo.store.progress import Advance, in_shares
 
 PREFIXES = ("source_prefix_id", "cand1_prefix_id", "cand2_prefix_id")
 # Position of the prefix token in a segment: after the classification token.
@@ -34,12 +36,10 @@ class PairRanker:
 
     A comparison reads `[CLS] <source> prompt [SEP] [CLS] <candidate1> response [SEP] [CLS] <candidate2> response [SEP]`
     and returns the logit that the first response is better. Each pair is compared in both orders and the difference
-    halved, which makes the advantage antisymmetric. The reward of a response is its mean advantage over the prompt's
-    other responses, as a logit.
+    halved. The reward of a response is its mean advantage over the prompt's other responses.
 
-    A prompt of one turn is its text; of several, the turns with their roles (`as_text`). As published, a prompt is
-    truncated to `source_max_length` tokens and each response to half of what then remains of `source_max_length + 2 *
-    candidate_max_length`. Truncated prompts and responses are counted.
+    As published, a prompt (`as_text`) is truncated to `source_max_length` tokens, and each response to half of what
+    then remains of `source_max_length + 2 * candidate_max_length`. Truncated prompts and responses are counted.
 
     Args:
         path: folder or Hub id with config.json, a tokenizer and weights in safetensors.
@@ -48,9 +48,6 @@ class PairRanker:
         batch_tokens: most tokens of a batch, padding included; a longer comparison is a batch of its own.
         dtype: "float32", "bfloat16", "float16" or "auto".
         device: None uses CUDA if there is any.
-
-    Raises:
-        InputError: it cannot be loaded, is not a pair ranker of this layout, or an argument is out of range.
 
     Source: PairRM of LLM-Blender, arXiv:2306.02561, Section 3; its model card for the lengths.
     """
@@ -79,80 +76,66 @@ class PairRanker:
     def __call__(
         self, prompts: Sequence[Messages], responses: Sequence[Sequence[str]], *, progress: Advance | None = None
     ) -> Ranking:
-        """Ranks P lists of responses; see `Annotator`. The reward of a single response is nan.
+        """Ranks P lists of responses, see `Annotator`. The reward of a single response is nan.
 
         Counts: `comparisons` (unordered pairs), `cut_prompts` and `cut_responses`.
-
-        Raises:
-            InputError: a logit is not finite; the row is named.
         """
-        pairs, lines, counts = [], [], {"comparisons": 0, "cut_prompts": 0, "cut_responses": 0}
+        counts = {"comparisons": 0, "cut_prompts": 0, "cut_responses": 0}
+        pairs, lines, rows, start = [], [], [], 0
         for row, (messages, texts) in enumerate(zip(prompts, responses, strict=True)):
             source, candidates = self._segments(messages, texts, counts)
             for first, second in combinations(range(len(texts)), 2):
-                pairs.append((row, first, second))
+                pairs.append([start + first, start + second])
                 lines.append([source, candidates[first], candidates[second]])
                 lines.append([source, candidates[second], candidates[first]])
+                rows += [row, row]
+            start += len(texts)
         counts["comparisons"] = len(pairs)
-        share = len(prompts) / max(len(lines), 1)
-        logits = np.zeros(len(lines))
-        fill_in_batches(
-            logits,
-            lines,
+        logits = score_in_batches(
+            "pair ranker",
             self._compare,
+            lines,
             [sum(map(len, line)) for line in lines],
+            rows,
             batch_tokens=self._batch_tokens,
-            progress=None if progress is None else lambda count: progress(count * share),
+            progress=in_shares(progress, len(prompts), len(lines)),
         )
-        check_finite(logits, [row for row, _, _ in pairs for _ in range(2)], "pair ranker")
-        starts = np.concatenate([[0], np.cumsum([len(texts) for texts in responses])]).astype(np.int64)
-        sums, others = np.zeros(starts[-1]), np.zeros(starts[-1])
-        for (row, first, second), (straight, swapped) in zip(pairs, logits.reshape(-1, 2), strict=True):
-            advantage = (straight - swapped) / 2
-            places = starts[row] + np.array([first, second])
-            sums[places] += advantage, -advantage
-            others[places] += 1
-        rewards = np.full(len(sums), np.nan)
-        np.divide(sums, others, out=rewards, where=others > 0)
-        return Ranking(rewards, counts)
+        advantages: dict[int, list[float]] = defaultdict(list)
+        for (first, second), (straight, swapped) in zip(pairs, logits.reshape(-1, 2), strict=True):
+            advantages[first].append((straight - swapped) / 2)
+            advantages[second].append((swapped - straight) / 2)
+        return Ranking(np.array([np.mean(advantages.get(place, np.nan)) for place in range(start)]), counts)
 
     def _segments(
         self, messages: Messages, texts: Sequence[str], counts: dict[str, int]
     ) -> tuple[list[int], list[list[int]]]:
         """Token ids of a prompt and of its responses, truncated; the truncated ones are counted."""
-        encoded = self._tokenizer(
-            [self._markers[0] + as_text(messages), *(self._markers[1] + text for text in texts)], verbose=False
-        )["input_ids"]
-        source = _cut(encoded[0], self._source_max)
-        counts["cut_prompts"] += len(source) < len(encoded[0])
+        marked = [self._markers[0] + as_text(messages), *(self._markers[1] + text for text in texts)]
+        prompt, *answers = self._tokenizer(marked, verbose=False)["input_ids"]
+        source = _cut(prompt, self._source_max)
         room = (self._total_max - len(source)) // 2
-        candidates = [_cut(ids, room) for ids in encoded[1:]]
-        counts["cut_responses"] += sum(len(cut) < len(ids) for cut, ids in zip(candidates, encoded[1:], strict=True))
-        return source, candidates
+        counts["cut_prompts"] += len(prompt) > self._source_max
+        counts["cut_responses"] += sum(len(ids) > room for ids in answers)
+        return source, [_cut(ids, room) for ids in answers]
 
     def _compare(self, lines: list[list[list[int]]]) -> np.ndarray:
         """Logits that the first response of each line is better, (L,) float64."""
-        device, length = self._model.device, max(sum(map(len, line)) for line in lines)
-        ids = torch.full((len(lines), length), self._model.config.pad_token_id, device=device)
-        mask = torch.zeros_like(ids)
-        marks = torch.zeros(len(lines), 3, dtype=torch.long, device=device)
-        for row, segments in enumerate(lines):
-            flat, starts = [], []
-            for segment, prefix in zip(segments, self._prefixes, strict=True):
-                # By position: a response may contain the token as text.
-                starts.append(len(flat) + _PREFIX_PLACE)
-                flat += [*segment[:_PREFIX_PLACE], prefix, *segment[_PREFIX_PLACE + 1 :]]
-            ids[row, : len(flat)] = torch.tensor(flat, device=device)
-            mask[row, : len(flat)] = 1
-            marks[row] = torch.tensor(starts, device=device)
-        return self._model(ids, mask, marks).double().cpu().numpy()
+        rows, marks = [], []
+        for source, first, second in lines:
+            rows.append(torch.tensor([*source, *first, *second]))
+            # By position: a response may contain a prefix as text.
+            marks.append(torch.tensor([0, len(source), len(source) + len(first)]) + _PREFIX_PLACE)
+            rows[-1][marks[-1]] = torch.tensor(self._prefixes)
+        ids = pad_sequence(rows, batch_first=True, padding_value=self._model.config.pad_token_id)
+        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        inputs = [tensor.to(self._model.device) for tensor in (ids, mask, torch.stack(marks))]
+        return self._model(*inputs).double().cpu().numpy()
 
 
 class PairRankerModel(DebertaV2PreTrainedModel):
     """The network of a pair ranker; its parameters have the names of llm-blender/PairRM-hf.
 
-    In addition to DeBERTa's own fields, the config has `source_prefix_id`, `cand1_prefix_id`, `cand2_prefix_id`, and
-    optionally `n_tasks` (outputs of the head, which are averaged; 1) and `drop_out` (0).
+    Its config also has `PREFIXES`, and optionally `n_tasks` (outputs of the head, averaged; 1) and `drop_out` (0).
     """
 
     def __init__(self, config: DebertaV2Config) -> None:
@@ -169,12 +152,9 @@ class PairRankerModel(DebertaV2PreTrainedModel):
         self.post_init()
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, marks: Tensor) -> Tensor:
-        """Logits that the first response is better, (B,).
+        """(B,) logits that the first response is better.
 
-        Args:
-            input_ids: (B, L) token ids.
-            attention_mask: (B, L) 1 at tokens, 0 at padding.
-            marks: (B, 3) positions of the prefix tokens of the prompt and the two responses.
+        Token ids and attention mask are (B, L); `marks`, (B, 3), are the positions of the three prefix tokens.
         """
         states = self.pretrained_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         at = states.gather(1, marks.unsqueeze(-1).expand(-1, -1, states.shape[-1]))

@@ -6,7 +6,6 @@ from typing import Protocol
 
 import numpy as np
 
-from sgpo.errors import InputError
 from sgpo.policy.tokens import Messages
 from sgpo.store.progress import Advance
 
@@ -25,18 +24,12 @@ class Ranking:
 
 
 class Annotator(Protocol):
-    """Ranks the responses to each prompt."""
+    """Ranks P lists of responses, one for each of P conversations that end in a user turn."""
 
     def __call__(
         self, prompts: Sequence[Messages], responses: Sequence[Sequence[str]], *, progress: Advance | None = None
     ) -> Ranking:
-        """Ranks P lists of responses.
-
-        Args:
-            prompts: P conversations that end in a user turn.
-            responses: P lists of texts.
-            progress: called with the number of prompts newly ranked, or a fraction of one.
-        """
+        """`progress` is called with the number of prompts newly ranked, or a fraction of one."""
         ...
 
 
@@ -45,19 +38,3 @@ def as_text(messages: Messages) -> str:
     if len(messages) == 1:
         return messages[0]["content"]
     return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
-
-
-def check_finite(values: np.ndarray, rows: Sequence[int], who: str) -> None:
-    """Raises InputError if a model's output is nan or infinite.
-
-    Args:
-        values: (N,) outputs.
-        rows: (N,) the prompt of each output.
-        who: the model, in the message.
-    """
-    bad = np.flatnonzero(~np.isfinite(values))
-    if len(bad):
-        raise InputError(
-            f"{who}: the output for row {rows[bad[0]]} is {values[bad[0]]}; allowed: finite numbers. A dtype with more "
-            "range (float32, bfloat16) may help."
-        )

@@ -5,25 +5,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedConfig
 
 from sgpo.choices import Dtype, check_choice
 from sgpo.errors import InputError, check_whole
-from sgpo.policy.batches import fill_in_batches
 from sgpo.policy.load import choose_device, load_weights
 from sgpo.policy.locate import check_exists, loading
 from sgpo.policy.tokens import Messages
-from sgpo.preferences.annotators.encode import Encoded, encode_responses
-from sgpo.preferences.annotators.ranking import Ranking, check_finite
-from sgpo.store.progress import Advance
+from sgpo.preferences.annotators.encode import Encoded, encode_responses, score_in_batches
+from sgpo.preferences.annotators.ranking import Ranking
+from sgpo.store.progress import Advance, in_shares
 
 
 class RewardModel:
-    """A model of transformers with a classification head: its score of a conversation is the reward.
+    """A sequence-classification model of transformers: its score of a conversation is the reward.
 
-    `encode_responses` makes its inputs: conversations if its tokenizer has a chat template, otherwise prompt and
-    response as two segments or two lines. An input longer than `max_length` loses the beginning of its prompt, which is
-    counted; a response that leaves no room for the prompt is not ranked.
+    An input longer than `max_length` loses the beginning of its prompt, which is counted; a response that leaves no
+    room for the prompt is not ranked. For tokenizers without a chat template see `encode_responses`.
 
     Args:
         path: folder or Hub id, weights in safetensors.
@@ -35,8 +34,8 @@ class RewardModel:
         trust_remote_code: run code from a Hub repository.
 
     Raises:
-        InputError: it cannot be loaded, has no trained head, or several outputs without a `label`; or an argument is
-            out of range.
+        InputError: it cannot be loaded, has no trained head, or has several outputs and no `label` is given; or an
+            argument is out of range.
     """
 
     def __init__(
@@ -57,13 +56,9 @@ class RewardModel:
         name, trust = str(path), {"trust_remote_code": trust_remote_code}
         with loading("reward model", name):
             self._tokenizer = AutoTokenizer.from_pretrained(name, **trust)
+        whole = "a complete sequence-classification model"
         model = load_weights(
-            AutoModelForSequenceClassification,
-            name,
-            "reward model",
-            whole="a complete sequence-classification model",
-            dtype=dtype,
-            **trust,
+            AutoModelForSequenceClassification, name, "reward model", whole=whole, dtype=dtype, **trust
         )
         self._config = model.config.get_text_config()
         self._max_length = _find_max_length(max_length, self._config, self._tokenizer.model_max_length, name)
@@ -75,47 +70,33 @@ class RewardModel:
     def __call__(
         self, prompts: Sequence[Messages], responses: Sequence[Sequence[str]], *, progress: Advance | None = None
     ) -> Ranking:
-        """Scores every response; see `Annotator`.
+        """Scores every response, see `Annotator`.
 
         Counts: `cut_prompts`, inputs with a truncated prompt, and `too_long`, responses without a reward.
-
-        Raises:
-            InputError: the chat template refuses a prompt, or a score is not finite.
         """
         rows = [row for row, texts in enumerate(responses) for _ in texts]
-        encoded = encode_responses(
-            self._tokenizer,
-            [prompts[row] for row in rows],
-            [text for texts in responses for text in texts],
-            self._max_length,
-        )
-        counts = {
-            "cut_prompts": sum(one is not None and one.is_cut for one in encoded),
-            "too_long": sum(one is None for one in encoded),
-        }
-        rewards = np.full(len(encoded), np.nan)
+        texts = [text for texts in responses for text in texts]
+        encoded = encode_responses(self._tokenizer, [prompts[row] for row in rows], texts, self._max_length)
         ranked = [place for place, one in enumerate(encoded) if one is not None]
-        share = len(prompts) / max(len(ranked), 1)
         inputs = [encoded[place] for place in ranked]
-        scores = np.zeros(len(inputs))
         self._choose_padding(inputs)
-        fill_in_batches(
-            scores,
-            inputs,
+        rewards = np.full(len(encoded), np.nan)
+        rewards[ranked] = score_in_batches(
+            "reward model",
             self._score,
+            inputs,
             [len(one.ids) for one in inputs],
+            [rows[place] for place in ranked],
             batch_tokens=self._batch_tokens,
-            progress=None if progress is None else lambda count: progress(count * share),
+            progress=in_shares(progress, len(prompts), len(inputs)),
         )
-        check_finite(scores, [rows[place] for place in ranked], "reward model")
-        rewards[ranked] = scores
+        counts = {"cut_prompts": sum(one.is_cut for one in inputs), "too_long": len(encoded) - len(inputs)}
         return Ranking(rewards, counts)
 
     def _choose_padding(self, inputs: list[Encoded]) -> None:
-        """Chooses the pad token of a model without one.
+        """Pads a model without a pad token by a token that ends no input.
 
-        A decoder reads its score at the last token that is not the pad token, or, without one, at the last. Padding
-        with a token that ends no input makes it read a batch where it reads each single input.
+        A decoder reads its score at the last token that is not the pad token, or, without one, at the last.
         """
         if self._pad is None:
             ends = {one.ids[-1] for one in inputs}
@@ -124,15 +105,18 @@ class RewardModel:
 
     def _score(self, inputs: list[Encoded]) -> np.ndarray:
         """Scores of one batch, (B,) float64, padded on the right."""
-        length = max(len(one.ids) for one in inputs)
+
+        def pad(rows: list[list[int]], value: int = 0) -> torch.Tensor:
+            rows = [torch.tensor(row) for row in rows]
+            return pad_sequence(rows, batch_first=True, padding_value=value).to(self._model.device)
+
         fields = {
-            "input_ids": [one.ids + [self._config.pad_token_id] * (length - len(one.ids)) for one in inputs],
-            "attention_mask": [[1] * len(one.ids) + [0] * (length - len(one.ids)) for one in inputs],
+            "input_ids": pad([one.ids for one in inputs], self._config.pad_token_id),
+            "attention_mask": pad([[1] * len(one.ids) for one in inputs]),
         }
         if inputs[0].segments is not None:
-            fields["token_type_ids"] = [one.segments + [0] * (length - len(one.ids)) for one in inputs]
-        tensors = {name: torch.tensor(rows, device=self._model.device) for name, rows in fields.items()}
-        return self._model(**tensors).logits[:, self._label].double().cpu().numpy()
+            fields["token_type_ids"] = pad([one.segments for one in inputs])
+        return self._model(**fields).logits[:, self._label].double().cpu().numpy()
 
 
 def _check_label(label: int | None, count: int, name: str) -> int:

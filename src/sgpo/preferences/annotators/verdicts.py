@@ -20,25 +20,16 @@ _LETTERS = ("A", "B")
 _FIELDS = ("{prompt}", "{first}", "{second}")
 # The parser reads these; a template that does not ask for them gets no verdict.
 _ASKED = ("Verdict: A", "Verdict: B")
-_TOP_LOGPROBS = 20
 NEEDS_LOGPROBS = "log-probability judging needs a server that gives logprobs of the first token"
 
 
 class PairwiseJudge:
-    """An LLM judge that sees every two answers in both orders.
+    """An LLM judge, `model` on its servers, that sees every two answers in both orders.
 
     In words, a verdict is a line "Verdict: A", "Verdict: B" or "Verdict: tie" (`read_verdict`), and two verdicts that
-    contradict each other are a tie. With log-probabilities, a verdict is the probability of "A" as a share of "A" and
-    "B" in the judge's first token (`read_letter`), and the result is the mean share over both orders.
-
-    Args:
-        model: the judge's name on its servers.
-        options: fields of a request.
-        template: file with {prompt}, {first} and {second}; None uses the built-in one for words or letters.
-        logprobs: judge by log-probabilities.
-
-    Raises:
-        InputError: see `read_template`.
+    contradict each other are a tie. With `logprobs`, a verdict is the probability of "A" as a share of "A" and "B" in
+    the judge's first token (`read_letter`), and the result is the mean share over both orders. For `template` see
+    `read_template`.
     """
 
     def __init__(
@@ -52,14 +43,9 @@ class PairwiseJudge:
         options = options or VerdictOptions()
         self.logprobs = logprobs
         self._template = read_template(template, logprobs=logprobs)
-        fields = {
-            "model": model,
-            "max_tokens": options.max_tokens,
-            "temperature": options.temperature,
-            "seed": options.seed,
-        }
+        fields = {"model": model, **options.model_dump(include={"max_tokens", "temperature", "seed"})}
         if logprobs:
-            fields |= {"max_tokens": 1, "logprobs": True, "top_logprobs": _TOP_LOGPROBS}
+            fields |= {"max_tokens": 1, "logprobs": True, "top_logprobs": 20}
         self._fields = {name: value for name, value in {**fields, **options.request}.items() if value is not None}
 
     def requests(self, prompt: Messages, first: str, second: str) -> list[dict[str, Any]]:
@@ -70,11 +56,7 @@ class PairwiseJudge:
         ]
 
     def read(self, answer: Answer) -> float | None:
-        """The share of the win, in [0, 1], that goes to the answer in front; None if there is no verdict.
-
-        Raises:
-            InputError: log-probabilities were asked for, and the server gave none.
-        """
+        """The share of the win, in [0, 1], that goes to the answer in front; None if there is no verdict."""
         if not self.logprobs:
             return read_verdict(answer)
         if not answer.top_logprobs:
@@ -82,13 +64,10 @@ class PairwiseJudge:
         return read_letter(answer.top_logprobs)
 
     def settle(self, straight: float | None, swapped: float | None, counts: Counter) -> float | None:
-        """The first answer's result in [0, 1] from two verdicts; None where one of them is missing.
+        """The first answer's result in [0, 1]; None if a verdict is missing.
 
-        Args:
-            straight: verdict with the first answer in front.
-            swapped: verdict with the second in front.
-            counts: gets comparisons, ties, inconsistent (in words also ties), unparsed, and first_preferred: verdicts
-                for whichever answer was in front.
+        `straight` is the verdict with the first answer in front, `swapped` with the second. `counts` gets comparisons,
+        ties, inconsistent (in words also ties), unparsed, and first_preferred: verdicts for whichever was in front.
         """
         counts["comparisons"] += 1
         counts["first_preferred"] += sum(share is not None and share > 0.5 for share in (straight, swapped))
@@ -113,15 +92,11 @@ def read_verdict(answer: Answer) -> float | None:
 
 
 def read_letter(logprobs: Mapping[str, float]) -> float | None:
-    """The probability of "A" as a share of that of "A" and "B", from the most likely first tokens.
+    """The probability of "A" as a share of that of "A" and "B", from the log-probabilities of the likeliest tokens.
 
-    Tokens that are a letter apart from white space are added up; a letter that is not listed has probability 0.
-
-    Args:
-        logprobs: {token: log-probability} of the most likely tokens.
-
-    Returns: a share in [0, 1]; None if the most likely token is neither letter: the judge would give no verdict then,
-        and letters far down its list would be a guess.
+    Tokens that are a letter apart from white space are added up; a letter that is not listed has probability 0. None if
+    the most likely token is neither letter: the judge would give no verdict then, and letters far down its list would
+    be a guess.
 
     Source: the weighted win rate of AlpacaEval 2, arXiv:2404.04475, Section 2.
     """
@@ -135,11 +110,7 @@ def read_letter(logprobs: Mapping[str, float]) -> float | None:
 
 
 def read_template(path: str | Path | None, *, logprobs: bool = False) -> str:
-    """The text of a template.
-
-    Args:
-        path: the file; None uses the built-in template.
-        logprobs: the template asks for a letter; otherwise it must ask for the verdict lines that are read.
+    """The text of a template, or of the built-in one, which asks for a letter or for the verdict lines that are read.
 
     Raises:
         InputError: it cannot be read, lacks {prompt}, {first} or {second}, has another {name}, or does not ask for the
