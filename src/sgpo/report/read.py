@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from sgpo.errors import InputError
-from sgpo.store.files import parse_json, read_text
+from sgpo.errors import InputError, first_line
+from sgpo.store.files import read_objects, read_text
 from sgpo.store.records import Manifest, RoundMetrics, Sample, Shipped, parse_record
 
 _CONFIG_KEYS = ("rounds", "seed", "follower.radius", "follower.space", "leader.beta")
@@ -121,7 +121,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
-        raise InputError(f"{path}: damaged YAML: {_one_line(error)}") from error
+        raise InputError(f"{path}: damaged YAML: {' '.join(str(error).split())}") from error
     for key in _CONFIG_KEYS:
         node = config
         for part in key.split("."):
@@ -140,12 +140,7 @@ def _read_samples(folder: Path, metrics: RoundMetrics) -> dict[str, list[Sample]
         if name == "gold" and not path.exists():
             path = folder / "samples.jsonl"  # where older runs keep those of the embedded world
         if path.exists():
-            # Not splitlines(): a JSON string may hold other line separators.
-            samples[name] = [
-                parse_record(Sample, parse_json(text, str(path), line=line), f"{path} line {line}")
-                for line, text in enumerate(read_text(path).split("\n"), start=1)
-                if text
-            ]
+            samples[name] = [parse_record(Sample, row, where) for where, row in read_objects(path)]
     return samples
 
 
@@ -160,7 +155,7 @@ def _read_gaps(path: Path) -> GapTable:
             if (wrong := np.flatnonzero(~np.isfinite(values))).size:
                 raise InputError(f"{path}, row {wrong[0]}: {name} is {values[wrong[0]]}; allowed: a finite number.")
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: damaged Parquet ({_one_line(error)}).") from error
+        raise InputError(f"{path}: damaged Parquet ({first_line(error)}).") from error
     return GapTable(**columns)
 
 
@@ -172,9 +167,5 @@ def _count_rows(folder: Path) -> int | None:
             with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:
                 rows += sum(batch.num_rows for batch in reader)
         except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{path}: damaged Arrow file ({_one_line(error)}).") from error
+            raise InputError(f"{path}: damaged Arrow file ({first_line(error)}).") from error
     return rows if folder.is_dir() else None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
