@@ -89,12 +89,12 @@ def _write_report(directory: Path, console) -> None:
     from sgpo.report.build import write_report
     from sgpo.report.read import read_run
     from sgpo.report.story import shipping_sentence
-    from sgpo.report.table import rich_table, summary_rows
+    from sgpo.report.table import rich_table
 
     page = write_report(directory)
     if console:
         record = read_run(directory)
-        console.print(rich_table(summary_rows(record)))
+        console.print(rich_table(record))
         if record.shipped:
             console.print(shipping_sentence(record), highlight=False)
         console.print(f"Report: {page}", highlight=False)
