@@ -12,7 +12,8 @@ import json
 from pathlib import Path
 
 import yaml
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars
+from transformers.utils import logging
 
 from sgpo.demo.sft import train_small_sft
 from sgpo.preferences.seeds import hold_out
@@ -106,6 +107,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=3.0, help="epochs of the SFT (default: 3)")
     parser.add_argument("--hidden", type=int, default=192, help="width of the model (default: 192)")
     arguments = vars(parser.parse_args())
+    disable_progress_bars()
+    logging.disable_progress_bar()
     print(f"sgpo run --config {prepare(arguments.pop('data'), arguments.pop('output'), **arguments)}")
 
 

@@ -7,29 +7,16 @@ The output folder can be used as `model.path` in a recipe.
 """
 
 import argparse
-import gzip
 import sys
 from pathlib import Path
 
+from datasets import disable_progress_bars
 from rich.progress import Progress
+from transformers.utils import logging
 
 from sgpo.demo.sft import train_small_sft
 from sgpo.errors import InputError
-from sgpo.store.files import parse_json
-
-
-def read_rows(path: Path) -> list[dict]:
-    """Rows of a JSONL file, gzipped if its name ends in .gz."""
-    open_text = gzip.open if path.suffix == ".gz" else open
-    try:
-        with open_text(path, "rt", encoding="utf-8") as file:
-            # Not splitlines(): a JSON string may contain other line separators.
-            lines = file.read().split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--data: {path} cannot be read ({error}).") from error
-    return [
-        parse_json(line, f"--data: {path}", line=number) for number, line in enumerate(lines, start=1) if line.strip()
-    ]
+from sgpo.store.files import read_objects
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -48,7 +35,10 @@ def main(argv: list[str] | None = None) -> int:
     settings = vars(parser.parse_args(argv))
     data, output = settings.pop("data"), settings.pop("output")
     try:
-        rows = read_rows(data)
+        rows = [row for _, row in read_objects(data)]
+        # One bar is enough.
+        disable_progress_bars()
+        logging.disable_progress_bar()
         with Progress() as bars:
             task = bars.add_task(f"SFT on {len(rows)} rows", total=None)
             train_small_sft(

@@ -52,7 +52,7 @@ def killable(model_path: str | Path) -> Iterator[LiveServer]:
     thread) from the environment that tests/conftest.py sets."""
     port = free_port()
     url = f"http://127.0.0.1:{port}/v1"
-    with launched_server(serve_command(model_path, port), [url], timeout=120, grace=5) as process:
+    with launched_server(serve_command(model_path, port), url, timeout=120, grace=5) as process:
         yield LiveServer(url, process)
 
 

@@ -10,11 +10,11 @@ from array_worlds import small_world
 from sgpo.config import RunConfig, validate
 from sgpo.errors import InputError
 from sgpo.stats.acceptance import latest_supported
-from sgpo.stats.temperature import remove_scale
+from sgpo.stats.temperature import fit_temperature
 from sgpo_research.methods import DEFAULT, METHODS, OWN, Method
 from sgpo_research.simulation.leader import Training
 from sgpo_research.simulation.rounds import Simulation
-from sgpo_research.tuning import HIGHEST_RATE, LOWEST_RATE, TRIALS, trials_of, tune
+from sgpo_research.tuning import HIGHEST_RATE, LOWEST_RATE, TRIALS, deflated_loss, trials_of, tune
 from sgpo_research.worlds.arrays import judge
 
 TRAINING = Training(batch_size=16, seed_epochs=2, responses=3)
@@ -60,7 +60,7 @@ def test_the_trial_is_chosen_by_held_out_pairs_and_gold_has_no_say():
     tuned = tune(world, method, TRAINING, 3)
     simulation = Simulation(world, method, trials_of(method), TRAINING, 3)
     theta = simulation.run()[-1].theta
-    best = np.argmin([remove_scale(row).deflated for row in simulation.gaps(theta)])
+    best = np.argmin([deflated_loss(row) for row in simulation.gaps(theta)])
     assert tuned.final["win_rate"] == pytest.approx(judge(world.test, theta[best][None]).win_rate[0])
     assert (tuned.final["learning_rate"], tuned.final["own"]) == (
         simulation.trials.learning_rates[best], simulation.trials.own[best],
@@ -73,6 +73,17 @@ def test_the_trial_is_chosen_by_held_out_pairs_and_gold_has_no_say():
     other = tune(upside_down, method, TRAINING, 3)
     assert other.final["learning_rate"] == tuned.final["learning_rate"]
     assert other.final["win_rate"] == pytest.approx(1 - tuned.final["win_rate"], abs=1e-9)
+
+
+def test_deflating_forgives_large_gaps_and_not_small_ones():
+    rng = np.random.default_rng(3)
+    gaps = rng.normal(size=300)
+    gaps = np.where(rng.random(300) < 1 / (1 + np.exp(-gaps)), gaps, -gaps)
+    gaps *= fit_temperature(gaps).scale
+    honest = np.logaddexp(0, -gaps).mean()
+    assert deflated_loss(9 * gaps) == pytest.approx(honest)
+    assert deflated_loss(gaps / 9) == pytest.approx(np.logaddexp(0, -gaps / 9).mean())
+    assert deflated_loss(gaps / 9) > honest
 
 
 def test_the_other_criterion_does_not_forgive_inflated_gaps():

@@ -73,6 +73,7 @@ def test_alpaca_reads_annotations_and_prints_both_models(tmp_path, capsys):
     assert result["length_controlled"]["minimal"]["win_rate"] == minimal.win_rate
     assert result["length_controlled"]["minimal"]["standard_error"] == minimal.standard_error
     assert set(result["length_controlled"]) == {"minimal", "full"}
+    assert (result["characters"], result["baseline_characters"]) == (lengths.mean(), baseline.mean())
     assert main(["eval", "alpaca", "--annotations", str(annotations)]) == 0
     table = capsys.readouterr().out
     assert f"{minimal.win_rate:.2f}" in table
@@ -317,6 +318,8 @@ def test_a_value_out_of_range_is_refused_as_in_a_recipe(capsys):
     assert "needs model or function" in run(capsys, "reward", *options, "--function", "f", code=2)
     assert "servers is missing; kind 'judge' needs it" in run(capsys, "judge", *options, code=2)
     assert "--policy is missing" in run(capsys, "reward", *options[2:], code=2)
+    preferences = ["--policy", "p", "--reference", "r", "--pairs", "p", "--beta", "0"]
+    assert "beta is 0.0; allowed: greater than 0" in run(capsys, "preferences", *preferences, code=2)
 
 
 def test_without_scikit_learn_the_raw_win_rate_is_reported(tmp_path, capsys, monkeypatch):
@@ -362,6 +365,20 @@ def test_preferences_reports_accuracy_calibration_and_the_certificate(tmp_path, 
     table = capsys.readouterr().out
     assert "source even" in table
     assert "Certificate" not in table
+
+
+def test_pairs_that_are_all_ordered_right_are_reported_without_a_number_for_infinity(tmp_path, capsys, policy, other):
+    """No finite scale fits gaps that all have one sign best."""
+    pairs = write(tmp_path / "pairs.jsonl", pairs_of(WORDS[:1]))
+    found = {}
+    for one, base in ((policy, other), (other, policy)):
+        options = ["--policy", one, "--reference", base, "--pairs", pairs]
+        result = run(capsys, "preferences", *options)
+        found[result["value"]] = result["preferences"]["calibration"]["temperature"]
+        assert main(["eval", "preferences", *map(str, options)]) == 0
+        assert "held-out pairs" in capsys.readouterr().out
+    assert set(found) == {0.0, 1.0}
+    assert found[1.0]["scale"] is None
 
 
 def test_preferences_without_sources_or_self_pairs_reports_neither(tmp_path, capsys, policy, other):

@@ -148,7 +148,7 @@ def test_without_a_terminal_nothing_is_sent_unless_yes(judge):
     assert "12 requests" in message
     assert "--yes" in message
     # 12 answers of at most 256 tokens at 10 per million, in addition to the tokens that are read.
-    assert "at most 3,072 to write, at most about 0.03" in message
+    assert "at most 3,072 to generate, at most about 0.03" in message
 
 
 class Terminal(io.StringIO):

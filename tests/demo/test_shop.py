@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from sgpo.demo.annotator import prefers_first
-from sgpo.demo.answers import COURTEOUS_OPENINGS, CURT_CLOSINGS, CURT_OPENINGS, KIND_CLOSINGS
-from sgpo.demo.gold import FACTUAL, GENERAL
+from sgpo.demo.answers import CLOSINGS, OPENINGS
+from sgpo.demo.gold import FACTUAL, GENERAL, attributes
 from sgpo.demo.requests import FACTS, describe, draw_request, parse_request
 from sgpo.demo.shop import SPLITS, ShopWorld
 from sgpo.errors import InputError
@@ -42,6 +42,10 @@ SPOILT = {
         "Of course, gladly! The Morris lamp is blue and costs 25 dollars and costs 40 dollars. I hope this helps you.",
     ],
 }
+
+
+def attributes_of(prompt, response):
+    return attributes(parse_request(prompt), response)
 
 
 def test_the_splits_share_no_request_whatever_the_seeds():
@@ -91,34 +95,34 @@ def test_the_gold_reward_refuses_a_prompt_of_another_world():
 
 
 def test_a_perfect_answer_has_every_attribute_in_full():
-    assert ShopWorld().attributes(PROMPT, GOOD) == dict.fromkeys(GENERAL, 1.0)
+    assert attributes_of(PROMPT, GOOD) == dict.fromkeys(GENERAL, 1.0)
 
 
 def test_listing_the_facts_in_either_order_is_as_good():
     swapped = "Of course, gladly! The Morris lamp costs 25 dollars and is blue. I hope this helps you."
-    assert ShopWorld().attributes(PROMPT, swapped) == ShopWorld().attributes(PROMPT, GOOD)
+    assert attributes_of(PROMPT, swapped) == attributes_of(PROMPT, GOOD)
 
 
 @pytest.mark.parametrize(("name", "response"), [(name, text) for name, texts in SPOILT.items() for text in texts])
 @pytest.mark.parametrize("facts", [0.0, 0.5, 1.0])
 def test_the_gold_reward_prefers_the_better_answer_attribute_by_attribute(name, response, facts):
     world = ShopWorld(facts=facts)
-    assert world.attributes(PROMPT, response)[name] < 1
+    assert attributes_of(PROMPT, response)[name] < 1
     if name != "politeness" or facts < 1:
         assert world.gold_reward(PROMPT, response) < world.gold_reward(PROMPT, GOOD)
 
 
 def test_politeness_counts_opening_and_closing_alike():
     def politeness(opening, closing):
-        return ShopWorld().attributes(PROMPT, f"{opening} The Morris lamp is blue. {closing}")["politeness"]
+        return attributes_of(PROMPT, f"{opening} The Morris lamp is blue. {closing}")["politeness"]
 
     for good, bad, other in (
-        (COURTEOUS_OPENINGS[0], CURT_OPENINGS[0], "Here is what I see."),
-        (COURTEOUS_OPENINGS[-1], CURT_OPENINGS[-1], ""),
+        (OPENINGS.good[0], OPENINGS.bad[0], OPENINGS.neutral[0]),
+        (OPENINGS.good[-1], OPENINGS.bad[-1], ""),
     ):
         assert [politeness(opening, "That is the answer.") for opening in (good, other, bad)] == [0.75, 0.5, 0.25]
-    assert politeness(COURTEOUS_OPENINGS[1], KIND_CLOSINGS[1]) == 1.0
-    assert politeness(CURT_OPENINGS[1], CURT_CLOSINGS[1]) == 0.0
+    assert politeness(OPENINGS.good[1], CLOSINGS.good[1]) == 1.0
+    assert politeness(OPENINGS.bad[1], CLOSINGS.bad[1]) == 0.0
 
 
 def test_the_facts_knob_moves_the_reward_from_manners_to_facts():
@@ -127,10 +131,8 @@ def test_the_facts_knob_moves_the_reward_from_manners_to_facts():
     def explained(facts):
         world = ShopWorld(facts=facts)
         rewards = [world.gold_reward(**row) for row in rows]
-        attributes = [world.attributes(**row) for row in rows]
-        return {
-            name: np.corrcoef(rewards, [one[name] for one in attributes])[0, 1] ** 2 for name in ("politeness", "facts")
-        }
+        found = [attributes_of(**row) for row in rows]
+        return {name: np.corrcoef(rewards, [one[name] for one in found])[0, 1] ** 2 for name in ("politeness", "facts")}
 
     manners, both, facts = explained(0.0), explained(0.5), explained(1.0)
     assert manners["politeness"] > 0.6 and manners["facts"] < 0.2
@@ -148,7 +150,7 @@ def test_the_knob_interpolates_the_reward_linearly():
 def test_the_corpus_is_of_mixed_quality_and_leaves_room_to_improve():
     world = ShopWorld()
     rows = world.sft_rows(2000, 0)
-    means = {name: np.mean([world.attributes(**row)[name] for row in rows]) for name in GENERAL}
+    means = {name: np.mean([attributes_of(**row)[name] for row in rows]) for name in GENERAL}
     assert 0.3 < means["politeness"] < 0.5
     assert 0.6 < means["facts"] < 0.9
     best = world.gold_reward(PROMPT, GOOD)
@@ -215,7 +217,7 @@ def test_a_sentence_states_its_facts_in_the_order_given():
         lambda: ShopWorld(facts=float("nan")),
         lambda: ShopWorld().prompts(3, 0, "train"),
         lambda: ShopWorld(flip_rate=1.5),
-        lambda: prefers_first([1.0], [2.0], flip_rate=-0.1, rng=np.random.default_rng(0)),
+        lambda: ShopWorld(flip_rate=-0.1),
     ],
 )
 def test_settings_out_of_range_are_refused(call):

@@ -62,7 +62,7 @@ def test_its_reward_file_is_the_gold_reward_for_annotation_and_evaluation_alike(
 def test_the_same_seed_writes_the_same_bytes(files, tmp_path):
     again = prepare_world(SETTINGS, tmp_path, seed=3)
     written = [path.relative_to(tmp_path) for path in sorted(tmp_path.rglob("*")) if path.is_file()]
-    assert {path.parts[0] for path in written} == {getattr(again, name).name for name in vars(again)}
+    assert {path.parts[0] for path in written} == {path.name for path in again}
     for path in written:
         assert (tmp_path / path).read_bytes() == (files.sft.parent / path).read_bytes(), path
 

@@ -122,14 +122,18 @@ def test_a_nan_preference_is_a_missing_one(tmp_path):
     ("row", "change", "message"),
     [
         (2, {"instruction": TEXTS[0]}, r"row 2: the instruction .* is that of .*row 0; allowed: each once"),
-        (3, {"instruction": TEXTS[3].strip() + " "}, "row 3: the instruction .* is not in the evaluation set"),
+        (
+            3,
+            {"instruction": TEXTS[3].strip() + " "},
+            "row 3: 'instruction' is .*; allowed: one of the evaluation set, byte for byte",
+        ),
         (1, {"generator_2": "other"}, "row 1: the generator_2 is 'other' and that of .*row 0 'policy'"),
         (2, {"generator_1": "davinci"}, "row 2: the generator_1 is 'davinci'"),
         (2, {"annotator": "claude"}, "row 2: the annotator is 'claude'"),
-        (1, {"preference": 2.2}, "row 1: preference is 2.2; allowed: 1 to 2"),
-        (1, {"preference": True}, "row 1: preference is True"),
-        (1, {"preference": "2"}, "row 1: preference is '2'"),
-        (1, {"preference": float("inf")}, "row 1: preference is inf"),
+        (1, {"preference": 2.2}, "row 1: 'preference' is 2.2; allowed: 1 to 2"),
+        (1, {"preference": True}, "row 1: 'preference' is True"),
+        (1, {"preference": "2"}, "row 1: 'preference' is '2'"),
+        (1, {"preference": float("inf")}, "row 1: 'preference' is inf"),
         (3, {"output_2": None}, "row 3: 'output_2' is None"),
     ],
 )
@@ -171,10 +175,10 @@ def test_annotations_of_other_answers_are_refused(asked, tmp_path):
     judged = write_model_outputs(tmp_path / "m.json", asked, outputs, "policy")
     assert read_annotations(path, answers=judged).outputs == outputs
     write_model_outputs(judged, asked, [*outputs[:3], "a newer answer"], "policy")
-    with pytest.raises(InputError, match=r"row 3: output_2 is 'answer 3' .* 'a newer answer'"):
+    with pytest.raises(InputError, match=r"row 3: 'output_2' is 'answer 3'; .*m\.json, 'a newer answer'"):
         read_annotations(path, answers=judged)
     write_model_outputs(judged, asked, outputs, "round 2")
-    with pytest.raises(InputError, match="generator_2 is 'policy'; allowed: 'round 2'"):
+    with pytest.raises(InputError, match="row 0: 'generator_2' is 'policy'; allowed: 'round 2'"):
         read_annotations(path, answers=judged)
     write_model_outputs(judged, Instructions(TEXTS[:3], ["helpful"] * 3), outputs[:3], "policy")
     with pytest.raises(InputError, match="lacks an answer to 1 of 4 prompts"):

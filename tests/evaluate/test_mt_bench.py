@@ -76,10 +76,9 @@ def test_a_bad_question_is_refused_by_its_line(row, change, message, tmp_path):
 
 def test_each_category_is_sampled_at_fastchats_temperature():
     assert by_temperature(QUESTIONS) == {0.0: [1, 3], 0.1: [2], 0.7: [0, 4]}
-    greedy = [Question(1, category, ("?",), None).temperature for category in ("extraction", "coding", "reasoning")]
-    assert greedy == [0.0, 0.0, 0.0]
-    assert Question(1, "humanities", ("?",), None).temperature == 0.1
-    assert Question(1, "roleplay", ("?",), None).temperature == 0.7
+    categories = ("extraction", "coding", "reasoning", "humanities", "roleplay")
+    questions = [Question(1, category, ("?",), None) for category in categories]
+    assert by_temperature(questions) == {0.0: [0, 1, 2], 0.1: [3], 0.7: [4]}
 
 
 def test_the_second_turn_follows_the_models_own_first_answer():

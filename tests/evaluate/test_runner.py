@@ -8,7 +8,7 @@ import pytest
 from sgpo.config import EvaluateConfig, ModelConfig
 from sgpo.errors import InputError
 from sgpo.evaluate.prompt_files import read_answers_to, read_prompts
-from sgpo.evaluate.runner import Files, Job, Subject, check_inputs, run_evaluation
+from sgpo.evaluate.runner import Job, Subject, check_inputs, run_evaluation
 from sgpo.policy.load import load_policy
 from sgpo.policy.score import score_responses
 from sgpo.preferences.source import load_pairs
@@ -57,7 +57,7 @@ def subject(model, reference, **options):
 
 
 def run(settings, subject, **files):
-    return run_evaluation(Job(settings, subject, Files(**files), Reporter()))
+    return run_evaluation(Job(settings, subject, Reporter(), **files))
 
 
 def test_kl_is_the_mean_log_ratio_of_the_policys_own_answers(settings, models):

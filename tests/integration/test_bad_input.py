@@ -178,14 +178,14 @@ def test_report_of_a_directory_that_is_no_run(capsys, tmp_path):
     [
         ("0.1\nnan\n", "gaps"),
         ("0.1\n-inf\n", "gaps"),
-        ("0.1\nhello\n", "line 2: 'hello' is no number"),
-        ("", "at least one gap"),
+        ("0.1\nhello\n", "line 2: 'hello' is not a number"),
+        ("", "N >= 1"),
     ],
 )
 def test_gaps_that_are_no_numbers(capsys, tmp_path, content, said):
     path = tmp_path / "gaps.txt"
     path.write_text(content)
-    message = refusal(capsys, "worst-case", str(path), "--radius", "0.1", "--window", "-3", "3")
+    message = refusal(capsys, "worst-case", str(path), "--radius", "0.1")
     assert "gaps.txt" in message
     assert said in message
 
@@ -193,12 +193,15 @@ def test_gaps_that_are_no_numbers(capsys, tmp_path, content, said):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--radius", "-1", "--window", "-3", "3"], "radius"),
-        (["--radius", "1"], "window"),
-        (["--radius", "1", "--window", "3", "-3"], "window"),
-        (["--radius", "1", "--window", "1", "3"], "window"),
-        (["--radius", "1", "--space", "probability"], "window"),
-        (["--radius", "1", "--space", "probability", "--tangents", "0"], "tangents"),
+        (["--radius", "-1"], "radius is -1.0; allowed: greater than or equal to 0"),
+        (["--radius", "1", "--tangents", "-1"], "tangents is -1; allowed: greater than or equal to 0"),
+        (["--radius", "1", "--tangents", "0"], "allowed: ends with a finite link value, or tangents >= 1"),
+        (["--radius", "1", "--window", "-3", "3"], "--window is -3 3 in probability space, the default; allowed: "),
+        (["--radius", "1", "--window", "0", "1.5"], "or --space margin"),
+        (["--radius", "1", "--window", "-3", "3", "--space", "probability"], "allowed: within [0, 1]"),
+        (["--radius", "1", "--window", "1", "0"], "allowed: [a, b] with a < b"),
+        (["--radius", "1", "--space", "margin"], "window is None in margin space"),
+        (["--radius", "1", "--space", "margin", "--window", "1", "3"], "outside the window"),
     ],
 )
 def test_arguments_of_the_follower_out_of_range(capsys, tmp_path, arguments, said):

@@ -14,11 +14,13 @@ from transformers import AutoModelForCausalLM
 from integration.test_resume import CHOICE, STAGES
 from sgpo.cli import main
 from sgpo.config import RunConfig, read_recipe, validate
+from sgpo.config.game import FollowerSettings
 from sgpo.plan.run import plan_run
 from sgpo.policy.load import load_policy
 from sgpo.policy.score import score_responses
 from sgpo.robust.exact import worst_case
 
+DEFAULTS = FollowerSettings()
 GAPS = np.random.default_rng(0).normal(0.3, 1.0, 200)
 
 
@@ -37,12 +39,15 @@ def gaps_file(request, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "keywords"),
     [
-        (["--space", "probability", "--tangents", "6"], {"space": "probability", "tangents": 6}),
-        (["--window", "-5", "5"], {"space": "margin", "window": (-5, 5)}),
-        (["--window", "-5", "5", "--tangents", "4"], {"space": "margin", "window": (-5, 5), "tangents": 4}),
+        ([], {"space": DEFAULTS.space, "tangents": DEFAULTS.tangents}),
+        (["--window", "0", "0.99"], {"space": "probability", "window": (0, 0.99), "tangents": 6}),
+        (["--window", "0.01", "1", "--tangents", "0"], {"space": "probability", "window": (0.01, 1)}),
+        (["--space", "margin", "--window", "-5", "5"], {"space": "margin", "window": (-5, 5), "tangents": 6}),
+        (["--space", "margin", "--window", "-5", "5", "--tangents", "0"], {"space": "margin", "window": (-5, 5)}),
     ],
 )
 def test_worst_case_prints_what_the_library_returns(capsys, gaps_file, arguments, keywords):
+    """Without settings they are those of SGPOConfig; 0 tangents are the exact link."""
     assert main(["worst-case", str(gaps_file), "--radius", "0.05", *arguments, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     expected = worst_case(GAPS, 0.05, **keywords)
@@ -50,10 +55,11 @@ def test_worst_case_prints_what_the_library_returns(capsys, gaps_file, arguments
         assert printed[name] == pytest.approx(getattr(expected, name), rel=1e-12)
     np.testing.assert_allclose(printed["atoms"], expected.atoms)
     assert sum(printed["atom_weights"]) == pytest.approx(1)
+    assert (printed["space"], printed["tangents"]) == (keywords["space"], keywords.get("tangents", 0))
 
 
 def test_worst_case_without_json_is_for_people(capsys, gaps_file):
-    assert main(["worst-case", str(gaps_file), "--radius", "0.05", "--window", "-5", "5"]) == 0
+    assert main(["worst-case", str(gaps_file), "--radius", "0.05"]) == 0
     words = capsys.readouterr().out.split()
     assert {"value", "empirical_value", "price", "moved_share", "atoms"} <= set(words)
 

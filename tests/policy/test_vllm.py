@@ -25,7 +25,7 @@ SEEDS = prompt_seeds(0, len(PROMPTS))
 
 @pytest.fixture
 def stub(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(STUB))
+    monkeypatch.setenv("PYTHONPATH", str(STUB), prepend=os.pathsep)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def served(ending_policy, tmp_path_factory):
     """A generator over the stub, and its log."""
     log = tmp_path_factory.mktemp("log") / "vllm.log"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(STUB))
+        patch.setenv("PYTHONPATH", str(STUB), prepend=os.pathsep)
         patch.setenv("WORLD_SIZE", "4")
         generator = VLLMGenerator(ending_policy.path, ending_policy.tokenizer, log=log).__enter__()
     yield generator, log
@@ -199,10 +199,10 @@ def test_all_processes_end_when_the_run_is_killed(stub, monkeypatch, policy_path
     monkeypatch.setenv("STUB_PIDS", str(tmp_path / "pids"))
     code = f"""
         import sys
-        from sgpo.policy.vllm_process import VLLMProcess
-        process = VLLMProcess(sys.executable, None, grace=1)
-        process.ask({{"model": {str(policy_path)!r}}})
-        process.ask({{"prompts": [], "sampling": {{}}}})
+        from sgpo.policy.vllm_process import vllm_process
+        with vllm_process(sys.executable, None, grace=1) as process:
+            process.ask({{"model": {str(policy_path)!r}}})
+            process.ask({{"prompts": [], "sampling": {{}}}})
     """
     with subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)]) as run:
         pids = read_pids(tmp_path / "pids")

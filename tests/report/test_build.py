@@ -204,11 +204,11 @@ def test_the_story_names_who_ranks_the_answers(run):
         ({"annotator": "reward_model"}, "has a reward model rank the answers"),
     ):
         run.config["annotation"] = annotation
-        assert ranker in tell_story(read_run(run.write())).what
+        assert ranker in tell_story(read_run(run.write()))
 
 
 def test_the_story_counts_seeds_rounds_and_pairs(run):
-    what = tell_story(read_run(run.write())).what
+    what = tell_story(read_run(run.write()))
     assert "120 human preference pairs" in what
     assert "3 rounds" in what
     assert "1,056 annotated pairs)" in what

@@ -6,6 +6,7 @@ from report.fake_run import SAMPLES, FakeRun
 from report.test_build import words
 from sgpo.report.alerts import find_alerts
 from sgpo.report.build import write_report
+from sgpo.report.quantities import find_quantities
 from sgpo.report.read import read_run
 from sgpo.report.table import rich_table, summary_rows
 from sgpo.report.verdict import judge
@@ -47,7 +48,7 @@ def rewarded(tmp_path):
 
 
 def titles_of(record):
-    return [quantity.title for quantity in summary_rows(record).quantities]
+    return [quantity.title for quantity in find_quantities(record)]
 
 
 def page_of(run):
@@ -59,11 +60,10 @@ def test_each_evaluation_with_a_number_is_a_column_with_its_interval(fake):
     titles = titles_of(record)
     assert titles[:2] == ["arena win rate", "human accuracy"]
     assert not any("alpaca" in title for title in titles)
-    summary = summary_rows(record)
-    cells = [cells[0] for _, cells in summary.rows]
+    cells = [cells[0] for _, cells in summary_rows(record)]
     assert [cell.value for cell in cells] == ["0.500", "0.400", "0.500", "0.600", "0.700"]
     assert cells[4].interval == "0.650\N{EN DASH}0.750"
-    rich_table(summary)
+    rich_table(record)
 
 
 def test_each_evaluation_is_a_figure_and_a_sentence(fake):
@@ -72,16 +72,16 @@ def test_each_evaluation_is_a_figure_and_a_sentence(fake):
     assert "Win rate against the SFT model (arena)" in page and "Accuracy on the human pairs of human" in page
     assert "(alpaca)" not in page
     verdict = judge(read_run(fake.root))
-    assert verdict.headline == (
+    assert verdict[0] == (
         "Round 3 beats the SFT model: arena win rate 0.700 (95% interval 0.650\N{EN DASH}0.750) over 80 prompts."
     )
-    assert "clearly higher" in verdict.sentences[0]
-    assert "No clear difference between round 3 and chance on the human pairs of human" in verdict.sentences[1]
+    assert "clearly higher" in verdict[1]
+    assert "No clear difference between round 3 and chance on the human pairs of human" in verdict[2]
 
 
 def test_a_judge_that_could_not_be_read_leaves_a_gap(fake):
     fake.metrics[1]["evaluations"]["arena"] = measured("judge", None)
-    _, cells = summary_rows(read_run(fake.write())).rows[2]
+    _, cells = summary_rows(read_run(fake.write()))[2]
     assert cells[0].value == "\N{EN DASH}"
     assert "(arena)" in page_of(fake)
 
@@ -118,9 +118,9 @@ def test_everything_is_reported_of_each_reward_evaluation_under_its_name(rewarde
 def test_a_baseline_other_than_the_sft_model_is_named_and_the_sft_model_has_no_win_rate_against_it(rewarded):
     record = read_run(rewarded.write())
     verdict = judge(record)
-    assert verdict.headline.startswith("Round 3 beats the SFT model: reward win rate 0.722")
-    assert verdict.sentences[1].startswith("Round 3 is worse than some/other-model: other win rate 0.300")
-    titles, (name, cells) = titles_of(record), summary_rows(record).rows[0]
+    assert verdict[0].startswith("Round 3 beats the SFT model: reward win rate 0.722")
+    assert verdict[2].startswith("Round 3 is worse than some/other-model: other win rate 0.300")
+    titles, (name, cells) = titles_of(record), summary_rows(record)[0]
     assert name == "SFT model"
     shown = {title: cell.value for title, cell in zip(titles, cells, strict=True)}
     assert (shown["reward win rate"], shown["other win rate"], shown["other KL"]) == ("0.500", "\N{EN DASH}", "0.000")

@@ -21,7 +21,7 @@ def test_a_finished_run_comes_back_as_it_was_written(run):
     assert record.missing_rounds == []
     assert [sample.model_dump() for sample in record.samples[3]["gold"]] == run.samples["gold"]
     stored = pq.read_table(run.root / "round-2" / "worst_case.parquet").to_pydict()
-    for name in ("gap", "point", "moved"):
+    for name in ("point", "moved"):
         np.testing.assert_array_equal(getattr(record.gaps[2], name), stored[name])
 
 
@@ -156,9 +156,9 @@ def test_a_damaged_file_is_named_in_one_line(run, name, content, message):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"gap": [0.1], "point": [0.5]}, "no column moved"),
-        ({"gap": [0.1, np.nan], "point": [0.5, 0.5], "moved": [0.0, 0.0]}, "row 1: gap is nan"),
-        ({"gap": ["wide"], "point": [0.5], "moved": [0.0]}, "damaged Parquet"),
+        ({"point": [0.5]}, "no column moved"),
+        ({"point": [0.5, np.nan], "moved": [0.0, 0.0]}, "row 1: point is nan"),
+        ({"point": ["wide"], "moved": [0.0]}, "damaged Parquet"),
     ],
 )
 def test_gaps_of_another_shape_are_refused_by_column_and_row(run, columns, message):

@@ -41,8 +41,8 @@ def test_the_verdict_is_on_the_round_that_is_shipped_and_not_on_the_last(run):
         "Ship round 2 (round-2/policy): the 80 validation pairs support it (p = 0.004, below 0.025), and support no "
         "later round (1 tested)."
     )
-    assert judge(record).headline.startswith("Round 2 beats the SFT model: gold win rate 0.703")
-    names = [name for name, _ in summary_rows(record).rows]
+    assert judge(record)[0].startswith("Round 2 beats the SFT model: gold win rate 0.703")
+    names = [name for name, _ in summary_rows(record)]
     assert names == ["SFT model", "DPO on seeds", "round 1", "round 2 (shipped)", "round 3"]
     assert shipping_evidence(record).rows[3] == ("round 3", ["0.600", "2.50", "0.3", "0.05"])
     page = write_report(run.root).read_text()
@@ -53,7 +53,7 @@ def test_the_verdict_is_on_the_round_that_is_shipped_and_not_on_the_last(run):
 def test_where_no_round_is_supported_the_report_ships_the_sft_model_and_says_why(run):
     record = read(run, NONE)
     assert shipping_sentence(record) == "Ship the SFT model (some/sft-model): the 12 validation pairs support no round."
-    assert judge(record).headline.startswith("Round 3")
+    assert judge(record)[0].startswith("Round 3")
     few, none = (alert for alert in find_alerts(record) if "validation pairs" in alert)
     assert few.startswith("Only 12 validation pairs")
     assert none.startswith("No round is supported")
@@ -100,7 +100,7 @@ def test_a_run_whose_rounds_are_done_and_whose_end_is_not_is_called_unfinished(r
     else:
         assert f"Not finished.</strong> {missing} is still missing." in page
         # No row has the policy that is shipped.
-        assert not any("shipped" in name for name, _ in summary_rows(record).rows)
+        assert not any("shipped" in name for name, _ in summary_rows(record))
 
 
 def test_after_a_last_dpo_the_report_judges_it_and_calls_the_run_finished(run):
@@ -110,8 +110,8 @@ def test_after_a_last_dpo_the_report_judges_it_and_calls_the_run_finished(run):
     record = read(run, FINAL)
     page = write_report(run.root).read_text()
     assert "Not finished" not in page
-    assert judge(record).headline.startswith("Final DPO beats the SFT model")
-    assert summary_rows(record).rows[-1][0] == "final DPO (shipped)"
+    assert judge(record)[0].startswith("Final DPO beats the SFT model")
+    assert summary_rows(record)[-1][0] == "final DPO (shipped)"
     assert "answered by the SFT model and by final DPO" in page
 
 

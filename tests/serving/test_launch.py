@@ -70,7 +70,7 @@ def wait_until(holds, seconds=10):
 
 def test_a_server_answers_inside_and_is_gone_with_its_children_outside(tmp_path):
     words, url = command(tmp_path, child=CHILD)
-    with launched_server(words, [url], grace=0.5) as process:
+    with launched_server(words, url, grace=0.5) as process:
         assert answers(url)
         assert pids(tmp_path)[0] == process.pid
         assert [runs(pid) for pid in pids(tmp_path)] == [True, True]
@@ -80,14 +80,14 @@ def test_a_server_answers_inside_and_is_gone_with_its_children_outside(tmp_path)
 
 def test_an_error_inside_ends_the_server(server, tmp_path):
     words, url = server
-    with pytest.raises(ZeroDivisionError), launched_server(words, [url], grace=0.5):
+    with pytest.raises(ZeroDivisionError), launched_server(words, url, grace=0.5):
         1 / 0  # noqa: B018
     assert not any(runs(pid) for pid in pids(tmp_path))
 
 
 def test_a_server_without_a_health_page_answers_by_its_models(tmp_path):
     words, url = command(tmp_path, page="/v1/models")
-    with launched_server(words, [url], grace=0.1):
+    with launched_server(words, url, grace=0.1):
         assert answers(url)
 
 
@@ -95,7 +95,7 @@ def test_a_server_that_dies_first_is_quoted_and_its_children_are_ended(tmp_path)
     words, url = command(tmp_path, page="none", child=CHILD)
     log = tmp_path / "logs" / "server.log"
     expected = r"(?s)ended with code 1 before http.* answered.*loading the model\nout of memory"
-    with pytest.raises(InputError, match=expected), launched_server(words, [url], grace=0.1, log=log):
+    with pytest.raises(InputError, match=expected), launched_server(words, url, grace=0.1, log=log):
         pass
     assert not any(runs(pid) for pid in pids(tmp_path))
     assert log.read_text() == "loading the model\nout of memory\n"
@@ -105,7 +105,7 @@ def test_a_log_is_appended_to_and_only_what_is_new_is_quoted(tmp_path):
     log = tmp_path / "server.log"
     log.write_text("of an earlier run\n")
     words, url = command(tmp_path, page="none")
-    with pytest.raises(InputError) as raised, launched_server(words, [url], grace=0.1, log=log):
+    with pytest.raises(InputError) as raised, launched_server(words, url, grace=0.1, log=log):
         pass
     assert "earlier" not in str(raised.value)
     assert log.read_text().startswith("of an earlier run\nloading")
@@ -114,28 +114,27 @@ def test_a_log_is_appended_to_and_only_what_is_new_is_quoted(tmp_path):
 def test_a_server_that_does_not_answer_in_time_is_ended(tmp_path):
     words, url = command(tmp_path, delay=30)
     expected = r"(?s)did not answer within 1 s of starting.*loading the model"
-    with pytest.raises(InputError, match=expected), launched_server(words, [url], timeout=1):
+    with pytest.raises(InputError, match=expected), launched_server(words, url, timeout=1):
         pass
     assert not any(runs(pid) for pid in pids(tmp_path))
 
 
 def test_a_port_where_another_server_answers_is_refused(server):
     words, url = server
-    with launched_server(words, [url]):
+    with launched_server(words, url):
         expected = r"answers before .* is started; allowed: a port that is free"
-        with pytest.raises(InputError, match=expected), launched_server(words, [url]):
+        with pytest.raises(InputError, match=expected), launched_server(words, url):
             pass
         assert answers(url)
 
 
 def test_a_command_that_cannot_be_run_is_named():
     def launch(command):
-        with launched_server(command, ["http://127.0.0.1:1/v1"]):
+        with launched_server(fill_command(command), "http://127.0.0.1:1/v1"):
             pass
 
     cases = [
         ("no-such-program --port 1", "server command 'no-such-program --port 1' cannot be started"),
-        (["no-such-program"], "server command 'no-such-program' cannot be started"),
         ("", "server command is empty"),
         ("vllm 'serve", "No closing quotation"),
     ]
@@ -148,7 +147,7 @@ def test_a_server_does_not_inherit_the_variables_of_accelerate_launch(server, tm
     for name, value in {**launched, "CUDA_VISIBLE_DEVICES": "0"}.items():
         monkeypatch.setenv(name, value)
     words, url = server
-    with launched_server(words, [url], grace=0.1) as process:
+    with launched_server(words, url, grace=0.1) as process:
         environment = Path(f"/proc/{process.pid}/environ").read_text(encoding="utf-8")
     seen = {entry.partition("=")[0] for entry in environment.split("\0")}
     assert not seen & set(launched)
@@ -160,7 +159,7 @@ def test_a_server_does_not_outlive_a_killed_process(tmp_path):
     code = f"""
         import time
         from sgpo.serving.launch import launched_server
-        with launched_server({words!r}, [{url!r}], grace=0.5):
+        with launched_server({words!r}, {url!r}, grace=0.5):
             print("up", flush=True)
             time.sleep(600)
         """

@@ -8,8 +8,8 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
 from sgpo.errors import InputError
-from sgpo.stats.calibration import calibrate, fit_temperature
 from sgpo.stats.ranking import report_preferences
+from sgpo.stats.temperature import fit_temperature
 
 
 def draw_gaps(rng, count, scale, *, flipped=0.0, spread=1.5):
@@ -17,6 +17,10 @@ def draw_gaps(rng, count, scale, *, flipped=0.0, spread=1.5):
     opinions = rng.normal(0, spread, size=count)
     chosen_is_first = (rng.random(count) < expit(scale * opinions)) ^ (rng.random(count) < flipped)
     return np.where(chosen_is_first, opinions, -opinions)
+
+
+def calibrate(gaps, bins=10):
+    return report_preferences(gaps, bins=bins).calibration
 
 
 @pytest.mark.parametrize("scale", [0.3, 1.0, 2.5])

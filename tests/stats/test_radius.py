@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize_scalar
 from scipy.stats import wasserstein_distance
 
 from sgpo.errors import InputError
@@ -12,13 +11,17 @@ from sgpo.robust.exact import worst_case
 from sgpo.stats.acceptance import accept_round, choose_radius
 from sgpo.stats.certificate import measured_radius
 from sgpo.stats.ranking import ranking_accuracy
-from sgpo.stats.temperature import remove_scale
+from sgpo.stats.temperature import calibrated_losses, fit_temperature
 
 
 def labelled(rng, count, informed=1.0):
     """Gaps whose order a Bradley-Terry annotator saw through rewards `informed` times the gaps."""
     gaps = rng.normal(size=count)
     return np.where(rng.random(count) < 1 / (1 + np.exp(-informed * gaps)), gaps, -gaps)
+
+
+def calibrated(gaps):
+    return calibrated_losses(gaps, fit_temperature(gaps).scale)
 
 
 @pytest.mark.parametrize("space", ["margin", "probability"])
@@ -28,7 +31,6 @@ def test_the_measured_radius_is_the_wasserstein_distance_of_the_gap_space(space)
     points = [x if space == "margin" else 1 / (1 + np.exp(-x)) for x in (human, own)]
     expected = wasserstein_distance(*points)
     assert measured_radius(human, own, space=space) == pytest.approx(expected, rel=1e-12)
-    assert measured_radius(human, own, space=space, factor=0.5) == pytest.approx(0.5 * expected)
     assert measured_radius(own, own[::-1], space=space) == 0
 
 
@@ -42,34 +44,23 @@ def test_the_measured_ball_certifies_the_human_loss_and_a_smaller_one_does_not()
     assert worst_case(own, 0.7 * radius, space="margin", window=window).value < loss
 
 
-def test_the_temperature_is_the_optimum_and_takes_the_scale_out():
+def test_calibrated_losses_do_not_depend_on_the_scale():
     gaps = labelled(np.random.default_rng(2), 400)
-    fit = remove_scale(gaps)
-    best = minimize_scalar(lambda c: np.logaddexp(0, -c * gaps).mean(), bracket=(0, 1), tol=1e-12)
-    assert fit.temperature == pytest.approx(best.x, rel=1e-5)
-    assert fit.nll == pytest.approx(best.fun)
-    inflated = remove_scale(25 * gaps)
-    assert inflated.temperature == pytest.approx(fit.temperature / 25)
-    assert inflated.nll == pytest.approx(fit.nll)
-    assert np.logaddexp(0, -25 * gaps).mean() > fit.nll + 1
-    assert fit.standard_error == pytest.approx(np.logaddexp(0, -best.x * gaps).std(ddof=1) / 20, rel=1e-6)
-
-
-def test_deflating_forgives_large_gaps_and_not_small_ones():
-    gaps = labelled(np.random.default_rng(3), 300)
-    gaps = gaps * remove_scale(gaps).temperature
-    honest = remove_scale(gaps).nll
-    assert remove_scale(9 * gaps).deflated == pytest.approx(honest)
-    assert remove_scale(gaps / 9).deflated == pytest.approx(np.logaddexp(0, -gaps / 9).mean())
-    assert remove_scale(gaps / 9).deflated > honest
+    losses = calibrated(gaps)
+    np.testing.assert_allclose(calibrated(25 * gaps), losses, rtol=1e-9)
+    assert losses.mean() == pytest.approx(fit_temperature(gaps).log_loss)
+    assert np.logaddexp(0, -25 * gaps).mean() > losses.mean() + 1
 
 
 def test_gaps_against_the_human_order_have_no_likelihood_beyond_chance():
     gaps = -np.abs(np.random.default_rng(4).normal(size=50))
-    fit = remove_scale(gaps)
-    assert fit.temperature == -math.inf
-    assert fit.nll == pytest.approx(math.log(2))
+    for against in (gaps, np.r_[gaps, 0.1]):
+        assert calibrated(against) == pytest.approx(np.full(against.size, math.log(2)))
     assert ranking_accuracy(gaps).accuracy == 0
+
+
+def test_gaps_that_are_always_right_cost_nothing_and_a_gap_of_zero_what_chance_costs():
+    assert calibrated(np.array([0.1, 0.0, 2.0])) == pytest.approx([0, math.log(2), 0])
 
 
 def test_a_round_that_only_inflates_the_gaps_is_taken():
@@ -82,14 +73,20 @@ def test_a_round_that_only_inflates_the_gaps_is_taken():
 def test_a_round_that_loses_the_direction_is_not_taken_and_one_standard_error_is_the_bar():
     rng = np.random.default_rng(6)
     gaps = labelled(rng, 600, informed=3.0)
-    worse = 0.5 * gaps + rng.normal(size=600)
-    decision = accept_round(gaps, worse)
-    assert (decision.accepted, decision.reason) == (False, "direction lost")
-    losses = remove_scale(gaps).losses - remove_scale(worse).losses
-    assert decision.change == pytest.approx(losses.mean())
-    assert decision.standard_error == pytest.approx(losses.std(ddof=1) / math.sqrt(600))
-    assert accept_round(gaps, worse, errors=1.01 * -decision.change / decision.standard_error).accepted
+    noise = rng.normal(size=600)
+    accepted, lost = [], []
+    for size in np.linspace(0, 1.5, 31):
+        worse = gaps + size * noise
+        decision = accept_round(gaps, worse)
+        gain = calibrated(gaps) - calibrated(worse)
+        assert decision.change == pytest.approx(gain.mean(), abs=1e-12)
+        assert decision.standard_error == pytest.approx(gain.std(ddof=1) / math.sqrt(600), abs=1e-12)
+        assert decision.reason == ("pays" if decision.change >= -decision.standard_error else "direction lost")
+        lost.append(decision.change < 0)
+        accepted.append(decision.accepted)
     assert accept_round(worse, gaps).accepted
+    # Some rounds lose less than one standard error.
+    assert 31 - sum(lost) < sum(accepted) < 31
 
 
 def test_from_the_reference_only_information_counts():
@@ -105,22 +102,24 @@ def test_among_radii_that_do_as_well_the_smallest_is_chosen_and_a_better_one_bea
     rng = np.random.default_rng(8)
     truth = labelled(rng, 500, informed=3.0)
     poor = 0.2 * truth + rng.normal(size=500)
-    radii = (0.1, 0.0, 0.05)
-    assert choose_radius(np.zeros(500), [truth, truth, truth], radii) == 1
-    assert choose_radius(np.zeros(500), [truth, poor, truth], radii) == 2
-    assert choose_radius(truth, [poor, poor, poor], radii) is None
+
+    def choose(before, after):
+        return choose_radius([accept_round(before, gaps) for gaps in after], (0.1, 0.0, 0.05))
+
+    assert choose(np.zeros(500), [truth, truth, truth]) == 1
+    assert choose(np.zeros(500), [truth, poor, truth]) == 2
+    assert choose(truth, [poor, poor, poor]) is None
+    assert choose(truth, [poor, poor, truth]) == 2
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: measured_radius([0.0], [np.nan], space="margin"), r"self_gaps\[0\] is nan"),
-        (lambda: measured_radius([0.0], [1.0], space="margin", factor=-1), "factor is -1"),
         (lambda: measured_radius([0.0], [1.0], space="logit"), "space is 'logit'"),
-        (lambda: remove_scale([]), "gaps has shape"),
+        (lambda: fit_temperature([]), "gaps has shape"),
+        (lambda: accept_round([0.0], [np.inf]), r"after_gaps\[0\] is inf"),
         (lambda: accept_round([0.0, 1.0], [1.0]), "after_gaps has 1 pairs"),
-        (lambda: accept_round([0.0], [1.0], errors=-1), "errors is -1"),
-        (lambda: choose_radius([0.0, 1.0], [[0.0, 1.0]], [0.1]), "0 among them"),
     ],
 )
 def test_bad_arguments_are_named(call, message):

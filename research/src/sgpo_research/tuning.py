@@ -8,7 +8,7 @@ from sgpo.choices import check_choice
 from sgpo.errors import InputError
 from sgpo.stats.acceptance import latest_supported
 from sgpo.stats.ranking import ranking_accuracy
-from sgpo.stats.temperature import remove_scale
+from sgpo.stats.temperature import fit_temperature
 from sgpo_research.methods import Method
 from sgpo_research.simulation.leader import Training, Trials
 from sgpo_research.simulation.rounds import Simulation, Stage
@@ -62,8 +62,8 @@ def tune(
         training: the settings that all methods share.
         seed: of sampling and of the order of pairs.
         trials: number of trials.
-        criterion: "deflated": held-out log-likelihood at a fitted temperature below 1 (`ScaleFree.deflated`), which
-            does not punish gaps that self-annotation inflated; "likelihood": at temperature 1. Gold is never used.
+        criterion: "deflated": held-out log-likelihood at a fitted temperature below 1 (`deflated_loss`), which does not
+            punish gaps that self-annotation inflated; "likelihood": at temperature 1. Gold is never used.
 
     Raises:
         InputError: an unknown criterion.
@@ -78,8 +78,7 @@ def tune(
         for trial, place in enumerate(places)
     ])  # fmt: skip
     own = simulation.gaps(shipped)
-    fits = [remove_scale(row) for row in own]
-    losses = [fit.deflated for fit in fits] if criterion == "deflated" else np.logaddexp(0, -own).mean(1)
+    losses = [deflated_loss(row) for row in own] if criterion == "deflated" else np.logaddexp(0, -own).mean(1)
     best = int(np.argmin(losses))
     settings = {"learning_rate": float(simulation.trials.learning_rates[best])}
     settings["own"] = float(simulation.trials.own[best]) if method.own else None
@@ -96,6 +95,15 @@ def tune(
     if method.human_last:
         rounds.append({**rounds[-1], "round": len(stages), **gold, "agreement": None, "radius": None, "kept": None})
     return Tuned(final, rounds)
+
+
+def deflated_loss(gaps: np.ndarray) -> float:
+    """Mean of -log sigma(c * gap) over gaps (N,), in nats, at the fitted temperature c, held to [0, 1].
+
+    Gaps that are too large are corrected, gaps that are too small are not.
+    """
+    scale = min(max(fit_temperature(gaps).scale, 0.0), 1.0)
+    return float(np.logaddexp(0.0, -scale * gaps).mean())
 
 
 def _shipped(method: Method, gaps: np.ndarray, length: np.ndarray) -> list[int | None]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from sgpo.config import Section
 
-_METAVARS = {int: "N", float: "X", str: None, dict: "JSON"}
+_METAVARS = {int: "N", float: "X", dict: "JSON"}
 
 
 def add_flags(
@@ -18,21 +18,15 @@ def add_flags(
     renamed: Mapping[str, str] | None = None,
     aliases: Mapping[str, Iterable[str]] | None = None,
 ) -> None:
-    """Adds a flag for each of some keys of a section; `given` reads them.
+    """Adds a flag for each of some keys of a section to a parser or a group; `given` reads them.
 
-    Args:
-        parser: the parser, or a group of its arguments.
-        section: the section.
-        names: keys of the section.
-        renamed: flags for keys whose own name another flag has.
-        aliases: older flags of a key, which work and are not shown.
+    `renamed` holds the flags of keys whose own name another flag has; `aliases` older flags, which are not shown.
     """
     for name in names:
         field = section.model_fields[name]
-        options = {"dest": f"{section.__name__}.{name}", "default": argparse.SUPPRESS, **_options(field.annotation)}
-        if "metavar" in options:
-            options["metavar"] = options["metavar"] or name.upper()
-        default = field.get_default(call_default_factory=True)
+        key = f"{section.__name__}.{name}"
+        options = {"dest": key, "default": argparse.SUPPRESS, **_options(field.annotation, name)}
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
         shown = "" if default is None or default is False or default in ([], {}) else f" Default: {default}."
         flag = (renamed or {}).get(name, f"--{name.replace('_', '-')}")
         parser.add_argument(flag, help=f"{field.description}{shown}".replace("%", "%%"), **options)
@@ -46,24 +40,21 @@ def given(arguments: argparse.Namespace, section: type[Section]) -> dict[str, An
     return {key.removeprefix(prefix): value for key, value in vars(arguments).items() if key.startswith(prefix)}
 
 
-def _options(annotation: Any) -> dict[str, Any]:
+def _options(annotation: Any, name: str) -> dict[str, Any]:
     while get_origin(annotation) is Annotated or type(None) in get_args(annotation):
         annotation = get_args(annotation)[0]
-    if annotation is bool:
+    kind, parts = get_origin(annotation) or annotation, get_args(annotation)
+    if kind is bool:
         return {"action": "store_true"}
-    if get_origin(annotation) is Literal:
-        return {"choices": list(get_args(annotation))}
-    if get_origin(annotation) is list:
-        return {"nargs": "+", "metavar": "URL"}
-    kind = get_origin(annotation) or annotation
-    return {"type": _json_object if kind is dict else kind, "metavar": _METAVARS[kind]}
+    if kind is Literal:
+        return {"choices": list(parts)}
+    if kind in (list, tuple):
+        return {**_options(parts[0], name.removesuffix("s")), "nargs": "+" if kind is list else len(parts)}
+    return {"type": _json if kind is dict else kind, "metavar": _METAVARS.get(kind, name.upper())}
 
 
-def _json_object(text: str) -> dict[str, Any]:
+def _json(text: str) -> Any:
     try:
-        fields = json.loads(text)
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not valid JSON") from error
-    if not isinstance(fields, dict):
-        raise argparse.ArgumentTypeError(f"{text!r}; allowed: a JSON object")
-    return fields

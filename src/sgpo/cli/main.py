@@ -3,18 +3,23 @@
 import argparse
 import os
 import sys
+from pkgutil import resolve_name
 
 from sgpo import __version__
-from sgpo.cli.report import add_report
-from sgpo.cli.run import run
-from sgpo.cli.split import add_split
-from sgpo.cli.train import train
-from sgpo.cli.worst_case import add_worst_case
 from sgpo.errors import InputError
 
-_RUN_HELP = "the whole loop: from seed pairs to an aligned model"
-_EVAL_HELP = "answers, verdicts and gaps turned into numbers with intervals"
-_TRAIN_HELP = "one leader run on a preference dataset; takes the arguments of `trl dpo` and the robust ones"
+# Each command with its function, which is imported when it is called: some take a moment to load.
+_COMMANDS = {
+    "run": ("sgpo.cli.run:run", "Run the whole loop: from seed pairs to an aligned model."),
+    "train": (
+        "sgpo.leader.script:train",
+        "Train once on a preference dataset, as `trl dpo` does, against a worst case.",
+    ),
+    "eval": ("sgpo.cli.eval:evaluate", "Turn answers, verdicts and gaps into numbers with intervals."),
+    "split": ("sgpo.cli.split:split", "Draw seeds, pools of prompts and held-out pairs that share no prompt."),
+    "worst-case": ("sgpo.cli.worst_case:worst_case", "Find the worst case of gaps in a Wasserstein ball."),
+    "report": ("sgpo.cli.run:report", "Rebuild the report of a run."),
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,21 +29,12 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     command = argv[0] if argv else ""
     try:
-        if command == "train":
-            return train(argv[1:])
         if command == "study":
             raise InputError(
                 "the study is a distribution of its own: `pip install ./research` in the repository, then `sgpo-study`."
             )
-        if command == "run":
-            return run(argv[1:])
-        if command == "eval":
-            # Its flags are made from the recipe's sections, which take a moment to load.
-            from sgpo.cli.eval import evaluate
-
-            return evaluate(argv[1:])
-        arguments = _parser().parse_args(argv)
-        return arguments.call(arguments)
+        _parser().parse_args(argv[:1])
+        return resolve_name(_COMMANDS[command][0])(argv[1:])
     except InputError as error:
         print(f"sgpo {command}: {error}", file=sys.stderr)
         return 2
@@ -50,17 +46,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="sgpo", description="Robust, data-efficient preference alignment of language models."
+        prog="sgpo",
+        description="Robust, data-efficient preference alignment of language models.",
+        epilog="`sgpo COMMAND --help` lists the arguments of a command.",
     )
     parser.add_argument("--version", action="version", version=f"sgpo {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-
-    commands.add_parser("run", help=_RUN_HELP, add_help=False)
-    commands.add_parser("eval", help=_EVAL_HELP, add_help=False)
-    commands.add_parser("train", help=_TRAIN_HELP, add_help=False)
-
-    add_split(commands)
-    add_worst_case(commands)
-    add_report(commands)
-
+    for name, (_, help_) in _COMMANDS.items():
+        commands.add_parser(name, help=help_, add_help=False)
     return parser

@@ -1,47 +1,14 @@
-"""The command `sgpo run`."""
+"""The commands `sgpo run` and `sgpo report`."""
 
 import argparse
 from pathlib import Path
-
-_EPILOG = "`sgpo run --keys` lists the keys of a recipe with their defaults, `--keys follower` those of one section."
 
 
 def run(argv: list[str]) -> int:
     """Runs the command. Returns 0."""
     # Options may stand between overrides.
-    return _run(_parser().parse_intermixed_args(argv))
+    arguments = _parser().parse_intermixed_args(argv)
 
-
-def _parser() -> argparse.ArgumentParser:
-    run = argparse.ArgumentParser(prog="sgpo run", epilog=_EPILOG)
-    run.add_argument("--config", required=True, metavar="FILE", help="the recipe, a YAML file")
-    run.add_argument("--output", metavar="DIR", help="the run directory; overrides the recipe's `output`")
-    run.add_argument("--dry-run", action="store_true", help="check everything that can be checked, print the plan")
-    run.add_argument("--quiet", action="store_true", help="no progress, no table")
-    run.add_argument(
-        "--keys",
-        nargs="?",
-        action=_ShowKeys,
-        metavar="SECTION",
-        help="print the keys of a recipe or a section, and exit",
-    )
-    run.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="dotted overrides, such as follower.radius=0.05")
-    return run
-
-
-class _ShowKeys(argparse.Action):
-    """Prints the keys before the other arguments are required."""
-
-    def __call__(self, parser, namespace, section, option_string=None):
-        from rich.console import Console
-
-        from sgpo.config.keys import keys_table
-
-        Console().print(keys_table(section))
-        parser.exit()
-
-
-def _run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from sgpo.config import RunConfig, named_sources, read_recipe, validate
@@ -75,20 +42,59 @@ def _run(arguments: argparse.Namespace) -> int:
     with explaining_full_disk(config.output):
         run_recipe(config, command=command, processes=processes, reporter=Reporter(console))
         if processes.is_main:
-            _report(Path(config.output), console)
+            _write_report(Path(config.output), console)
     return 0
 
 
-def _report(directory: Path, console) -> None:
+def report(argv: list[str]) -> int:
+    """Runs the command. Returns 0."""
+    parser = argparse.ArgumentParser(prog="sgpo report", description="Rebuilds the report of a run.")
+    parser.add_argument("directory", type=Path, help="The run directory.")
+    arguments = parser.parse_args(argv)
+
+    from sgpo.report.build import write_report
+
+    print(write_report(arguments.directory))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sgpo run",
+        description="Runs the whole loop of a recipe.",
+        epilog="`sgpo run --keys` lists the keys of a recipe, `sgpo run --keys follower` those of one section.",
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="The recipe, a YAML file.")
+    parser.add_argument("--output", metavar="DIR", help="The run directory; overrides the recipe's `output`.")
+    parser.add_argument("--dry-run", action="store_true", help="Check everything that can be checked, print the plan.")
+    parser.add_argument("--quiet", action="store_true", help="No progress, no table.")
+    parser.add_argument("--keys", nargs="?", action=_ShowKeys, metavar="SECTION", help="List the keys of a recipe.")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Overrides, such as follower.radius=0.05.")
+    return parser
+
+
+class _ShowKeys(argparse.Action):
+    """Prints the keys before the other arguments are required."""
+
+    def __call__(self, parser, namespace, section, option_string=None):
+        from rich.console import Console
+
+        from sgpo.config.keys import keys_table
+
+        Console().print(keys_table(section))
+        parser.exit()
+
+
+def _write_report(directory: Path, console) -> None:
     from sgpo.report.build import write_report
     from sgpo.report.read import read_run
     from sgpo.report.story import shipping_sentence
-    from sgpo.report.table import rich_table, summary_rows
+    from sgpo.report.table import rich_table
 
     page = write_report(directory)
     if console:
         record = read_run(directory)
-        console.print(rich_table(summary_rows(record)))
+        console.print(rich_table(record))
         if record.shipped:
             console.print(shipping_sentence(record), highlight=False)
         console.print(f"Report: {page}", highlight=False)

@@ -1,35 +1,64 @@
 """The command `sgpo worst-case`."""
 
 import argparse
+import json
 from pathlib import Path
-from typing import Any
 
+import numpy as np
+from pydantic import create_model
+
+from sgpo.cli.flags import add_flags, given
+from sgpo.cli.gaps_file import read_gaps
+from sgpo.config import Section, validate
+from sgpo.config.game import FollowerSettings
+from sgpo.config.section import keys_of
 from sgpo.errors import InputError
+from sgpo.robust import WorstCase
+from sgpo.robust import worst_case as solve
+
+# The settings of SGPOConfig with their defaults; 0 tangents are the exact link.
+_Settings = create_model(
+    "_Settings", __base__=Section, **keys_of(FollowerSettings, window=(tuple[float, float] | None, None))
+)
 
 
-def add_worst_case(commands: Any) -> None:
-    """Adds the command to the parsers of `sgpo`."""
-    worst = commands.add_parser("worst-case", help="the worst case of an array of gaps in a Wasserstein ball")
-    worst.add_argument("file", help="gaps (beta-scaled reward differences): text, one per line; .npy; or .parquet")
-    worst.add_argument("--radius", type=float, required=True, help="Wasserstein radius, in the unit of the gap space")
-    worst.add_argument("--space", choices=["margin", "probability"], default="margin", help="default: margin")
-    worst.add_argument("--tangents", type=int, metavar="K", help="K tangents instead of the exact link")
-    worst.add_argument("--window", type=float, nargs=2, metavar=("A", "B"), help="support of the worst case")
-    worst.add_argument("--column", default="gap", help="column of a Parquet file; default: gap")
-    worst.add_argument("--json", action="store_true", help="print JSON, with all atoms")
-    worst.set_defaults(call=_worst_case)
-
-
-def _worst_case(arguments: argparse.Namespace) -> int:
-    from sgpo.cli.gaps_file import describe_worst_case, read_gaps
-    from sgpo.robust.exact import worst_case
-
-    gaps = read_gaps(Path(arguments.file), arguments.column)
-    try:
-        answer = worst_case(
-            gaps, arguments.radius, space=arguments.space, window=arguments.window, tangents=arguments.tangents
+def worst_case(argv: list[str]) -> int:
+    """Runs the command. Returns 0."""
+    parser = argparse.ArgumentParser(
+        prog="sgpo worst-case",
+        description="Finds the worst case of gaps in a Wasserstein ball. Its settings have SGPOConfig's defaults.",
+    )
+    parser.add_argument("file", type=Path, help="Gaps in nats: text with one per line, .npy, or .parquet.")
+    add_flags(parser, _Settings, ("radius", "space", "tangents", "window"))
+    parser.add_argument("--column", default="gap", help="Column of a Parquet file. Default: gap.")
+    parser.add_argument("--json", action="store_true", help="Print JSON, with all atoms.")
+    arguments = parser.parse_args(argv)
+    chosen = given(arguments, _Settings)
+    settings = validate(_Settings, chosen, "arguments")
+    if "space" not in chosen and settings.window and not 0 <= min(settings.window) <= max(settings.window) <= 1:
+        ends = " ".join(f"{end:g}" for end in settings.window)
+        raise InputError(
+            f"--window is {ends} in {settings.space} space, the default; allowed: within 0 1, or --space margin."
         )
-    except ValueError as error:
+    gaps = read_gaps(arguments.file, arguments.column)
+    try:
+        worst = solve(
+            gaps, settings.radius, space=settings.space, window=settings.window, tangents=settings.tangents or None
+        )
+    except InputError as error:
         raise InputError(f"{arguments.file}: {error}") from error
-    print(describe_worst_case(answer, as_json=arguments.json))
+    print(_describe(worst, settings.tangents, as_json=arguments.json))
     return 0
+
+
+def _describe(worst: WorstCase, tangents: int, *, as_json: bool) -> str:
+    names = ("value", "empirical_value", "price", "moved_share", "marginal", "radius", "space")
+    numbers = {name: getattr(worst, name) for name in names}
+    numbers |= {"window": list(worst.window), "tangents": tangents}
+    atoms, weights = np.asarray(worst.atoms), np.asarray(worst.atom_weights)
+    if as_json:
+        return json.dumps({**numbers, "atoms": atoms.tolist(), "atom_weights": weights.tolist()})
+    rows = [*numbers.items(), ("atoms", f"{atoms.size}; heaviest:")]
+    rows += [("", f"{weights[i]:.6g} at {atoms[i]:.6g}") for i in np.argsort(-weights, kind="stable")[:5]]
+    width = max(map(len, numbers))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)

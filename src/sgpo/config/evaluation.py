@@ -73,13 +73,13 @@ class EvaluateConfig(Section):
         None, "What `judge` and `reward` compare with: answers or a policy; defaults to the SFT model."
     )
     model: str | None = key(None, "Folder or Hub id of the reward model, or the judge's name.")
-    function: str | None = key(None, "Instead of a reward model: as in `annotation`.")
+    function: str | None = key(None, "Function instead of a reward model, as in `annotation`.")
     servers: list[str] = key([], "Base URLs of the judge.")
     template: str | None = key(None, "File with the judge's prompt; defaults to a built-in one.")
     logprobs: bool = key(False, "Weight the judge's wins by log-probabilities.")
     certificate: bool = key(False, "Certify `preferences` with the round's own pairs (PAPER.md D7).")
-    temperature: NotNegative = key(0.7, "Of the policy's answers; `mt_bench` has its own.")
-    top_p: PositiveShare = key(1.0, "Nucleus of the policy's answers.")
+    temperature: NotNegative = key(0.7, "Sampling temperature of the answers; `mt_bench` has its own.")
+    top_p: PositiveShare = key(1.0, "Nucleus sampling of the answers; 1 is off.")
     max_new_tokens: Count = key(1024, "Most new tokens of an answer.")
     options: dict[str, Any] = key(
         {},

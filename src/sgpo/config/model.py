@@ -46,7 +46,7 @@ class GenerationConfig(Section):
     vllm: dict[str, Any] = key({}, "Arguments of VLLMGenerator, such as python or tensor_parallel_size.")
     servers: list[str] = key([], "Base URLs, such as http://localhost:8000/v1, with backend `server`.")
     server_command: str | None = key(
-        None, "Starts the servers for each round; {policy} is its folder. null: they run, and load by folder."
+        None, "Starts the servers of the policy in the folder {policy}. null: they run, and load by folder."
     )
     server_dialect: Dialect = key("vllm", "Extra request fields that make a server sample from the unmodified policy.")
     server_options: dict[str, Any] = key({}, "Arguments of ServerPool, such as timeout, retries, concurrency.")

@@ -2,14 +2,14 @@
 
 import re
 
-from sgpo.demo.answers import COURTEOUS_OPENINGS, CURT_CLOSINGS, CURT_OPENINGS, KIND_CLOSINGS
+from sgpo.demo.answers import CLOSINGS, OPENINGS
 from sgpo.demo.requests import CLAUSES, FACTS, VALUES, Request
 
 # Nats of reward per attribute, for a reward of general manners and for one of facts of the request.
 GENERAL = {"politeness": 6.0, "no_repetition": 2.0, "length": 1.0, "answers": 2.0, "focus": 2.0, "facts": 0.5}
 FACTUAL = {"politeness": 0.0, "no_repetition": 1.0, "length": 1.0, "answers": 2.0, "focus": 1.0, "facts": 5.0}
 
-SHORTEST, LONGEST = 7, 28
+_SHORTEST, _LONGEST = 7, 28
 _STATED = {fact: re.compile(CLAUSES[fact].format(rf"({'|'.join(VALUES[fact])})") + r"\b") for fact in FACTS}
 
 
@@ -23,36 +23,22 @@ def attributes(request: Request, response: str) -> dict[str, float]:
     focus: 1, minus 1/3 for a fact that was not requested, and minus 1/3 if the article is not named.
     facts: share of the requested facts whose only stated value is the right one.
     """
-    sentences = [sentence.lower() for sentence in re.findall(r"[^.!?]+", response) if sentence.strip()]
+    good = sum(_has(response, phrases.good) for phrases in (OPENINGS, CLOSINGS))
+    bad = sum(_has(response, phrases.bad) for phrases in (OPENINGS, CLOSINGS))
+    sentences = [found for sentence in re.findall(r"[^.!?]+", response) if (found := sentence.strip().lower())]
+    words = len(response.split())
     stated = {fact: set(pattern.findall(response)) for fact, pattern in _STATED.items()}
-    own = request.subject.facts
-    unasked = sum(bool(stated[fact]) for fact in FACTS if fact not in request.asked)
+    own, asked = request.subject.facts, request.asked
+    unasked = sum(bool(stated[fact]) for fact in FACTS if fact not in asked)
     return {
-        "politeness": _politeness(response),
-        "no_repetition": len({sentence.strip() for sentence in sentences}) / max(len(sentences), 1),
-        "length": _length(len(response.split())),
-        "answers": sum(bool(stated[fact]) for fact in request.asked) / len(request.asked),
+        "politeness": 0.5 + (good - bad) / 4,
+        "no_repetition": len(set(sentences)) / max(len(sentences), 1),
+        "length": max(0.0, min(1.0, words / _SHORTEST, 1 - (words - _LONGEST) / _LONGEST)),
+        "answers": sum(bool(stated[fact]) for fact in asked) / len(asked),
         "focus": max(0.0, 1 - (unasked + (request.subject.name not in response)) / 3),
-        "facts": sum(stated[fact] == {own[fact]} for fact in request.asked) / len(request.asked),
+        "facts": sum(stated[fact] == {own[fact]} for fact in asked) / len(asked),
     }
-
-
-def attribute_weights(facts: float) -> dict[str, float]:
-    """Nats of reward per attribute: `GENERAL` at `facts` 0, `FACTUAL` at 1, interpolated linearly between."""
-    return {name: (1 - facts) * GENERAL[name] + facts * FACTUAL[name] for name in GENERAL}
-
-
-def _politeness(response: str) -> float:
-    good = sum(_has(response, phrases) for phrases in (COURTEOUS_OPENINGS, KIND_CLOSINGS))
-    bad = sum(_has(response, phrases) for phrases in (CURT_OPENINGS, CURT_CLOSINGS))
-    return 0.5 + (good - bad) / 4
 
 
 def _has(response: str, phrases: tuple[str, ...]) -> bool:
     return any(phrase in response for phrase in phrases)
-
-
-def _length(words: int) -> float:
-    if words <= LONGEST:
-        return min(1.0, words / SHORTEST)
-    return max(0.0, 1 - (words - LONGEST) / LONGEST)

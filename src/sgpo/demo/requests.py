@@ -44,24 +44,12 @@ class Article:
 
 @dataclass(frozen=True)
 class Request:
-    """A request: its text and its meaning.
-
-    Attributes:
-        text: the user's message.
-        subject: the article of the question.
-        other: the other article in the list.
-        asked: the two names of FACTS in the question, in order.
-    """
+    """A request: its text, the article that it is about, the other one, and the two of FACTS that it asks for."""
 
     text: str
     subject: Article
     other: Article
     asked: tuple[str, str]
-
-
-def list_article(article: Article) -> str:
-    """The sentence that lists an article and its facts."""
-    return f"{article.name}: {article.facts['colour']}, {article.facts['origin']}, {article.facts['price']} dollars."
 
 
 def describe(article: Article, facts: tuple[str, ...]) -> str:
@@ -80,11 +68,12 @@ def draw_request(rng: np.random.Generator) -> Request:
         Article(f"{MAKERS[maker]} {kind}", {fact: VALUES[fact][values[fact][place]] for fact in FACTS})
         for place, maker in enumerate(makers)
     ]
+    listed = [f"{one.name}: {', '.join(one.facts.values())} dollars." for one in articles]
     chosen = int(rng.integers(2))
     subject, other = articles[chosen], articles[1 - chosen]
     asked = tuple(FACTS[place] for place in rng.choice(len(FACTS), size=2, replace=False))
     question = QUESTIONS[rng.integers(len(QUESTIONS))].format(*asked, subject.name)
-    return Request(" ".join([*map(list_article, articles), question]), subject, other, asked)
+    return Request(" ".join([*listed, question]), subject, other, asked)
 
 
 _ARTICLE = re.compile(r"(\w+ \w+): (\w+), (\w+), (\w+) dollars\.")
@@ -92,11 +81,7 @@ _QUESTION = re.compile(rf"the ({'|'.join(FACTS)}) and the ({'|'.join(FACTS)}) of
 
 
 def parse_request(text: str) -> Request:
-    """The request with this text.
-
-    Raises:
-        InputError: the text is no request of this world.
-    """
+    """The request with this text; raises InputError if it is none of this world."""
     articles = {name: Article(name, dict(zip(FACTS, values, strict=True))) for name, *values in _ARTICLE.findall(text)}
     question = _QUESTION.search(text)
     if len(articles) != 2 or question is None or question[3] not in articles:

@@ -1,14 +1,12 @@
 """A small SFT model from scratch: a tokenizer and a Llama, trained on prompts and responses with TRL's SFTTrainer."""
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, disable_progress_bars, enable_progress_bars
-from datasets.utils import are_progress_bars_disabled
+from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     LlamaConfig,
@@ -18,15 +16,16 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
-from transformers.utils import logging
 from trl import SFTConfig, SFTTrainer
 
-from sgpo.errors import InputError
+from sgpo.errors import InputError, check_whole
 from sgpo.store.files import replacing
 
 ROLES = ("system", "user", "assistant")
 PAD, END = "<|pad|>", "<|end|>"
 VOCABULARY = 1024
+# Is called with the steps done and the total.
+Progress = Callable[[int, int], None]
 
 # The generation tags mark what TRL's assistant_only_loss trains on: the assistant's words and the token that ends them.
 CHAT_TEMPLATE = (
@@ -55,7 +54,7 @@ def train_small_sft(
     batch_size: int = 16,
     max_length: int = 256,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Trains a byte-level BPE tokenizer and a Llama from random weights on rows of prompt and response.
 
@@ -68,14 +67,9 @@ def train_small_sft(
         output_dir: folder to write; it must not exist, or be empty.
         vocab_size: maximum size of the vocabulary; at least 261, the bytes and the special tokens.
         layers, hidden, heads: size of the Llama; `hidden` is a multiple of twice `heads`.
-        epochs: passes over the rows.
         learning_rate: peak of AdamW's cosine schedule.
-        batch_size: rows per step.
         max_length: tokens of a row, longer ones are truncated; also the model's context.
-        seed: seed of the weights and of the order of the rows.
-        progress: called after each step with the steps done and the total.
-
-    Returns: `output_dir`.
+        seed: of the weights and of the order of the rows.
 
     Raises:
         InputError: a row or an argument that cannot be used; it is named.
@@ -93,29 +87,30 @@ def train_small_sft(
     model = LlamaForCausalLM(
         _model_config(len(tokenizer), layers, hidden, heads, max_position_embeddings=max_length, **special)
     )
-    with replacing(output_dir) as partial, _no_bars():
-        _train(
-            model,
-            tokenizer,
-            conversations,
-            progress,
-            num_train_epochs=epochs,
-            learning_rate=learning_rate,
-            per_device_train_batch_size=batch_size,
-            max_length=max_length,
-            seed=seed,
+    with replacing(output_dir) as partial, tempfile.TemporaryDirectory() as scratch:
+        trainer = SFTTrainer(
+            model=model,
+            args=_arguments(
+                output_dir=scratch,
+                num_train_epochs=epochs,
+                learning_rate=learning_rate,
+                per_device_train_batch_size=batch_size,
+                max_length=max_length,
+                seed=seed,
+            ),
+            train_dataset=Dataset.from_dict({"messages": conversations}),
+            processing_class=tokenizer,
+            callbacks=[_Steps(progress)] if progress else [],
         )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
     return output_dir
 
 
 def count_parameters(*, vocab_size: int = VOCABULARY, layers: int, hidden: int, heads: int) -> int:
-    """Weights of the Llama that `train_small_sft` builds when its vocabulary is full.
-
-    Raises:
-        InputError: sizes that no such model has.
-    """
+    """Weights of the Llama that `train_small_sft` builds when its vocabulary is full."""
     _check_size(vocab_size, layers, hidden, heads)
     with torch.device("meta"):
         model = LlamaForCausalLM(_model_config(vocab_size, layers, hidden, heads))
@@ -123,10 +118,9 @@ def count_parameters(*, vocab_size: int = VOCABULARY, layers: int, hidden: int, 
 
 
 def _check_size(vocab_size: int, layers: int, hidden: int, heads: int, max_length: int = 8) -> None:
-    least = {"vocab_size": (vocab_size, 256 + len(ROLES) + 2), "layers": (layers, 1), "max_length": (max_length, 8)}
-    for name, (value, allowed) in least.items():
-        if value < allowed:
-            raise InputError(f"{name} is {value}; allowed: a whole number >= {allowed}.")
+    check_whole("vocab_size", vocab_size, 256 + len(ROLES) + 2)
+    check_whole("layers", layers, 1)
+    check_whole("max_length", max_length, 8)
     if heads < 1 or hidden % (2 * heads):
         raise InputError(f"hidden is {hidden} and heads is {heads}; allowed: hidden a multiple of 2 * heads.")
 
@@ -188,57 +182,25 @@ def _model_config(vocab_size: int, layers: int, hidden: int, heads: int, **more:
 
 
 class _Steps(TrainerCallback):
-    def __init__(self, progress: Callable[[int, int], None]) -> None:
+    def __init__(self, progress: Progress) -> None:
         self._progress = progress
 
     def on_step_end(self, args, state, control, **kwargs):
         self._progress(state.global_step, state.max_steps)
 
 
-def _train(
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    conversations: list[list[dict[str, str]]],
-    progress: Callable[[int, int], None] | None,
-    **settings: Any,
-) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
-        arguments = SFTConfig(
-            output_dir=scratch,
-            assistant_only_loss=True,
-            lr_scheduler_type="cosine",
-            warmup_steps=0.05,
-            activation_checkpointing=False,
-            bf16=False,
-            use_cpu=not torch.cuda.is_available(),
-            dataloader_pin_memory=torch.cuda.is_available(),
-            save_strategy="no",
-            logging_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            **settings,
-        )
-        trainer = SFTTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=Dataset.from_dict({"messages": conversations}),
-            processing_class=tokenizer,
-            callbacks=[_Steps(progress)] if progress else [],
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-
-
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    """Hides the progress bars of datasets and transformers, which `progress` replaces."""
-    of_datasets, of_transformers = not are_progress_bars_disabled(), logging.is_progress_bar_enabled()
-    disable_progress_bars()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if of_datasets:
-            enable_progress_bars()
-        if of_transformers:
-            logging.enable_progress_bar()
+def _arguments(**settings: Any) -> SFTConfig:
+    return SFTConfig(
+        assistant_only_loss=True,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.05,
+        activation_checkpointing=False,
+        bf16=False,
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        **settings,
+    )

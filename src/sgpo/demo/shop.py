@@ -2,13 +2,13 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from sgpo.demo.annotator import prefers_first
-from sgpo.demo.answers import Manners, draw_answer
-from sgpo.demo.gold import attribute_weights, attributes
+from sgpo.demo.answers import draw_answer
+from sgpo.demo.gold import FACTUAL, GENERAL, attributes
 from sgpo.demo.requests import Request, draw_request, parse_request
 from sgpo.errors import InputError
 
@@ -24,7 +24,6 @@ class ShopWorld:
             reward learns from a few seeds and which generalise to new requests; at 1 it is mostly whether the stated
             facts are the article's own, which a small model cannot judge.
         flip_rate: probability that the annotator's label is flipped, in [0, 1].
-        manners: of the answers in the corpus.
 
     Raises:
         InputError: `facts` or `flip_rate` is out of range.
@@ -32,7 +31,6 @@ class ShopWorld:
 
     facts: float = 0.0
     flip_rate: float = 0.0
-    manners: Manners = field(default_factory=Manners)
 
     def __post_init__(self) -> None:
         for name in ("facts", "flip_rate"):
@@ -40,40 +38,20 @@ class ShopWorld:
                 raise InputError(f"{name} is {getattr(self, name)}; allowed: a number in [0, 1].")
 
     def prompts(self, n: int, seed: int, split: str) -> list[str]:
-        """n distinct requests of a split; splits share no request, for any seeds.
-
-        Raises:
-            InputError: no such split.
-        """
+        """n distinct requests of a split; splits share no request, for any seeds."""
         return [request.text for request in _draw_requests(n, seed, split)]
 
-    def attributes(self, prompt: str, response: str) -> dict[str, float]:
-        """Attributes of a response, each in [0, 1]; see `sgpo.demo.gold.attributes`."""
-        return attributes(parse_request(prompt), response)
-
     def gold_reward(self, prompt: str, response: str) -> float:
-        """The gold reward of a response, in nats: the weighted sum of its attributes.
-
-        Raises:
-            InputError: the prompt is no request of this world.
-        """
-        weights = attribute_weights(self.facts)
-        return sum(weights[name] * value for name, value in self.attributes(prompt, response).items())
+        """The gold reward of a response, in nats; between GENERAL and FACTUAL its weights are linear in `facts`."""
+        return sum(
+            ((1 - self.facts) * GENERAL[name] + self.facts * FACTUAL[name]) * value
+            for name, value in attributes(parse_request(prompt), response).items()
+        )
 
     def rewards(
         self, prompts: Sequence[Sequence[dict[str, str]]], responses: Sequence[Sequence[str]]
     ) -> list[list[float]]:
-        """The gold reward as a function for annotation and evaluation.
-
-        Args:
-            prompts: P conversations that end in a request.
-            responses: P lists of responses.
-
-        Returns: P lists of rewards in nats.
-
-        Raises:
-            InputError: a prompt is no request of this world.
-        """
+        """The gold rewards of P lists of responses to P conversations that end in a request, in nats."""
         return [
             [self.gold_reward(messages[-1]["content"], response) for response in row]
             for messages, row in zip(prompts, responses, strict=True)
@@ -83,18 +61,14 @@ class ShopWorld:
         """n rows of mixed quality to train an SFT model on: prompt and response."""
         rng = _rng(seed, "answers of the sft split")
         return [
-            {"prompt": request.text, "response": draw_answer(request, self.manners, rng)}
+            {"prompt": request.text, "response": draw_answer(request, rng)}
             for request in _draw_requests(n, seed, "sft")
         ]
 
     def labelled_pairs(self, n: int, seed: int, split: str) -> list[dict[str, str]]:
-        """n pairs of corpus answers to requests of a split, with the annotator's labels: prompt, chosen and rejected.
-
-        Raises:
-            InputError: no such split.
-        """
+        """n pairs of different corpus answers with the annotator's labels: prompt, chosen and rejected."""
         rng = _rng(seed, f"answers of the {split} split")
-        drawn = [(request.text, *_draw_two(request, self.manners, rng)) for request in _draw_requests(n, seed, split)]
+        drawn = [(request.text, *_draw_two(request, rng)) for request in _draw_requests(n, seed, split)]
         firsts, seconds = ([self.gold_reward(row[0], row[place]) for row in drawn] for place in (1, 2))
         kept = prefers_first(firsts, seconds, flip_rate=self.flip_rate, rng=rng)
         return [
@@ -115,10 +89,10 @@ def _draw_requests(n: int, seed: int, split: str) -> Iterator[Request]:
             yield request
 
 
-def _draw_two(request: Request, manners: Manners, rng: np.random.Generator) -> tuple[str, str]:
-    first = second = draw_answer(request, manners, rng)
+def _draw_two(request: Request, rng: np.random.Generator) -> tuple[str, str]:
+    first = second = draw_answer(request, rng)
     while second == first:
-        second = draw_answer(request, manners, rng)
+        second = draw_answer(request, rng)
     return first, second
 
 

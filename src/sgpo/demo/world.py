@@ -1,12 +1,12 @@
 """The embedded world as files: an SFT model, preference pairs, prompts, and a reward function that knows the truth."""
 
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from sgpo.config import WorldConfig
-from sgpo.demo.sft import train_small_sft
+from sgpo.demo.sft import Progress, train_small_sft
 from sgpo.demo.shop import ShopWorld
 from sgpo.store.files import write_atomically
 
@@ -18,8 +18,7 @@ reward = ShopWorld(facts={facts!r}).rewards
 '''
 
 
-@dataclass(frozen=True)
-class WorldFiles:
+class WorldFiles(NamedTuple):
     """Paths of a world's files.
 
     Attributes:
@@ -39,29 +38,14 @@ class WorldFiles:
     @classmethod
     def of(cls, directory: str | Path) -> "WorldFiles":
         """The files of the world in a directory."""
-        root = Path(directory)
-        names = ("seeds.jsonl", "heldout.jsonl", "prompts.jsonl", "test.jsonl", "reward.py")
-        return cls(root / "sft", *(root / name for name in names))
+        names = ("sft", "seeds.jsonl", "heldout.jsonl", "prompts.jsonl", "test.jsonl", "reward.py")
+        return cls(*(Path(directory) / name for name in names))
 
 
 def prepare_world(
-    settings: WorldConfig,
-    directory: str | Path,
-    *,
-    seed: int,
-    progress: Callable[[int, int], None] | None = None,
+    settings: WorldConfig, directory: str | Path, *, seed: int, progress: Progress | None = None
 ) -> WorldFiles:
-    """Writes a world: draws its data and trains its SFT model.
-
-    Args:
-        settings: of the world.
-        directory: a new or an empty folder.
-        seed: of the data and the training.
-        progress: called after each step of the SFT with the steps done and the total.
-
-    Raises:
-        InputError: a setting is out of range.
-    """
+    """Writes a world into a new or an empty folder: draws its data and trains its SFT model, from one seed."""
     files, world = WorldFiles.of(directory), ShopWorld(facts=settings.facts, flip_rate=settings.flip_rate)
     _write_rows(files.seeds, map(_as_pair, world.labelled_pairs(settings.seed_pairs, seed, "seeds")))
     _write_rows(files.heldout, map(_as_pair, world.labelled_pairs(settings.heldout_pairs, seed, "test")))
@@ -73,12 +57,9 @@ def prepare_world(
         files.sft,
         learning_rate=settings.sft_learning_rate,
         batch_size=settings.sft_batch_size,
-        layers=settings.layers,
-        hidden=settings.hidden,
-        heads=settings.heads,
-        max_length=settings.max_length,
         seed=seed,
         progress=progress,
+        **settings.model_dump(include={"layers", "hidden", "heads", "max_length"}),
     )
     return files
 

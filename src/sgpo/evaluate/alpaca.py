@@ -7,11 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sgpo.errors import InputError
-from sgpo.evaluate.row_files import Row, list_missing, read_rows, refuse_duplicates, refuse_mixed, shorten
+from sgpo.errors import InputError, shorten
+from sgpo.evaluate.prompt_files import read_answers_to
+from sgpo.evaluate.row_files import Row, list_missing, read_rows, refuse_duplicates, the_only
+from sgpo.preferences.source import load_rows
 from sgpo.store.files import write_json
 
 DATASET = "alpaca_eval"
+_PREFERENCES = "1 to 2, 0 for a draw, or null"
 
 
 class Instructions(NamedTuple):
@@ -22,10 +25,10 @@ class Instructions(NamedTuple):
 
 
 class Annotations(NamedTuple):
-    """A judge's verdicts.
+    """A judge's verdicts on N instructions, in the order of the file.
 
     Attributes:
-        instructions: (N,) distinct, in the file's order.
+        instructions: (N,) distinct.
         outputs, baseline_outputs: (N,) answers of the policy and of the baseline.
         preferences: (N,) in [0, 1], the share of the win that goes to the policy; nan if the judge gave none.
         generator, baseline, annotator: names of the policy, the baseline and the judge.
@@ -53,9 +56,7 @@ class Annotations(NamedTuple):
 
 
 def read_instructions(path: str | Path, *, split: str | None = None) -> Instructions:
-    """Reads an evaluation set: rows with `instruction` and, optionally, `dataset`.
-
-    Other columns are ignored, so a file of answers such as AlpacaEval's own set also works.
+    """Reads an evaluation set: rows with `instruction` and, optionally, `dataset`. Other columns are ignored.
 
     Args:
         path: whatever `sgpo.preferences.source.load_rows` reads.
@@ -64,18 +65,17 @@ def read_instructions(path: str | Path, *, split: str | None = None) -> Instruct
     Raises:
         InputError: see `load_rows`; an instruction is missing, empty or repeated.
     """
-    from sgpo.preferences.source import load_rows
-
     rows = load_rows(path, split=split)
     if "instruction" not in rows.column_names:
         raise InputError(f"{path} has the columns {', '.join(rows.column_names)}; allowed: one named instruction.")
     keep = [name for name in ("instruction", "dataset") if name in rows.column_names]
     listed = [Row(f"{path} row {index}", row) for index, row in enumerate(rows.select_columns(keep))]
-    instructions = _unique_instructions(listed)
-    for row in listed:
-        if not row.values["instruction"].strip():
+    instructions = _distinct_instructions(listed)
+    for instruction, row in zip(instructions, listed, strict=True):
+        if not instruction.strip():
             raise InputError(f"{row.where}: the instruction is empty; allowed: text.")
-    return Instructions(instructions, [_dataset(row) for row in listed])
+    datasets = [DATASET if row.values.get("dataset") is None else row.text("dataset") for row in listed]
+    return Instructions(instructions, datasets)
 
 
 def write_model_outputs(path: str | Path, asked: Instructions, outputs: Sequence[str], generator: str) -> Path:
@@ -96,21 +96,16 @@ def write_model_outputs(path: str | Path, asked: Instructions, outputs: Sequence
         raise InputError(f"path is {str(path)!r}; allowed: a name that ends in .json.")
     if not generator or not isinstance(generator, str):
         raise InputError(f"generator is {generator!r}; allowed: a name.")
-    if len(outputs) != len(asked.instructions):
-        raise InputError(
-            f"outputs has {len(outputs)} rows; allowed: one for each of {len(asked.instructions)} instructions."
-        )
+    if len(outputs) != (count := len(asked.instructions)):
+        raise InputError(f"outputs has {len(outputs)} rows; allowed: one for each of {count} instructions.")
     for index, output in enumerate(outputs):
         if not isinstance(output, str):
             raise InputError(f"outputs row {index} is {shorten(output)}; allowed: a string.")
-    rows = zip(asked.instructions, outputs, asked.datasets, strict=True)
-    return write_json(
-        path,
-        [
-            {"instruction": instruction, "output": output, "generator": generator, "dataset": dataset}
-            for instruction, output, dataset in rows
-        ],
-    )
+    rows = [
+        {"instruction": instruction, "output": output, "generator": generator, "dataset": dataset}
+        for instruction, output, dataset in zip(asked.instructions, outputs, asked.datasets, strict=True)
+    ]
+    return write_json(path, rows)
 
 
 def read_annotations(
@@ -137,81 +132,64 @@ def read_annotations(
             is its own baseline, or a preference outside [1, 2].
     """
     rows = read_rows(path)
-    instructions = _unique_instructions(rows)
-    named = {
-        column: refuse_mixed([(row.text(column), row.where) for row in rows], column)
-        for column in ("generator_1", "generator_2", "annotator")
-    }
-    if baseline is not None and named["generator_1"] != baseline:
-        raise InputError(
-            f"{path} compares with the baseline {named['generator_1']!r} (generator_1 of each row); allowed: "
-            f"{baseline!r}."
-        )
-    if named["generator_1"] == named["generator_2"]:
-        raise InputError(f"{path} compares {named['generator_1']!r} with itself; allowed: two generators.")
+    instructions = _distinct_instructions(rows)
+    columns = ("generator_1", "generator_2", "annotator")
+    found, generator, annotator = (the_only([row.text(name) for row in rows], rows, name) for name in columns)
+    if baseline is not None and found != baseline:
+        raise InputError(f"{path} has the baseline {found!r} (generator_1 of each row); allowed: {baseline!r}.")
+    if found == generator:
+        raise InputError(f"{path} compares {found!r} with itself; allowed: two generators.")
     if answers is not None:
-        _check_answers(rows, named["generator_2"], answers)
+        _check_answers(rows, generator, answers)
     return Annotations(
         instructions=instructions,
         outputs=[row.text("output_2") for row in rows],
         baseline_outputs=[row.text("output_1") for row in rows],
         preferences=np.array([_preference(row) for row in rows]),
-        generator=named["generator_2"],
-        baseline=named["generator_1"],
-        annotator=named["annotator"],
-        places=None if asked is None else _find_places(rows, asked, str(path)),
+        generator=generator,
+        baseline=found,
+        annotator=annotator,
+        places=None if asked is None else _find_places(rows, asked, path),
     )
 
 
-def _unique_instructions(rows: list[Row]) -> list[str]:
+def _distinct_instructions(rows: list[Row]) -> list[str]:
     instructions = [row.text("instruction") for row in rows]
-    refuse_duplicates(zip(instructions, [row.where for row in rows], strict=True), "instruction")
+    refuse_duplicates(instructions, [row.where for row in rows], "instruction")
     return instructions
 
 
-def _dataset(row: Row) -> str:
-    return DATASET if row.values.get("dataset") is None else row.text("dataset")
-
-
-def _find_places(rows: list[Row], asked: Instructions, path: str) -> np.ndarray:
+def _find_places(rows: list[Row], asked: Instructions, path: str | Path) -> np.ndarray:
     place_of = {instruction: place for place, instruction in enumerate(asked.instructions)}
     for row in rows:
-        if row.values["instruction"] not in place_of:
-            raise InputError(
-                f"{row.where}: the instruction {shorten(row.values['instruction'])} is not in the evaluation set; "
-                "allowed: its instructions, byte for byte."
-            )
-    places = np.array([place_of[row.values["instruction"]] for row in rows])
-    absent = sorted(set(range(len(asked.instructions))) - set(places.tolist()))
+        if row.text("instruction") not in place_of:
+            raise row.wrong("instruction", "one of the evaluation set, byte for byte")
+    places = [place_of[row.text("instruction")] for row in rows]
+    absent = sorted(set(place_of.values()) - set(places))
     if absent:
         shown = list_missing([f"{place} ({shorten(asked.instructions[place], 40)})" for place in absent])
         raise InputError(
             f"{path} lacks {len(absent)} of {len(asked.instructions)} instructions of the evaluation set, rows "
             f"{shown}; allowed: all of them."
         )
-    return places
+    return np.array(places)
 
 
 def _check_answers(rows: list[Row], generator: str, path: str | Path) -> None:
-    from sgpo.evaluate.prompt_files import read_answers_to
-
-    answers = read_answers_to(path, [[{"role": "user", "content": row.values["instruction"]}] for row in rows])
+    answers = read_answers_to(path, [[{"role": "user", "content": row.text("instruction")}] for row in rows])
     if generator != answers.name:
-        raise InputError(f"{rows[0].where}: generator_2 is {generator!r}; allowed: {answers.name!r}.")
+        raise rows[0].wrong("generator_2", repr(answers.name))
     for row, text in zip(rows, answers.texts, strict=True):
         if row.text("output_2") != text:
-            raise InputError(
-                f"{row.where}: output_2 is {shorten(row.values['output_2'])} and the answer to this instruction "
-                f"{shorten(text)}; allowed: annotations of these answers."
-            )
+            raise row.wrong("output_2", f"the answer to this instruction in {path}, {shorten(text)}")
 
 
 def _preference(row: Row) -> float:
     if "preference" not in row.values:
-        raise InputError(f"{row.where}: there is no 'preference'; allowed: a number from 1 to 2, or null.")
-    value = row.values["preference"]
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return math.nan
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not (1 <= value <= 2 or value == 0):
-        raise InputError(f"{row.where}: preference is {shorten(value)}; allowed: 1 to 2, 0 for a draw, or null.")
-    return 0.5 if value == 0 else float(value) - 1
+        raise InputError(f"{row.where}: there is no 'preference'; allowed: {_PREFERENCES}.")
+    value = math.nan if row.values["preference"] is None else row.number("preference", _PREFERENCES)
+    if value == 0:
+        return 0.5
+    if value < 1 or value > 2:
+        raise row.wrong("preference", _PREFERENCES)
+    return value - 1

@@ -46,16 +46,16 @@ def read_gamed(path: str | Path) -> Gamed:
     if not rows:
         raise InputError(f"{path} has no rows; allowed: at least one.")
     index, preference, length, difficulty = np.array(rows).T
-    by_place = dict(zip(index[::-1].astype(int).tolist(), difficulty[::-1].tolist(), strict=True))
-    if sorted(by_place) != list(range(len(by_place))):
-        gap = next(place for place in range(len(by_place) + 1) if place not in by_place)
-        raise InputError(f"{path} has no row with the index {gap}; allowed: every index from 0 to the largest.")
+    places, first = np.unique(index.astype(int), return_index=True)
+    absent = np.flatnonzero(places != np.arange(len(places)))
+    if absent.size:
+        raise InputError(f"{path} has no row with the index {absent[0]}; allowed: every index from 0 to the largest.")
     # A verdict that alpaca_eval could not read carries no information about length.
     judged = ~np.isnan(preference)
     features = np.stack([length, difficulty], axis=1)[judged]
     if not np.isfinite(features).all() or not np.isfinite(difficulty).all():
         raise InputError(f"{path} holds a length or difficulty that is not finite; allowed: finite numbers.")
-    return Gamed(np.array([by_place[place] for place in range(len(by_place))]), features, preference[judged])
+    return Gamed(difficulty[first], features, preference[judged])
 
 
 def _number(text: str | None, name: str, where: str) -> float:

@@ -1,28 +1,11 @@
-"""A policy's implicit reward on preference pairs."""
+"""Pairs on which a policy's implicit reward is evaluated: where they come from, and which are its own."""
 
 from typing import get_args
 
-import numpy as np
 from datasets import Dataset
 
 from sgpo.choices import PairSource
 from sgpo.errors import InputError
-from sgpo.policy.score import PairScores
-from sgpo.preferences.annotate import implicit_rewards
-
-SIDES = ("chosen", "rejected")
-
-
-def implicit_gaps(policy: PairScores, reference: PairScores, beta: float) -> np.ndarray:
-    """(N,) chosen minus rejected implicit rewards, in nats.
-
-    Raises:
-        InputError: beta is not > 0.
-    """
-    if not beta > 0:
-        raise InputError(f"beta is {beta}; allowed: a number > 0.")
-    chosen, rejected = (implicit_rewards(getattr(policy, side), getattr(reference, side), beta) for side in SIDES)
-    return chosen - rejected
 
 
 def self_annotated(pairs: Dataset) -> Dataset | None:
@@ -34,17 +17,9 @@ def self_annotated(pairs: Dataset) -> Dataset | None:
 
 
 def pair_sources(pairs: Dataset, column: str | None, name: str) -> list[str] | None:
-    """The source of each pair.
+    """The source of each of the pairs of a dataset, from a column of texts.
 
-    Args:
-        pairs: N pairs.
-        column: the column that names it; None uses "source" if there is such a column of texts.
-        name: of the dataset, in messages.
-
-    Returns: (N,) texts, or None if no sources are known.
-
-    Raises:
-        InputError: there is no such column, or it does not hold texts.
+    Without a column, the one named "source" is used if it holds texts; otherwise no sources are known.
     """
     if column is None and "source" not in pairs.column_names:
         return None
@@ -52,9 +27,7 @@ def pair_sources(pairs: Dataset, column: str | None, name: str) -> list[str] | N
     if wanted not in pairs.column_names:
         raise InputError(f"{name} has the columns {', '.join(pairs.column_names)}; allowed: one named {wanted!r}.")
     values = pairs[wanted][:]
-    if all(isinstance(value, str) for value in values):
-        return values
-    if column is None:
-        return None
-    row = next(row for row, value in enumerate(values) if not isinstance(value, str))
-    raise InputError(f"{name} row {row}: {column!r} is {values[row]!r}; allowed: a text.")
+    others = [row for row, value in enumerate(values) if not isinstance(value, str)]
+    if others and column is not None:
+        raise InputError(f"{name} row {others[0]}: {column!r} is {values[others[0]]!r}; allowed: a text.")
+    return None if others else values

@@ -1,6 +1,7 @@
 """Win rates of AlpacaEval 2: raw, and controlled for the effect of response lengths."""
 
 import warnings
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import ArrayLike
 from scipy.special import expit
 
 from sgpo.errors import InputError
+from sgpo.evaluate.alpaca import Annotations
 from sgpo.evaluate.gamed import Gamed
 
 NEEDS_EXTRA = "the length-controlled win rate needs scikit-learn, which is not installed: pip install 'sgpo[alpaca]'."
@@ -120,11 +122,13 @@ def length_controlled_win_rate(
         columns["difficulty"] = _difficulty(gamed, places, shares.size)
     columns["policy"] = np.ones(shares.size)
     design = np.stack(list(columns.values()), axis=1)
-    own = int(judged.sum())
-    x, y, weights = design[judged], shares[judged], np.ones(own)
+    x, y, weights = design[judged], shares[judged], np.ones(judged.sum())
     if gamed is not None:
+        length, difficulty = gamed.features.T
+        # The last column is the policy's, which the gamed baselines do not have.
+        other = np.stack([np.tanh(length), difficulty, np.zeros(len(length))], axis=1)
         # The gamed rows come first, as in alpaca_eval: the order decides which folds they share with the policy's.
-        x = np.concatenate([_gamed_design(gamed), x])
+        x = np.concatenate([other, x])
         y = np.concatenate([gamed.preferences, y])
         weights = np.concatenate([np.full(len(gamed.preferences), GAMED_WEIGHT), weights])
     coefficients, strength = _fit(x, y, weights)
@@ -142,11 +146,28 @@ def length_controlled_win_rate(
     )
 
 
-def _fit(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, float]:
-    """Coefficients (K,) and the C selected for labels in [0, 1]: each row enters with label 1 and with label 0.
+def report_win_rates(read: Annotations, gamed: Gamed | None) -> dict[str, Any]:
+    """The raw and, with scikit-learn, the length-controlled win rates of annotations; the full model needs `gamed`."""
+    arrays = (read.preferences, read.lengths, read.baseline_lengths)
+    controlled = {}
+    if find_spec("sklearn") is not None:
+        controlled["minimal"] = length_controlled_win_rate(*arrays)
+        if gamed is not None:
+            controlled["full"] = length_controlled_win_rate(*arrays, gamed=gamed, places=read.places)
+    return {
+        "generator": read.generator,
+        "baseline": read.baseline,
+        "annotator": read.annotator,
+        "characters": float(read.lengths.mean()),
+        "baseline_characters": float(read.baseline_lengths.mean()),
+        "raw": raw_win_rate(read.preferences),
+        "length_controlled": controlled,
+    }
 
-    Source: alpaca_eval 0.6.6, metrics/glm_winrate.py, `fit_LogisticRegressionCV`.
-    """
+
+def _fit(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, float]:
+    """Coefficients (K,) and the C selected for labels in [0, 1]: each row enters with label 1 and with label 0."""
+    # Source: alpaca_eval 0.6.6, metrics/glm_winrate.py, `fit_LogisticRegressionCV`.
     try:
         from sklearn import config_context
         from sklearn.exceptions import ConvergenceWarning
@@ -192,27 +213,18 @@ def _standard_error(x, y, weights, coefficients, level, judged) -> float:
     return float(influence.std(ddof=1) / np.sqrt(influence.size))
 
 
-def _gamed_design(gamed: Gamed) -> np.ndarray:
-    length, difficulty = gamed.features.T
-    # The last column is the policy's, which the gamed baselines do not have.
-    return np.stack([np.tanh(length), difficulty, np.zeros(len(length))], axis=1)
-
-
 def _difficulty(gamed: Gamed, places: ArrayLike | None, count: int) -> np.ndarray:
-    if places is None and count != len(gamed.difficulty):
+    """(N,) difficulty of each row's instruction."""
+    known = len(gamed.difficulty)
+    if places is None and count != known:
         raise InputError(
-            f"preferences has {count} rows and the difficulty file {len(gamed.difficulty)} instructions; allowed: the "
-            "whole evaluation set in its order, or the place of each row in it."
+            f"preferences has {count} rows and the difficulty file {known} instructions; allowed: the whole evaluation "
+            "set in its order, or the place of each row in it."
         )
     rows = np.arange(count) if places is None else np.asarray(places)
     if rows.shape != (count,) or not np.issubdtype(rows.dtype, np.integer):
         raise InputError(f"places has the shape {rows.shape}; allowed: ({count},) integers.")
-    outside = np.flatnonzero((rows < 0) | (rows >= len(gamed.difficulty)))
-    if outside.size:
-        row = int(outside[0])
-        raise InputError(
-            f"places row {row} is {rows[row]}; allowed: 0 to {len(gamed.difficulty) - 1}, the difficulty file's."
-        )
+    _check_rows((rows >= 0) & (rows < known), "places", rows, f"0 to {known - 1}, the difficulty file's")
     return gamed.difficulty[rows]
 
 
@@ -232,18 +244,20 @@ def _check_preferences(preferences: ArrayLike) -> np.ndarray:
     shares = np.asarray(preferences, dtype=np.float64)
     if shares.ndim != 1 or shares.size == 0:
         raise InputError(f"preferences has the shape {shares.shape}; allowed: (N,) with N >= 1.")
-    outside = np.flatnonzero((shares < 0) | (shares > 1))
-    if outside.size:
-        row = int(outside[0])
-        raise InputError(f"preferences row {row} is {shares[row]}; allowed: a number in [0, 1], or nan for none.")
+    _check_rows(~((shares < 0) | (shares > 1)), "preferences", shares, "a number in [0, 1], or nan for none")
     return shares
 
 
-def _check_lengths(lengths: Any, name: str, count: int) -> np.ndarray:
+def _check_lengths(lengths: ArrayLike, name: str, count: int) -> np.ndarray:
     array = np.asarray(lengths, dtype=np.float64)
     if array.shape != (count,):
         raise InputError(f"{name} has the shape {array.shape}; allowed: ({count},), one for each preference.")
-    if not (np.isfinite(array) & (array >= 0)).all():
-        row = int(np.flatnonzero(~(np.isfinite(array) & (array >= 0)))[0])
-        raise InputError(f"{name} row {row} is {array[row]}; allowed: a number of characters >= 0.")
+    _check_rows(np.isfinite(array) & (array >= 0), name, array, "a number of characters >= 0")
     return array
+
+
+def _check_rows(good: np.ndarray, name: str, values: np.ndarray, allowed: str) -> None:
+    """Raises InputError for the first row that is not good."""
+    if not good.all():
+        row = int(good.argmin())
+        raise InputError(f"{name} row {row} is {values[row]}; allowed: {allowed}.")

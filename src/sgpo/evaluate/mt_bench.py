@@ -1,4 +1,4 @@
-"""MT-Bench's files in FastChat's layout: questions and two-turn answers."""
+"""MT-Bench in FastChat's layout: questions and a policy's two-turn answers."""
 
 import time
 import uuid
@@ -6,21 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from sgpo.errors import InputError
-from sgpo.evaluate.row_files import Row, read_rows, refuse_duplicates, shorten, write_jsonl
+from sgpo.errors import InputError, shorten
+from sgpo.evaluate.row_files import Row, read_rows, refuse_duplicates, write_jsonl
+from sgpo.policy.sampling import Generator, Sampling, prompt_seeds
+from sgpo.store.progress import Advance
 
-# FastChat's fastchat/llm_judge/common.py; other categories are sampled at the default.
-TEMPERATURES = {
-    "writing": 0.7,
-    "roleplay": 0.7,
-    "extraction": 0.0,
-    "math": 0.0,
-    "coding": 0.0,
-    "reasoning": 0.0,
-    "stem": 0.1,
-    "humanities": 0.1,
-    "arena-hard-200": 0.0,
-}
+# FastChat's fastchat/llm_judge/common.py; writing, roleplay and unknown categories are sampled at the default.
+TEMPERATURES = dict.fromkeys(("extraction", "math", "coding", "reasoning", "arena-hard-200"), 0.0)
+TEMPERATURES |= dict.fromkeys(("stem", "humanities"), 0.1)
 DEFAULT_TEMPERATURE = 0.7
 
 
@@ -32,11 +25,6 @@ class Question(NamedTuple):
     turns: tuple[str, ...]
     reference: tuple[str, ...] | None
 
-    @property
-    def temperature(self) -> float:
-        """The sampling temperature of its category."""
-        return TEMPERATURES.get(self.category, DEFAULT_TEMPERATURE)
-
 
 def read_questions(path: str | Path) -> list[Question]:
     """Reads FastChat's question.jsonl.
@@ -46,27 +34,20 @@ def read_questions(path: str | Path) -> list[Question]:
             or a number of references that differs from that of turns.
     """
     rows = read_rows(path)
-    refuse_duplicates(((question_id_of(row), row.where) for row in rows), "question_id")
+    refuse_duplicates([row.whole("question_id") for row in rows], [row.where for row in rows], "question_id")
     return [_question(row) for row in rows]
 
 
 def by_temperature(questions: Sequence[Question]) -> dict[float, list[int]]:
     """Indices of the questions that are sampled at each temperature, both in ascending order."""
-    groups: dict[float, list[int]] = {}
-    for place, question in enumerate(questions):
-        groups.setdefault(question.temperature, []).append(place)
-    return dict(sorted(groups.items()))
+    found = [TEMPERATURES.get(question.category, DEFAULT_TEMPERATURE) for question in questions]
+    return {one: [place for place, other in enumerate(found) if other == one] for one in sorted(set(found))}
 
 
 def next_conversation(question: Question, answered: Sequence[str] = ()) -> list[dict[str, str]]:
     """The conversation up to the first turn that has no answer yet.
 
-    Args:
-        question: the question.
-        answered: the model's own answers to the turns before.
-
-    Raises:
-        InputError: every turn has an answer.
+    `answered` are the model's own answers to the turns before. Raises InputError if every turn has an answer.
     """
     if len(answered) >= len(question.turns):
         raise InputError(
@@ -77,6 +58,30 @@ def next_conversation(question: Question, answered: Sequence[str] = ()) -> list[
     for asked, answer in zip(question.turns, answered, strict=False):
         messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
     return [*messages, {"role": "user", "content": question.turns[len(answered)]}]
+
+
+def answer_questions(
+    generator: Generator, questions: Sequence[Question], *, max_new_tokens: int, seed: int, progress: Advance
+) -> tuple[list[list[str]], int]:
+    """A policy's answers to all turns of Q questions, and how many of them ended at the token limit.
+
+    Questions are answered turn by turn, at the temperature of their category, with a seed for each turn.
+    """
+    turns: list[list[str]] = [[] for _ in questions]
+    longest = max(len(question.turns) for question in questions)
+    cut = 0
+    for temperature, places in by_temperature(questions).items():
+        sampling = Sampling(n=1, temperature=temperature, max_new_tokens=max_new_tokens)
+        for turn in range(longest):
+            asked = [place for place in places if len(questions[place].turns) > turn]
+            if not asked:
+                continue
+            prompts = [next_conversation(questions[place], turns[place]) for place in asked]
+            seeds = [prompt_seeds(seed, 1, first=place * longest + turn)[0] for place in asked]
+            for place, row in zip(asked, generator.generate(prompts, seeds, sampling, progress=progress), strict=True):
+                turns[place].append(row[0].text)
+                cut += row[0].finish_reason == "length"
+    return turns, cut
 
 
 def write_answers(
@@ -93,7 +98,7 @@ def write_answers(
         path: NAME.jsonl, because FastChat reads the model's name from the name of the file.
         questions: Q questions.
         turns: (Q,) the model's answers, one per turn.
-        model_id: name of the model.
+        model_id: NAME.
         created: seconds since 1970; None uses the present. Ids of answers depend on the texts alone.
 
     Raises:
@@ -105,44 +110,36 @@ def write_answers(
     if len(turns) != len(questions):
         raise InputError(f"turns has {len(turns)} rows; allowed: one for each of {len(questions)} questions.")
     created = time.time() if created is None else created
-    return write_jsonl(path, [_answer(*pair, model_id, created) for pair in zip(questions, turns, strict=True)])
-
-
-def question_id_of(row: Row) -> int:
-    """The id of the question that a row is about; raises InputError if it is not an integer."""
-    value = row.values.get("question_id")
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InputError(f"{row.where}: 'question_id' is {shorten(value)}; allowed: an integer.")
-    return value
+    rows = []
+    for question, answers in zip(questions, turns, strict=True):
+        if len(answers) != len(question.turns) or not all(isinstance(text, str) for text in answers):
+            raise InputError(
+                f"turns of question {question.question_id} is {shorten(list(answers))}; allowed: "
+                f"{len(question.turns)} strings, one for each turn."
+            )
+        content = "\x00".join([model_id, str(question.question_id), *answers])
+        rows.append(
+            {
+                "question_id": question.question_id,
+                "answer_id": uuid.uuid5(uuid.NAMESPACE_OID, content).hex,
+                "model_id": model_id,
+                "choices": [{"index": 0, "turns": list(answers)}],
+                "tstamp": created,
+            }
+        )
+    return write_jsonl(path, rows)
 
 
 def _question(row: Row) -> Question:
-    turns = _texts(row, "turns", row.values.get("turns"))
-    reference = row.values.get("reference")
-    if reference is not None:
-        reference = _texts(row, "reference", reference)
-        if len(reference) != len(turns):
-            raise InputError(f"{row.where}: 'reference' holds {len(reference)} texts; allowed: {len(turns)}, as turns.")
-    return Question(question_id_of(row), row.text("category"), turns, reference)
+    turns = _texts(row, "turns")
+    reference = None if row.values.get("reference") is None else _texts(row, "reference")
+    if reference is not None and len(reference) != len(turns):
+        raise InputError(f"{row.where}: 'reference' holds {len(reference)} texts; allowed: {len(turns)}, as turns.")
+    return Question(row.whole("question_id"), row.text("category"), turns, reference)
 
 
-def _texts(row: Row, name: str, value: object) -> tuple[str, ...]:
+def _texts(row: Row, key: str) -> tuple[str, ...]:
+    value = row.values.get(key)
     if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
-        raise InputError(f"{row.where}: {name!r} is {shorten(value)}; allowed: a list of strings, one for each turn.")
+        raise row.wrong(key, "a list of strings, one for each turn")
     return tuple(value)
-
-
-def _answer(question: Question, turns: Sequence[str], model_id: str, created: float) -> dict:
-    if len(turns) != len(question.turns) or not all(isinstance(text, str) for text in turns):
-        raise InputError(
-            f"turns of question {question.question_id} is {shorten(list(turns))}; allowed: {len(question.turns)} "
-            "strings, one for each turn."
-        )
-    content = "\x00".join([model_id, str(question.question_id), *turns])
-    return {
-        "question_id": question.question_id,
-        "answer_id": uuid.uuid5(uuid.NAMESPACE_OID, content).hex,
-        "model_id": model_id,
-        "choices": [{"index": 0, "turns": list(turns)}],
-        "tstamp": created,
-    }

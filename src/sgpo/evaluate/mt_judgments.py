@@ -8,12 +8,13 @@ from typing import NamedTuple
 import numpy as np
 
 from sgpo.errors import InputError
-from sgpo.evaluate.mt_bench import Question, question_id_of
-from sgpo.evaluate.row_files import Row, list_missing, read_rows, refuse_duplicates, refuse_mixed, shorten
+from sgpo.evaluate.mt_bench import Question
+from sgpo.evaluate.row_files import Row, list_missing, read_rows, refuse_duplicates, the_only
 from sgpo.stats.intervals import mean_interval
 
 SCALE = (0.0, 10.0)
-FAILED = -1
+# -1 is FastChat's sign for a score that it could not read.
+_SCORES = "0 to 10, or -1 for none"
 
 
 class Judgments(NamedTuple):
@@ -69,15 +70,16 @@ def read_judgments(path: str | Path, questions: Sequence[Question], *, model: st
             could not read); or naming the question and turn without a judgment.
     """
     rows = read_rows(path)
-    if model is None:
-        model = refuse_mixed([(row.text("model"), row.where) for row in rows], "model")
-    rows = [row for row in rows if row.text("model") == model]
+    models = [row.text("model") for row in rows]
+    model = the_only(models, rows, "model") if model is None else model
+    rows = [row for row, name in zip(rows, models, strict=True) if name == model]
     if not rows:
         raise InputError(f"{path} holds no judgment of the model {model!r}; allowed: one of its models.")
-    keys = [(question_id_of(row), _turn(row)) for row in rows]
-    refuse_duplicates(zip(keys, [row.where for row in rows], strict=True), "question and turn")
-    judge = refuse_mixed([(_judge(row), row.where) for row in rows], "judge")
-    category_of = _check_against(questions, keys, rows, str(path))
+    keys = [(row.whole("question_id"), row.whole("turn")) for row in rows]
+    refuse_duplicates(keys, [row.where for row in rows], "question and turn")
+    judge = the_only([_judge(row) for row in rows], rows, "judge")
+    _check_turns(questions, keys, rows, path)
+    category_of = {question.question_id: question.category for question in questions}
     return Judgments(
         question_ids=np.array([question_id for question_id, _ in keys]),
         categories=np.array([category_of[question_id] for question_id, _ in keys]),
@@ -93,72 +95,55 @@ def average_judgments(judgments: Judgments) -> MTBench:
 
     Intervals are over questions, because the turns of a question are not independent; they are clipped to the scale.
     """
-    every = np.ones(len(judgments.scores), dtype=bool)
-    turns = sorted(set(judgments.turns.tolist()))
-    categories = list(dict.fromkeys(judgments.categories.tolist()))
-    in_turn = {turn: judgments.turns == turn for turn in turns}
-    in_category = {category: judgments.categories == category for category in categories}
+    turns = {turn: judgments.turns == turn for turn in np.unique(judgments.turns).tolist()}
+    categories = {name: judgments.categories == name for name in dict.fromkeys(judgments.categories.tolist())}
     return MTBench(
-        overall=_average(judgments, every),
-        by_turn={turn: _average(judgments, rows) for turn, rows in in_turn.items()},
-        by_category={category: _average(judgments, rows) for category, rows in in_category.items()},
+        overall=_average(judgments, np.full(len(judgments.scores), True)),
+        by_turn={turn: _average(judgments, rows) for turn, rows in turns.items()},
+        by_category={category: _average(judgments, rows) for category, rows in categories.items()},
         by_category_and_turn={
-            (category, turn): _average(judgments, in_category[category] & in_turn[turn])
-            for category in categories
-            for turn in turns
-            if (in_category[category] & in_turn[turn]).any()
+            (category, turn): _average(judgments, one & other)
+            for category, one in categories.items()
+            for turn, other in turns.items()
+            if (one & other).any()
         },
     )
 
 
 def _average(judgments: Judgments, rows: np.ndarray) -> Average:
-    scores, questions = judgments.scores[rows], judgments.question_ids[rows]
-    read = ~np.isnan(scores)
-    failed = int((~read).sum())
+    read = rows & ~np.isnan(judgments.scores)
+    count, failed = int(rows.sum()), int((rows & ~read).sum())
     if not read.any():
-        return Average(math.nan, math.nan, math.nan, scores.size, failed)
-    mean = mean_interval(scores[read], questions[read])
-    low, high = (float(np.clip(end, *SCALE)) for end in (mean.low, mean.high))
-    return Average(mean.mean, low, high, scores.size, failed)
+        return Average(math.nan, math.nan, math.nan, count, failed)
+    mean = mean_interval(judgments.scores[read], judgments.question_ids[read])
+    low, high = np.clip((mean.low, mean.high), *SCALE).tolist()
+    return Average(mean.mean, low, high, count, failed)
 
 
-def _check_against(
-    questions: Sequence[Question], keys: list[tuple[int, int]], rows: list[Row], path: str
-) -> dict[int, str]:
-    turns_of = {question.question_id: len(question.turns) for question in questions}
+def _check_turns(questions: Sequence[Question], keys: list[tuple[int, int]], rows: list[Row], path: str | Path) -> None:
+    """Every turn of every question has a judgment, and each judgment is of one of them."""
+    wanted = {(one.question_id, turn) for one in questions for turn in range(1, len(one.turns) + 1)}
     for (question_id, turn), row in zip(keys, rows, strict=True):
-        if turn > turns_of.get(question_id, 0):
-            raise InputError(
-                f"{row.where}: there is no turn {turn} of a question {question_id}; allowed: a question's."
-            )
-    wanted = {(question_id, turn) for question_id, turns in turns_of.items() for turn in range(1, turns + 1)}
+        if (question_id, turn) not in wanted:
+            raise InputError(f"{row.where}: there is no turn {turn} of a question {question_id}; allowed: those asked.")
     absent = sorted(wanted - set(keys))
     if absent:
         shown = list_missing([f"turn {turn} of question {question_id}" for question_id, turn in absent])
         raise InputError(f"{path} lacks {shown}; allowed: every turn of every question.")
-    return {question.question_id: question.category for question in questions}
-
-
-def _turn(row: Row) -> int:
-    value = row.values.get("turn")
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{row.where}: 'turn' is {shorten(value)}; allowed: an integer from 1.")
-    return value
 
 
 def _judge(row: Row) -> str:
     """The judge's model, without its template, which changes with category and turn."""
     value = row.values.get("judge")
     if not isinstance(value, list) or not value or not isinstance(value[0], str):
-        raise InputError(f"{row.where}: 'judge' is {shorten(value)}; allowed: a list of model and template.")
+        raise row.wrong("judge", "a list of model and template")
     return value[0]
 
 
 def _score(row: Row) -> float:
-    value = row.values.get("score")
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if number and value == FAILED:
+    value = row.number("score", _SCORES)
+    if value == -1:
         return math.nan
-    if not number or not SCALE[0] <= value <= SCALE[1]:
-        raise InputError(f"{row.where}: 'score' is {shorten(value)}; allowed: 0 to 10, or -1 for none.")
-    return float(value)
+    if not SCALE[0] <= value <= SCALE[1]:
+        raise row.wrong("score", _SCORES)
+    return value

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from sgpo.errors import InputError
-from sgpo.evaluate.row_files import Row, list_missing, read_rows, refuse_duplicates, shorten
+from sgpo.errors import InputError, shorten
+from sgpo.evaluate.row_files import Row, list_missing, read_rows, refuse_duplicates
 from sgpo.policy.tokens import Messages
 from sgpo.preferences.layout import to_prompts
 from sgpo.preferences.source import load_rows
@@ -14,12 +14,9 @@ from sgpo.store.files import write_json
 
 
 class Answers(NamedTuple):
-    """Answers to P prompts.
+    """(P,) answers to P prompts, and the name of the model that gave them.
 
-    Attributes:
-        texts: (P,) in the order of the prompts.
-        name: the model that gave them.
-        cut: answers that ended at the token limit; tokens: mean length. None for answers from a file.
+    `cut` counts those that ended at the token limit, `tokens` is their mean length; None for answers from a file.
     """
 
     texts: list[str]
@@ -29,21 +26,14 @@ class Answers(NamedTuple):
 
 
 def read_prompts(path: str | Path, *, split: str | None = None) -> list[Messages]:
-    """Reads P distinct prompts: conversations that end in a user turn.
-
-    Args:
-        path: what `sgpo.preferences.source.load_prompts` reads, or rows with AlpacaEval's `instruction`.
-        split: split of the source, if it has splits.
-
-    Raises:
-        InputError: see `load_prompts`; or a prompt is repeated.
-    """
+    """Reads P distinct prompts: what `sgpo run` takes as prompts, or rows with AlpacaEval's `instruction`."""
     rows = load_rows(path, split=split)
     names = rows.column_names
     if "instruction" in names and not {"prompt", "messages", "chosen"} & set(names):
         rows = rows.select_columns(["instruction"]).rename_column("instruction", "prompt")
     prompts = to_prompts(rows, str(path))["prompt"][:]
-    refuse_duplicates(((_key(prompt), f"{path} row {row}") for row, prompt in enumerate(prompts)), "prompt")
+    places = [f"{path} row {row}" for row in range(len(prompts))]
+    refuse_duplicates([_key(prompt) for prompt in prompts], places, "prompt")
     return prompts
 
 
@@ -53,20 +43,14 @@ def is_answer_file(path: str | Path) -> bool:
 
 
 def read_answers_to(path: str | Path, prompts: Sequence[Messages]) -> Answers:
-    """Reads the answers to P prompts from a file, in the order of the prompts.
+    """Reads the answers to P prompts, in the order of the prompts; answers to others are ignored.
 
-    Args:
-        path: .json or .jsonl, rows with `output` or `response`; the `instruction` or `prompt` (text or messages) that
-            it answers, byte for byte; and optionally `generator`. AlpacaEval's model_outputs.json is such a file.
-        prompts: P conversations. Answers to other prompts are ignored.
-
-    Raises:
-        InputError: naming the row: a prompt that is repeated, an answer that is not a text; or naming prompts without
-            an answer.
+    A row has `output` or `response`, the `instruction` or `prompt` (text or messages) that it answers, byte for byte,
+    and optionally `generator`: AlpacaEval's model_outputs.json is such a file.
     """
     rows = read_rows(path)
     keys = [_row_key(row) for row in rows]
-    refuse_duplicates(zip(keys, [row.where for row in rows], strict=True), "prompt")
+    refuse_duplicates(keys, [row.where for row in rows], "prompt")
     found = dict(zip(keys, rows, strict=True))
     absent = [place for place, prompt in enumerate(prompts) if _key(prompt) not in found]
     if absent:
@@ -102,10 +86,9 @@ def _row_key(row: Row) -> str:
     if isinstance(value, str):
         return value
     messages = value if isinstance(value, list) and value else [None]
-    for message in messages:
-        is_message = isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))
-        if not is_message:
-            raise InputError(
-                f"{row.where}: 'instruction' or 'prompt' is {shorten(value)}; allowed: a string or a list of messages."
-            )
+    texts = [one.get(key) if isinstance(one, dict) else None for one in messages for key in ("role", "content")]
+    if not all(isinstance(text, str) for text in texts):
+        raise InputError(
+            f"{row.where}: 'instruction' or 'prompt' is {shorten(value)}; allowed: a string or a list of messages."
+        )
     return _key(messages)

@@ -1,7 +1,7 @@
 """Rows of the JSON and JSON Lines files that evaluation exchanges with other programs."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,25 +16,36 @@ class Row(NamedTuple):
     values: dict[str, Any]
 
     def text(self, key: str) -> str:
-        """The string at `key`; raises InputError if there is none."""
+        """The string at a key."""
         value = self.values.get(key)
         if not isinstance(value, str):
-            raise InputError(f"{self.where}: {key!r} is {shorten(value)}; allowed: a string.")
+            raise self.wrong(key, "a string")
         return value
+
+    def whole(self, key: str) -> int:
+        """The integer at a key; JSON's true and false are none."""
+        value = self.values.get(key)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self.wrong(key, "an integer")
+        return value
+
+    def number(self, key: str, allowed: str) -> float:
+        """The number at a key, which may be NaN."""
+        value = self.values.get(key)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise self.wrong(key, allowed)
+        return float(value)
+
+    def wrong(self, key: str, allowed: str) -> InputError:
+        """The error for a value that is not allowed."""
+        return InputError(f"{self.where}: {key!r} is {shorten(self.values.get(key))}; allowed: {allowed}.")
 
 
 def read_rows(path: str | Path) -> list[Row]:
-    """Reads a .json list or a .jsonl file of objects.
-
-    NaN and Infinity are accepted, because other programs write them; callers that need finite numbers must check.
-
-    Raises:
-        InputError: the file cannot be read, is not valid (the line is named), or has no rows.
-    """
-    path = Path(path)
-    if path.suffix not in (".json", ".jsonl"):
+    """The rows of a .json list or a .jsonl file of objects, at least one; NaN and Infinity are accepted."""
+    if Path(path).suffix not in (".json", ".jsonl"):
         raise InputError(f"{path} has an unknown file type; allowed: .json, .jsonl.")
-    return [Row(*placed) for placed in read_objects(path)]
+    return [Row(where, values) for where, values in read_objects(path)]
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> Path:
@@ -42,35 +53,25 @@ def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> Path:
     return write_atomically(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
 
 
-def refuse_duplicates(keyed: Iterable[tuple[Any, str]], what: str) -> None:
-    """Raises InputError if a key occurs twice.
-
-    Args:
-        keyed: keys with their places.
-        what: what the key is, such as "instruction".
-    """
+def refuse_duplicates(keys: Sequence[Any], places: Iterable[str], what: str) -> None:
+    """Raises InputError if a key, such as an "instruction", occurs at two places."""
     first: dict[Any, str] = {}
-    for key, where in keyed:
+    for key, where in zip(keys, places, strict=True):
         if key in first:
             raise InputError(f"{where}: the {what} {shorten(key)} is that of {first[key]}; allowed: each once.")
         first[key] = where
 
 
-def refuse_mixed(rows: Iterable[tuple[str, str]], what: str) -> str:
-    """The one value that all rows share; raises InputError if there is another.
-
-    Args:
-        rows: values with their places; at least one.
-        what: what the value is, such as "generator".
-    """
-    (value, first), *rest = rows
-    for other, where in rest:
-        if other != value:
-            raise InputError(f"{where}: the {what} is {other!r} and that of {first} {value!r}; allowed: one.")
-    return value
+def the_only(values: Sequence[str], rows: Sequence[Row], what: str) -> str:
+    """The one value, such as a "generator", that all rows share; raises InputError if there is another."""
+    for value, row in zip(values, rows, strict=True):
+        if value != values[0]:
+            raise InputError(
+                f"{row.where}: the {what} is {value!r} and that of {rows[0].where} {values[0]!r}; allowed: one."
+            )
+    return values[0]
 
 
 def list_missing(shown: list[str]) -> str:
     """The first three of what is missing, and how many more there are."""
-    more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
-    return ", ".join(shown[:3]) + more
+    return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")

@@ -1,5 +1,7 @@
 """One runner for every kind of evaluation: `sgpo eval` and the rounds of a run both call `run_evaluation`."""
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,23 +14,25 @@ from sgpo.choices import Space
 from sgpo.config import EvaluateConfig, FollowerConfig, GenerationConfig, LeaderConfig, ModelConfig
 from sgpo.errors import InputError
 from sgpo.evaluate.alpaca import read_instructions, write_model_outputs
-from sgpo.evaluate.answers import answer_prompts, answer_questions, find_answers
-from sgpo.evaluate.held_out import implicit_gaps, pair_sources
+from sgpo.evaluate.held_out import pair_sources
 from sgpo.evaluate.judging import compare_by_judge, judge_requests
-from sgpo.evaluate.mt_bench import read_questions, write_answers
+from sgpo.evaluate.mt_bench import answer_questions, read_questions, write_answers
 from sgpo.evaluate.prompt_files import Answers, is_answer_file, read_answers_to, read_prompts, write_answers_to
-from sgpo.evaluate.rewarding import RewardComparison, compare_by_reward, reward_agreement
+from sgpo.evaluate.results import as_plain
+from sgpo.evaluate.rewarding import compare_by_reward, reward_agreement
 from sgpo.evaluate.row_files import write_jsonl
 from sgpo.policy.generators import load_model, open_generator
 from sgpo.policy.locate import check_exists
-from sgpo.policy.sampling import Sampling
+from sgpo.policy.sampling import Sampling, prompt_seeds
 from sgpo.policy.score import PairScores, score_pairs, score_responses
 from sgpo.policy.tokens import Messages
+from sgpo.preferences.annotate import implicit_rewards
 from sgpo.preferences.annotators.open import open_reward
 from sgpo.preferences.annotators.ranking import as_text
 from sgpo.preferences.annotators.verdicts import PairwiseJudge
 from sgpo.preferences.source import load_pairs
-from sgpo.serving.cache import Body, CachedPool
+from sgpo.serving.answers import Body
+from sgpo.serving.cache import CachedPool
 from sgpo.serving.client import ServerPool
 from sgpo.stats.certificate import certify_policy
 from sgpo.stats.ranking import report_preferences
@@ -36,13 +40,8 @@ from sgpo.store.progress import Reporter
 from sgpo.store.records import Sample
 
 SAMPLES = 8
-# Files of answers, by kind, in the folder of an evaluation; NAME is the policy's.
-ANSWER_FILES = {
-    "alpaca": "model_outputs.json",
-    "mt_bench": "model_answer/{name}.jsonl",
-    "judge": "answers.json",
-    "reward": "answers.json",
-}
+# Files of answers in the folder of an evaluation, for the kinds whose answers another program judges.
+ANSWER_FILES = {"alpaca": "model_outputs.json", "mt_bench": "model_answer/{name}.jsonl"}
 
 
 @dataclass(frozen=True)
@@ -52,10 +51,7 @@ class Subject:
     Attributes:
         model: the policy; for `judge` and `reward` its path may also be a file of answers.
         name: of the policy, in files of answers.
-        generation: the backend that generates its answers.
-        reference: the reference of its implicit reward and its KL, and the baseline if the settings name none.
-        seed: of sampled answers.
-        beta: scale of the implicit reward.
+        reference: of its implicit reward and its KL; the baseline if the settings name none.
         max_length: tokens at which pairs are cut for scoring; None cuts nothing.
         space: gap space of the certificate.
         own_pairs: its self-annotated pairs; None: there are none.
@@ -76,8 +72,8 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Files:
-    """What an evaluation writes in addition to its result; None writes nothing.
+class Job:
+    """One evaluation of one policy, and what it writes in addition to its result; None writes nothing.
 
     Attributes:
         answers: file of the policy's answers; `alpaca` and `mt_bench` need it.
@@ -85,57 +81,47 @@ class Files:
         verdicts: cache of the judge's answers.
         keep: folder in which answers of policies are kept and found again.
         log: output of servers and subprocesses.
-    """
-
-    answers: Path | None = None
-    samples: Path | None = None
-    verdicts: Path | None = None
-    keep: Path | None = None
-    log: Path | None = None
-
-
-@dataclass(frozen=True)
-class Job:
-    """One evaluation of one policy.
-
-    Attributes:
-        settings: the evaluation.
-        subject: the policy.
-        files: where answers, samples and caches go.
-        reporter: shows progress.
         approve: called with all request bodies of a judge, and those without a cached answer, before any is sent; what
             it raises ends the evaluation.
     """
 
     settings: EvaluateConfig
     subject: Subject
-    files: Files
     reporter: Reporter
+    answers: Path | None = None
+    samples: Path | None = None
+    verdicts: Path | None = None
+    keep: Path | None = None
+    log: Path | None = None
     approve: Callable[[list[Body], list[Body]], None] | None = None
 
     def answers_of(self, model: ModelConfig, name: str, prompts: Sequence[Messages]) -> Answers:
-        """The answers of a policy, or of the file at its path."""
-        settings, subject = self.settings, self.subject
-        sampling = {name: getattr(settings, name) for name in ("temperature", "top_p", "max_new_tokens")}
-
-        def generate() -> Answers:
-            with (
-                open_generator(subject.generation, model, log=self.files.log) as generator,
-                self.reporter.bar("answers", len(prompts)) as advance,
-            ):
-                return answer_prompts(
-                    generator, prompts, Sampling(n=1, **sampling), seed=subject.seed, name=name, progress=advance
-                )
-
-        depends = {**sampling, "seed": subject.seed, "dtype": model.dtype, "backend": subject.generation.backend}
-        return find_answers(model.path, prompts, generate, keep=self.files.keep, **depends)
+        """The answers of a policy, generated or kept, or of the file at its path."""
+        if is_answer_file(model.path):
+            return read_answers_to(model.path, prompts)
+        subject, kept = self.subject, None
+        sampling = {key: getattr(self.settings, key) for key in ("temperature", "top_p", "max_new_tokens")}
+        if self.keep is not None:
+            depends = {**sampling, "seed": subject.seed, "dtype": model.dtype, "backend": subject.generation.backend}
+            kept = self.keep / f"answers-{_answers_key(model.path, prompts, depends)}.json"
+            if kept.is_file():
+                return read_answers_to(kept, prompts)
+        with (
+            open_generator(subject.generation, model, log=self.log) as generator,
+            self.reporter.bar("answers", len(prompts)) as advance,
+        ):
+            seeds = prompt_seeds(subject.seed, len(prompts))
+            rows = generator.generate(prompts, seeds, Sampling(n=1, **sampling), progress=advance)
+        responses = [row[0] for row in rows]
+        cut = sum(response.finish_reason == "length" for response in responses)
+        tokens = float(np.mean([response.n_tokens for response in responses]))
+        answers = Answers([response.text for response in responses], name, cut, tokens)
+        if kept is not None:
+            write_answers_to(kept, prompts, answers)
+        return answers
 
     def baseline(self, prompts: Sequence[Messages]) -> Answers:
-        """The answers that the policy's are compared with.
-
-        Raises:
-            InputError: there is neither a baseline nor a reference.
-        """
+        """The answers that the policy's are compared with: the baseline's, or the reference's if none is named."""
         if self.settings.baseline is not None:
             return self.answers_of(self.subject.model.at(self.settings.baseline), self.settings.baseline, prompts)
         if self.subject.reference is None:
@@ -159,22 +145,16 @@ class Job:
 def run_evaluation(job: Job) -> dict[str, Any]:
     """Runs one evaluation of a policy.
 
-    Returns: the result, see `as_plain`: `kind`, the headline `value`, `low`, `high` (null if the kind has none) and
-        `count`, then what the kind reports; rows per prompt come last (`duels`, `rewards`).
-
-    Raises:
-        InputError: an input, model, server or option that cannot be used.
+    The result is JSON: `kind`, the headline `value`, `low`, `high` (null if the kind has none) and `count`, then what
+    the kind reports; rows per prompt come last (`duels`, `rewards`).
     """
     kinds = {"alpaca": _alpaca, "mt_bench": _mt_bench, "judge": _judge, "reward": _reward, "preferences": _preferences}
-    return {"kind": job.settings.kind, **kinds[job.settings.kind](job)}
+    headline = {"kind": job.settings.kind, "value": None, "low": None, "high": None, "count": 0}
+    return as_plain({**headline, **kinds[job.settings.kind](job)})
 
 
 def check_inputs(settings: EvaluateConfig) -> None:
-    """Reads the inputs of an evaluation, so that mistakes are found before any model runs.
-
-    Raises:
-        InputError: a file, template, function or option that cannot be used.
-    """
+    """Reads the inputs of an evaluation, so that mistakes are found before any model runs."""
     if settings.instructions:
         read_instructions(settings.instructions, split=settings.split)
     if settings.questions:
@@ -199,44 +179,43 @@ def _alpaca(job: Job) -> dict[str, Any]:
     asked = read_instructions(job.settings.instructions, split=job.settings.split)
     prompts = [[{"role": "user", "content": instruction}] for instruction in asked.instructions]
     answers = job.answers_of(job.subject.model, job.subject.name, prompts)
-    write_model_outputs(job.files.answers, asked, answers.texts, job.subject.name)
+    write_model_outputs(job.answers, asked, answers.texts, job.subject.name)
     characters = float(np.mean([len(text) for text in answers.texts]))
-    return {**_headline(count=len(prompts)), "cut": answers.cut, "characters": characters, "answers": len(prompts)}
+    return {"count": len(prompts), "cut": answers.cut, "characters": characters, "answers": len(prompts)}
 
 
 def _mt_bench(job: Job) -> dict[str, Any]:
     subject, questions = job.subject, read_questions(job.settings.questions)
     count = sum(len(question.turns) for question in questions)
     with (
-        open_generator(subject.generation, subject.model, log=job.files.log) as generator,
+        open_generator(subject.generation, subject.model, log=job.log) as generator,
         job.reporter.bar("turns", count) as advance,
     ):
-        answers = answer_questions(
+        turns, cut = answer_questions(
             generator, questions, max_new_tokens=job.settings.max_new_tokens, seed=subject.seed, progress=advance
         )
-    write_answers(job.files.answers, questions, answers.turns, subject.name)
-    return {**_headline(count=len(questions)), "cut": answers.cut, "answers": count}
+    write_answers(job.answers, questions, turns, subject.name)
+    return {"count": len(questions), "cut": cut, "answers": count}
 
 
 def _judge(job: Job) -> dict[str, Any]:
-    settings, files = job.settings, job.files
+    settings, verdicts = job.settings, job.verdicts
     judge, pool = _open_judge(settings)
-    if files.verdicts is not None:
-        pool = CachedPool(pool, files.verdicts)
+    if verdicts is not None:
+        pool = CachedPool(pool, verdicts)
     prompts, policy, baseline = _contestants(job)
     bodies = judge_requests(judge, prompts, policy.texts, baseline.texts)
     if job.approve is not None:
-        job.approve(bodies, bodies if files.verdicts is None else pool.missing(bodies))
+        job.approve(bodies, bodies if verdicts is None else pool.missing(bodies))
     with job.reporter.bar("verdicts", len(bodies)) as advance:
-        result = compare_by_judge(judge, pool, bodies, policy.texts, baseline.texts, progress=advance)
-    duels = [{"prompt": list(prompt), **duel._asdict()} for prompt, duel in zip(prompts, result.duels, strict=True)]
+        result = compare_by_judge(judge, pool, bodies, prompts, policy.texts, baseline.texts, progress=advance)
     return {
-        **_headline(result.win_rate, result.low, result.high, result.judged),
+        "value": result["win_rate"],
+        "count": result["judged"],
         **_named(policy, baseline),
         "judge": settings.model,
         "logprobs": settings.logprobs,
-        **result._asdict(),
-        "duels": duels,
+        **result,
     }
 
 
@@ -252,17 +231,17 @@ def _reward(job: Job) -> dict[str, Any]:
     if subject.own_pairs is not None:
         with job.reporter.bar("rewards of the self-annotated pairs", len(subject.own_pairs)) as advance:
             agreement = reward_agreement(annotator, subject.own_pairs, progress=advance)
-    if job.files.samples is not None:
-        _write_samples(job.files.samples, prompts, policy, baseline, result)
+    if job.samples is not None:
+        _write_samples(job.samples, prompts, policy, baseline, result["rewards"])
     return {
-        **_headline(result.win_rate, result.low, result.high, result.prompts - result.unrewarded),
+        "value": result["win_rate"],
+        "count": result["prompts"] - result["unrewarded"],
         **_named(policy, baseline),
         "by": settings.function or settings.model,
         "tokens": policy.tokens,
         "kl": kl,
         "agreement": agreement,
-        **{key: value for key, value in result._asdict().items() if key != "rewards"},
-        "rewards": result.rewards,
+        **result,
     }
 
 
@@ -276,14 +255,17 @@ def _preferences(job: Job) -> dict[str, Any]:
     reference = job.score_reference(sets) if subject.reference_logps is None else subject.reference_logps
     scores = job.score(subject.model, sets, "policy")
     gaps = [
-        implicit_gaps(own, PairScores(*base, own.chosen_tokens, own.rejected_tokens), subject.beta)
-        for own, base in zip(scores, reference[: len(sets)], strict=True)
+        implicit_rewards(one.chosen, base[0], subject.beta) - implicit_rewards(one.rejected, base[1], subject.beta)
+        for one, base in zip(scores, reference[: len(sets)], strict=True)
     ]
     differences = scores[0].chosen_tokens - scores[0].rejected_tokens
     report = report_preferences(gaps[0], sources=sources, length_differences=differences)
-    overall = report.overall
+    accuracy, low, high, count = report.overall
     return {
-        **_headline(overall.accuracy, overall.low, overall.high, overall.pairs),
+        "value": accuracy,
+        "low": low,
+        "high": high,
+        "count": count,
         "policy": subject.name,
         "reference": subject.reference.path if subject.reference else None,
         "preferences": report,
@@ -301,9 +283,13 @@ def _contestants(job: Job) -> tuple[list[Messages], Answers, Answers]:
     """The prompts with the policy's answers and the baseline's."""
     subject, prompts = job.subject, read_prompts(job.settings.prompts, split=job.settings.split)
     policy = job.answers_of(subject.model, subject.name, prompts)
-    if job.files.answers is not None:
-        write_answers_to(job.files.answers, prompts, policy)
+    if job.answers is not None:
+        write_answers_to(job.answers, prompts, policy)
     return prompts, policy, job.baseline(prompts)
+
+
+def _named(policy: Answers, baseline: Answers) -> dict[str, Any]:
+    return {"policy": policy.name, "baseline": baseline.name, "cut": policy.cut}
 
 
 def _estimate_kl(job: Job, prompts: Sequence[Messages], answers: Answers) -> float | None:
@@ -328,9 +314,9 @@ def _estimate_kl(job: Job, prompts: Sequence[Messages], answers: Answers) -> flo
 
 
 def _write_samples(
-    path: Path, prompts: Sequence[Messages], policy: Answers, baseline: Answers, result: RewardComparison
+    path: Path, prompts: Sequence[Messages], policy: Answers, baseline: Answers, rewards: np.ndarray
 ) -> None:
-    rows = zip(prompts, policy.texts, baseline.texts, result.rewards.tolist(), strict=True)
+    rows = zip(prompts, policy.texts, baseline.texts, rewards.tolist(), strict=True)
     samples = [
         Sample(prompt=as_text(prompt), response=one, baseline=other, reward=reward, baseline_reward=base)
         for prompt, one, other, (reward, base) in rows
@@ -339,11 +325,15 @@ def _write_samples(
     write_jsonl(path, [sample.model_dump() for sample in samples[:SAMPLES]])
 
 
-def _named(policy: Answers, baseline: Answers) -> dict[str, Any]:
-    return {"policy": policy.name, "baseline": baseline.name, "cut": policy.cut}
-
-
-def _headline(
-    value: float | None = None, low: float | None = None, high: float | None = None, count: int = 0
-) -> dict[str, Any]:
-    return {"value": value, "low": low, "high": high, "count": count}
+def _answers_key(path: str, prompts: Sequence[Messages], depends: dict[str, Any]) -> str:
+    """A name for a policy's answers: it changes with the policy's files, the prompts and how they are sampled."""
+    folder = Path(path)
+    # Sizes and times tell a policy that was trained again from the one before, without reading gigabytes of weights.
+    files = [
+        [file.name, file.stat().st_size, file.stat().st_mtime_ns]
+        for file in (sorted(folder.iterdir()) if folder.is_dir() else ())
+        if file.is_file()
+    ]
+    name = str(folder.resolve()) if folder.is_dir() else path
+    content = json.dumps([name, files, [list(prompt) for prompt in prompts], depends], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]

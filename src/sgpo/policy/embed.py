@@ -1,13 +1,15 @@
 """Embedding prompts: one vector of a policy's hidden states for each."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.lib.format import open_memmap
 
 from sgpo.errors import InputError, check_whole
-from sgpo.policy.batches import fill_in_batches
+from sgpo.policy.batches import fill_in_batches, pad_right
 from sgpo.policy.load import Policy
 from sgpo.policy.tokens import Messages, tokenize_prompts
 from sgpo.store.files import replacing
@@ -25,8 +27,8 @@ def embed_prompts(
     """Returns the policy's last hidden state at the last token of each prompt.
 
     The last token is the end of the header that opens the assistant's turn: its state predicts the first token of the
-    response. The state is taken after the final norm, as in `hidden_states[-1]` of transformers. Prompts are batched by
-    length; the batching changes the states by rounding only.
+    response. The state is taken after the final norm, as in `hidden_states[-1]` of transformers. The batching changes
+    the states by rounding only.
 
     Args:
         policy: the policy; it is not changed.
@@ -47,50 +49,24 @@ def embed_prompts(
     if len(prompts) == 0:
         raise InputError("there are no prompts to embed; allowed: at least one.")
     ids = tokenize_prompts(policy.tokenizer, prompts)
-    _check_lengths(policy, ids)
-
-    def fill(states: np.ndarray) -> None:
-        with policy.inference():
-            fill_in_batches(
-                states,
-                ids,
-                lambda batch: _embed_batch(policy, batch),
-                list(map(len, ids)),
-                batch_tokens=batch_tokens,
-                progress=progress,
+    lengths = list(map(len, ids))
+    for row, length in enumerate(lengths):
+        if length == 0:
+            raise InputError(f"row {row}: the chat template leaves no token to the prompt; allowed: at least one.")
+        if policy.context is not None and length > policy.context:
+            raise InputError(
+                f"row {row}: the prompt has {length} tokens and the context of {policy.path!r} is {policy.context}; "
+                "allowed: shorter prompts."
             )
+
+    def embed(batch: list[list[int]]) -> np.ndarray:
+        last = torch.tensor([len(tokens) - 1 for tokens in batch], device=policy.device)
+        # The base model stops before the output layer, which would cost more than the rest for a large vocabulary.
+        states = policy.model.base_model(input_ids=pad_right(batch, policy.device), use_cache=False).last_hidden_state
+        return states[torch.arange(len(batch), device=policy.device), last].float().cpu().numpy()
 
     shape = (len(ids), policy.model.config.get_text_config().hidden_size)
-    if out is None:
-        states = np.empty(shape, dtype=np.float32)
-        fill(states)
-        return states
-    with replacing(out) as partial:
-        mapped = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
-        fill(mapped)
-        mapped.flush()
-    return np.load(out, mmap_mode="r")
-
-
-def _check_lengths(policy: Policy, ids: list[list[int]]) -> None:
-    for row, tokens in enumerate(ids):
-        if not tokens:
-            raise InputError(f"row {row}: the chat template leaves no token to the prompt; allowed: at least one.")
-        if policy.context is not None and len(tokens) > policy.context:
-            raise InputError(
-                f"row {row}: the prompt has {len(tokens)} tokens and the context of {policy.path!r} is "
-                f"{policy.context}; allowed: shorter prompts."
-            )
-
-
-def _embed_batch(policy: Policy, ids: list[list[int]]) -> np.ndarray:
-    """(B, d) last hidden states.
-
-    Rows are padded on the right without an attention mask: under causal attention no real token sees the padding. The
-    base model stops before the output layer, which would cost more than the rest for a large vocabulary.
-    """
-    length = max(map(len, ids))
-    input_ids = torch.tensor([tokens + tokens[-1:] * (length - len(tokens)) for tokens in ids], device=policy.device)
-    last = torch.tensor([len(tokens) - 1 for tokens in ids], device=policy.device)
-    states = policy.model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
-    return states[torch.arange(len(ids), device=policy.device), last].float().cpu().numpy()
+    with nullcontext() if out is None else replacing(out) as partial, policy.inference():
+        states = np.empty(shape, np.float32) if out is None else open_memmap(partial, "w+", np.float32, shape)
+        fill_in_batches(states, ids, embed, lengths, batch_tokens=batch_tokens, progress=progress)
+    return states if out is None else np.load(out, mmap_mode="r")

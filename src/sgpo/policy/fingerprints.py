@@ -1,7 +1,4 @@
-"""Fingerprints of what log-probabilities depend on: weights, tokenizer, chat template, tokens.
-
-Each is the first 16 hexadecimal digits of a SHA-256 digest.
-"""
+"""Fingerprints, 16 hexadecimal digits of SHA-256, of what log-probabilities depend on."""
 
 import hashlib
 from array import array
@@ -13,7 +10,9 @@ from huggingface_hub import snapshot_download
 from transformers import PreTrainedTokenizerBase
 
 from sgpo.errors import InputError
-from sgpo.policy.tokens import TokenizedResponse, tokenize_responses
+from sgpo.policy.tokens import tokenize_responses
+
+Tokens = Sequence[int]
 
 _POLICY_FILES = (
     "*.safetensors",
@@ -24,7 +23,6 @@ _POLICY_FILES = (
     "tokenizer_config.json",
     "chat_template.jinja",
 )
-_CHUNK = 1 << 24
 
 
 def fingerprint_policy(path: str | Path, *, adapter: str | Path | None = None) -> str:
@@ -46,8 +44,7 @@ def fingerprint_policy(path: str | Path, *, adapter: str | Path | None = None) -
         for file in files:
             digest.update(f"{file.name}:{file.stat().st_size}\n".encode())
             with file.open("rb") as stream:
-                while chunk := stream.read(_CHUNK):
-                    digest.update(chunk)
+                hashlib.file_digest(stream, lambda: digest)
     return _short(digest)
 
 
@@ -85,28 +82,22 @@ def fingerprint_pairs(
 
     Returns: one string per pair, "policy:tokens".
     """
-    prompts = pairs["prompt"][:]
-    sides = [[row[0]["content"] for row in pairs[side][:]] for side in ("chosen", "rejected")]
-    chosen, rejected = (tokenize_responses(tokenizer, prompts, texts) for texts in sides)
-    return [
-        f"{policy}:{fingerprint_tokens(*_split_as_trl(one, other), max_length)}"
-        for one, other in zip(chosen, rejected, strict=True)
-    ]
-
-
-def _split_as_trl(chosen: TokenizedResponse, rejected: TokenizedResponse) -> tuple[Sequence[int], ...]:
-    """Token ids of prompt, chosen and rejected; TRL splits both responses at the earlier of their split points."""
-    split = min(len(chosen.prompt_ids), len(rejected.prompt_ids))
-    chosen_ids, rejected_ids = (pair.prompt_ids + pair.response_ids for pair in (chosen, rejected))
-    return chosen_ids[:split], chosen_ids[split:], rejected_ids[split:]
+    chosen, rejected = (
+        tokenize_responses(tokenizer, pairs["prompt"][:], [row[0]["content"] for row in pairs[side][:]])
+        for side in ("chosen", "rejected")
+    )
+    values = []
+    for one, other in zip(chosen, rejected, strict=True):
+        # TRL splits both responses at the earlier of their split points.
+        split = min(len(one.prompt_ids), len(other.prompt_ids))
+        ids, other_ids = one.prompt_ids + one.response_ids, other.prompt_ids + other.response_ids
+        tokens = fingerprint_tokens(ids[:split], ids[split:], other_ids[split:], max_length)
+        values.append(f"{policy}:{tokens}")
+    return values
 
 
 def fingerprint_tokens(
-    prompt: Sequence[int],
-    chosen: Sequence[int],
-    rejected: Sequence[int],
-    max_length: int | None,
-    ld_alpha: float | None = None,
+    prompt: Tokens, chosen: Tokens, rejected: Tokens, max_length: int | None, ld_alpha: float | None = None
 ) -> str:
     """Identifies the tokens of one pair, truncated to `max_length`, and the `ld_alpha` of their sums."""
     room = None if max_length is None else max(max_length - len(prompt), 0)

@@ -18,8 +18,8 @@ from sgpo.errors import check_whole
 from sgpo.policy.kv_cache import join_caches, keep_rows, open_cache
 from sgpo.policy.load import Policy
 from sgpo.policy.pick import Pick, draw_uniforms
-from sgpo.policy.sampling import Response, Sampling, check_room, check_seeds
-from sgpo.policy.tokens import Messages, decode_response, tokenize_prompts
+from sgpo.policy.sampling import Response, Sampling, tokenize_requests
+from sgpo.policy.tokens import Messages, decode_response, end_tokens
 from sgpo.store.progress import Advance
 
 # Cost of restarting a batch without its finished rows, in steps of the others: if they keep what they have read, and
@@ -35,15 +35,11 @@ class TransformersGenerator:
     rounding. The global random state is not changed.
 
     Rows wait in order of length. A finished row still costs its share of every step of its batch; once that has cost as
-    much as a restart, the others continue without it, together with rows that wait. They keep the keys and values of
-    what they have read, unless the model keeps something else (a state-space layer), which makes them read it again.
+    much as a restart, the others continue without it, together with rows that wait.
 
     Args:
         policy: the policy; it is not changed.
-        batch_size: most responses generated at once.
-
-    Raises:
-        InputError: batch_size < 1.
+        batch_size: most responses generated at once, >= 1.
 
     Source: arXiv:2502.18099, Algorithm 1, self-annotation (temperature 0.7, at most 300 new tokens, two responses).
     """
@@ -55,33 +51,24 @@ class TransformersGenerator:
     def generate(
         self, prompts: Sequence[Messages], seeds: Sequence[int], sampling: Sampling, *, progress: Advance | None = None
     ) -> list[list[Response]]:
-        """Samples n responses to each of P prompts; see `sgpo.policy.sampling.Generator`.
-
-        Raises:
-            InputError: a prompt and its response exceed the model's context (the row is named), or the number of seeds
-                is not P.
-        """
-        check_seeds(seeds, prompts)
-        policy = self._policy
-        prompt_ids = tokenize_prompts(policy.tokenizer, prompts)
-        check_room(prompt_ids, sampling.max_new_tokens, policy.context, f"the context of {policy.path!r}")
-        waiting = [
+        """Samples n responses to each of P prompts; see `Generator`."""
+        policy, limit = self._policy, f"the context of {self._policy.path!r}"
+        prompt_ids = tokenize_requests(policy.tokenizer, prompts, seeds, sampling.max_new_tokens, policy.context, limit)
+        rows = [
             _Row(row, number, seed, ids)
             for row, (ids, seed) in enumerate(zip(prompt_ids, seeds, strict=True))
             for number in range(sampling.n)
         ]
-        waiting.sort(key=lambda one: -len(one.prompt))
+        waiting = sorted(rows, key=lambda one: -len(one.prompt))
         responses: list[list[Response | None]] = [[None] * sampling.n for _ in prompts]
-        left = [sampling.n] * len(prompts)
         with _without_defaults(policy):
             batch = _Batch([], None)
             while waiting or batch.rows:
                 free = self._batch_size - len(batch.rows)
                 new, waiting = waiting[:free], waiting[free:]
                 for one in self._add(batch, new, sampling) + self._continue(batch, sampling):
-                    responses[one.row][one.number] = one.response(policy.tokenizer)
-                    left[one.row] -= 1
-                    if progress is not None and not left[one.row]:
+                    responses[one.row][one.number] = one.response
+                    if progress is not None and None not in responses[one.row]:
                         progress(1)
         return responses
 
@@ -93,14 +80,15 @@ class TransformersGenerator:
             return []
         new = _Batch(rows, cache)
         ended = self._continue(new, sampling, steps=1)
-        batch.join(new)
+        if not batch.rows:
+            batch.cache = new.cache
+        elif new.rows:
+            join_caches(batch.cache, new.cache)
+        batch.rows = batch.rows + new.rows
         return ended
 
     def _continue(self, batch: "_Batch", sampling: Sampling, *, steps: int | None = None) -> list["_Row"]:
-        """Generates until all rows have ended, or until it pays to continue without those that have.
-
-        Returns: the rows that have ended; they leave the batch.
-        """
+        """Generates until it pays to continue without the rows that have ended; removes and returns these."""
         policy, rows = self._policy, batch.rows
         if not rows:
             return []
@@ -108,8 +96,7 @@ class TransformersGenerator:
         length, pad = max(map(len, inputs)), policy.tokenizer.pad_token_id
         input_ids = torch.tensor([[pad] * (length - len(ids)) + ids for ids in inputs], device=policy.device)
         mask = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in inputs], device=policy.device)
-        ends = _end_tokens(policy)
-        room = sampling.max_new_tokens - min(len(one.written) for one in rows)
+        ends = end_tokens(policy.tokenizer, policy.model.generation_config.eos_token_id)
         pick = []
         if sampling.temperature > 0:
             uniforms = draw_uniforms([(one.seed, one.number) for one in rows], sampling.max_new_tokens)
@@ -120,7 +107,7 @@ class TransformersGenerator:
             attention_mask=mask,
             generation_config=GenerationConfig(
                 do_sample=False,
-                max_new_tokens=steps or room,
+                max_new_tokens=steps or sampling.max_new_tokens - min(len(one.written) for one in rows),
                 eos_token_id=ends,
                 pad_token_id=pad,
                 bos_token_id=policy.tokenizer.bos_token_id,
@@ -132,7 +119,7 @@ class TransformersGenerator:
         )
         for one, ids in zip(rows, output[:, length:].tolist(), strict=True):
             one.take(ids, set(ends), sampling, policy.tokenizer)
-        return batch.drop_ended(sampling)
+        return batch.drop_ended()
 
 
 @dataclass
@@ -144,26 +131,20 @@ class _Row:
     seed: int
     prompt: list[int]
     written: list[int] = field(default_factory=list)
-    closed: bool = False  # by an end token, the last of `written`
-    stopped_at: int | None = None  # character at which a stop text begins
-
-    def ended(self, sampling: Sampling) -> bool:
-        return self.closed or self.stopped_at is not None or len(self.written) >= sampling.max_new_tokens
+    response: Response | None = None  # once it has ended
 
     def take(self, ids: list[int], ends: set[int], sampling: Sampling, tokenizer: PreTrainedTokenizerBase) -> None:
         """Appends new tokens, up to the row's end token, stop text or limit."""
-        for token in ids[: sampling.max_new_tokens - len(self.written)]:
+        for token in ids:
             self.written.append(token)
-            self.closed = token in ends
-            if not self.closed and sampling.stop:
-                self.stopped_at = sampling.find_stop(decode_response(tokenizer, self.written))
-            if self.closed or self.stopped_at is not None:
-                return
-
-    def response(self, tokenizer: PreTrainedTokenizerBase) -> Response:
-        text = decode_response(tokenizer, self.written[:-1] if self.closed else self.written)
-        reason = "stop" if self.closed or self.stopped_at is not None else "length"
-        return Response(text[: self.stopped_at], reason, len(self.written))
+            closed, full = token in ends, len(self.written) == sampling.max_new_tokens
+            if closed or full or sampling.stop:
+                text = decode_response(tokenizer, self.written[:-1] if closed else self.written)
+                stop = sampling.find_stop(text)
+                if closed or full or stop is not None:
+                    reason = "stop" if closed or stop is not None else "length"
+                    self.response = Response(text[:stop], reason, len(self.written))
+                    return
 
 
 @dataclass
@@ -173,18 +154,10 @@ class _Batch:
     rows: list[_Row]
     cache: DynamicCache | None  # None if nothing is kept
 
-    def join(self, other: "_Batch") -> None:
-        """Appends the rows of another batch."""
-        if not self.rows:
-            self.cache = other.cache
-        elif other.rows:
-            join_caches(self.cache, other.cache)
-        self.rows = self.rows + other.rows
-
-    def drop_ended(self, sampling: Sampling) -> list[_Row]:
+    def drop_ended(self) -> list[_Row]:
         """Removes the rows that have ended, and returns them."""
-        keep = [place for place, one in enumerate(self.rows) if not one.ended(sampling)]
-        ended = [one for one in self.rows if one.ended(sampling)]
+        ended = [one for one in self.rows if one.response is not None]
+        keep = [place for place, one in enumerate(self.rows) if one.response is None]
         self.rows = [self.rows[place] for place in keep]
         if self.cache is not None and keep:
             keep_rows(self.cache, keep, max(len(one.prompt) + len(one.written) for one in self.rows) - 1)
@@ -217,13 +190,6 @@ class _Watch(StoppingCriteria):
         if ended and self._wasted >= restart * (len(self._done) - ended):
             return torch.ones_like(self._done)
         return self._done
-
-
-def _end_tokens(policy: Policy) -> list[int]:
-    """Every token that ends a response: the tokenizer's, and those that the checkpoint was published with."""
-    published = policy.model.generation_config.eos_token_id
-    ends = {policy.tokenizer.eos_token_id, *(published if isinstance(published, list) else [published])}
-    return sorted(ends - {None})
 
 
 @contextmanager

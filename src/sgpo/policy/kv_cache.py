@@ -21,9 +21,8 @@ def open_cache(model: PreTrainedModel) -> DynamicCache | None:
     config = model.config.get_text_config(decoder=True)
     if not model._supports_default_dynamic_cache() or getattr(config, "num_kv_shared_layers", 0):
         return None
-    if any(type(layer) not in _JOINABLE for layer in DynamicCache(config=config).layers):
-        return None
-    return DynamicCache()
+    joinable = all(type(layer) in _JOINABLE for layer in DynamicCache(config=config).layers)
+    return DynamicCache() if joinable else None
 
 
 def keep_rows(cache: DynamicCache, rows: Sequence[int], columns: int) -> None:

@@ -8,19 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from sgpo.choices import Dtype, check_choice
 from sgpo.errors import InputError
 from sgpo.policy.locate import adapter_base, check_exists, has_tokenizer, loading
 from sgpo.store.files import read_json
+
+_WHOLE = "a complete checkpoint of the architecture that its config.json names"
 
 
 @dataclass(frozen=True)
@@ -80,44 +75,38 @@ def load_policy(
     check_choice("dtype", dtype, Dtype)
     chosen_device = choose_device(device)
     name = str(path)
-    base = adapter_base(path, "model")
-    if base is not None and adapter is not None:
-        raise InputError(f"model {name!r} is itself an adapter and adapter is {str(adapter)!r}; allowed: one of them.")
-    merged = name if base is not None else adapter
-    if adapter is not None and adapter_base(adapter, "adapter") is None:
-        raise InputError(f"adapter {str(adapter)!r} has no adapter_config.json; allowed: a PEFT adapter.")
+    base = adapter_base(path)
+    if adapter is not None:
+        if base is not None:
+            raise InputError(f"model {name!r} is an adapter, and adapter is {str(adapter)!r}; allowed: one of them.")
+        if adapter_base(adapter, "adapter") is None:
+            raise InputError(f"adapter {str(adapter)!r} has no adapter_config.json; allowed: a PEFT adapter.")
+    source, merged = (name, adapter) if base is None else (base, name)
     if merged is not None:
         _check_adapter(str(merged))
-    has_own_tokenizer = base is None or has_tokenizer(name)
-    config = _load_config(base or name, trust_remote_code)
-    tokenizer = load_tokenizer(name if has_own_tokenizer else base, trust_remote_code=trust_remote_code)
-    model = load_weights(
-        AutoModelForCausalLM,
-        base or name,
-        "model",
-        whole="a complete checkpoint of the architecture that its config.json names",
-        config=config,
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
-    )
+    check_exists(source, "base model")
+    config = Path(source) / "config.json"
+    if config.is_file():
+        read_json(config)
+    elif Path(source).is_dir():
+        raise InputError(f"model {source!r} has no config.json; allowed: a directory written by save_pretrained.")
+    own_tokenizer = base is None or has_tokenizer(name)
+    tokenizer = load_tokenizer(name if own_tokenizer else base, trust_remote_code=trust_remote_code)
+    model = load_weights(AutoModelForCausalLM, source, "model", dtype=dtype, trust_remote_code=trust_remote_code)
     if merged is not None:
-        model = _merge_adapter(model, str(merged))
+        from peft import PeftModel
+
+        with loading("adapter", str(merged)):
+            model = PeftModel.from_pretrained(model, str(merged)).merge_and_unload()
     return Policy(model.to(chosen_device).eval(), tokenizer, name)
 
 
 def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """Loads a tokenizer for conversations: it has a chat template and an end-of-sequence token.
-
-    Raises:
-        InputError: there is no tokenizer, or it lacks one of them.
-    """
+    """Loads a tokenizer for conversations: it has a chat template and an end-of-sequence token."""
     name = str(path)
     check_exists(path, "tokenizer")
     if Path(name).is_dir() and not has_tokenizer(name):
-        raise InputError(
-            f"model {name!r} has no tokenizer; allowed: a directory that also holds tokenizer.json or "
-            "tokenizer_config.json (tokenizer.save_pretrained writes them)."
-        )
+        raise InputError(f"model {name!r} has no tokenizer.json or tokenizer_config.json; allowed: a folder with one.")
     with loading("tokenizer", name):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     if tokenizer.chat_template is None:
@@ -126,26 +115,16 @@ def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> PreT
             "SFT model; chat_template.jinja next to the tokenizer, or chat_template in tokenizer_config.json)."
         )
     if tokenizer.eos_token_id is None:
-        raise InputError(
-            f"the tokenizer of {name!r} has no eos_token; allowed: a tokenizer whose eos_token ends a response."
-        )
+        raise InputError(f"the tokenizer of {name!r} has no eos_token; allowed: one whose eos_token ends a response.")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def load_weights(model_class: Any, name: str, what: str, *, whole: str, **options: Any) -> PreTrainedModel:
+def load_weights(model_class: Any, name: str, what: str, *, whole: str = _WHOLE, **options: Any) -> PreTrainedModel:
     """`model_class.from_pretrained` from safetensors only; transformers would fill missing weights at random.
 
-    Args:
-        model_class: a model class of transformers, or one of its Auto classes.
-        name: directory or Hub id.
-        what: what is loaded, in messages.
-        whole: which checkpoints are allowed, in the message about missing weights.
-        options: further arguments of `from_pretrained`.
-
-    Raises:
-        InputError: the weights cannot be loaded, or some are missing; the first is named.
+    In messages, `what` is loaded from `name`, and `whole` names the allowed checkpoints.
     """
     with loading(what, name):
         model, info = model_class.from_pretrained(name, use_safetensors=True, output_loading_info=True, **options)
@@ -157,11 +136,7 @@ def load_weights(model_class: Any, name: str, what: str, *, whole: str, **option
 
 
 def choose_device(device: str | None) -> torch.device:
-    """The device of that name; None chooses CUDA if there is any, else the CPU.
-
-    Raises:
-        InputError: there is no such device.
-    """
+    """The device of that name; None chooses CUDA if there is any, else the CPU."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -173,26 +148,8 @@ def choose_device(device: str | None) -> torch.device:
     return chosen
 
 
-def _load_config(name: str, trust_remote_code: bool) -> PreTrainedConfig:
-    check_exists(name, "base model")
-    directory = Path(name)
-    if directory.is_dir():
-        if not (directory / "config.json").is_file():
-            raise InputError(f"model {name!r} has no config.json; allowed: a directory written by save_pretrained.")
-        read_json(directory / "config.json")
-    with loading("model", name):
-        return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-
-
 def _check_adapter(adapter: str) -> None:
     if find_spec("peft") is None:
         raise InputError(f"adapter {adapter!r} needs PEFT, which is not installed: pip install 'sgpo[peft]'.")
     if Path(adapter).is_dir() and not (Path(adapter) / "adapter_model.safetensors").is_file():
         raise InputError(f"adapter {adapter!r} has no adapter_model.safetensors; allowed: weights in safetensors.")
-
-
-def _merge_adapter(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
-    from peft import PeftModel
-
-    with loading("adapter", adapter):
-        return PeftModel.from_pretrained(model, adapter).merge_and_unload()

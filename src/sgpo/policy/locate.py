@@ -11,8 +11,6 @@ from sgpo.errors import InputError, first_line
 from sgpo.store.files import read_json
 from sgpo.store.hub import is_hub_id
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
-
 
 def check_exists(path: str | Path, what: str) -> None:
     """Raises InputError for a path that is neither a directory nor a possible Hub id; asks the Hub nothing."""
@@ -26,26 +24,24 @@ def check_exists(path: str | Path, what: str) -> None:
 def has_tokenizer(name: str) -> bool:
     """Whether a folder or Hub repository holds its own tokenizer."""
     if Path(name).is_dir():
-        return any((Path(name) / file).is_file() for file in TOKENIZER_FILES)
+        files = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+        return any((Path(name) / file).is_file() for file in files)
     return _download(name, "tokenizer_config.json", "adapter", lenient=True) is not None
 
 
 def adapter_base(path: str | Path, what: str = "model") -> str | None:
-    """The base model that a PEFT adapter names; None if `path` is a whole model.
-
-    Raises:
-        InputError: `path` is neither, or the adapter names no base; `what` is its name in the message.
-    """
+    """The base model that a PEFT adapter names; None if `path` is a whole model. `what` is its name in messages."""
     check_exists(path, what)
     name = str(path)
     if Path(name).is_dir():
         file = Path(name) / "adapter_config.json"
+    elif isinstance(cached := try_to_load_from_cache(name, "adapter_config.json"), str):
+        file = Path(cached)
     else:
-        cached = try_to_load_from_cache(name, "adapter_config.json")
         # A model needs config.json, so asking for it first shows whether the Hub answers at all: an unreachable Hub
         # would otherwise count as "no adapter" after minutes of retries.
-        has_config = isinstance(cached, str) or _download(name, "config.json", what) is not None
-        file = Path(cached) if isinstance(cached, str) else _download(name, "adapter_config.json", what, has_config)
+        has_config = _download(name, "config.json", what) is not None
+        file = _download(name, "adapter_config.json", what, lenient=has_config)
     if file is None or not file.is_file():
         return None
     base = read_json(file).get("base_model_name_or_path")
@@ -66,14 +62,12 @@ def loading(what: str, name: str) -> Iterator[None]:
         raise InputError(f"{what} {name!r} ({where}) cannot be loaded: {first_line(error)}.") from error
 
 
-def _download(name: str, file: str, what: str, lenient: bool = False) -> Path | None:
+def _download(name: str, file: str, what: str, *, lenient: bool = False) -> Path | None:
     """A file of a Hub repository; None if it has no such file (or, if lenient, if the Hub cannot be reached)."""
     with loading(what, name):
         try:
             return Path(hf_hub_download(name, file))
-        except LocalEntryNotFoundError:
-            if not lenient:
+        except EntryNotFoundError as error:
+            if isinstance(error, LocalEntryNotFoundError) and not lenient:
                 raise
-        except EntryNotFoundError:
-            pass
     return None

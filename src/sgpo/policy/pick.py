@@ -19,21 +19,14 @@ class Pick(LogitsProcessor):
     """Picks the next token of each row by inverting the cumulative distribution at the row's own number.
 
     The pick is the argmax of what it returns, so `generate` runs with do_sample=False and draws nothing itself.
-
-    Args:
-        sampling: temperature (> 0) and nucleus.
-        uniforms: (R, T) numbers in [0, 1); the row's number at its t-th new token.
-        written: (R,) tokens that each row has already generated.
-        prompt_length: length of the padded input, the tokens already generated included.
+    `uniforms` are (R, T) numbers in [0, 1), for the row's t-th new token; `written` (R,) counts the tokens that each
+    row has already generated; `prompt_length` is that of the padded input, which includes them.
     """
 
     def __init__(self, sampling: Sampling, uniforms: Tensor, written: Tensor, prompt_length: int) -> None:
-        warpers: list[LogitsProcessor] = []
-        if sampling.temperature != 1:
-            warpers.append(TemperatureLogitsWarper(float(sampling.temperature)))
+        self._warp = LogitsProcessorList([TemperatureLogitsWarper(float(sampling.temperature))])
         if sampling.top_p < 1:
-            warpers.append(TopPLogitsWarper(float(sampling.top_p)))
-        self._warp = LogitsProcessorList(warpers)
+            self._warp.append(TopPLogitsWarper(float(sampling.top_p)))
         self._uniforms, self._written, self._prompt_length = uniforms, written, prompt_length
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from sgpo.errors import InputError, check_whole
-from sgpo.policy.tokens import Messages
+from sgpo.policy.tokens import Messages, tokenize_prompts
 from sgpo.store.progress import Advance
 
 FinishReason = Literal["stop", "length"]
@@ -38,12 +39,10 @@ class Sampling:
     def __post_init__(self) -> None:
         check_whole("n", self.n, 1)
         check_whole("max_new_tokens", self.max_new_tokens, 1)
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+        if not 0 <= self.temperature < math.inf:
             raise InputError(f"temperature is {self.temperature}; allowed: a number >= 0.")
         if self.temperature == 0 and self.n > 1:
-            raise InputError(
-                f"n is {self.n} with temperature 0, which gives one response; allowed: n=1, or a temperature > 0."
-            )
+            raise InputError(f"n is {self.n} with temperature 0; allowed: n=1, or a temperature > 0.")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p is {self.top_p}; allowed: a number in (0, 1].")
         if not all(self.stop):
@@ -51,19 +50,13 @@ class Sampling:
 
     def find_stop(self, text: str) -> int | None:
         """The character at which the first stop text begins; None if there is none."""
-        places = [text.find(stop) for stop in self.stop]
-        return min((place for place in places if place >= 0), default=None)
+        return min((place for stop in self.stop if (place := text.find(stop)) >= 0), default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A generated response.
-
-    Attributes:
-        text: the response without special tokens.
-        finish_reason: "stop" if the policy ended the response, "length" if it was cut.
-        n_tokens: number of generated tokens, the end-of-sequence token included.
-    """
+    """A generated text without special tokens, whether the policy ended it ("stop") or it was cut ("length"), and its
+    number of tokens, the end-of-sequence token included."""
 
     text: str
     finish_reason: FinishReason
@@ -85,6 +78,10 @@ class Generator(Protocol):
             progress: called with the number of prompts newly answered.
 
         Returns: P lists of n responses, in the order of the prompts.
+
+        Raises:
+            InputError: the template refuses a prompt or it is too long (the row is named), the number of seeds is not
+                P, or the backend fails.
         """
         ...
 
@@ -92,8 +89,7 @@ class Generator(Protocol):
 def prompt_seeds(seed: int, count: int, *, first: int = 0) -> list[int]:
     """Seeds of prompts `first` to `first + count - 1` of a pool: 31-bit numbers, however the pool is divided.
 
-    Raises:
-        InputError: `seed` is negative.
+    `seed` is a whole number >= 0.
     """
     check_whole("seed", seed, 0)
     return [derive_seed(seed, row) for row in range(first, first + count)]
@@ -104,17 +100,22 @@ def derive_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0]) >> 1
 
 
-def check_seeds(seeds: Sequence[int], prompts: Sequence[Messages]) -> None:
-    """Raises InputError unless there is one seed for each prompt."""
+def tokenize_requests(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Messages],
+    seeds: Sequence[int],
+    max_new_tokens: int = 0,
+    context: int | None = None,
+    limit: str = "",
+) -> list[list[int]]:
+    """Token ids of P prompts, checked: each has a seed, and leaves room in the context, which messages call `limit`."""
     if len(seeds) != len(prompts):
         raise InputError(f"seeds has {len(seeds)} numbers; allowed: one per prompt, {len(prompts)}.")
-
-
-def check_room(prompt_ids: Sequence[list[int]], max_new_tokens: int, context: int | None, limit: str) -> None:
-    """Raises InputError if a prompt and its response may exceed the context, which `limit` names in the message."""
+    prompt_ids = tokenize_prompts(tokenizer, prompts)
     for row, ids in enumerate(prompt_ids):
         if context is not None and len(ids) + max_new_tokens > context:
             raise InputError(
                 f"row {row}: the prompt has {len(ids)} tokens, which with max_new_tokens {max_new_tokens} exceeds "
                 f"{limit}, {context}; allowed: shorter prompts or a lower max_new_tokens."
             )
+    return prompt_ids

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +10,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from sgpo.errors import InputError, check_whole
-from sgpo.policy.batches import fill_in_batches
+from sgpo.policy.batches import fill_in_batches, pad_right
 from sgpo.policy.load import Policy
 from sgpo.policy.tokens import Messages, TokenizedResponse, tokenize_responses
 from sgpo.store.progress import Advance
@@ -20,14 +19,8 @@ from sgpo.store.progress import Advance
 _SLICE = 2**25
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Scores of N responses, in the order they were given.
-
-    Attributes:
-        logps: (N,) float64 summed log-probabilities of the response tokens, in nats.
-        n_tokens: (N,) int64 number of response tokens, the template's closing tokens included.
-    """
+class Scores(NamedTuple):
+    """(N,) summed log-probabilities of responses in nats, float64, and their numbers of tokens, int64."""
 
     logps: np.ndarray
     n_tokens: np.ndarray
@@ -45,15 +38,10 @@ class PairScores(NamedTuple):
 def score_pairs(
     policy: Policy, pairs: Dataset, *, max_length: int | None = None, progress: Advance | None = None
 ) -> PairScores:
-    """Scores both responses of N pairs; `progress` counts 2N responses. For the rest see `score_responses`.
-
-    Args:
-        pairs: columns prompt, chosen, rejected, as `sgpo.preferences.source.load_pairs` returns them.
-    """
+    """Scores both responses of N pairs, as `load_pairs` returns them; `progress` counts 2N responses."""
     texts = [row[0]["content"] for side in ("chosen", "rejected") for row in pairs[side]]
     scores = score_responses(policy, pairs["prompt"][:] * 2, texts, max_length=max_length, progress=progress)
-    count = len(pairs)
-    return PairScores(scores.logps[:count], scores.logps[count:], scores.n_tokens[:count], scores.n_tokens[count:])
+    return PairScores(*np.split(scores.logps, 2), *np.split(scores.n_tokens, 2))
 
 
 def score_responses(
@@ -65,10 +53,10 @@ def score_responses(
     batch_tokens: int = 8192,
     progress: Advance | None = None,
 ) -> Scores:
-    r"""Summed log-probabilities `log pi(y|x) = sum_t log pi(y_t | x, y_<t)` of N responses.
+    r"""Summed log-probabilities `log pi(y|x) = sum_t log pi(y_t | x, y_<t)` of N responses, in nats.
 
     The tokens are those that TRL's DPOTrainer trains on, the closing tokens of the template included, so the sums are
-    its log-probabilities. Sequences are batched by length; the batching changes the sums by rounding only.
+    its log-probabilities. The batching changes them by rounding only.
 
     Args:
         policy: the scoring policy; it is not changed.
@@ -114,7 +102,7 @@ def _truncate(row: TokenizedResponse, index: int, max_length: int | None, policy
                 f"row {index}: the prompt has {prompt_length} tokens and max_length is {max_length}; allowed: prompts "
                 "shorter than max_length."
             )
-        row = TokenizedResponse(row.prompt_ids, row.response_ids[: max_length - prompt_length])
+        row = row._replace(response_ids=row.response_ids[: max_length - prompt_length])
     length = prompt_length + len(row.response_ids)
     if policy.context is not None and length > policy.context:
         raise InputError(
@@ -130,41 +118,25 @@ def _truncate(row: TokenizedResponse, index: int, max_length: int | None, policy
 
 
 def _score_batch(policy: Policy, rows: list[TokenizedResponse]) -> np.ndarray:
-    """Summed log-probabilities of one batch, (B,) float64.
-
-    Rows are padded on the right without an attention mask: under causal attention no real token sees the padding, and
-    without a mask PyTorch takes its fastest attention kernel.
-    """
-    sequences = [row.prompt_ids + row.response_ids for row in rows]
-    length = max(map(len, sequences))
-    # Any id of the vocabulary can pad: a sequence repeats its last token.
-    input_ids = torch.tensor([ids + ids[-1:] * (length - len(ids)) for ids in sequences], device=policy.device)
+    """Summed log-probabilities of one batch, (B,) float64."""
+    input_ids = pad_right([row.prompt_ids + row.response_ids for row in rows], policy.device)
     # The logits at position t predict token t + 1, so the first response token needs the last of the prompt.
-    start = min(len(row.prompt_ids) for row in rows) - 1
-    logits = _logits_from(policy, input_ids, start)
-    targets = input_ids[:, start + 1 :]
-    position = torch.arange(start + 1, length, device=policy.device)
-    first = torch.tensor([len(row.prompt_ids) for row in rows], device=policy.device).unsqueeze(1)
-    end = torch.tensor([len(ids) for ids in sequences], device=policy.device).unsqueeze(1)
-    is_response = (position >= first) & (position < end)
-    token_logps = torch.where(is_response, _token_logps(logits, targets), 0.0)
+    start = min(len(row.prompt_ids) for row in rows)
+    keep = input_ids.shape[1] - start + 1
+    takes_keep = "logits_to_keep" in inspect.signature(policy.model.forward).parameters
+    options = {"logits_to_keep": keep} if takes_keep else {}
+    logits = policy.model(input_ids=input_ids, use_cache=False, **options).logits[:, -keep:-1]
+    position = torch.arange(start, input_ids.shape[1], device=policy.device)
+    first = torch.tensor([[len(row.prompt_ids)] for row in rows], device=policy.device)
+    count = torch.tensor([[len(row.response_ids)] for row in rows], device=policy.device)
+    is_response = (position >= first) & (position < first + count)
+    token_logps = torch.where(is_response, _token_logps(logits, input_ids[:, start:]), 0.0)
     return token_logps.sum(dim=1, dtype=torch.float64).cpu().numpy()
-
-
-def _logits_from(policy: Policy, input_ids: Tensor, start: int) -> Tensor:
-    """Logits that predict tokens start + 1 to the end, (B, L - start - 1, V)."""
-    keep = input_ids.shape[1] - start
-    if "logits_to_keep" in inspect.signature(policy.model.forward).parameters:
-        logits = policy.model(input_ids=input_ids, use_cache=False, logits_to_keep=keep).logits
-    else:
-        logits = policy.model(input_ids=input_ids, use_cache=False).logits[:, -keep:]
-    return logits[:, :-1]
 
 
 def _token_logps(logits: Tensor, targets: Tensor) -> Tensor:
     """Log-probabilities of the targets, (B, K) float32, without a float32 copy of all logits at once."""
-    per_row = logits.shape[1] * logits.shape[2]
-    size = max(1, _SLICE // max(per_row, 1))
+    size = max(1, _SLICE // logits[0].numel())
     slices = []
     for part, wanted in zip(logits.split(size), targets.split(size), strict=True):
         part = part.float()

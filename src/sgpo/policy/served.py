@@ -8,28 +8,19 @@ from transformers import PreTrainedTokenizerBase
 
 from sgpo.choices import Dialect, check_choice
 from sgpo.errors import InputError
-from sgpo.policy.sampling import FinishReason, Response, Sampling, check_seeds, derive_seed
-from sgpo.policy.tokens import Messages, tokenize_prompts
-from sgpo.serving.answers import Answer
+from sgpo.policy.sampling import FinishReason, Response, Sampling, derive_seed, tokenize_requests
+from sgpo.policy.tokens import Messages, end_tokens
+from sgpo.serving.answers import Answer, Body
 from sgpo.serving.client import ServerPool
 from sgpo.store.files import read_json
 from sgpo.store.progress import Advance
 
 # `transformers serve` takes what a request leaves out from the checkpoint's generation config: these values do nothing.
 _NEUTRAL = {
-    "top_k": 0,
-    "min_p": 0.0,
-    "typical_p": 1.0,
-    "epsilon_cutoff": 0.0,
-    "eta_cutoff": 0.0,
-    "repetition_penalty": 1.0,
-    "encoder_repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
-    "min_length": 0,
-    "min_new_tokens": 0,
-    "guidance_scale": 1.0,
-    "num_beams": 1,
-}
+    "top_k": 0, "min_p": 0.0, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0,
+    "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "no_repeat_ngram_size": 0,
+    "min_length": 0, "min_new_tokens": 0, "guidance_scale": 1.0, "num_beams": 1,
+}  # fmt: skip
 # Fields without a neutral value.
 _NOT_NEUTRAL = (
     "bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "sequence_bias", "forced_bos_token_id",
@@ -39,29 +30,12 @@ _NOT_NEUTRAL = (
 
 
 class ServedGenerator:
-    """Samples from a policy on servers.
+    """Samples from a policy on servers, which know it by the name `model`: its folder, or what they were started with.
 
-    Each response is a separate request with its own seed. The server renders the chat template; a server that counts
-    other prompt tokens than the policy's tokenizer renders a different template, and is refused. The dialects "vllm"
-    and "transformers" override the sampling defaults of a checkpoint (top-k, repetition penalty, no sampling at all),
-    so that the policy itself is sampled; plain "openai" has no such fields.
-
-    vLLM honours a seed: a restart gives the same text, up to rounding in other batches. `transformers serve` (5.23)
-    seeds its process instead of the request, and generates one response at a time. In this dialect each server gets one
-    request at a time, whatever the pool's concurrency, so a text is reproduced unless other clients use the server. It
-    leaves a stop text in the response, which is removed here, reports "length" for a response that ends with its last
-    token, and with `--continuous-batching` ignores seeds, stop texts, and the sampling of all requests but the first:
-    do not use that option.
-
-    Args:
-        pool: the servers.
-        model: the policy's name on the servers: its folder, or the name that the server was started with.
-        tokenizer: the policy's; counts the tokens if a server does not, and names the special tokens to remove from
-            texts.
-        dialect: "vllm", "transformers" (`transformers serve`) or "openai": which additional fields a request has.
-
-    Raises:
-        InputError: an unknown dialect, or a generation_config.json that `transformers serve` cannot override.
+    Each response is a separate request with its own seed. A server that counts other prompt tokens than the policy's
+    tokenizer renders another template, and is refused. A dialect is what overrides the sampling defaults of a
+    checkpoint; see docs/servers.md. `transformers serve` (5.23) seeds its process instead of the request, so each such
+    server gets one request at a time; it leaves a stop text in the response, which is removed here.
     """
 
     def __init__(
@@ -75,34 +49,31 @@ class ServedGenerator:
     def generate(
         self, prompts: Sequence[Messages], seeds: Sequence[int], sampling: Sampling, *, progress: Advance | None = None
     ) -> list[list[Response]]:
-        """Samples n responses to each of P prompts; see `sgpo.policy.sampling.Generator`.
-
-        Raises:
-            InputError: see `ServerPool.map`; the chat template refuses a prompt; the server counts other prompt tokens
-                than the tokenizer; a finish reason is neither "stop" nor "length".
-        """
-        check_seeds(seeds, prompts)
+        """Samples n responses to each of P prompts; see `Generator` and `ServerPool.map`."""
+        lengths = [len(ids) for ids in tokenize_requests(self._tokenizer, prompts, seeds)]
         bodies = [
             self._body(messages, derive_seed(seed, number), sampling)
             for messages, seed in zip(prompts, seeds, strict=True)
             for number in range(sampling.n)
         ]
-        lengths = [len(ids) for ids in tokenize_prompts(self._tokenizer, prompts)]
         responses: list[Response | None] = [None] * len(bodies)
-        left = [sampling.n] * len(prompts)
 
         def take(place: int, answer: Answer) -> None:
             row = place // sampling.n
-            self._check_prompt(row, lengths[row], answer.prompt_tokens)
+            if answer.prompt_tokens not in (None, lengths[row]):
+                raise InputError(
+                    f"row {row}: the server counts {answer.prompt_tokens} tokens in the prompt, the tokenizer of "
+                    f"{self._model!r} {lengths[row]}; allowed: a server that renders prompts with the policy's "
+                    "tokenizer and chat template, with one beginning-of-sequence token at most."
+                )
             responses[place] = self._respond(row, answer, sampling)
-            left[row] -= 1
-            if progress is not None and not left[row]:
+            if progress is not None and None not in responses[row * sampling.n :][: sampling.n]:
                 progress(1)
 
         self._pool.map(bodies, on_answer=take, concurrency=1 if self._dialect == "transformers" else None)
         return [responses[first : first + sampling.n] for first in range(0, len(responses), sampling.n)]
 
-    def _body(self, messages: Messages, seed: int, sampling: Sampling) -> dict:
+    def _body(self, messages: Messages, seed: int, sampling: Sampling) -> Body:
         body = {
             "model": self._model,
             "messages": [dict(message) for message in messages],
@@ -118,14 +89,6 @@ class ServedGenerator:
             fields = {"do_sample": sampling.temperature > 0, **_NEUTRAL, "pad_token_id": self._tokenizer.pad_token_id}
             body["generation_config"] = json.dumps({**fields, "eos_token_id": self._ends})
         return {**body, "stop": list(sampling.stop)} if sampling.stop else body
-
-    def _check_prompt(self, row: int, length: int, counted: int | None) -> None:
-        if counted is not None and counted != length:
-            raise InputError(
-                f"row {row}: the server counts {counted} tokens in the prompt, the tokenizer of {self._model!r} "
-                f"{length}; allowed: a server that renders prompts with the policy's tokenizer and chat template, with "
-                "one beginning-of-sequence token at most."
-            )
 
     def _respond(self, row: int, answer: Answer, sampling: Sampling) -> Response:
         text, reason, tokens = answer.texts[0], answer.finish_reasons[0], answer.completion_tokens
@@ -150,5 +113,4 @@ def _read_ends(model: str, tokenizer: PreTrainedTokenizerBase) -> list[int] | No
             f"{file}: {', '.join(kept)} would change what `transformers serve` samples, and a request cannot override "
             "that; allowed: a file without it."
         )
-    ends = published.get("eos_token_id")
-    return sorted({tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None})
+    return end_tokens(tokenizer, published.get("eos_token_id"))

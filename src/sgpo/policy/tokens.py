@@ -1,6 +1,8 @@
 """From conversations to token ids, exactly as TRL's DPOTrainer tokenizes them."""
 
 from collections.abc import Sequence
+from functools import partial
+from itertools import groupby
 from typing import NamedTuple
 
 from jinja2.exceptions import TemplateError
@@ -22,41 +24,27 @@ class TokenizedResponse(NamedTuple):
 
 
 def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages]) -> list[list[int]]:
-    """Token ids of each prompt, up to and including the header of the assistant's turn.
-
-    Raises:
-        InputError: the chat template refuses a prompt; the row is named.
-    """
+    """Token ids of each prompt, up to and including the header of the assistant's turn."""
     return _render(tokenizer, prompts, add_generation_prompt=True)
 
 
 def tokenize_responses(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages], responses: Sequence[str]
 ) -> list[TokenizedResponse]:
-    """Token ids of N prompts and their N responses, split where TRL's DPOTrainer splits them.
+    """Token ids of N prompts and their N responses, split as by TRL's DPOTrainer (`_prepare_dataset`, 1.16).
 
-    The template renders the whole conversation once. The response starts at the first token that differs from those of
-    the prompt alone: after the prompt, unless the template or the tokenizer treats the two differently. TRL splits both
-    responses of a pair at the earlier of their two splits, so only for such templates can a pair's tokens differ from
-    these. A prompt repeated in the next row is tokenized once.
-
-    Raises:
-        InputError: the chat template refuses a prompt; the row is named.
-
-    Source: trl.DPOTrainer._prepare_dataset, 1.16.
+    TRL splits both responses of a pair at the earlier of their two splits, so only for templates or tokenizers that
+    change the prompt's tokens can a pair's tokens differ from these. A prompt repeated in the next row is read once.
     """
     conversations = [
         [*messages, {"role": "assistant", "content": response}]
         for messages, response in zip(prompts, responses, strict=True)
     ]
     full_ids = _render(tokenizer, conversations)
-    distinct, places = [], []
-    for row, messages in enumerate(prompts):
-        if row == 0 or messages != prompts[row - 1]:
-            distinct.append(messages)
-        places.append(len(distinct) - 1)
-    prompt_ids = tokenize_prompts(tokenizer, distinct)
-    return [split_ids(prompt_ids[place], ids) for place, ids in zip(places, full_ids, strict=True)]
+    groups = [(messages, len(list(rows))) for messages, rows in groupby(prompts)]
+    distinct = tokenize_prompts(tokenizer, [messages for messages, _ in groups])
+    prompt_ids = [ids for ids, (_, count) in zip(distinct, groups, strict=True) for _ in range(count)]
+    return [split_ids(*row) for row in zip(prompt_ids, full_ids, strict=True)]
 
 
 def split_ids(prompt_ids: list[int], ids: list[int]) -> TokenizedResponse:
@@ -73,19 +61,19 @@ def decode_response(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-def _render(
-    tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Messages], *, add_generation_prompt: bool = False
-) -> list[list[int]]:
-    def render(batch: list[list[dict[str, str]]]) -> list[list[int]]:
-        return tokenizer.apply_chat_template(
-            batch, tokenize=True, return_dict=True, add_generation_prompt=add_generation_prompt
-        )["input_ids"]
+def end_tokens(tokenizer: PreTrainedTokenizerBase, published: int | list[int] | None) -> list[int]:
+    """Every token that ends a response: the tokenizer's, and those that the checkpoint was published with."""
+    ends = {tokenizer.eos_token_id, *(published if isinstance(published, list) else [published])}
+    return sorted(ends - {None})
 
+
+def _render(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Messages], **options: bool) -> list[list[int]]:
+    render = partial(tokenizer.apply_chat_template, tokenize=True, return_dict=True, **options)
     ids: list[list[int]] = []
     for first in range(0, len(conversations), _CHUNK):
         chunk = [list(messages) for messages in conversations[first : first + _CHUNK]]
         try:
-            ids.extend(render(chunk))
+            ids.extend(render(chunk)["input_ids"])
         except TemplateError:
             for row, messages in enumerate(chunk, start=first):
                 try:

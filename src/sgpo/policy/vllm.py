@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,28 +11,24 @@ from transformers import PreTrainedTokenizerBase
 from sgpo.choices import check_choice
 from sgpo.errors import InputError, check_whole
 from sgpo.policy.locate import adapter_base
-from sgpo.policy.sampling import FinishReason, Response, Sampling, check_room, check_seeds, derive_seed
-from sgpo.policy.tokens import Messages, decode_response, tokenize_prompts
-from sgpo.policy.vllm_process import VLLMProcess
+from sgpo.policy.sampling import FinishReason, Response, Sampling, derive_seed, tokenize_requests
+from sgpo.policy.tokens import Messages, decode_response
+from sgpo.policy.vllm_process import VLLMProcess, vllm_process
 from sgpo.store.progress import Advance
-
-# vLLM silently raises lower temperatures to 0.01, and refuses those above 2.
-_TEMPERATURES = (0.01, 2.0)
 
 
 class VLLMGenerator:
     """Samples from a policy in vLLM; a context manager that starts and ends vLLM's process.
 
-    vLLM requires other versions of libraries than sgpo, so it may have its own environment: `python` is that
-    environment's interpreter. Prompts and responses are exchanged as token ids, so the template is rendered once and no
-    beginning-of-sequence token is added twice. Each response has its own seed; vLLM reproduces its text up to rounding.
-    The sampling defaults of a checkpoint are ignored, its end tokens are kept. The process, and everything that it
-    starts, ends with the context, even if this process is killed.
+    Prompts and responses are exchanged as token ids, so the template is rendered once and no beginning-of-sequence
+    token is added twice. Each response has its own seed; vLLM reproduces its text up to rounding. The sampling defaults
+    of a checkpoint are ignored, its end tokens are kept. The process, and everything that it starts, ends with the
+    context, even if this process is killed.
 
     Args:
         path: folder or Hub id of the policy; an adapter must be merged first.
         tokenizer: the policy's.
-        python: interpreter that imports vLLM; None uses the current one.
+        python: interpreter of an environment that has vLLM; None uses the current one.
         dtype: "auto", "float32", "bfloat16" or "float16"; "auto" is as the weights were saved, float32 as float16.
         tensor_parallel_size: GPUs that share the model.
         gpu_memory_utilization: share of a GPU's memory that vLLM may use, in (0, 1].
@@ -42,8 +39,8 @@ class VLLMGenerator:
         grace: seconds between SIGTERM and SIGKILL for what does not end with the context.
 
     Raises:
-        InputError: an argument is out of range or set twice; on entering: the interpreter or vLLM is missing, or vLLM
-            cannot load the policy (its message and the end of its output are quoted).
+        InputError: an argument is out of range or set twice; on entering, the interpreter or vLLM is missing, or vLLM
+            cannot load the policy.
     """
 
     def __init__(
@@ -78,69 +75,58 @@ class VLLMGenerator:
         if twice := sorted(self._opening.keys() & (engine or {}).keys()):
             raise InputError(f"engine has {', '.join(twice)}; allowed: arguments that VLLMGenerator does not have.")
         self._opening |= engine or {}
-        self._path, self._tokenizer = str(path), tokenizer
+        self._tokenizer = tokenizer
         self._python, self._log, self._grace = str(python or sys.executable), log, grace
         self._process: VLLMProcess | None = None
-        self._context = 0
 
     def __enter__(self) -> "VLLMGenerator":
-        self._process = VLLMProcess(self._python, self._log, self._grace)
-        try:
-            self._context = self._process.ask(self._opening)["context"]
-        except BaseException:
-            self._process.close()
-            raise
+        with ExitStack() as stack:
+            process = stack.enter_context(vllm_process(self._python, self._log, self._grace))
+            self._context = process.ask(self._opening)["context"]
+            self._process, self._stack = process, stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.close()
         self._process = None
+        self._stack.close()
 
     def generate(
         self, prompts: Sequence[Messages], seeds: Sequence[int], sampling: Sampling, *, progress: Advance | None = None
     ) -> list[list[Response]]:
-        """Samples n responses to each of P prompts; see `sgpo.policy.sampling.Generator`.
+        """Samples n responses to each of P prompts; see `Generator`.
 
         vLLM schedules all of them together, so progress is called once, at the end.
-
-        Raises:
-            InputError: a prompt and its response exceed the context (the row is named); the number of seeds is not P; a
-                temperature that vLLM does not sample at; vLLM fails or its process ends.
         """
         if self._process is None:
             raise InputError("VLLMGenerator generates inside its context; allowed: with VLLMGenerator(...) as it: ...")
-        check_seeds(seeds, prompts)
-        low, high = _TEMPERATURES
-        if sampling.temperature and not low <= sampling.temperature <= high:
-            raise InputError(f"temperature is {sampling.temperature}; allowed with vLLM: 0, or {low} to {high:g}.")
+        # vLLM silently raises lower temperatures to 0.01, and refuses those above 2.
+        if sampling.temperature and not 0.01 <= sampling.temperature <= 2:
+            raise InputError(f"temperature is {sampling.temperature}; allowed with vLLM: 0, or 0.01 to 2.")
+        limit = f"vLLM's max_model_len for {self._opening['model']!r}"
+        prompt_ids = tokenize_requests(self._tokenizer, prompts, seeds, sampling.max_new_tokens, self._context, limit)
         if not prompts:
             return []
-        prompt_ids = tokenize_prompts(self._tokenizer, prompts)
-        check_room(prompt_ids, sampling.max_new_tokens, self._context, f"vLLM's max_model_len for {self._path!r}")
         request = {
             "prompts": [
                 {"ids": ids, "seeds": [derive_seed(seed, number) for number in range(sampling.n)]}
                 for ids, seed in zip(prompt_ids, seeds, strict=True)
             ],
-            "sampling": self._arguments(sampling),
+            # Arguments of `vllm.SamplingParams`.
+            "sampling": {
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "max_tokens": sampling.max_new_tokens,
+                "stop": list(sampling.stop),
+                # vLLM adds the checkpoint's other end tokens.
+                "stop_token_ids": [self._tokenizer.eos_token_id],
+                # Texts are decoded here; vLLM needs them only to look for stop texts.
+                "detokenize": bool(sampling.stop),
+            },
         }
         answered = self._process.ask(request)["responses"]
         if progress is not None:
             progress(len(prompts))
         return [[self._respond(one, row) for one in responses] for row, responses in enumerate(answered)]
-
-    def _arguments(self, sampling: Sampling) -> dict[str, Any]:
-        """Arguments of `vllm.SamplingParams`, except the seed."""
-        return {
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "max_tokens": sampling.max_new_tokens,
-            "stop": list(sampling.stop),
-            # vLLM adds the checkpoint's other end tokens.
-            "stop_token_ids": [self._tokenizer.eos_token_id],
-            # Texts are decoded here; vLLM needs them only to look for stop texts.
-            "detokenize": bool(sampling.stop),
-        }
 
     def _respond(self, one: dict[str, Any], row: int) -> Response:
         ids, reason, stopped_by = one["ids"], one["reason"], one["stopped_by"]

@@ -9,57 +9,31 @@ answered by `{"responses": [[{"ids", "reason", "stopped_by"}, ...], ...]}`, one 
 
 import json
 import os
-from typing import Any, BinaryIO
+from typing import Any
 
 
 def main() -> None:
     """Answers until the input ends."""
-    requests, answers = _take_pipes()
-    opening = _read(requests)
-    if opening is None:
-        return
-    try:
-        llm = _open_model(opening)
-    except Exception as error:
-        _write(answers, {"error": _describe(error)})
-        return
-    _write(answers, {"context": llm.model_config.max_model_len})
-    for request in iter(lambda: _read(requests), None):
-        try:
-            answer = {"responses": _respond(llm, request)}
-        except Exception as error:
-            answer = {"error": _describe(error)}
-        _write(answers, answer)
-
-
-def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
-    """The pipes, kept from everything else: what a library prints goes to stderr, what it reads is empty."""
+    # The pipes are kept from everything else: what a library prints goes to stderr, what it reads is empty.
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    empty = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(empty, 0)
-    os.close(empty)
+    with open(os.devnull, "rb") as empty:
+        os.dup2(empty.fileno(), 0)
     os.dup2(2, 1)
-    return requests, answers
+    llm = None
+    for line in requests:
+        try:
+            request = json.loads(line)
+            if llm is None:
+                from vllm import LLM
 
-
-def _read(requests: BinaryIO) -> dict[str, Any] | None:
-    line = requests.readline()
-    return json.loads(line) if line.endswith(b"\n") else None
-
-
-def _write(answers: BinaryIO, answer: dict[str, Any]) -> None:
-    answers.write(json.dumps(answer).encode() + b"\n")
-    answers.flush()
-
-
-def _describe(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
-def _open_model(arguments: dict[str, Any]) -> Any:
-    from vllm import LLM
-
-    return LLM(**arguments)
+                llm = LLM(**request)
+                answer = {"context": llm.model_config.max_model_len}
+            else:
+                answer = {"responses": _respond(llm, request)}
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        answers.write(json.dumps(answer).encode() + b"\n")
+        answers.flush()
 
 
 def _respond(llm: Any, request: dict[str, Any]) -> list[list[dict[str, Any]]]:

@@ -2,25 +2,18 @@
 
 from collections.abc import Iterator
 
-from sgpo.report.quantities import find_lengths, find_quantities, follower_answers
+from sgpo.report.quantities import capital, find_lengths, find_quantities, follower_answers
 from sgpo.report.read import RunRecord
-from sgpo.report.verdict import capital, compare
+from sgpo.report.verdict import compare
 from sgpo.stats.alarms import collapsed, idle, saturated
 
-LENGTH_RATIO = 1.5
+_LENGTH_RATIO = 1.5
 
 
 def find_alerts(record: RunRecord) -> list[str]:
     """One or two sentences per alert, most serious first; empty if the numbers look sound."""
-    return [
-        *_collapse(record),
-        *_disagreement(record),
-        *_decline(record),
-        *_unsupported(record),
-        *_turned_down(record),
-        *_longer_responses(record),
-        *_moved_share(record),
-    ]
+    checks = (_collapse, _disagreement, _decline, _unsupported, _turned_down, _longer_responses, _moved_share)
+    return [alert for check in checks for alert in check(record)]
 
 
 def _collapse(record: RunRecord) -> Iterator[str]:
@@ -49,14 +42,12 @@ def _decline(record: RunRecord) -> Iterator[str]:
     for quantity in (one for one in find_quantities(record) if one.claim):
         measured = [(metrics.name, found) for metrics in record.rounds if (found := quantity.read(metrics))]
         (best_name, best), (name, last) = max(measured, key=lambda one: one[1].value), measured[-1]
-        if last.value >= best.value:
-            continue
-        known = last.has_interval and best.has_interval
-        noise = known and compare(last, best) == "no clear difference"
-        yield (
-            f"The last round, {name}, is below {best_name} in {quantity.title}: {last.value:.3f} against "
-            f"{best.value:.3f}" + ("; the intervals overlap, so this may be noise." if noise else ".")
-        )
+        if last.value < best.value:
+            noise = last.interval and best.interval and compare(last, best) == "no clear difference"
+            yield (
+                f"The last round, {name}, is below {best_name} in {quantity.title}: {last.value:.3f} against "
+                f"{best.value:.3f}" + ("; the intervals overlap, so this may be noise." if noise else ".")
+            )
 
 
 def _unsupported(record: RunRecord) -> Iterator[str]:
@@ -91,7 +82,7 @@ def _turned_down(record: RunRecord) -> Iterator[str]:
 def _longer_responses(record: RunRecord) -> Iterator[str]:
     for quantity in find_lengths(record):
         lengths = [found.value for metrics in record.rounds if (found := quantity.read(metrics))]
-        if lengths[-1] > LENGTH_RATIO * lengths[0]:
+        if lengths[-1] > _LENGTH_RATIO * lengths[0]:
             yield (
                 f"Responses grew from {lengths[0]:.1f} to {lengths[-1]:.1f} tokens over the rounds "
                 f"({quantity.meaning}). Check that wins do not come from length alone."
@@ -99,19 +90,19 @@ def _longer_responses(record: RunRecord) -> Iterator[str]:
 
 
 def _moved_share(record: RunRecord) -> Iterator[str]:
-    for metrics in record.rounds:
-        for source, answer in follower_answers(metrics).items():
-            share, radius = answer.moved_share, answer.radius
-            pairs = f"{source} pairs" if source else "pairs"
-            if share is None or not radius:
-                continue
-            if idle(share):
-                yield (
-                    f"The follower is idle in {metrics.name}: it moves {share:.4f} of the {pairs}, so the round is "
-                    f"nearly plain DPO. Use a radius larger than {radius:g}."
-                )
-            if saturated(share):
-                yield (
-                    f"The follower moves nearly everything in {metrics.name}: {share:.3f} of the {pairs}, so little "
-                    f"of the data is left to learn from. Use a radius smaller than {radius:g}."
-                )
+    answers = [(metrics.name, *one) for metrics in record.rounds for one in follower_answers(metrics).items()]
+    for name, source, answer in answers:
+        share, radius = answer.moved_share, answer.radius
+        pairs = f"{source} pairs" if source else "pairs"
+        if share is None or not radius:
+            continue
+        if idle(share):
+            yield (
+                f"The follower is idle in {name}: it moves {share:.4f} of the {pairs}, so the round is nearly plain "
+                f"DPO. Use a radius larger than {radius:g}."
+            )
+        if saturated(share):
+            yield (
+                f"The follower moves nearly everything in {name}: {share:.3f} of the {pairs}, so little of the data is "
+                f"left to learn from. Use a radius smaller than {radius:g}."
+            )

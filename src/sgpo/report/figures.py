@@ -2,16 +2,13 @@
 
 import io
 import re
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import offset_copy
 
 from sgpo.report.quantities import Quantity, find_quantities, follower_answers
 from sgpo.report.read import RunRecord
@@ -41,7 +38,6 @@ _SETTINGS = {
     "axes.titlesize": 9.5,
     "axes.titlelocation": "left",
 }
-_SMALL = (3.8, 2.7)  # inches
 _MOST_HISTOGRAMS = 6
 
 
@@ -56,89 +52,78 @@ class Picture(NamedTuple):
 
 def draw_figures(record: RunRecord) -> list[Picture]:
     """The figures that this run has numbers for."""
+    shown = _shown_rounds(record)
     # A context of its own: what a caller has set in matplotlib must not change the bytes.
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_SETTINGS)
-        return list(_pictures(record))
-
-
-def _pictures(record: RunRecord) -> Iterator[Picture]:
-    charted = [quantity for quantity in find_quantities(record) if quantity.chart]
-    for index, quantity in enumerate(charted):
-        yield Picture(quantity.chart.title, quantity.chart.reading, _svg(_by_round(record, quantity), f"chart-{index}"))
-    if any(len(table.point) for table in record.gaps.values()):
-        yield Picture("Gaps and worst case", _gap_reading(record), _svg(_histograms(record), "gaps"), wide=True)
+        pictures = [
+            Picture(one.chart.title, one.chart.reading, _svg(_by_round(record, one), f"chart-{index}"))
+            for index, one in enumerate(one for one in find_quantities(record) if one.chart)
+        ]
+        if shown:
+            svg = _svg(_histograms(record, shown), "gaps")
+            pictures.append(Picture("Gaps and worst case", _gap_reading(record, shown), svg, wide=True))
+    return pictures
 
 
 def _by_round(record: RunRecord, quantity: Quantity) -> Figure:
-    """A quantity by round: a share with its 95% interval over the line at 1/2, or an axis that starts at 0."""
-    figure = Figure(figsize=_SMALL)
+    """A quantity by round: a share with its 95% interval and the line at 1/2, or an axis that starts at 0."""
+    figure = Figure(figsize=(3.8, 2.7))
     axes = figure.add_subplot()
     found = [(metrics.round, one) for metrics in record.rounds if (one := quantity.read(metrics))]
-    values = [one.value for _, one in found]
-    bounds = [(t, one.low, one.high) for t, one in found if one.has_interval]
     if middle := quantity.chart.middle:
         axes.axhline(0.5, color=_FAINT, linestyle=(0, (4, 3)), linewidth=1)
-        place = {"ha": "right", "va": "bottom", "transform": axes.get_yaxis_transform()}
-        axes.text(1, 0.5, middle, color=_INK, fontsize=8.5, **place)
-    axes.plot([t for t, _ in found], values, color=_BLUE, linewidth=1.5, marker="o", markersize=5)
-    for bound in bounds:
-        axes.vlines(*bound, color=_BLUE, linewidth=2.5, alpha=0.45)
-    ends = [*values, *(end for _, *both in bounds for end in both)]
+        edge = axes.get_yaxis_transform()
+        axes.text(1, 0.5, middle, color=_INK, fontsize=8.5, ha="right", va="bottom", transform=edge)
+    times, values = [t for t, _ in found], [one.value for _, one in found]
+    axes.plot(times, values, color=_BLUE, linewidth=1.5, marker="o", markersize=5)
+    for t, one in found:
+        if one.interval:
+            axes.vlines(t, *one.interval, color=_BLUE, linewidth=2.5, alpha=0.45)
+    ends = [*values, *(end for _, one in found for end in one.interval)]
     if middle:
         axes.set_ylim(max(min(0.5, *ends) - 0.06, -0.02), min(max(0.5, *ends) + 0.06, 1.02))
     else:
         axes.set_ylim(1.15 * min(0.0, *ends), 1.15 * max(1e-3, *ends))
-    axes.set_ylabel(quantity.chart.axis)
-    _rounds_axis(axes, record)
-    return figure
-
-
-def _rounds_axis(axes: Axes, record: RunRecord) -> None:
-    axes.set_xlabel("round (0: DPO on the seeds)")
     last = record.config["rounds"]
-    axes.set_xlim(-0.4, last + record.has_final + 0.4)
+    limits = (-0.4, last + record.has_final + 0.4)
+    axes.set(xlabel="round (0: DPO on the seeds)", ylabel=quantity.chart.axis, xlim=limits)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if record.has_final:
         axes.xaxis.set_major_formatter(lambda place, _: "final" if place > last else f"{place:.0f}")
+    return figure
 
 
 def _shown_rounds(record: RunRecord) -> list[int]:
     rounds = [t for t, table in record.gaps.items() if len(table.point)]
-    if len(rounds) <= _MOST_HISTOGRAMS:
-        return rounds
-    return [rounds[i] for i in np.linspace(0, len(rounds) - 1, _MOST_HISTOGRAMS).round().astype(int)]
+    places = np.linspace(0, len(rounds) - 1, min(len(rounds), _MOST_HISTOGRAMS)).round().astype(int)
+    return [rounds[place] for place in places]
 
 
-def _gap_reading(record: RunRecord) -> str:
-    shown = _shown_rounds(record)
+def _gap_reading(record: RunRecord, shown: list[int]) -> str:
     few = f" The figure shows {len(shown)} of {len(record.gaps)} rounds." if len(shown) < len(record.gaps) else ""
     several = any(metrics.follower and metrics.follower.by_source for metrics in record.rounds)
-    sources = (
-        " Each source of pairs has its own radius and line; pairs of a source without a radius stay." if several else ""
-    )
-    middle = "0.5" if _in_probability(record) else "0 nats"
+    sources = " Each source of pairs has its own radius and line; pairs of a source without a radius stay."
+    middle = "0.5" if record.config["follower"]["space"] == "probability" else "0 nats"
     return (
         "The gap of a pair is the implicit reward of its chosen response minus that of its rejected one: at "
         f"{middle} the policy cannot tell them apart, and further right it is surer of the label. The worst case takes "
         "the pairs with the lowest gaps (orange, left of the dashed line) and moves them to the lower end of the "
-        "window (the triangle), the lowest gap that it allows." + sources + few
+        f"window (the triangle), the lowest gap that it allows.{sources if several else ''}{few}"
     )
 
 
-def _in_probability(record: RunRecord) -> bool:
-    return record.config["follower"]["space"] == "probability"
-
-
-def _histograms(record: RunRecord) -> Figure:
+def _histograms(record: RunRecord, rounds: list[int]) -> Figure:
     """Gaps per round in the gap space, what moves on top of what stays."""
-    rounds, probability = _shown_rounds(record), _in_probability(record)
-    answers = {metrics.round: follower_answers(metrics).values() for metrics in record.rounds}
+    unit = "gap (nats)"
+    found = {metrics.round: follower_answers(metrics).values() for metrics in record.rounds}
+    answers = {t: found.get(t, ()) for t in rounds}
     points = np.concatenate([record.gaps[t].point for t in rounds])
-    lower_ends = {t: [one.window[0] for one in answers.get(t, ()) if one.window] for t in rounds}
-    lowest = min([points.min(), *(end for ends in lower_ends.values() for end in ends)])
-    low, high = (0.0, 1.0) if probability else (lowest, points.max() + 1e-6)
+    low = min([points.min(), *(one.window[0] for t in rounds for one in answers[t] if one.window)])
+    high = points.max() + 1e-6
+    if record.config["follower"]["space"] == "probability":
+        low, high, unit = 0.0, 1.0, "gap through the sigmoid: the policy's probability that the label is right"
     edges = np.linspace(low, high, 41)
     figure = Figure(figsize=(8.8, 0.5 + 1.45 * len(rounds)))
     every_axes = np.atleast_1d(figure.subplots(len(rounds), sharex=True))
@@ -147,15 +132,15 @@ def _histograms(record: RunRecord) -> Figure:
         # Clipped, because sigmoid and window may round past an end by one unit in the last place.
         stacked = [np.clip(table.point, low, high)] * 2
         axes.hist(stacked, edges, weights=[table.moved, 1 - table.moved], stacked=True, color=[_ORANGE, _BLUE])
-        for marginal in (one.marginal for one in answers.get(t, ()) if one.marginal is not None):
-            axes.axvline(marginal, color=_INK, linestyle=(0, (4, 3)), linewidth=1)
-        for lower_end in lower_ends[t]:
-            axes.plot(lower_end, 0, "^", color=_ORANGE, markersize=8, clip_on=False, zorder=3)
+        for answer in answers[t]:
+            if answer.marginal is not None:
+                axes.axvline(answer.marginal, color=_INK, linestyle=(0, (4, 3)), linewidth=1)
+            if answer.window:
+                axes.plot(answer.window[0], 0, "^", color=_ORANGE, markersize=8, clip_on=False, zorder=3)
         axes.set_ylabel("pairs")
         axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         axes.set_title(f"round {t}: {table.moved.sum():.1f} of {len(table.moved)} pairs moved", pad=4)
     _legend(every_axes[0])
-    unit = "gap through the sigmoid: the policy's probability that the label is right" if probability else "gap (nats)"
     every_axes[-1].set_xlabel(unit)
     figure.subplots_adjust(hspace=0.42)
     return figure
@@ -170,18 +155,16 @@ def _legend(axes: Axes) -> None:
     )
     for x, colour, mark, label in entries:
         for shift, ink, text in ((0, colour, mark), (11, _INK, label)):
-            place = offset_copy(axes.transAxes, axes.figure, x=x + shift, y=4, units="points")
-            axes.text(1, 1, text, color=ink, transform=place, va="bottom")
+            axes.annotate(text, (1, 1), (x + shift, 4), "axes fraction", "offset points", color=ink, va="bottom")
 
 
 def _svg(figure: Figure, name: str) -> str:
     """The figure as an <svg> element that scales with its place, every id prefixed with `name`."""
     stream = io.StringIO()
     matplotlib.rcParams["svg.hashsalt"] = name
-    options: dict[str, Any] = {"transparent": True, "bbox_inches": "tight", "pad_inches": 0.03}
-    FigureCanvasSVG(figure).figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None}, **options)
-    text = stream.getvalue()
-    text = text[text.index("<svg") :]
+    options = {"transparent": True, "bbox_inches": "tight", "pad_inches": 0.03}
+    figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None}, **options)
+    text = "<svg" + stream.getvalue().partition("<svg")[2]
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
     text = text.replace("'DejaVu Sans'", _FONT)

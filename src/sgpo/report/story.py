@@ -1,17 +1,10 @@
 """A run in words, and the small tables of its page: pairs kept and dropped, the choice of a round, time per stage."""
 
+from collections import Counter
 from typing import Any, NamedTuple
 
 from sgpo.report.read import RunRecord
 from sgpo.report.table import EN_DASH
-
-
-class Story(NamedTuple):
-    """What was run, how, and what is missing (empty if nothing is)."""
-
-    what: str
-    how: str
-    unfinished: str
 
 
 class Grid(NamedTuple):
@@ -21,31 +14,31 @@ class Grid(NamedTuple):
     rows: list[tuple[str, list[str]]]
 
 
-def tell_story(record: RunRecord) -> Story:
-    """The run in a sentence or two, for a reader who is new to the project."""
+def tell_story(record: RunRecord) -> str:
+    """What was run, for a reader who is new to the project."""
     config = record.config
     seeds = _count(record.seed_pairs, "human preference pair") if record.seed_pairs else "human preference pairs"
     if record.shipped:
         seeds += f" (and {record.shipped.pairs:,} validation pairs that choose the round to ship)"
-    model = (config.get("model") or {}).get("path")
-    model = f"the model {model}" if model else "a small model trained for this run"
+    path = (config.get("model") or {}).get("path")
+    start = f"Starting from {seeds}, {f'the model {path}' if path else 'a small model trained for this run'} was"
+    if config["rounds"] == 0:
+        return f"{start} trained with DPO, without self-annotation."
     annotator = (config.get("annotation") or {}).get("annotator", "implicit")
     rank = f"has a {annotator.replace('_', ' ')} rank the answers"
     if annotator == "implicit":
         rank = "ranks the answers by its own implicit reward"
     annotated = sum(metrics.annotation.pairs for metrics in record.rounds if metrics.annotation)
     so_far = " so far" if record.missing_rounds else ""
-    what = (
-        f"Starting from {seeds}, {model} was aligned in {_count(config['rounds'], 'round')} of self-annotation: in "
-        f"each round it answers new prompts, {rank}, and trains on the ranking"
-        + (f" ({_count(annotated, 'annotated pair')}{so_far})." if annotated else ".")
+    counted = f" ({_count(annotated, 'annotated pair')}{so_far})" if annotated else ""
+    return (
+        f"{start} aligned in {_count(config['rounds'], 'round')} of self-annotation: in each round it answers new "
+        f"prompts, {rank}, and trains on the ranking{counted}."
     )
-    if config["rounds"] == 0:
-        what = f"Starting from {seeds}, {model} was trained with DPO, without self-annotation."
-    return Story(what, _how(config), _unfinished(record))
 
 
-def _how(config: dict[str, Any]) -> str:
+def tell_method(config: dict[str, Any]) -> str:
+    """The follower's and the leader's settings in words."""
     follower = config["follower"]
     beta = f"implicit rewards use beta {config['leader']['beta']:g}"
     radii = follower.get("source_radius") or {"": follower["radius"]}
@@ -66,23 +59,19 @@ def _how(config: dict[str, Any]) -> str:
     )
 
 
-def _unfinished(record: RunRecord) -> str:
-    if record.missing_rounds:
-        rounds = ", ".join(map(str, record.missing_rounds))
-        noun = f"Rounds {rounds} are" if len(record.missing_rounds) > 1 else f"Round {rounds} is"
-        what = f"{noun} still missing, of 0 to {record.config['rounds']}."
-    elif record.missing_end:
-        what = f"{record.missing_end} is still missing."
-    else:
+def tell_missing(record: RunRecord) -> str:
+    """What is missing of the run; empty if nothing is."""
+    missing, end = record.missing_rounds, record.missing_end
+    if not missing and not end:
         return ""
+    what = f"{end} is still missing."
+    if missing:
+        noun, verb = ("Round", "is") if len(missing) == 1 else ("Rounds", "are")
+        numbers = ", ".join(map(str, missing))
+        what = f"{noun} {numbers} {verb} still missing, of 0 to {record.config['rounds']}."
     stages = list(record.manifest.stages)
     last = f"The last complete stage is {stages[-1]}." if stages else "No stage is complete yet."
     return f"{what} {last} Run the same recipe again to continue from there; this page shows what exists."
-
-
-def name_of(number: int) -> str:
-    """A round's name in the report."""
-    return f"round {number}" if number else "DPO on the seeds"
 
 
 def shipping_sentence(record: RunRecord) -> str:
@@ -96,7 +85,7 @@ def shipping_sentence(record: RunRecord) -> str:
     last = " after a last DPO on all human pairs" if record.ships_final else ""
     others = f", and support no later round ({later} tested)" if later else ""
     return (
-        f"Ship {name_of(shipped.round)}{last} ({shipped.path}): the {shipped.pairs} validation pairs support it "
+        f"Ship {_name_of(shipped.round)}{last} ({shipped.path}): the {shipped.pairs} validation pairs support it "
         f"(p = {found.p_value:.2g}, below {found.threshold:.2g}){others}."
     )
 
@@ -105,11 +94,9 @@ def shipping_evidence(record: RunRecord) -> Grid | None:
     """What the validation pairs say of each round; None if the run does not choose."""
     if record.shipped is None:
         return None
+    formats = {"accuracy": ".3f", "score": ".2f", "p_value": ".2g", "threshold": ".2g"}
     rows = [
-        (
-            name_of(one.round),
-            [f"{one.accuracy:.3f}", f"{one.score:.2f}", f"{one.p_value:.2g}", f"{one.threshold:.2g}"],
-        )
+        (_name_of(one.round), [format(getattr(one, field), how) for field, how in formats.items()])
         for one in record.shipped.rounds
     ]
     return Grid(["round", "accuracy", "score of the test", "p-value", "threshold"], rows)
@@ -122,33 +109,37 @@ def pair_flow(record: RunRecord) -> Grid | None:
     rows = []
     for name, one in rounds:
         paired = one.pairs if one.paired is None else one.paired
-        share = f" ({paired / one.prompts:.1%})" if one.prompts else ""
-        counts = [f"{count:,}" for count in (one.prompts, one.responses, one.pairs, paired)]
-        counts[-1] += share
-        rows.append((name, [*counts, *(f"{one.dropped.get(reason, 0):,}" for reason in reasons)]))
+        counts = [one.prompts, one.responses, one.pairs, paired, *(one.dropped.get(reason, 0) for reason in reasons)]
+        cells = [f"{count:,}" for count in counts]
+        if one.prompts:
+            cells[3] += f" ({paired / one.prompts:.1%})"
+        rows.append((name, cells))
     dropped = (f"dropped: {reason.replace('_', ' ')}" for reason in reasons)
     return Grid(["round", "prompts", "responses", "pairs", "prompts with a pair", *dropped], rows) if rows else None
 
 
 def stage_times(record: RunRecord) -> Grid | None:
     """Seconds per stage, a row per round; None if no stage is complete."""
-    groups: dict[str, dict[str, float]] = {}
+    groups: dict[str, Counter[str]] = {}
+    whole: Counter[str] = Counter()
     for stage, entry in record.manifest.stages.items():
         group, _, part = stage.partition("/")
         # All trials of a round are one column; their number is the grid's.
         part = "trials" if part.startswith("trials/") else part.partition(".")[0].replace("_", " ").replace("/", ": ")
-        parts = groups.setdefault(group.partition(".")[0].replace("-", " "), {})
-        parts[part] = parts.get(part, 0.0) + entry.seconds
+        for parts in (groups.setdefault(group.partition(".")[0].replace("-", " "), Counter()), whole):
+            parts[part] += entry.seconds
     # The group with the most stages first: a whole round shows the order of the loop.
     fullest_first = sorted(groups.values(), key=len, reverse=True)
     columns = list(dict.fromkeys(part for parts in fullest_first for part in parts))
     rows = [
-        (name, [*(_duration(parts.get(part)) for part in columns), _duration(sum(parts.values()))])
-        for name, parts in groups.items()
+        (name, [*(_duration(parts.get(part)) for part in columns), _duration(parts.total())])
+        for name, parts in {**groups, "all": whole}.items()
     ]
-    whole = [sum(parts.get(part, 0.0) for parts in groups.values()) for part in columns]
-    rows.append(("all", [_duration(seconds) for seconds in (*whole, sum(whole))]))
     return Grid(["stage", *columns, "total"], rows) if groups else None
+
+
+def _name_of(number: int) -> str:
+    return f"round {number}" if number else "DPO on the seeds"
 
 
 def _count(number: int, noun: str) -> str:
@@ -158,9 +149,7 @@ def _count(number: int, noun: str) -> str:
 def _duration(seconds: float | None) -> str:
     if seconds is None:
         return EN_DASH
-    if seconds < 0.95:
-        return f"{seconds:.2f} s"
     if seconds < 99.95:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.{2 if seconds < 0.95 else 1}f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

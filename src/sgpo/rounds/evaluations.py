@@ -9,9 +9,8 @@ import numpy as np
 from sgpo.config import EvaluateConfig, RunConfig
 from sgpo.errors import InputError
 from sgpo.evaluate.held_out import self_annotated
-from sgpo.evaluate.plain import as_plain
 from sgpo.evaluate.prompt_files import is_answer_file, read_prompts, write_answers_to
-from sgpo.evaluate.runner import ANSWER_FILES, Files, Job, Subject, check_inputs, run_evaluation
+from sgpo.evaluate.runner import ANSWER_FILES, Job, Subject, check_inputs, run_evaluation
 from sgpo.leader.scores import REFERENCE_COLUMNS
 from sgpo.preferences.source import load_pairs
 from sgpo.rounds.context import Run
@@ -70,7 +69,7 @@ def _shared(settings: EvaluateConfig) -> str:
 
 def _prepare(run: Run, settings: EvaluateConfig) -> None:
     """What all rounds share: the baseline's answers, or the reference's scores."""
-    job = Job(settings, _subject(run, settings), Files(log=run.root / "evaluations.log"), run.reporter)
+    job = Job(settings, _subject(run, settings), run.reporter, log=run.root / "evaluations.log")
     if settings.prompts and not (settings.baseline and is_answer_file(settings.baseline)):
         run.stages.alone(f"{_shared(settings)}/baseline.json", lambda path: _write_baseline(job, path))
     if settings.pairs:
@@ -94,13 +93,16 @@ def _evaluate(run: Run, settings: EvaluateConfig, number: int, path: Path) -> No
     subject, shared = _subject(run, settings, number), run.root / _shared(settings)
     if (baseline := shared / "baseline.json").is_file():
         settings = settings.model_copy(update={"baseline": str(baseline)})
-    files = Files(
-        answers=path / ANSWER_FILES.get(settings.kind, "").format(name=subject.name),
+    job = Job(
+        settings,
+        subject,
+        run.reporter,
+        answers=path / ANSWER_FILES.get(settings.kind, "answers.json").format(name=subject.name),
         samples=path / "samples.jsonl",
         verdicts=shared / "verdicts.jsonl",
         log=run.root / "evaluations.log",
     )
-    write_json(path / RESULT, as_plain(run_evaluation(Job(settings, subject, files, run.reporter))))
+    write_json(path / RESULT, run_evaluation(job))
 
 
 def _subject(run: Run, settings: EvaluateConfig, number: int | None = None) -> Subject:

@@ -3,7 +3,6 @@
 from contextlib import closing
 
 import datasets
-import transformers
 
 from sgpo.config import RunConfig
 from sgpo.rounds.context import Run
@@ -25,7 +24,7 @@ from sgpo.rounds.training import (
 )
 from sgpo.rounds.validation import choose_round, plan_choice, round_radius, score_validation_pairs, try_radii
 from sgpo.store.processes import Processes
-from sgpo.store.progress import Reporter
+from sgpo.store.progress import Reporter, hide_other_bars
 from sgpo.store.run_dir import RunDir
 from sgpo.store.stages import Stages
 
@@ -38,8 +37,7 @@ def run_recipe(config: RunConfig, *, command: list[str], processes: Processes, r
     """
     # The stages are the only cache, and the reporter draws the only bars.
     datasets.disable_caching()
-    datasets.disable_progress_bars()
-    transformers.logging.disable_progress_bar()
+    hide_other_bars()
     with processes.main_first():
         directory = RunDir(config.output, config, command, writer=processes.is_main)
     with closing(directory):

@@ -54,7 +54,7 @@ def round_radius(run: Run, number: int) -> float:
     pairs = run.load(f"round-{number}/pairs")
     own = stored_gaps(pairs, run.config.leader.beta)[np.array(pairs["source"]) == "self"]
     human = _read_gaps(run, f"round-{number - 1}")
-    return measured_radius(human, own, space=follower.space, factor=follower.radius_factor)
+    return follower.radius_factor * measured_radius(human, own, space=follower.space)
 
 
 def try_radii(run: Run, number: int) -> None:
@@ -115,7 +115,7 @@ def _decide(run: Run, number: int, radii: list[float]) -> Decision:
     before = _read_gaps(run, f"round-{number - 1}")
     after = [_read_gaps(run, _trial(number, place)) for place in range(len(radii))]
     decisions = [accept_round(before, gaps) for gaps in after]
-    place = choose_radius(before, after, radii) if len(radii) > 1 else (0 if decisions[0].accepted else None)
+    place = choose_radius(decisions, radii)
     # A round that is not accepted is reported with the radius that came nearest to it.
     nearest = place if place is not None else int(np.argmax([one.change for one in decisions]))
     return Decision(

@@ -1,11 +1,14 @@
 """Requests to a server and its answers, read strictly: nothing is filled in that the server did not send."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 # The JSON body of a request.
 Body = dict[str, Any]
+# Called with the position of a body and its answer.
+OnAnswer = Callable[[int, "Answer"], None]
 
 
 class Unusable(Exception):
@@ -14,13 +17,10 @@ class Unusable(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """The choices of one chat completion.
+    """The choices of one chat completion: texts and finish reasons, as the server names them.
 
-    Attributes:
-        texts: the text of each choice; empty if the model generated none.
-        finish_reasons: of each choice, as the server names it: "stop", "length", ...
-        prompt_tokens, completion_tokens: as the server counts them over all choices; None if it does not.
-        top_logprobs: of the first token of the first choice, {token: log-probability}; empty unless asked for.
+    Tokens are counted by the server over all choices; None if it does not. `top_logprobs` are those of the first token
+    of the first choice, {token: log-probability}; empty unless asked for.
     """
 
     texts: tuple[str, ...]
@@ -31,31 +31,28 @@ class Answer:
 
 
 def read_completion(reply: str) -> Answer:
-    """Reads the JSON of a chat completion.
-
-    Raises:
-        Unusable: no JSON object, no choice, a choice without a text (null content) or finish reason, one that the
-            server aborted, or a part of another form.
-    """
+    """Reads the JSON of a chat completion; raises Unusable if a part is missing or has another form."""
     try:
-        content = json.loads(reply)
+        content = _object(json.loads(reply))
     except (json.JSONDecodeError, RecursionError) as error:
         raise Unusable(f"a reply that is not JSON ({error})") from error
-    choices = content.get("choices") if isinstance(content, dict) else None
+    choices = content.get("choices")
     if not isinstance(choices, list) or not choices:
         raise Unusable("a reply without choices")
     texts, reasons = zip(*map(_read_choice, choices), strict=True)
-    usage = content.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
-    counts = (_count(usage, "prompt_tokens"), _count(usage, "completion_tokens"))
+    usage = _object(content.get("usage"))
+    counts = [_count(usage, name) for name in ("prompt_tokens", "completion_tokens")]
     return Answer(texts, reasons, *counts, _first_logprobs(choices[0]))
 
 
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
 def _read_choice(choice: object) -> tuple[str, str]:
-    message = choice.get("message") if isinstance(choice, dict) else None
-    text = message.get("content") if isinstance(message, dict) else None
-    reason = choice.get("finish_reason") if isinstance(choice, dict) else None
-    if text is None and reason == "length" and isinstance(message, dict):
+    message, reason = _object(_object(choice).get("message")), _object(choice).get("finish_reason")
+    text = message.get("content")
+    if text is None and message and reason == "length":
         # A reasoning model that was cut before its answer: asking again would not change that.
         text = ""
     if not isinstance(text, str):

@@ -7,8 +7,7 @@ from importlib.util import find_spec
 from urllib.parse import urlsplit
 
 from sgpo.errors import InputError, check_whole
-from sgpo.serving.answers import Answer, Body, Unusable, read_completion
-from sgpo.serving.cache import OnAnswer
+from sgpo.serving.answers import Answer, Body, OnAnswer, Unusable, read_completion
 from sgpo.serving.server import Refused, Server, Silent
 from sgpo.serving.turns import Turns
 from sgpo.store.progress import Advance
@@ -19,7 +18,7 @@ class ServerPool:
 
     A request goes to the server with the fewest open requests. Time-outs, refused connections, the statuses 408, 409,
     429 and 5xx, and replies without an answer are retried. A server that fails is paused, longer each time, and its
-    requests go to the others (`sgpo.serving.turns`). Other statuses mean that the request is wrong: they end the call.
+    requests go to the others. Other statuses mean that the request is wrong: they end the call.
 
     Args:
         urls: base URLs, such as http://localhost:8000/v1.
@@ -69,7 +68,7 @@ class ServerPool:
         on_answer: OnAnswer | None = None,
         concurrency: int | None = None,
     ) -> list[Answer]:
-        """Asks for a completion of each request body of POST /v1/chat/completions.
+        """Asks for a completion of each of N request bodies of POST /v1/chat/completions.
 
         Args:
             bodies: N request bodies.
@@ -77,8 +76,6 @@ class ServerPool:
             on_answer: called with the body's position and its answer as soon as that arrives, in any order; these
                 answers are not lost if the call fails later.
             concurrency: open requests at each server; None uses the pool's.
-
-        Returns: N answers, in the order of the bodies.
 
         Raises:
             InputError: a server refuses a request (its status and message are quoted), or a request or all servers
@@ -104,8 +101,7 @@ class ServerPool:
                 if progress is not None:
                     progress(1)
 
-        count = min(concurrency * len(servers), len(bodies))
-        workers = [asyncio.create_task(work()) for _ in range(count)]
+        workers = [asyncio.create_task(work()) for _ in range(min(concurrency * len(servers), len(bodies)))]
         try:
             await asyncio.gather(*workers)
         finally:

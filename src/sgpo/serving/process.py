@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from sgpo.errors import InputError
 from sgpo.serving import watch
 
 _QUOTED_LINES, _QUOTED_BYTES = 20, 10_000
@@ -19,13 +20,7 @@ _LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK
 
 @dataclass(frozen=True)
 class Child:
-    """A child process, the leader of its own process group.
-
-    Attributes:
-        process: the process.
-        output: the file that it writes to.
-        start: size of that file, in bytes, when the process was started.
-    """
+    """A child process, the leader of its group, the file that it writes to, and that file's size before the start."""
 
     process: subprocess.Popen[bytes]
     output: IO[bytes]
@@ -43,7 +38,7 @@ class Child:
 
 @contextmanager
 def child_process(
-    words: Sequence[str], *, log: str | Path | None, grace: float, pipes: bool = False
+    words: Sequence[str], *, name: str, allowed: str, log: str | Path | None, grace: float, pipes: bool = False
 ) -> Iterator[Child]:
     """Runs a command and, on exit, ends its whole process group. If this process is killed, a watcher process does so.
 
@@ -52,30 +47,32 @@ def child_process(
 
     Args:
         words: the program and its arguments.
+        name, allowed: the command, and what it may be, in the InputError if it cannot be started.
         log: file that the output is appended to; None keeps it only as long as the process runs.
         grace: seconds between SIGTERM and SIGKILL.
         pipes: connect stdin and stdout to pipes, so that only stderr is output; otherwise stdin is empty.
-
-    Raises:
-        OSError: the program cannot be started.
     """
+    kept = {key: os.environ[key] for key in os.environ if key not in _LAUNCHED and not key.startswith("TORCHELASTIC_")}
     with _open_output(log) as output, _watcher(grace) as told:
         start = os.fstat(output.fileno()).st_size
-        # In its own session: Ctrl-C reaches this process only, which then ends the child's whole group.
-        process = subprocess.Popen(
-            words,
-            stdin=subprocess.PIPE if pipes else subprocess.DEVNULL,
-            stdout=subprocess.PIPE if pipes else output,
-            stderr=output,
-            env=_environment(),
-            start_new_session=True,
-        )
         try:
-            told.write(b"%d" % process.pid)
-            yield Child(process, output, start)
-        finally:
-            watch.end_group(process.pid, grace, reap=process.poll)
-            process.wait()
+            # In its own session: Ctrl-C reaches this process only, which then ends the child's whole group.
+            process = subprocess.Popen(
+                words,
+                stdin=subprocess.PIPE if pipes else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if pipes else output,
+                stderr=output,
+                env={"VLLM_NO_USAGE_STATS": "1", **kept},
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise InputError(f"{name} cannot be started ({error}); allowed: {allowed}.") from error
+        with process:
+            try:
+                told.write(b"%d" % process.pid)
+                yield Child(process, output, start)
+            finally:
+                watch.end_group(process.pid, grace, reap=process.poll)
 
 
 def _open_output(log: str | Path | None) -> IO[bytes]:
@@ -94,9 +91,3 @@ def _watcher(grace: float) -> Iterator[IO[bytes]]:
             yield process.stdin
         finally:
             process.kill()
-
-
-def _environment() -> dict[str, str]:
-    launched = {name for name in os.environ if name in _LAUNCHED or name.startswith("TORCHELASTIC_")}
-    kept = {name: value for name, value in os.environ.items() if name not in launched}
-    return {"VLLM_NO_USAGE_STATS": "1", **kept}

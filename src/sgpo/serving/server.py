@@ -1,6 +1,8 @@
 """One server of a pool: its connection, and what its replies mean."""
 
-from typing import Any
+from contextlib import suppress
+
+from sgpo.serving.answers import Body
 
 # A machine that is gone does not answer at all; that must not take as long as a long answer.
 _CONNECT_TIMEOUT = 10.0
@@ -11,11 +13,7 @@ class Refused(Exception):
 
 
 class Silent(Exception):
-    """The server did not answer, or could not; a retry may help.
-
-    Attributes:
-        retry_after: seconds that the server asks to wait; None if it does not.
-    """
+    """The server did not answer, or could not; a retry may help, after `retry_after` seconds if the server asks."""
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -23,11 +21,7 @@ class Silent(Exception):
 
 
 class Server:
-    """A server with the OpenAI API.
-
-    Attributes:
-        url: its base URL.
-    """
+    """A server with the OpenAI API, at its base URL."""
 
     def __init__(self, url: str, api_key: str, timeout: float) -> None:
         from openai import AsyncOpenAI, Timeout
@@ -40,22 +34,16 @@ class Server:
             timeout=Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT)),
             max_retries=0,
         )
+        self.close = self._client.close
 
-    async def complete(self, body: dict[str, Any]) -> str:
-        """The text of the reply to POST /chat/completions.
-
-        Raises:
-            Refused: a status that means that the request is wrong.
-            Silent: no connection, no reply in time, or a status that means that the server is at fault or busy.
-        """
+    async def complete(self, body: Body) -> str:
+        """The text of the reply to POST /chat/completions; raises Refused or Silent."""
         from openai import APIConnectionError, APIStatusError, APITimeoutError
 
         try:
+            # Fields that the client does not know are sent as they are.
             reply = await self._client.chat.completions.with_raw_response.create(
-                # Fields that the client does not know are sent as they are.
-                model=body["model"],
-                messages=body["messages"],
-                extra_body=body,
+                model=body["model"], messages=body["messages"], extra_body=body
             )
             return reply.text
         except APITimeoutError as error:
@@ -65,7 +53,7 @@ class Server:
         except APIStatusError as error:
             failure = f"status {error.status_code}: {self._quote(error.response.text)}"
             if error.status_code in (408, 409, 429) or error.status_code >= 500:
-                raise Silent(failure, _retry_after(error.response.headers.get("retry-after"))) from error
+                raise Silent(failure, _retry_after(error.response.headers.get("retry-after", ""))) from error
             if error.status_code == 404 and not self.url.rstrip("/").endswith("/v1"):
                 failure += " (base URLs usually end in /v1)"
             raise Refused(failure) from error
@@ -75,13 +63,8 @@ class Server:
         words = " ".join(text.replace(self._api_key, "***").split())
         return words if len(words) <= 300 else words[:297] + "..."
 
-    async def close(self) -> None:
-        """Closes its connections."""
-        await self._client.close()
 
-
-def _retry_after(header: str | None) -> float | None:
-    try:
-        return None if header is None else max(float(header), 0.0)
-    except ValueError:
-        return None
+def _retry_after(header: str) -> float | None:
+    with suppress(ValueError):
+        return max(float(header), 0.0)
+    return None

@@ -1,10 +1,10 @@
 """Which server of a pool gets the next request, and how long a server that fails is paused."""
 
 import asyncio
-import os
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from random import SystemRandom
 from typing import NamedTuple
 
 from sgpo.serving.server import Server
@@ -25,33 +25,29 @@ class Turns:
     A server that fails is paused. The pause doubles with each failure in a row, up to a minute. Afterwards one request
     at a time tries the server until one succeeds, so a server that is gone, or slow to fail, costs few requests.
 
-    Args:
-        servers: the servers.
-        limit: open requests at each of them.
-        pause: seconds of the pause after the first failure.
-        longest: longest pause that a server may ask for, in seconds.
+    `limit` bounds the open requests at each server, `pause` is the first pause and `longest` the longest that a server
+    may ask for, both in seconds.
     """
 
     def __init__(self, servers: Sequence[Server], *, limit: int, pause: float, longest: float) -> None:
-        self.servers = tuple(servers)
+        self.servers = servers
         self._states = {server: _State() for server in servers}
         self._limit, self._pause, self._longest = limit, pause, longest
         self._changed = asyncio.Event()
 
-    async def take(self, avoid: Collection[Server] = ()) -> Turn:
+    async def take(self, avoid: Collection[Server]) -> Turn:
         """Waits for a server with room, and takes a turn there; `release` returns it.
 
         Servers to avoid are used only if there are no others: one that is gone always has room.
         """
-        wanted = [server for server in self.servers if server not in avoid] or self.servers
+        wanted = {server: self._states[server] for server in self.servers if server not in avoid} or self._states
         while True:
-            free = [server for server in wanted if self._states[server].has_room(self._limit)]
-            if free:
-                server = min(free, key=lambda one: self._states[one].open)
-                self._states[server].open += 1
+            if free := [server for server, state in wanted.items() if state.has_room(self._limit)]:
+                server = min(free, key=lambda one: wanted[one].open)
+                wanted[server].open += 1
                 return Turn(server, time.monotonic())
             self._changed.clear()
-            waits = [wait for server in wanted if (wait := self._states[server].paused_for()) > 0]
+            waits = [wait for state in wanted.values() if (wait := state.paused_for()) > 0]
             try:
                 await asyncio.wait_for(self._changed.wait(), min(waits, default=None))
             except TimeoutError:
@@ -66,7 +62,7 @@ class Turns:
         """Records that the server has answered."""
         self._states[turn.server].failures = 0
 
-    def fail(self, turn: Turn, failure: str, retry_after: float | None = None) -> None:
+    def fail(self, turn: Turn, failure: str, retry_after: float | None) -> None:
         """Records a failure and pauses the server, for as long as it asks if it does.
 
         Requests that were open together and fail together count as one failure.
@@ -76,10 +72,11 @@ class Turns:
             state.failures += 1
             state.failed_at = now
         state.failure = failure
-        # Jitter, so that clients do not all come back at once.
-        spread = 0.75 + 0.5 * int.from_bytes(os.urandom(2), "big") / 65535
-        pause = min(self._pause * 2 ** min(state.failures - 1, 10) * spread, _LONGEST_PAUSE)
-        if retry_after is not None:
+        if retry_after is None:
+            # Jitter, so that clients do not all come back at once.
+            pause = self._pause * 2 ** min(state.failures - 1, 10) * SystemRandom().uniform(0.75, 1.25)
+            pause = min(pause, _LONGEST_PAUSE)
+        else:
             pause = min(retry_after, self._longest)
         state.paused_until = max(state.paused_until, now + pause)
 

@@ -16,11 +16,7 @@ _POLL = 0.05
 def end_group(group: int, grace: float, *, reap: Callable[[], object] = lambda: None) -> None:
     """Ends every process of a group: SIGTERM, and SIGKILL for those left after `grace` seconds.
 
-    Args:
-        group: id of the process group.
-        grace: seconds until SIGKILL.
-        reap: called repeatedly while waiting; collects the exit status of the group's leader, which counts as a member
-            until then.
+    `reap` is called while waiting. It collects the exit status of the group's leader, a member until then.
     """
     for sign, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, 5.0)):
         if not _send(group, sign):

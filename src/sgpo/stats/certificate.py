@@ -27,8 +27,7 @@ class RobustCertificate(NamedTuple):
     Attributes:
         bound: -V, the certified lower bound on `human`.
         radius: the measured radius, W1 between the two laws of gaps, in the unit of the gap space.
-        human: mean of log sigma(gap) over the human pairs.
-        own: the same over the self-annotated pairs, which the worst case starts from.
+        human, own: mean of log sigma(gap) over the human and over the self-annotated pairs.
         looseness: human - bound >= 0: what the worst case in the ball costs beyond the human law itself.
         population_bound: bound - slack: a 95% lower confidence bound for the mean over all human pairs, of which
             these are a sample.
@@ -49,28 +48,15 @@ class RobustCertificate(NamedTuple):
     window: tuple[float, float]
 
 
-def measured_radius(human_gaps: ArrayLike, self_gaps: ArrayLike, *, space: Space, factor: float = 1.0) -> float:
-    """W1 between the laws of human and self-annotated gaps, times a factor, in the unit of the gap space.
+def measured_radius(human_gaps: ArrayLike, self_gaps: ArrayLike, *, space: Space) -> float:
+    """W1 between the laws of human gaps (N,) and self-annotated gaps (M,), in the unit of the gap space.
 
-    With factor 1 the ball around the self-annotated law just reaches the held-out human one, so that the robust value
-    bounds the human pairs' mean loss (on a window that holds both laws; `sgpo.stats.certificate`).
-
-    Args:
-        human_gaps: (N,) gaps of held-out human pairs, in nats; finite.
-        self_gaps: (M,) gaps of self-annotated pairs under the same policy.
-        space: in which the distance is measured.
-        factor: >= 0.
-
-    Raises:
-        InputError: no gap, one that is not finite, an unknown space or a negative factor.
-
-    Source: PAPER.md D7.
+    A ball of that radius around the self-annotated law just reaches the held-out human one, so that the robust value
+    bounds the human pairs' mean loss, on a window that holds both laws.
     """
-    if not (math.isfinite(factor) and factor >= 0):
-        raise InputError(f"factor is {factor}; allowed: a finite number >= 0.")
     link = make_link(space)
     human, own = check_gaps(human_gaps, "human_gaps"), check_gaps(self_gaps, "self_gaps")
-    return factor * float(wasserstein_distance(link.to_space(human), link.to_space(own)))
+    return float(wasserstein_distance(link.to_space(human), link.to_space(own)))
 
 
 def certify_policy(
@@ -85,7 +71,7 @@ def certify_policy(
     The law of the human gaps lies in the ball around the law of the own gaps whose radius is their distance, and in
     the window; the worst case over that ball is therefore no better than it:  `mean log sigma(human) >= -V(radius)`.
     For the held-out sample this holds exactly, since radius and V belong to the two samples themselves. The link is
-    the exact loss: tangents under-estimate it and would certify nothing.
+    the exact loss: tangents underestimate it and would certify nothing.
 
     It does not cover another policy (both laws move with it), human pairs from another source, or the human population,
     whose sample also measured the radius. `population_bound` subtracts the one-sided sampling error of the mean, by the
@@ -100,20 +86,23 @@ def certify_policy(
             only lower the bound. In probability space a > 0.
 
     Raises:
-        InputError: no gap, one that is not finite or lies outside the window, or a window that the loss is infinite
-            at.
+        InputError: no gap, one that is not finite or outside the window, or a window where the loss is infinite.
 
     Source: arXiv:2502.18099, Theorem 3.3; PAPER.md D7.
     """
     link = make_link(space)
     human, own = _points(human_gaps, "human_gaps", link), _points(own_gaps, "own_gaps", link)
-    bounds = _window(window, human, own)
-    for points, name in ((human, "human_gaps"), (own, "own_gaps")):
-        _check_inside(points, name, bounds)
+    if window is None:
+        low, high = min(human.min(), own.min()), max(human.max(), own.max())
+        # A window needs a width, even if all gaps are equal.
+        window = low, max(high, np.nextafter(low, math.inf))
+    window = float(window[0]), float(window[1])
+    _check_inside(human, "human_gaps", window)
+    _check_inside(own, "own_gaps", window)
     radius = float(wasserstein_distance(human, own))
     likelihoods = -link.value(human)
     # Rounded up: the bound is attained if the human law is the worst one in the ball.
-    worst = worst_case(own_gaps, radius * (1 + _ROUNDING), space=space, window=bounds)
+    worst = worst_case(own_gaps, radius * (1 + _ROUNDING), space=space, window=window)
     mean, bound = float(likelihoods.mean()), -float(worst.value)
     spread = float(likelihoods.std(ddof=1)) if human.size > 1 else math.nan
     slack = _ONE_SIDED * spread / math.sqrt(human.size)
@@ -127,7 +116,7 @@ def certify_policy(
         slack=slack,
         price=float(worst.price),
         space=space,
-        window=bounds,
+        window=window,
     )
 
 
@@ -136,24 +125,15 @@ def _points(gaps: ArrayLike, name: str, link: Link) -> np.ndarray:
     points = link.to_space(array)
     infinite = np.flatnonzero(~np.isfinite(link.value(points)))
     if infinite.size:
-        row = int(infinite[0])
+        row = infinite[0]
         raise InputError(f"{name}[{row}] is {array[row]}, whose loss is infinite; allowed: gaps above -700.")
     return points
-
-
-def _window(window: Sequence[float] | None, human: np.ndarray, own: np.ndarray) -> tuple[float, float]:
-    if window is not None:
-        a, b = window
-        return float(a), float(b)
-    low, high = float(min(human.min(), own.min())), float(max(human.max(), own.max()))
-    # A window needs a width, even if all gaps are equal.
-    return (low, high) if low < high else (low, float(np.nextafter(high, math.inf)))
 
 
 def _check_inside(points: np.ndarray, name: str, window: tuple[float, float]) -> None:
     outside = np.flatnonzero((points < window[0]) | (points > window[1]))
     if outside.size:
-        row = int(outside[0])
+        row = outside[0]
         raise InputError(
             f"{name}[{row}] is {points[row]:g} in the gap space, outside the window {list(window)}; allowed: a "
             "window that holds both laws, for the bound covers no law beyond it."

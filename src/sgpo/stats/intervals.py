@@ -1,4 +1,4 @@
-"""The two 95% intervals that evaluation uses: of a share, and of a mean over clusters."""
+"""The 95% intervals of a share, and of a mean over clusters."""
 
 import math
 from typing import NamedTuple
@@ -24,14 +24,11 @@ class Mean(NamedTuple):
 
 
 def share_interval(shares: np.ndarray) -> tuple[float, float]:
-    r"""Wilson's score interval of a mean share at the effective number of shares `N m (1 - m) / s^2`.
+    r"""Wilson's score interval of the mean of shares (N,) in [0, 1], at their effective number `N m (1 - m) / s^2`.
 
     m is the mean and s^2 the variance: ties and several comparisons within a share make shares less variable than wins
     and losses. It covers 93 to 97% of samples from about two expected wins or losses on; below that no interval can,
     because the count of wins moves in larger steps.
-
-    Args:
-        shares: (N,) in [0, 1], N >= 1.
 
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
     """

@@ -1,15 +1,20 @@
-"""How often an implicit reward orders human pairs as people did: overall, by source and by length difference."""
+"""How an implicit reward orders human pairs: how often as people did, by source and length, and with what confidence.
 
+Source of the calibration: C. Guo et al., "On calibration of modern neural networks", ICML 2017; PAPER.md D8.
+"""
+
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import expit
 
 from sgpo.errors import InputError
 from sgpo.robust.ball import check_gaps
-from sgpo.stats.calibration import Calibration, calibrate
 from sgpo.stats.intervals import share_interval
+from sgpo.stats.temperature import Temperature, fit_temperature
 
 
 class RankingAccuracy(NamedTuple):
@@ -27,6 +32,33 @@ class LengthBin(NamedTuple):
     shortest: float
     longest: float
     accuracy: RankingAccuracy
+
+
+class Bin(NamedTuple):
+    """Pairs whose confidence sigma(|gap|) lies in one bin: its mean, and how often their order is right."""
+
+    confidence: float
+    accuracy: float
+    low: float
+    high: float
+    pairs: int
+
+
+class Calibration(NamedTuple):
+    """Reliability of sigma(|gap|) as the probability that the order is right.
+
+    Attributes:
+        bins: the bins that hold a pair, by confidence.
+        error: expected calibration error, the mean over pairs of |accuracy - confidence| of their bin; it is not 0
+            for calibrated gaps either, but of the size of the bins' sampling error.
+        temperature: the scale that mends it.
+        error_scaled: the expected calibration error of the gaps times that scale; nan where it is infinite or <= 0.
+    """
+
+    bins: list[Bin]
+    error: float
+    temperature: Temperature
+    error_scaled: float
 
 
 class PreferenceReport(NamedTuple):
@@ -75,18 +107,20 @@ def report_preferences(
         sources: (N,) where each pair comes from.
         length_differences: (N,) length of the chosen response minus that of the rejected one, in any unit; finite.
         length_bins: bins of about as many pairs each; equal differences share a bin.
-        bins: bins of the calibration.
+        bins: bins of equal width that cut the confidence, 0.5 to 1.
 
     Raises:
         InputError: arrays of other lengths, no gap, numbers that are not finite, or no bin.
     """
     gaps = check_gaps(gaps)
-    calibration = calibrate(gaps, bins=bins)
+    for name, value in (("length_bins", length_bins), ("bins", bins)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"{name} is {value!r}; allowed: an integer >= 1.")
     return PreferenceReport(
         overall=ranking_accuracy(gaps),
         by_source={} if sources is None else _by_source(gaps, sources),
         by_length=[] if length_differences is None else _by_length(gaps, length_differences, length_bins),
-        calibration=calibration,
+        calibration=_calibrate(gaps, bins),
     )
 
 
@@ -104,8 +138,6 @@ def _by_length(gaps: np.ndarray, differences: ArrayLike, length_bins: int) -> li
     differences = check_gaps(differences, "length_differences")
     if differences.shape != gaps.shape:
         raise InputError(f"length_differences has shape {differences.shape}; allowed: {gaps.shape}, one for each gap.")
-    if isinstance(length_bins, bool) or not isinstance(length_bins, int) or length_bins < 1:
-        raise InputError(f"length_bins is {length_bins!r}; allowed: an integer >= 1.")
     edges = np.quantile(differences, np.arange(1, length_bins) / length_bins)
     place = np.searchsorted(edges, differences, side="left")
     parts = [place == at for at in np.unique(place)]
@@ -113,3 +145,22 @@ def _by_length(gaps: np.ndarray, differences: ArrayLike, length_bins: int) -> li
         LengthBin(float(differences[part].min()), float(differences[part].max()), ranking_accuracy(gaps[part]))
         for part in parts
     ]
+
+
+def _calibrate(gaps: np.ndarray, bins: int) -> Calibration:
+    filled, temperature = _fill_bins(gaps, bins), fit_temperature(gaps)
+    usable = math.isfinite(temperature.scale) and temperature.scale > 0
+    scaled = _error(_fill_bins(temperature.scale * gaps, bins)) if usable else math.nan
+    return Calibration(filled, _error(filled), temperature, scaled)
+
+
+def _fill_bins(gaps: np.ndarray, bins: int) -> list[Bin]:
+    confidence = expit(np.abs(gaps))
+    place = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
+    parts = [place == at for at in np.unique(place)]
+    return [Bin(float(confidence[part].mean()), *ranking_accuracy(gaps[part])) for part in parts]
+
+
+def _error(bins: list[Bin]) -> float:
+    pairs = sum(part.pairs for part in bins)
+    return sum(part.pairs * abs(part.accuracy - part.confidence) for part in bins) / pairs

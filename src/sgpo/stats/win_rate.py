@@ -23,14 +23,7 @@ class WinRate(NamedTuple):
 
 
 def compare_rewards(rewards: ArrayLike, baseline: ArrayLike) -> np.ndarray:
-    """Share of each comparison that a policy wins, (P,): 1, 0, or 1/2 for a tie.
-
-    Args:
-        rewards, baseline: (P,) rewards of the two responses to each of P prompts; finite.
-
-    Raises:
-        InputError: an array is empty, not finite, or not one number per prompt.
-    """
+    """(P,) what a policy wins at each prompt by its reward (P,) against the baseline's: 1, 0, or 1/2 for a tie."""
     rewards, baseline = check_gaps(rewards, "rewards"), check_gaps(baseline, "baseline")
     if len(rewards) != len(baseline):
         raise InputError(f"baseline has {len(baseline)} prompts; allowed: as many as rewards, {len(rewards)}.")

@@ -73,3 +73,12 @@ class Reporter:
         bars, task = self._bars, self._bars.add_task(description, total=total)
         yield lambda count: bars.advance(task, count)
         bars.remove_task(task)
+
+
+def hide_other_bars() -> None:
+    """Hides the progress bars of datasets and transformers."""
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    transformers.logging.disable_progress_bar()

@@ -66,8 +66,7 @@ class Annotation(Record):
 class Follower(Record):
     """The follower's answer to a round's pairs; with a radius per source, `by_source` has the answer to each.
 
-    `price` is d value / d radius, `moved_share` the share of the pairs' mass that moves, `marginal` the lowest gap that
-    stays.
+    `price` is d value / d radius, `moved_share` the share of the mass that moves, `marginal` the lowest gap that stays.
     """
 
     radius: float | None = None

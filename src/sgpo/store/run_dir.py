@@ -24,9 +24,8 @@ _RECORDED_PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", 
 class RunDir:
     """The directory of one run.
 
-    A stage is a folder or a file named by its path in the run (`round-1/pairs`). It is written next to its final place
-    and renamed when it is complete, so whatever exists is complete. What an interrupted run left behind is removed,
-    except the shards of an unfinished stage (`shards_path`).
+    A stage is a folder or a file named by its path in the run (`round-1/pairs`), complete or absent. What an
+    interrupted run left behind is removed, except the shards of an unfinished stage (`shards_path`).
     """
 
     def __init__(self, root: str | Path, recipe: BaseModel, command: list[str], *, writer: bool = True) -> None:

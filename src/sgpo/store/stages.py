@@ -21,16 +21,11 @@ from sgpo.store.run_dir import RunDir
 ABOUT = "about.json"
 _METADATA = b"sgpo"
 
-# Rows by column, and counts.
-Rows = tuple[dict[str, list[Any]], dict[str, int]]
+Rows = tuple[dict[str, list[Any]], dict[str, int]]  # by column, and counts
 
 
 class ShardWork(NamedTuple):
-    """The work of a sharded stage.
-
-    `do` returns the rows of a span of items, and calls its second argument with the number of items done. `about` says
-    what they are made with, such as the fingerprint of a model, in JSON values.
-    """
+    """Returns the rows of a span of items, advancing by the items done; `about`, JSON, says what they are made with."""
 
     do: Callable[[range, Advance], Rows]
     about: dict[str, Any]

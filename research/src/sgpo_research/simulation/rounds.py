@@ -93,7 +93,7 @@ class Simulation:
         mine = self.world.beta * np.einsum("tnd,td->tn", own.differences, theta)
         kept = own.kept > 0
         return np.array([
-            measured_radius(human[trial], mine[trial, kept[trial]], space=self.method.space, factor=factor)
+            factor * measured_radius(human[trial], mine[trial, kept[trial]], space=self.method.space)
             if kept[trial].any() else 0.0
             for trial, factor in enumerate(self.trials.own)
         ])  # fmt: skip
@@ -105,7 +105,10 @@ class Simulation:
             self._train(theta, pairs, np.full(count, radius), self.training.epochs, stage=number) for radius in grid
         ]
         before, after = self.gaps(theta), np.stack([self.gaps(trained) for trained in runs])
-        chosen = [choose_radius(before[trial], after[:, trial], self.method.radii) for trial in range(count)]
+        chosen = [
+            choose_radius([accept_round(before[trial], gaps) for gaps in after[:, trial]], self.method.radii)
+            for trial in range(count)
+        ]
         accepted = np.array([place is not None for place in chosen])
         place = np.array([0 if place is None else place for place in chosen])
         trained = np.stack(runs)[place, np.arange(count)]
