@@ -1,38 +1,20 @@
 """The rooms of the package and who may enter which (docs: CONTRIBUTING.md)."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src" / "sgpo"
 
-# A room may import itself, the rooms named here, and `errors` and `choices`, which import nothing.
+# A room may import itself, the rooms that CONTRIBUTING.md's table names, and what imports nothing.
+TABLE = (SOURCE.parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 ALLOWED = {
-    "store": set(),
-    "robust": set(),
-    "config": set(),
-    "stats": {"robust"},
-    "serving": {"store"},
-    "policy": {"config", "serving", "store"},
-    "preferences": {"config", "policy", "serving", "store"},
-    "leader": {"config", "robust", "stats", "policy", "preferences", "store"},
-    "evaluate": {"config", "robust", "stats", "policy", "preferences", "serving", "store"},
-    "demo": {"config", "store"},
-    "rounds": {
-        "config", "robust", "stats", "policy", "preferences", "serving", "leader", "evaluate", "demo", "store",
-    },
-    "plan": {
-        "config", "robust", "stats", "policy", "preferences", "serving", "leader", "evaluate", "demo", "rounds",
-        "store",
-    },
-    "report": {"stats", "store"},
-    "cli": {
-        "config", "robust", "stats", "policy", "preferences", "serving", "leader", "evaluate", "demo", "rounds", "plan",
-        "report", "store",
-    },
-    "__main__": {"cli"},
-}  # fmt: skip
+    room: set(re.findall(r"`(\w+)`", rooms))
+    for room, rooms in re.findall(r"^\| `(\w+)/` \| .* \| (.*) \|$", TABLE, re.M)
+}
+ALLOWED["__main__"] = {"cli"}
 SHARED = {"errors", "choices", "__version__"}
 
 FILES = sorted(SOURCE.rglob("*.py"))
@@ -65,6 +47,10 @@ def packages_of(path: Path) -> set[str]:
     return {module.split(".")[0] for module in IMPORTS[path]}
 
 
+def test_every_room_is_in_the_table():
+    assert {path.name for path in SOURCE.iterdir() if (path / "__init__.py").exists()} <= set(ALLOWED)
+
+
 def test_imports_go_one_way():
     offenders = {}
     for path in FILES:
@@ -77,7 +63,10 @@ def test_imports_go_one_way():
 
 
 def test_no_two_modules_import_each_other_even_through_others():
-    modules = {".".join(["sgpo", *path.relative_to(SOURCE).with_suffix("").parts]): path for path in FILES}
+    modules = {
+        ".".join(("sgpo", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__"): path
+        for path in FILES
+    }
     graph = {}
     for name, path in modules.items():
         found = set()
@@ -120,10 +109,10 @@ def test_the_report_and_the_mathematics_need_no_models():
     assert offenders == {}
 
 
-def test_no_file_is_longer_than_400_lines_and_the_whole_within_its_bound():
+def test_no_file_is_longer_than_400_lines_and_the_whole_no_longer_than_17000():
     lengths = {name_of(path): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
     assert {file: length for file, length in lengths.items() if length > 400} == {}
-    assert sum(lengths.values()) <= 20_000
+    assert sum(lengths.values()) <= 17_000
 
 
 def test_no_function_is_longer_than_a_screen():
@@ -136,7 +125,7 @@ def test_no_function_is_longer_than_a_screen():
             length = node.end_lineno - node.lineno + 1
             if ast.get_docstring(node) is not None:
                 length -= node.body[0].end_lineno - node.body[0].lineno + 1
-            if length > 63:
+            if length > 60:
                 offenders[f"{name_of(path)}: {node.name}"] = length
     assert offenders == {}
 

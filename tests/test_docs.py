@@ -61,3 +61,17 @@ def test_paper_names_tests_that_exist():
     for file, name in re.findall(r"`((?:research/)?tests/[\w/]+\.py)(?:::(\w+))?`", paper):
         text = (ROOT / file).read_text(encoding="utf-8")
         assert not name or f"def {name}(" in text, (file, name)
+
+
+def test_contributing_names_files_that_exist():
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for file in re.findall(r"`((?:\w+/)+\w+\.py)`", contributing):
+        assert (ROOT / file).exists() or (ROOT / "src" / "sgpo" / file).exists(), file
+
+
+def test_prose_is_wrapped_at_120():
+    """Not the rows of tables, nor what stands in code blocks."""
+    for page in PAGES:
+        prose = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+        for line in prose.splitlines():
+            assert len(line) <= 120 or line.startswith("|") or " " not in line.strip(), (page.name, line)
