@@ -1,14 +1,12 @@
 """The embedded world as files: an SFT model, preference pairs, prompts, and a reward function that knows the truth."""
 
-import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from sgpo.config import WorldConfig
 from sgpo.demo.sft import Progress, train_small_sft
 from sgpo.demo.shop import ShopWorld
-from sgpo.store.files import write_atomically
+from sgpo.store.files import write_atomically, write_jsonl
 
 _REWARD = '''"""The reward of this world, in nats: higher is better."""
 
@@ -47,10 +45,10 @@ def prepare_world(
 ) -> WorldFiles:
     """Writes a world into a new or an empty folder: draws its data and trains its SFT model, from one seed."""
     files, world = WorldFiles.of(directory), ShopWorld(facts=settings.facts, flip_rate=settings.flip_rate)
-    _write_rows(files.seeds, map(_as_pair, world.labelled_pairs(settings.seed_pairs, seed, "seeds")))
-    _write_rows(files.heldout, map(_as_pair, world.labelled_pairs(settings.heldout_pairs, seed, "test")))
-    _write_rows(files.prompts, map(_as_prompt, world.prompts(settings.pool_prompts, seed, "pool")))
-    _write_rows(files.test, map(_as_prompt, world.prompts(settings.test_prompts, seed, "test")))
+    write_jsonl(files.seeds, map(_as_pair, world.labelled_pairs(settings.seed_pairs, seed, "seeds")))
+    write_jsonl(files.heldout, map(_as_pair, world.labelled_pairs(settings.heldout_pairs, seed, "test")))
+    write_jsonl(files.prompts, map(_as_prompt, world.prompts(settings.pool_prompts, seed, "pool")))
+    write_jsonl(files.test, map(_as_prompt, world.prompts(settings.test_prompts, seed, "test")))
     write_atomically(files.reward, _REWARD.format(facts=settings.facts))
     train_small_sft(
         world.sft_rows(settings.sft_examples, seed),
@@ -71,7 +69,3 @@ def _as_prompt(text: str) -> dict[str, list[dict[str, str]]]:
 def _as_pair(row: dict[str, str]) -> dict[str, list[dict[str, str]]]:
     sides = {side: [{"role": "assistant", "content": row[side]}] for side in ("chosen", "rejected")}
     return {**_as_prompt(row["prompt"]), **sides}
-
-
-def _write_rows(path: Path, rows: Iterable[dict]) -> None:
-    write_atomically(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))

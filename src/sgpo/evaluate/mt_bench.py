@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sgpo.errors import InputError, shorten
-from sgpo.evaluate.row_files import Row, read_rows, refuse_duplicates, write_jsonl
+from sgpo.evaluate.row_files import Row, read_rows, refuse_duplicates
 from sgpo.policy.sampling import Generator, Sampling, prompt_seeds
+from sgpo.store.files import write_jsonl
 from sgpo.store.progress import Advance
 
 # FastChat's fastchat/llm_judge/common.py; writing, roleplay and unknown categories are sampled at the default.

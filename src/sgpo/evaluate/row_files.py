@@ -1,12 +1,11 @@
 """Rows of the JSON and JSON Lines files that evaluation exchanges with other programs."""
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sgpo.errors import InputError, shorten
-from sgpo.store.files import read_objects, write_atomically
+from sgpo.store.files import read_objects
 
 
 class Row(NamedTuple):
@@ -46,11 +45,6 @@ def read_rows(path: str | Path) -> list[Row]:
     if Path(path).suffix not in (".json", ".jsonl"):
         raise InputError(f"{path} has an unknown file type; allowed: .json, .jsonl.")
     return [Row(where, values) for where, values in read_objects(path)]
-
-
-def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> Path:
-    """Writes one object per line; the file is whole or absent. Returns its path."""
-    return write_atomically(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
 
 
 def refuse_duplicates(keys: Sequence[Any], places: Iterable[str], what: str) -> None:

@@ -20,7 +20,6 @@ from sgpo.evaluate.mt_bench import answer_questions, read_questions, write_answe
 from sgpo.evaluate.prompt_files import Answers, is_answer_file, read_answers_to, read_prompts, write_answers_to
 from sgpo.evaluate.results import as_plain
 from sgpo.evaluate.rewarding import compare_by_reward, reward_agreement
-from sgpo.evaluate.row_files import write_jsonl
 from sgpo.policy.generators import load_model, open_generator
 from sgpo.policy.locate import check_exists
 from sgpo.policy.sampling import Sampling, prompt_seeds
@@ -36,6 +35,7 @@ from sgpo.serving.cache import CachedPool
 from sgpo.serving.client import ServerPool
 from sgpo.stats.certificate import certify_policy
 from sgpo.stats.ranking import report_preferences
+from sgpo.store.files import write_jsonl
 from sgpo.store.progress import Reporter
 from sgpo.store.records import Sample
 

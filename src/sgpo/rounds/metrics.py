@@ -13,7 +13,7 @@ from sgpo.rounds.training import TRAINING_LOG
 from sgpo.rounds.validation import DECISION
 from sgpo.rounds.worst_case import WORST_CASE, read_summary
 from sgpo.stats.ranking import ranking_accuracy
-from sgpo.store.files import read_json, write_atomically
+from sgpo.store.files import read_json, write_jsonl
 from sgpo.store.records import RoundMetrics, parse_record
 
 _METRICS = "metrics.json"
@@ -24,8 +24,7 @@ def measure_round(run: Run, number: int) -> None:
     folders = [run.folder(done) for done in range(number + 1)]
     run.stages.alone(f"{folders[-1]}/{_METRICS}", lambda path: _collect(run, number).write(path))
     if run.stages.processes.is_main:
-        lines = [json.dumps(read_json(run.root / folder / _METRICS)) for folder in folders]
-        write_atomically(run.root / "metrics.jsonl", "\n".join(lines) + "\n")
+        write_jsonl(run.root / "metrics.jsonl", (read_json(run.root / folder / _METRICS) for folder in folders))
 
 
 def _collect(run: Run, number: int) -> RoundMetrics:

@@ -6,7 +6,7 @@ import os
 import shutil
 import zlib
 from codecs import BOM_UTF8
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,11 @@ def write_atomically(path: str | Path, text: str) -> Path:
 def write_json(path: str | Path, content: Any, *, indent: int | None = 2) -> Path:
     """Writes JSON and a final newline, see `write_atomically`; raises ValueError for NaN and infinities."""
     return write_atomically(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
+
+
+def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> Path:
+    """Writes one JSON object per line, see `write_json`."""
+    return write_atomically(path, "".join(f"{json.dumps(row, allow_nan=False)}\n" for row in rows))
 
 
 def read_text(path: str | Path) -> str:
