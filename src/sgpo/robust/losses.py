@@ -102,7 +102,7 @@ def envelope_loss(
     loss, moved = torch.where(pays, go, stay), pays.to(points.dtype)
     if split is None:
         return EnvelopeLoss(loss, moved)
-    tolerance = TIE * (max(1.0, abs(marginal)) if isinstance(marginal, float) else abs(marginal).clamp(min=1.0))
+    tolerance = TIE * (abs(marginal).clamp(min=1.0) if isinstance(marginal, Tensor) else max(1.0, abs(marginal)))
     moved = torch.where((points.detach() - marginal).abs() <= tolerance, split, moved).to(points.dtype)
     mixed = (moved > 0) & (moved < 1)
     return EnvelopeLoss(torch.where(mixed, (1 - moved) * stay + moved * go, loss), moved)
