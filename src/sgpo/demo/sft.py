@@ -109,11 +109,11 @@ def train_small_sft(
     return output_dir
 
 
-def count_parameters(*, vocab_size: int = VOCABULARY, layers: int, hidden: int, heads: int) -> int:
+def count_parameters(*, layers: int, hidden: int, heads: int) -> int:
     """Weights of the Llama that `train_small_sft` builds when its vocabulary is full."""
-    _check_size(vocab_size, layers, hidden, heads)
+    _check_size(VOCABULARY, layers, hidden, heads)
     with torch.device("meta"):
-        model = LlamaForCausalLM(_model_config(vocab_size, layers, hidden, heads))
+        model = LlamaForCausalLM(_model_config(VOCABULARY, layers, hidden, heads))
     return sum(weight.numel() for weight in model.parameters())
 
 
