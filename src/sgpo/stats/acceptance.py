@@ -14,12 +14,12 @@ from sgpo.errors import InputError
 from sgpo.robust.ball import check_gaps
 from sgpo.stats.temperature import ONE_ERROR, calibrated_losses, fit_temperature, standard_error
 
-LEVEL = 0.05
+ERROR_LEVEL = 0.05
 # With this many, a good run goes unrecognised half of the time if a quarter of the labels is flipped (docs/study.md).
 ENOUGH_PAIRS = 50
 
 
-class Decision(NamedTuple):
+class Acceptance(NamedTuple):
     """Whether a round is accepted.
 
     Attributes:
@@ -35,7 +35,7 @@ class Decision(NamedTuple):
     losses: np.ndarray
 
 
-class Evidence(NamedTuple):
+class ScoreTest(NamedTuple):
     """How well held-out gaps agree with the human order.
 
     Attributes:
@@ -51,11 +51,11 @@ class Shipment(NamedTuple):
     """Which policy is shipped, by its place (None: the reference); evidence and (K,) bound of the p-value of each."""
 
     place: int | None
-    evidence: list[Evidence]
+    evidence: list[ScoreTest]
     thresholds: np.ndarray
 
 
-def accept_round(before_gaps: ArrayLike, after_gaps: ArrayLike) -> Decision:
+def accept_round(before_gaps: ArrayLike, after_gaps: ArrayLike) -> Acceptance:
     """Decides by gaps (N,) of held-out human pairs, in nats before and after a round, whether it is accepted.
 
     It is accepted where the gaps after it carry information about the human order (temperature above 0 by one standard
@@ -72,10 +72,10 @@ def accept_round(before_gaps: ArrayLike, after_gaps: ArrayLike) -> Decision:
     gain = calibrated_losses(before, fit_temperature(before).scale) - losses
     change, error = float(gain.mean()), standard_error(gain)
     reason = "no information" if not fit.low > 0 else "direction lost" if change < -error else "pays"
-    return Decision(reason == "pays", reason, change, error, losses)
+    return Acceptance(reason == "pays", reason, change, error, losses)
 
 
-def choose_radius(rounds: Sequence[Decision], radii: Sequence[float]) -> int | None:
+def choose_radius(rounds: Sequence[Acceptance], radii: Sequence[float]) -> int | None:
     """Index of the radius to use, given one decision per radius; None where no round is accepted.
 
     Of the accepted rounds, the smallest radius within one paired standard error of the best calibrated likelihood is
@@ -93,7 +93,7 @@ def choose_radius(rounds: Sequence[Decision], radii: Sequence[float]) -> int | N
     return next(place for place in sorted(accepted, key=lambda place: radii[place]) if not lags(place))
 
 
-def evidence(gaps: ArrayLike, *, control: ArrayLike | None = None) -> Evidence:
+def evidence(gaps: ArrayLike, *, control: ArrayLike | None = None) -> ScoreTest:
     r"""Score test of c = 0 in  P(human order) = sigma(c * gap + b * control),  gaps and control (N,) in any unit.
 
     With a control, such as the difference in length, only the information beyond it counts: annotators who prefer the
@@ -115,9 +115,9 @@ def evidence(gaps: ArrayLike, *, control: ArrayLike | None = None) -> Evidence:
     size = math.sqrt(float((scores**2).sum()))
     # The rounding error of gaps that equal the control is no evidence.
     if size <= 1e-9 * float(np.abs(gaps * residual).sum()) or size == 0:
-        return Evidence(0.0, 0.5)
+        return ScoreTest(0.0, 0.5)
     score = float(scores.sum()) / size
-    return Evidence(score, float(norm.sf(score)))
+    return ScoreTest(score, float(norm.sf(score)))
 
 
 def latest_supported(gaps: Sequence[ArrayLike], *, control: ArrayLike | None = None) -> Shipment:
@@ -125,13 +125,13 @@ def latest_supported(gaps: Sequence[ArrayLike], *, control: ArrayLike | None = N
 
     The evidence grows over the rounds where self-annotation carries the seeds' signal over to new prompts, and is lost
     where it does not. Stopping at the first round without evidence would discard runs whose seeds alone cannot show
-    any yet. So all rounds are tested: the last at LEVEL, each earlier one at half the level of its successor, so that
-    a run without any signal ships a round with probability at most 2 * LEVEL.
+    any yet. So all rounds are tested: the last at ERROR_LEVEL, each earlier one at half the level of its successor, so
+    that a run without any signal ships a round with probability at most 2 * ERROR_LEVEL.
     """
     if len(gaps) == 0:
         raise InputError("gaps holds no policy; allowed: at least one row.")
     found = [evidence(row, control=control) for row in gaps]
-    thresholds = LEVEL * 0.5 ** np.arange(len(found))[::-1]
+    thresholds = ERROR_LEVEL * 0.5 ** np.arange(len(found))[::-1]
     taken = [place for place, (one, bound) in enumerate(zip(found, thresholds, strict=True)) if one.p_value < bound]
     return Shipment(taken[-1] if taken else None, found, thresholds)
 
