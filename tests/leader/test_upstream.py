@@ -21,6 +21,8 @@ import trl.trainer.utils
 from accelerate.commands import launch
 from transformers import cache_utils, trainer_utils
 
+from sgpo.leader import SGPOTrainer
+
 SOURCE = Path(__file__).parents[2] / "src" / "sgpo"
 TRAINER, CALLBACK, CACHE_LAYER = "leader/trainer.py", "leader/pair_loss.py", "policy/kv_cache.py"
 
@@ -101,6 +103,13 @@ def test_overridden_and_private_names_of_other_libraries_are_as_sgpo_assumes():
             wrong.append(f"{file}: {owner.__name__}.{name} takes {tuple(inspect.signature(found).parameters)}")
     wrong += [f"{file}: {owner.__name__}.{name} is gone" for owner, name, file in PRESENT if not hasattr(owner, name)]
     assert wrong == []
+
+
+def test_the_trainer_takes_trls_parameters_in_trls_order_and_one_of_its_own():
+    ours, theirs = (inspect.signature(trainer.__init__).parameters for trainer in (SGPOTrainer, trl.DPOTrainer))
+    expected = [(name, one.kind, one.default) for name, one in theirs.items()]
+    found = [(name, one.kind, one.default) for name, one in ours.items()]
+    assert found == [*expected, ("worst_cases", inspect.Parameter.KEYWORD_ONLY, None)]
 
 
 def test_trainers_set_the_attributes_that_sgpo_reads():

@@ -2,15 +2,16 @@
 
 import os
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate.utils import is_peft_model
-from datasets import Dataset
-from torch import Tensor
+from datasets import Dataset, IterableDataset
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from transformers import EvalPrediction, PreTrainedTokenizerBase, ProcessorMixin, TrainerCallback
 from trl import DPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import get_config_model_id
@@ -52,6 +53,7 @@ class SGPOTrainer(DPOTrainer):
         source: with `source_radius`, the ball that a pair belongs to.
 
     Args:
+        model to peft_config: as `trl.DPOTrainer`, with an `SGPOConfig` as args.
         worst_cases: the follower's first answer by source (or under "all"), if it was solved before.
 
     Attributes:
@@ -81,8 +83,22 @@ class SGPOTrainer(DPOTrainer):
     }
 
     def __init__(
-        self, model=None, ref_model=None, args=None, data_collator=None, train_dataset=None, *a, worst_cases=None, **kw
-    ):
+        self,
+        model: str | nn.Module,
+        ref_model: nn.Module | None = None,
+        args: SGPOConfig | None = None,
+        data_collator: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Dataset | IterableDataset | Mapping[str, Dataset | IterableDataset] | None = None,
+        processing_class: PreTrainedTokenizerBase | ProcessorMixin | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        quantization_config: Any = None,
+        peft_config: Any = None,
+        *,
+        worst_cases: Mapping[str, WorstCase] | None = None,
+    ) -> None:
         if args is None:
             name = model if isinstance(model, str) else get_config_model_id(model.config)
             args = SGPOConfig(f"{name.split('/')[-1]}-SGPO")
@@ -92,7 +108,10 @@ class SGPOTrainer(DPOTrainer):
             check_dataset(train_dataset, args)
         self._scores = StoredScores(train_dataset, args, has_model=ref_model is not None)
         had_adapter = not isinstance(model, str) and is_peft_model(model) and "ref" in model.peft_config
-        super().__init__(model, ref_model, args, data_collator, train_dataset, *a, **kw)
+        super().__init__(
+            model, ref_model, args, data_collator, train_dataset, eval_dataset, processing_class, compute_metrics,
+            callbacks, optimizers, quantization_config, peft_config,
+        )  # fmt: skip
         self.data_collator = TaggedCollator(self.data_collator)
         if self._scores.stored and is_peft_model(self.model) and "ref" in self.model.peft_config and not had_adapter:
             # TRL keeps a copy of a PeftModel's adapter as the reference and saves it beside the policy. In a second
@@ -121,7 +140,7 @@ class SGPOTrainer(DPOTrainer):
     def _is_sharded(self) -> bool:
         return self.is_fsdp_enabled or self.is_deepspeed_enabled
 
-    def _core(self, model: torch.nn.Module) -> torch.nn.Module:
+    def _core(self, model: nn.Module) -> nn.Module:
         """The causal language model itself, with the backbone and the head that TRL scores with."""
         model = self.accelerator.unwrap_model(model)
         return model.get_base_model() if is_peft_model(model) else model
@@ -196,7 +215,7 @@ class SGPOTrainer(DPOTrainer):
         policy = sum_pair_logps(log_probs, inputs["completion_mask"][..., 1:], self.ld_alpha)
         return pair_margins(policy, [inputs[column] for column in REFERENCE_COLUMNS], self.beta)
 
-    def _look_at(self, model: torch.nn.Module, inputs: dict[str, Any]) -> Tensor:
+    def _look_at(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
         """(B,) margins of a batch that holds the reference's scores, without a graph."""
         labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
         tokens = {key: inputs[key] for key in ("input_ids", "attention_mask")}
