@@ -62,6 +62,9 @@ def accept_round(before_gaps: ArrayLike, after_gaps: ArrayLike) -> Acceptance:
     error) and the calibrated likelihood has not fallen by more than one paired standard error. Only the direction
     counts: a round that moves the policy further in a direction it already knew is accepted.
 
+    Raises:
+        InputError: no gap, one that is not finite, or arrays of different lengths.
+
     Source: PAPER.md D8; the one-standard-error rule of Breiman et al., "Classification and Regression Trees" (1984).
     """
     before, after = check_gaps(before_gaps, "before_gaps"), check_gaps(after_gaps, "after_gaps")
@@ -101,6 +104,9 @@ def evidence(gaps: ArrayLike, *, control: ArrayLike | None = None) -> ScoreTest:
     b is fitted with c = 0, and the efficient score is the residual of the gaps after a regression on the control. Its
     variance is estimated by the sum of its squares, which needs no model of the noise.
 
+    Raises:
+        InputError: no gap, a number that is not finite, or a control of another length.
+
     Source: D. R. Cox and D. V. Hinkley, "Theoretical statistics" (1974), 9.3; PAPER.md D8.
     """
     gaps = check_gaps(gaps)
@@ -127,6 +133,9 @@ def latest_supported(gaps: Sequence[ArrayLike], *, control: ArrayLike | None = N
     where it does not. Stopping at the first round without evidence would discard runs whose seeds alone cannot show
     any yet. So all rounds are tested: the last at ERROR_LEVEL, each earlier one at half the level of its successor, so
     that a run without any signal ships a round with probability at most 2 * ERROR_LEVEL.
+
+    Raises:
+        InputError: no policy; otherwise as `evidence`.
     """
     if len(gaps) == 0:
         raise InputError("gaps holds no policy; allowed: at least one row.")

@@ -53,6 +53,9 @@ def measured_radius(human_gaps: ArrayLike, self_gaps: ArrayLike, *, space: Space
 
     A ball of that radius around the self-annotated law just reaches the held-out human one, so that the robust value
     bounds the human pairs' mean loss, on a window that holds both laws.
+
+    Raises:
+        InputError: no gap, or one that is not finite.
     """
     link = make_link(space)
     human, own = check_gaps(human_gaps, "human_gaps"), check_gaps(self_gaps, "self_gaps")
