@@ -173,7 +173,9 @@ class SGPOTrainer(DPOTrainer):
         is_latest = resume_from_checkpoint is True
         checkpoint = last_checkpoint(self.args.output_dir) if is_latest else resume_from_checkpoint
         # Before TRL loads the checkpoint's weights.
-        self.pair_loss.start(checkpoint or None)
+        if checkpoint:
+            self.pair_loss.resume(checkpoint)
+        self.pair_loss.start()
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _save_checkpoint(self, model, trial):
@@ -251,7 +253,7 @@ class SGPOTrainer(DPOTrainer):
     def _compute_pair_loss(self, model, inputs, tags: PairTags, return_outputs):
         """TRL's loss with its sigmoid part replaced, pair by pair."""
         pair_loss = self.pair_loss
-        pair_loss.start(None)
+        pair_loss.start()
         with pair_loss.watch("reference"):
             inputs = self._with_reference(inputs, again=pair_loss.rescores_reference)
         # TRL's loss does not return its log-probabilities.
