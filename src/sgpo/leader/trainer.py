@@ -2,16 +2,15 @@
 
 import os
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate.utils import is_peft_model
-from datasets import Dataset, IterableDataset
+from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import EvalPrediction, PreTrainedTokenizerBase, ProcessorMixin, TrainerCallback
 from trl import DPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import get_config_model_id
@@ -83,22 +82,10 @@ class SGPOTrainer(DPOTrainer):
     }
 
     def __init__(
-        self,
-        model: str | nn.Module,
-        ref_model: nn.Module | None = None,
-        args: SGPOConfig | None = None,
-        data_collator: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None,
-        train_dataset: Dataset | IterableDataset | None = None,
-        eval_dataset: Dataset | IterableDataset | Mapping[str, Dataset | IterableDataset] | None = None,
-        processing_class: PreTrainedTokenizerBase | ProcessorMixin | None = None,
-        compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
-        callbacks: list[TrainerCallback] | None = None,
-        optimizers: tuple[Any, Any] = (None, None),
-        quantization_config: Any = None,
-        peft_config: Any = None,
-        *,
-        worst_cases: Mapping[str, WorstCase] | None = None,
-    ) -> None:
+        self, model, ref_model=None, args=None, data_collator=None, train_dataset=None, eval_dataset=None,
+        processing_class=None, compute_metrics=None, callbacks=None, optimizers=(None, None), quantization_config=None,
+        peft_config=None, *, worst_cases=None,
+    ):  # fmt: skip
         if args is None:
             name = model if isinstance(model, str) else get_config_model_id(model.config)
             args = SGPOConfig(f"{name.split('/')[-1]}-SGPO")

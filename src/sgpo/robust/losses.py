@@ -63,8 +63,7 @@ def robust_value(gaps: Tensor, ball: Ball | float | None = None, *, weights: Any
 
 
 def marginal_split(worst: WorstCase) -> float | None:
-    """The share in [0, 1] of the marginal gap that a worst case moves, a float also for tensors; None once everything
-    has moved."""
+    """The share of the marginal gap that a worst case moves, a float in [0, 1]; None once everything has moved."""
     if not worst.price > 0:
         return None
     return float(worst.moved[abs(worst.points - worst.marginal).argmin()])

@@ -16,7 +16,7 @@ from sgpo.robust.ball import check_gaps
 from sgpo.stats.intervals import share_interval
 from sgpo.stats.temperature import Temperature, fit_temperature
 
-# Bins of equal width that cut the confidence, 0.5 to 1; and bins of about as many pairs each, by length difference.
+# Bins of equal width of the confidence, 0.5 to 1; and bins by length, of about as many pairs, equal ones together.
 BINS, LENGTH_BINS = 10, 5
 
 
@@ -30,10 +30,7 @@ class RankingAccuracy(NamedTuple):
 
 
 class LengthBin(NamedTuple):
-    """Pairs whose chosen response is longer than the rejected one by `shortest` to `longest`, in the lengths' unit.
-
-    Equal differences share a bin.
-    """
+    """Pairs whose chosen response is longer than the rejected one by `shortest` to `longest`, in the lengths' unit."""
 
     shortest: float
     longest: float
