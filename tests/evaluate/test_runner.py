@@ -159,3 +159,19 @@ def test_inputs_are_checked_before_any_model_runs(settings, tmp_path):
         with pytest.raises(InputError) as caught:
             check_inputs(EvaluateConfig(**content))
         assert message in str(caught.value)
+
+
+def test_only_judge_and_reward_take_a_file_of_answers_as_the_policy(settings, models, tmp_path):
+    asked = [{"instruction": "Where?"}]
+    questions = [{"question_id": 1, "category": "math", "turns": ["Where?"]}]
+    kinds = {
+        "alpaca": {"instructions": write(tmp_path / "set.jsonl", asked)},
+        "mt_bench": {"questions": write(tmp_path / "question.jsonl", questions)},
+        "preferences": {"pairs": write(tmp_path / "pairs.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "c"}])},
+    }
+    answers = write(tmp_path / "answers.jsonl", [{"instruction": "Where?", "output": "There."}])
+    for kind, keys in kinds.items():
+        written = tmp_path / f"{kind}.json"
+        with pytest.raises(InputError, match=rf"policy is .*a file of answers; allowed with '{kind}': a folder"):
+            run(EvaluateConfig(kind=kind, **keys), subject(answers, models[0]), answers=written)
+        assert not written.exists()

@@ -149,8 +149,11 @@ def run_evaluation(job: Job) -> dict[str, Any]:
     the kind reports; rows per prompt come last (`duels`, `rewards`).
     """
     kinds = {"alpaca": _alpaca, "mt_bench": _mt_bench, "judge": _judge, "reward": _reward, "preferences": _preferences}
-    headline = {"kind": job.settings.kind, "value": None, "low": None, "high": None, "count": 0}
-    return as_plain({**headline, **kinds[job.settings.kind](job)})
+    kind, path = job.settings.kind, job.subject.model.path
+    if is_answer_file(path) and kind not in ("judge", "reward"):
+        raise InputError(f"policy is {path!r}, a file of answers; allowed with {kind!r}: a folder or Hub id.")
+    headline = {"kind": kind, "value": None, "low": None, "high": None, "count": 0}
+    return as_plain({**headline, **kinds[kind](job)})
 
 
 def check_inputs(settings: EvaluateConfig) -> None:
