@@ -367,6 +367,15 @@ def test_preferences_reports_accuracy_calibration_and_the_certificate(tmp_path, 
     assert "Certificate" not in table
 
 
+@pytest.mark.parametrize("kind", ["preferences", "reward"])
+def test_self_pairs_without_a_self_annotated_pair_are_refused(tmp_path, capsys, kind):
+    """A certificate or an agreement that was asked for must not be silently absent."""
+    human = write(tmp_path / "human.jsonl", [{**row, "source": "human"} for row in pairs_of(WORDS)])
+    keys, others = COMMANDS[kind]
+    refused = run(capsys, kind, *flags_of(keys), *others, "--self-pairs", human, code=2)
+    assert f"--self-pairs {human} has no pair whose source is 'self'; allowed: at least one." in refused
+
+
 def test_pairs_that_are_all_ordered_right_are_reported_without_a_number_for_infinity(tmp_path, capsys, policy, other):
     """No finite scale fits gaps that all have one sign best."""
     pairs = write(tmp_path / "pairs.jsonl", pairs_of(WORDS[:1]))

@@ -186,6 +186,11 @@ def _run(arguments: argparse.Namespace, settings: EvaluateConfig, **files: Path)
     from sgpo.preferences.source import load_pairs
 
     hide_other_bars()
+    own_pairs = self_annotated(load_pairs(arguments.self_pairs)) if arguments.self_pairs else None
+    if arguments.self_pairs and own_pairs is None:
+        raise InputError(
+            f"--self-pairs {arguments.self_pairs} has no pair whose source is 'self'; allowed: at least one."
+        )
     model = validate(ModelConfig, {"path": arguments.policy, **given(arguments, ModelConfig)}, "arguments")
     subject = Subject(
         model=model,
@@ -195,7 +200,7 @@ def _run(arguments: argparse.Namespace, settings: EvaluateConfig, **files: Path)
         seed=arguments.seed,
         beta=validate(LeaderConfig, given(arguments, LeaderConfig), "arguments").beta,
         max_length=arguments.max_length,
-        own_pairs=self_annotated(load_pairs(arguments.self_pairs)) if arguments.self_pairs else None,
+        own_pairs=own_pairs,
         **given(arguments, FollowerConfig),
     )
 
