@@ -1,6 +1,7 @@
 """`sgpo eval alpaca|mt-bench|reward|preferences` do what the library does, on real files and a tiny policy."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -95,6 +96,31 @@ def test_alpaca_reads_annotations_and_prints_both_models(tmp_path, capsys):
 )
 def test_alpaca_refuses_what_does_not_go_together(capsys, arguments, words):
     assert words in run(capsys, "alpaca", *arguments, code=2)
+
+
+READING = {
+    "alpaca": ("--annotations", {"instructions", "split", "difficulty", "baseline", "answers"}),
+    "mt-bench": ("--judgments", {"questions", "name"}),
+}
+
+
+@pytest.mark.parametrize("kind", READING)
+def test_every_flag_that_reading_verdicts_would_ignore_is_refused(capsys, monkeypatch, kind):
+    """The flags are those that --help shows, so a new one is tested too."""
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        main(["eval", kind, "--help"])
+    shown = re.findall(r"^  --([a-z-]+) ?(\{\w+|\w*)", capsys.readouterr().out, re.M)
+    source, taken = READING[kind]
+    flags = {name: value for name, value in shown if name not in taken | {source[2:], "json"}}
+    assert {"policy", "max-new-tokens", "backend", "policy-servers", "seed", "dtype"} <= set(flags)
+    for name, value in flags.items():
+        words = {"": [], "N": ["0"], "X": ["0.5"], "JSON": ["{}"]}.get(value, [value.removeprefix("{") or "x"])
+        refused = run(capsys, kind, source, "missing.json", f"--{name}", *words, code=2)
+        assert f"--{name} is given with {source}, which takes none" in refused
+    if kind == "alpaca":
+        refused = run(capsys, kind, source, "missing.json", "--split", "test", code=2)
+        assert "--split goes with --instructions, which is missing" in refused
 
 
 def test_alpaca_names_the_row_of_another_baseline(tmp_path, capsys):

@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def evaluate(argv: list[str]) -> int:
 def _add_kind(kinds: Any, name: str, call: Any, help_: str, output: str | None = None, **aliases: Sequence[str]) -> Any:
     parser = kinds.add_parser(name, help=help_, description=help_)
     kind = name.replace("-", "_")
-    parser.set_defaults(call=call, kind=kind, name=None, reference=None, self_pairs=None, max_length=None, seed=0)
+    parser.set_defaults(call=call, kind=kind, name=None, reference=None, self_pairs=None, max_length=None, seed=None)
     parser.add_argument("--policy", metavar="PATH", help=_POLICY)
     # Options have flags of their own, and --self-pairs implies a certificate.
     keys = [key for key in EvaluateConfig.keys_of(kind) if key not in ("options", "certificate")]
@@ -114,11 +114,13 @@ def _add_generation(parser: argparse.ArgumentParser) -> None:
 
 
 def _alpaca(arguments: argparse.Namespace) -> int:
-    writing, reading = ("policy", "instructions", "name", "output"), ("difficulty", "baseline", "answers")
-    if not _reads(arguments, "annotations", reading, writing, may=["instructions"]):
+    needed, own = ("policy", "instructions", "name", "output"), ("difficulty", "baseline", "answers")
+    if not _reads_verdicts(arguments, "annotations", own, needed, both=("instructions", "split")):
         return _write_answers(arguments, _json_path(arguments.output))
     options = given(arguments, EvaluateConfig)
     instructions, split = options.get("instructions"), options.get("split")
+    if split is not None and instructions is None:
+        raise InputError("--split goes with --instructions, which is missing.")
     settle_hub_access([instructions])
     from sgpo.evaluate.alpaca import read_annotations, read_instructions
     from sgpo.evaluate.gamed import read_gamed
@@ -136,7 +138,7 @@ def _alpaca(arguments: argparse.Namespace) -> int:
 
 
 def _mt_bench(arguments: argparse.Namespace) -> int:
-    if not _reads(arguments, "judgments", (), ("policy", "name", "output"), may=["name"]):
+    if not _reads_verdicts(arguments, "judgments", (), ("policy", "name", "output"), both=("questions", "name")):
         from sgpo.evaluate.runner import ANSWER_FILES
 
         return _write_answers(arguments, Path(arguments.output) / ANSWER_FILES["mt_bench"].format(name=arguments.name))
@@ -197,7 +199,7 @@ def _run(arguments: argparse.Namespace, settings: EvaluateConfig, **files: Path)
         name=arguments.name or arguments.policy,
         generation=validate(GenerationConfig, given(arguments, GenerationConfig), "arguments"),
         reference=model.at(arguments.reference) if arguments.reference else None,
-        seed=arguments.seed,
+        seed=arguments.seed or 0,
         beta=validate(LeaderConfig, given(arguments, LeaderConfig), "arguments").beta,
         max_length=arguments.max_length,
         own_pairs=own_pairs,
@@ -216,7 +218,7 @@ def _run(arguments: argparse.Namespace, settings: EvaluateConfig, **files: Path)
 def _settings(arguments: argparse.Namespace) -> EvaluateConfig:
     content = {"kind": arguments.kind, **given(arguments, EvaluateConfig)}
     if arguments.kind == "judge":
-        content["options"] = {"seed": arguments.seed, **given(arguments, JudgeOptions)}
+        content["options"] = {"seed": arguments.seed or 0, **given(arguments, JudgeOptions)}
     if arguments.kind == "reward":
         content["options"] = given(arguments, RewardOptions)
         if content.get("model") and (dtype := given(arguments, ModelConfig).get("dtype")):
@@ -226,24 +228,27 @@ def _settings(arguments: argparse.Namespace) -> EvaluateConfig:
     return validate(EvaluateConfig, content, "arguments")
 
 
-def _reads(
-    arguments: argparse.Namespace, reads: str, reading: Iterable[str], writing: Sequence[str], *, may: Sequence[str]
+def _reads_verdicts(
+    arguments: argparse.Namespace, file: str, own: Sequence[str], needed: Sequence[str], *, both: Sequence[str]
 ) -> bool:
-    """Whether a command reads verdicts instead of writing answers; flags of the other mode are refused."""
-    values = {**vars(arguments), **given(arguments, EvaluateConfig)}
-    if values[reads] is not None:
-        for name in writing:
-            if values.get(name) is not None and name not in may:
-                raise InputError(f"--{name} is given with --{reads}, which takes none; leave one of them out.")
-        return True
-    for name in writing:
-        if values.get(name) is None:
-            listed = ", ".join(f"--{one}" for one in writing)
-            raise InputError(f"--{name} is missing; allowed: --{reads}, or all of {listed}.")
-    for name in reading:
-        if values[name] is not None:
-            raise InputError(f"--{name} goes with --{reads}, which is missing.")
-    return False
+    """Whether a command reads a file of verdicts, with the flags `own`, or writes answers, with those `needed`.
+
+    `both` modes take some flags; every other flag that a mode would ignore is refused.
+    """
+    values = {key.rpartition(".")[2]: value for key, value in vars(arguments).items() if key not in ("call", "kind")}
+    found = [name for name, value in values.items() if value is not None and value is not False]
+    reads = file in found
+    if not reads and (missing := [name for name in needed if name not in found]):
+        listed = ", ".join(f"--{name}" for name in needed)
+        raise InputError(f"--{missing[0]} is missing; allowed: --{file}, or all of {listed}.")
+    for name in found:
+        # `--servers` are a judge's; these are the policy's.
+        flag = "--" + {"servers": "policy-servers"}.get(name, name.replace("_", "-"))
+        if reads and name not in (file, "json", *own, *both):
+            raise InputError(f"{flag} is given with --{file}, which takes none; leave one of them out.")
+        if not reads and name in own:
+            raise InputError(f"{flag} goes with --{file}, which is missing.")
+    return reads
 
 
 def _json_path(output: str | None) -> Path:
