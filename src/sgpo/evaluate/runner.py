@@ -112,10 +112,8 @@ class Job:
         ):
             seeds = prompt_seeds(subject.seed, len(prompts))
             rows = generator.generate(prompts, seeds, Sampling(n=1, **sampling), progress=advance)
-        responses = [row[0] for row in rows]
-        cut = sum(response.finish_reason == "length" for response in responses)
-        tokens = float(np.mean([response.n_tokens for response in responses]))
-        answers = Answers([response.text for response in responses], name, cut, tokens)
+        columns = [[getattr(row[0], key) for row in rows] for key in ("text", "n_tokens", "finish_reason")]
+        answers = Answers(columns[0], name, *columns[1:])
         if kept is not None:
             write_answers_to(kept, prompts, answers)
         return answers
