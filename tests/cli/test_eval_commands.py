@@ -10,7 +10,7 @@ import pytest
 
 from evaluate.alpaca_files import annotation_rows, write_annotations, write_gamed
 from sgpo.cli import main
-from sgpo.config import EvaluateConfig, GenerationConfig, RunConfig
+from sgpo.config import EvaluateConfig, GenerationConfig, LeaderConfig, RunConfig
 from sgpo.errors import InputError
 from sgpo.evaluate.length_control import length_controlled_win_rate
 from sgpo.policy.generate import TransformersGenerator
@@ -294,7 +294,8 @@ def test_the_command_line_and_a_recipe_have_the_same_defaults(kind, evaluated):
         if name != "options":
             assert getattr(settings, name) == getattr(wanted, name), name
     assert subject.generation == recipe.generation
-    assert (subject.beta, subject.space) == (recipe.leader.beta, recipe.follower.space)
+    leader = recipe.leader
+    assert (subject.beta, subject.max_length, subject.space) == (leader.beta, leader.max_length, recipe.follower.space)
     assert subject.model == recipe.model.at("p")
 
 
@@ -346,6 +347,8 @@ def test_a_value_out_of_range_is_refused_as_in_a_recipe(capsys):
     assert "--policy is missing" in run(capsys, "reward", *options[2:], code=2)
     preferences = ["--policy", "p", "--reference", "r", "--pairs", "p", "--beta", "0"]
     assert "beta is 0.0; allowed: greater than 0" in run(capsys, "preferences", *preferences, code=2)
+    preferences[-2:] = ["--max-length", "0"]
+    assert "max_length is 0; allowed: greater than or equal to 1" in run(capsys, "preferences", *preferences, code=2)
 
 
 def test_without_scikit_learn_the_raw_win_rate_is_reported(tmp_path, capsys, monkeypatch):
@@ -364,12 +367,13 @@ def pairs_of(words):
     return [{**row, "source": "odd" if place % 2 else "even"} for place, row in enumerate(rows)]
 
 
-def gaps_by_hand(policy, reference, rows, beta):
+def gaps_by_hand(policy, reference, rows, beta, max_length=None):
     prompts = [[{"role": "user", "content": row["prompt"]}] for row in rows]
     totals = []
     for side in ("chosen", "rejected"):
         texts = [row[side] for row in rows]
-        own, base = (score_responses(load_policy(path), prompts, texts).logps for path in (policy, reference))
+        models = map(load_policy, (policy, reference))
+        own, base = (score_responses(model, prompts, texts, max_length=max_length).logps for model in models)
         totals.append(beta * (own - base))
     return totals[0] - totals[1]
 
@@ -391,6 +395,21 @@ def test_preferences_reports_accuracy_calibration_and_the_certificate(tmp_path, 
     table = capsys.readouterr().out
     assert "source even" in table
     assert "Certificate" not in table
+
+
+def test_pairs_are_cut_at_the_length_at_which_a_run_cuts_them(tmp_path, capsys):
+    models = [build_tiny_model(tmp_path / str(seed), seed=seed, context=2048) for seed in (0, 1)]
+    rows = [{**row, "chosen": "The old bridge. " * 300} for row in pairs_of(WORDS[:2])]
+    options = ["--policy", models[1], "--reference", models[0], "--pairs", write(tmp_path / "pairs.jsonl", rows)]
+    losses, beta = {}, 0.001
+    for length in (LeaderConfig().max_length, 40):
+        flags = ["--beta", beta, *(["--max-length", length] if length == 40 else [])]
+        result = run(capsys, "preferences", *options, *flags)
+        losses[length] = result["preferences"]["calibration"]["temperature"]["log_loss_raw"]
+        gaps = gaps_by_hand(models[1], models[0], rows, beta, length)
+        assert losses[length] == pytest.approx(np.logaddexp(0, -gaps).mean(), rel=1e-6)
+    whole = gaps_by_hand(models[1], models[0], rows, beta)
+    assert len({round(loss, 6) for loss in (*losses.values(), np.logaddexp(0, -whole).mean())}) == 3
 
 
 @pytest.mark.parametrize("kind", ["preferences", "reward"])

@@ -35,7 +35,7 @@ def evaluate(argv: list[str]) -> int:
 def _add_kind(kinds: Any, name: str, call: Any, help_: str, output: str | None = None, **aliases: Sequence[str]) -> Any:
     parser = kinds.add_parser(name, help=help_, description=help_)
     kind = name.replace("-", "_")
-    parser.set_defaults(call=call, kind=kind, name=None, reference=None, self_pairs=None, max_length=None, seed=None)
+    parser.set_defaults(call=call, kind=kind, name=None, reference=None, self_pairs=None, seed=None)
     parser.add_argument("--policy", metavar="PATH", help=_POLICY)
     # Options have flags of their own, and --self-pairs implies a certificate.
     keys = [key for key in EvaluateConfig.keys_of(kind) if key not in ("options", "certificate")]
@@ -93,8 +93,7 @@ def _add_preferences(kinds: Any) -> None:
     parser = _add_kind(kinds, "preferences", _compare, help_)
     _add_reference(parser)
     add_flags(parser, FollowerConfig, ["space"])
-    add_flags(parser, LeaderConfig, ["beta"])
-    parser.add_argument("--max-length", type=int, metavar="N", help="Tokens at which pairs are cut. Default: no limit.")
+    add_flags(parser, LeaderConfig, ["beta", "max_length"])
     add_flags(parser, ModelConfig, ["dtype", "trust_remote_code"])
 
 
@@ -194,14 +193,15 @@ def _run(arguments: argparse.Namespace, settings: EvaluateConfig, **files: Path)
             f"--self-pairs {arguments.self_pairs} has no pair whose source is 'self'; allowed: at least one."
         )
     model = validate(ModelConfig, {"path": arguments.policy, **given(arguments, ModelConfig)}, "arguments")
+    leader = validate(LeaderConfig, given(arguments, LeaderConfig), "arguments")
     subject = Subject(
         model=model,
         name=arguments.name or arguments.policy,
         generation=validate(GenerationConfig, given(arguments, GenerationConfig), "arguments"),
         reference=model.at(arguments.reference) if arguments.reference else None,
         seed=arguments.seed or 0,
-        beta=validate(LeaderConfig, given(arguments, LeaderConfig), "arguments").beta,
-        max_length=arguments.max_length,
+        beta=leader.beta,
+        max_length=leader.max_length,
         own_pairs=own_pairs,
         **given(arguments, FollowerConfig),
     )

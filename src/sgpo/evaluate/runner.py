@@ -52,7 +52,7 @@ class Subject:
         model: the policy; for `judge` and `reward` its path may also be a file of answers.
         name: of the policy, in files of answers.
         reference: of its implicit reward and its KL; the baseline if the settings name none.
-        max_length: tokens at which pairs are cut for scoring; None cuts nothing.
+        max_length: tokens at which pairs are cut for scoring, as in training.
         space: gap space of the certificate.
         own_pairs: its self-annotated pairs; None: there are none.
         reference_logps: the reference's scores if they are known: (2, N) of the held-out pairs, then (2, M) of
@@ -65,7 +65,7 @@ class Subject:
     reference: ModelConfig | None = None
     seed: int = 0
     beta: float = LeaderConfig().beta
-    max_length: int | None = None
+    max_length: int = LeaderConfig().max_length
     space: Space = FollowerConfig().space
     own_pairs: Dataset | None = None
     reference_logps: Sequence[np.ndarray] | None = None
