@@ -66,7 +66,7 @@ def _add_mt_bench(kinds: Any) -> None:
 
 def _add_judge(kinds: Any) -> None:
     help_ = "Compare a policy's answers with a baseline's by an LLM judge that sees both orders."
-    parser = _add_kind(kinds, "judge", _compare, help_, baseline=["--second"], servers=["--server"])
+    parser = _add_kind(kinds, "judge", _evaluate_policy, help_, baseline=["--second"], servers=["--server"])
     parser.add_argument("--first", dest="policy", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     group = parser.add_argument_group("how the judge is asked")
     renamed = {"temperature": "--judge-temperature", "seed": "--judge-seed"}
@@ -80,7 +80,7 @@ def _add_judge(kinds: Any) -> None:
 
 def _add_reward(kinds: Any) -> None:
     help_ = "Compare a policy's answers with a baseline's by a reward model or function."
-    parser = _add_kind(kinds, "reward", _compare, help_, model=["--reward-model"])
+    parser = _add_kind(kinds, "reward", _evaluate_policy, help_, model=["--reward-model"])
     _add_reference(parser)
     group = parser.add_argument_group("how the reward model is loaded")
     renamed = {key: f"--reward-{key.replace('_', '-')}" for key in RewardOptions.model_fields if key != "label"}
@@ -90,7 +90,7 @@ def _add_reward(kinds: Any) -> None:
 
 def _add_preferences(kinds: Any) -> None:
     help_ = "Evaluate a policy's implicit reward on held-out human pairs, and certify it."
-    parser = _add_kind(kinds, "preferences", _compare, help_)
+    parser = _add_kind(kinds, "preferences", _evaluate_policy, help_)
     _add_reference(parser)
     add_flags(parser, FollowerConfig, ["space"])
     add_flags(parser, LeaderConfig, ["beta", "max_length"])
@@ -128,12 +128,12 @@ def _alpaca(arguments: argparse.Namespace) -> int:
     hide_other_bars()
     asked = read_instructions(instructions, split=split) if instructions else None
     checks = {"asked": asked, "baseline": arguments.baseline, "answers": arguments.answers}
-    read = read_annotations(arguments.annotations, **checks)
+    annotations = read_annotations(arguments.annotations, **checks)
     gamed = read_gamed(arguments.difficulty) if arguments.difficulty else None
-    result = report_win_rates(read, gamed)
+    result = report_win_rates(annotations, gamed)
     if not result["length_controlled"]:
         print(f"sgpo eval: {NEEDS_EXTRA}", file=sys.stderr)
-    return _print(arguments, result)
+    return _print_result(arguments, result)
 
 
 def _mt_bench(arguments: argparse.Namespace) -> int:
@@ -144,15 +144,16 @@ def _mt_bench(arguments: argparse.Namespace) -> int:
     from sgpo.evaluate.mt_bench import read_questions
     from sgpo.evaluate.mt_judgments import average_judgments, read_judgments
 
-    settings = _settings(arguments)
-    read = read_judgments(arguments.judgments, read_questions(settings.questions), model=arguments.name)
-    return _print(arguments, {"model": read.model, "judge": read.judge, **average_judgments(read)._asdict()})
+    settings = _read_settings(arguments)
+    judgments = read_judgments(arguments.judgments, read_questions(settings.questions), model=arguments.name)
+    names = {"model": judgments.model, "judge": judgments.judge}
+    return _print_result(arguments, {**names, **average_judgments(judgments)._asdict()})
 
 
 def _write_answers(arguments: argparse.Namespace, path: Path) -> int:
     """Writes the answers that another program judges."""
-    settings = _settings(arguments)
-    result = _run(arguments, settings, answers=path)
+    settings = _read_settings(arguments)
+    result = _run_job(arguments, settings, answers=path)
     if arguments.json:
         print(json.dumps({"file": str(path), "answers": result["answers"], "cut": result["cut"]}))
     else:
@@ -161,22 +162,22 @@ def _write_answers(arguments: argparse.Namespace, path: Path) -> int:
     return 0
 
 
-def _compare(arguments: argparse.Namespace) -> int:
+def _evaluate_policy(arguments: argparse.Namespace) -> int:
     """Evaluates a policy, writes the result and prints it without its rows."""
-    settings, files = _settings(arguments), {}
+    settings, files = _read_settings(arguments), {}
     if arguments.policy is None:
         raise InputError("--policy is missing; allowed: the policy to evaluate.")
     output = _json_path(arguments.output) if arguments.output or settings.kind == "judge" else None
     if settings.kind == "judge":
         cache = Path(arguments.cache or output.with_suffix(".cache"))
         files = {"verdicts": cache / "verdicts.jsonl", "keep": cache}
-    result = _run(arguments, settings, **files)
+    result = _run_job(arguments, settings, **files)
     if output is not None:
         write_json(output, result)
-    return _print(arguments, {key: value for key, value in result.items() if key not in ("duels", "rewards")})
+    return _print_result(arguments, {key: value for key, value in result.items() if key not in ("duels", "rewards")})
 
 
-def _run(arguments: argparse.Namespace, settings: EvaluateConfig, **files: Path) -> dict[str, Any]:
+def _run_job(arguments: argparse.Namespace, settings: EvaluateConfig, **files: Path) -> dict[str, Any]:
     names = named_sources({"model": {"path": arguments.policy}, "evaluate": [settings.model_dump()]})
     settle_hub_access([*names, arguments.reference, arguments.self_pairs])
     from rich.console import Console
@@ -212,10 +213,10 @@ def _run(arguments: argparse.Namespace, settings: EvaluateConfig, **files: Path)
         if missing and not arguments.yes:
             _confirm(f"{len(missing):,} requests to {', '.join(settings.servers)}")
 
-    return run_evaluation(Job(settings, subject, _Steps(Console(stderr=True)), **files, approve=approve))
+    return run_evaluation(Job(settings, subject, _StagePerBar(Console(stderr=True)), **files, approve=approve))
 
 
-def _settings(arguments: argparse.Namespace) -> EvaluateConfig:
+def _read_settings(arguments: argparse.Namespace) -> EvaluateConfig:
     content = {"kind": arguments.kind, **given(arguments, EvaluateConfig)}
     if arguments.kind == "judge":
         content["options"] = {"seed": arguments.seed or 0, **given(arguments, JudgeOptions)}
@@ -266,7 +267,7 @@ def _confirm(what: str) -> None:
         raise InputError("nothing was sent; allowed: y, or --yes.")
 
 
-class _Steps(Reporter):
+class _StagePerBar(Reporter):
     """Shows each bar as a stage of its own."""
 
     @contextmanager
@@ -275,7 +276,7 @@ class _Steps(Reporter):
             yield advance
 
 
-def _print(arguments: argparse.Namespace, result: dict[str, Any]) -> int:
+def _print_result(arguments: argparse.Namespace, result: dict[str, Any]) -> int:
     from rich.console import Console
 
     from sgpo.evaluate.results import as_plain, result_table

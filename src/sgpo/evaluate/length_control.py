@@ -144,21 +144,21 @@ def length_controlled_win_rate(
     )
 
 
-def report_win_rates(read: Annotations, gamed: Gamed | None) -> dict[str, Any]:
+def report_win_rates(annotations: Annotations, gamed: Gamed | None) -> dict[str, Any]:
     """The raw and, with scikit-learn, the length-controlled win rates of annotations; the full model needs `gamed`."""
-    arrays = (read.preferences, read.lengths, read.baseline_lengths)
+    arrays = (annotations.preferences, annotations.lengths, annotations.baseline_lengths)
     controlled = {}
     if find_spec("sklearn") is not None:
         controlled["minimal"] = length_controlled_win_rate(*arrays)
         if gamed is not None:
-            controlled["full"] = length_controlled_win_rate(*arrays, gamed=gamed, places=read.places)
+            controlled["full"] = length_controlled_win_rate(*arrays, gamed=gamed, places=annotations.places)
     return {
-        "generator": read.generator,
-        "baseline": read.baseline,
-        "annotator": read.annotator,
-        "characters": float(read.lengths.mean()),
-        "baseline_characters": float(read.baseline_lengths.mean()),
-        "raw": raw_win_rate(read.preferences),
+        "generator": annotations.generator,
+        "baseline": annotations.baseline,
+        "annotator": annotations.annotator,
+        "characters": float(annotations.lengths.mean()),
+        "baseline_characters": float(annotations.baseline_lengths.mean()),
+        "raw": raw_win_rate(annotations.preferences),
         "length_controlled": controlled,
     }
 
