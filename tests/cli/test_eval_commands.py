@@ -418,7 +418,7 @@ def test_self_pairs_without_a_self_annotated_pair_are_refused(tmp_path, capsys, 
     human = write(tmp_path / "human.jsonl", [{**row, "source": "human"} for row in pairs_of(WORDS)])
     keys, others = COMMANDS[kind]
     refused = run(capsys, kind, *flags_of(keys), *others, "--self-pairs", human, code=2)
-    assert f"--self-pairs {human} has no pair whose source is 'self'; allowed: at least one." in refused
+    assert f"--self-pairs {human} has no pair of source 'self'; allowed: at least one." in refused
 
 
 def test_pairs_that_are_all_ordered_right_are_reported_without_a_number_for_infinity(tmp_path, capsys, policy, other):

@@ -190,20 +190,18 @@ def _run_job(arguments: argparse.Namespace, settings: EvaluateConfig, **files: P
     hide_other_bars()
     own_pairs = self_annotated(load_pairs(arguments.self_pairs)) if arguments.self_pairs else None
     if arguments.self_pairs and own_pairs is None:
-        raise InputError(
-            f"--self-pairs {arguments.self_pairs} has no pair whose source is 'self'; allowed: at least one."
-        )
+        raise InputError(f"--self-pairs {arguments.self_pairs} has no pair of source 'self'; allowed: at least one.")
     model = validate(ModelConfig, {"path": arguments.policy, **given(arguments, ModelConfig)}, "arguments")
-    leader = validate(LeaderConfig, given(arguments, LeaderConfig), "arguments")
     subject = Subject(
         model=model,
         name=arguments.name or arguments.policy,
         generation=validate(GenerationConfig, given(arguments, GenerationConfig), "arguments"),
         reference=model.at(arguments.reference) if arguments.reference else None,
         seed=arguments.seed or 0,
-        beta=leader.beta,
-        max_length=leader.max_length,
         own_pairs=own_pairs,
+        **validate(LeaderConfig, given(arguments, LeaderConfig), "arguments").model_dump(
+            include={"beta", "max_length"}
+        ),
         **given(arguments, FollowerConfig),
     )
 
@@ -236,8 +234,7 @@ def _reads_verdicts(
 
     `both` modes take some flags; every other flag that a mode would ignore is refused.
     """
-    values = {key.rpartition(".")[2]: value for key, value in vars(arguments).items() if key not in ("call", "kind")}
-    found = [name for name, value in values.items() if value is not None and value is not False]
+    found = [key.rpartition(".")[2] for key, value in vars(arguments).items() if not (value is None or value is False)]
     reads = file in found
     if not reads and (missing := [name for name in needed if name not in found]):
         listed = ", ".join(f"--{name}" for name in needed)
@@ -245,7 +242,7 @@ def _reads_verdicts(
     for name in found:
         # `--servers` are a judge's; these are the policy's.
         flag = "--" + {"servers": "policy-servers"}.get(name, name.replace("_", "-"))
-        if reads and name not in (file, "json", *own, *both):
+        if reads and name not in ("call", "kind", "json", file, *own, *both):
             raise InputError(f"{flag} is given with --{file}, which takes none; leave one of them out.")
         if not reads and name in own:
             raise InputError(f"{flag} goes with --{file}, which is missing.")

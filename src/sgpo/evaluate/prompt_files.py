@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from sgpo.errors import InputError, shorten
 from sgpo.evaluate.row_files import Row, list_missing, read_rows, refuse_duplicates
 from sgpo.policy.tokens import Messages
@@ -31,7 +29,7 @@ class Answers(NamedTuple):
     @property
     def tokens(self) -> float | None:
         """Their mean number of tokens, if all are known."""
-        return None if None in self.n_tokens else float(np.mean(self.n_tokens))
+        return None if None in self.n_tokens else sum(self.n_tokens) / len(self.n_tokens)
 
 
 def read_prompts(path: str | Path, *, split: str | None = None) -> list[Messages]:
