@@ -16,7 +16,16 @@ from pydantic import BaseModel, ValidationError
 
 import sgpo
 from sgpo.errors import InputError
-from sgpo.store.files import partial_path, read_json, read_text, remove, replacing, write_atomically, write_json
+from sgpo.store.files import (
+    partial_path,
+    read_json,
+    read_text,
+    remove,
+    remove_abandoned,
+    replacing,
+    write_atomically,
+    write_json,
+)
 
 _RECORDED_PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "numpy", "scipy")
 
@@ -65,7 +74,7 @@ class RunDir:
 
     def _remove_leftovers(self) -> None:
         for partial in list(self.root.rglob(".*.partial")):
-            remove(partial)
+            remove_abandoned(partial)
         for shards in list(self.root.rglob(".*.shards")):
             if shards.with_name(shards.name[1:].removesuffix(".shards")).exists():
                 remove(shards)
@@ -96,7 +105,7 @@ class RunDir:
             yield partial_path(final)
             return
         started = time.monotonic()
-        with replacing(final) as partial:
+        with replacing(final, partial_path(final)) as partial:
             yield partial
             # Recorded before the rename: a run killed in between repeats the stage and records it again.
             entry = {"seconds": round(time.monotonic() - started, 2), "finished": _now(), **(notes or {})}
