@@ -46,6 +46,13 @@ class RunDir:
         self._check(recipe)
         self.root.mkdir(parents=True, exist_ok=True)
         self._lock()
+        try:
+            self._prepare(recipe, command)
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self, recipe: BaseModel, command: list[str]) -> None:
         self._remove_leftovers()
         content = recipe.model_dump(mode="json")
         write_atomically(self.root / "config.yaml", yaml.safe_dump(content, sort_keys=False))
@@ -61,7 +68,7 @@ class RunDir:
             raise InputError(f"{self.root} is a file; allowed: a run directory, or a path that does not exist.")
         if (self.root / "config.yaml").is_file():
             check_same_config(self.root, recipe)
-        elif self.root.is_dir() and any(self.root.iterdir()):
+        elif self.root.is_dir() and any(map(_is_foreign, self.root.iterdir())):
             raise InputError(f"{self.root} is not empty and holds no run; allowed: a run directory or a new path.")
 
     def _lock(self) -> None:
@@ -154,6 +161,11 @@ def _differences(stored: Any, given: Any, key: str) -> Iterator[str]:
             yield from _differences(stored.get(name), given.get(name), f"{key}.{name}" if key else name)
     elif stored != given:
         yield f"{key} is {given!r}, was {stored!r}"
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a file is none of those that a start leaves which ends before config.yaml is written."""
+    return path.name != ".lock" and not path.match(".config.yaml.*partial")
 
 
 def _now() -> str:
