@@ -173,3 +173,30 @@ def test_the_manifest_says_what_ran(run):
     assert manifest["command"] == ["sgpo", "run"]
     assert manifest["seed"] == 0
     assert {"torch", "transformers", "trl"} <= set(manifest["versions"])
+
+
+def test_the_manifest_keeps_its_keys_and_their_order_and_what_a_newer_version_has_added(run):
+    path = run.root / "manifest.json"
+    with run.writing("seed/pairs", {"rows": 8}) as place:
+        place.mkdir()
+    content = json.loads(path.read_text())
+    assert list(content) == ["sgpo", "command", "created", "seed", "versions", "stages"]
+    assert list(content["stages"]["seed/pairs"]) == ["seconds", "finished", "rows"]
+    content |= {"host": "a"}
+    del content["versions"]
+    path.write_text(json.dumps(content))
+    run.close()
+    again = RunDir(run.root, RECIPE, [])
+    with again.writing("round-0/policy") as place:
+        place.mkdir()
+    again.close()
+    content["stages"]["round-0/policy"] = json.loads(path.read_text())["stages"]["round-0/policy"]
+    assert path.read_text() == json.dumps(content, indent=2) + "\n"
+    assert again.seconds("seed/") == content["stages"]["seed/pairs"]["seconds"]
+
+
+def test_a_damaged_manifest_is_refused_and_its_key_named(run):
+    run.close()
+    (run.root / "manifest.json").write_text(json.dumps({"stages": {"seed/pairs": {"seconds": "long"}}}))
+    with pytest.raises(InputError, match=r'manifest\.json: stages\.seed/pairs\.seconds is "long"'):
+        RunDir(run.root, RECIPE, [])

@@ -199,9 +199,10 @@ class Shipped(Record):
 
 
 class StageEntry(Record):
-    """A finished stage in the manifest."""
+    """A finished stage in the manifest, with counts of what it made."""
 
     seconds: float
+    finished: str | None = None
 
 
 class Manifest(Record):
@@ -210,6 +211,7 @@ class Manifest(Record):
     sgpo: str = "?"
     command: list[str] = []
     created: str = "at an unknown time"
+    seed: int | None = None
     versions: dict[str, str] = {}
     stages: dict[str, StageEntry] = {}
 

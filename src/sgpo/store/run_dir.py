@@ -16,16 +16,8 @@ from pydantic import BaseModel, ValidationError
 
 import sgpo
 from sgpo.errors import InputError
-from sgpo.store.files import (
-    partial_path,
-    read_json,
-    read_text,
-    remove,
-    remove_abandoned,
-    replacing,
-    write_atomically,
-    write_json,
-)
+from sgpo.store.files import partial_path, read_text, remove, remove_abandoned, replacing, write_atomically
+from sgpo.store.records import Manifest, StageEntry
 
 _RECORDED_PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "numpy", "scipy")
 
@@ -58,10 +50,15 @@ class RunDir:
         write_atomically(self.root / "config.yaml", yaml.safe_dump(content, sort_keys=False))
         self._manifest_path = self.root / "manifest.json"
         if not self._manifest_path.is_file():
-            about = {"sgpo": sgpo.__version__, "command": command, "created": _now(), "seed": content["seed"]}
-            versions = {name: version(name) for name in _RECORDED_PACKAGES}
-            write_json(self._manifest_path, {**about, "versions": versions, "stages": {}})
-        self.manifest = read_json(self._manifest_path)
+            Manifest(
+                sgpo=sgpo.__version__,
+                command=command,
+                created=_now(),
+                seed=content["seed"],
+                versions={name: version(name) for name in _RECORDED_PACKAGES},
+                stages={},
+            ).write(self._manifest_path)
+        self.manifest = Manifest.read(self._manifest_path)
 
     def _check(self, recipe: BaseModel) -> None:
         if self.root.exists() and not self.root.is_dir():
@@ -101,8 +98,8 @@ class RunDir:
 
     def seconds(self, prefix: str) -> float:
         """Time spent so far on the stages whose names start with `prefix`."""
-        stages = self.manifest["stages"].items()
-        return round(sum(entry["seconds"] for name, entry in stages if name.startswith(prefix)), 1)
+        stages = self.manifest.stages.items()
+        return round(sum(entry.seconds for name, entry in stages if name.startswith(prefix)), 1)
 
     @contextmanager
     def writing(self, stage: str, notes: dict[str, int] | None = None) -> Iterator[Path]:
@@ -115,9 +112,9 @@ class RunDir:
         with replacing(final, partial_path(final)) as partial:
             yield partial
             # Recorded before the rename: a run killed in between repeats the stage and records it again.
-            entry = {"seconds": round(time.monotonic() - started, 2), "finished": _now(), **(notes or {})}
-            self.manifest["stages"][stage] = entry
-            write_json(self._manifest_path, self.manifest)
+            entry = StageEntry(seconds=round(time.monotonic() - started, 2), finished=_now(), **(notes or {}))
+            self.manifest = self.manifest.model_copy(update={"stages": {**self.manifest.stages, stage: entry}})
+            self.manifest.write(self._manifest_path)
         remove(self.shards_path(stage))
 
 
