@@ -16,7 +16,8 @@ from sgpo.robust import WorstCase
 from sgpo.rounds.context import Run
 from sgpo.rounds.costs import Scale, StagePlan, hours, training_flops
 from sgpo.rounds.pairs import SEEDS, VALIDATION, most_pairs, reference_fingerprint, round_pairs
-from sgpo.rounds.worst_case import WORST_CASE, read_worst_cases, write_worst_case
+from sgpo.rounds.worst_case import read_worst_cases, write_worst_case
+from sgpo.store.records import WORST_CASE
 
 TRAINING_LOG = "training_log.json"
 

@@ -21,12 +21,11 @@ from sgpo.rounds.context import Run
 from sgpo.rounds.costs import StagePlan
 from sgpo.rounds.pairs import VALIDATION, gaps_under
 from sgpo.rounds.training import TRAINING_LOG, solve_follower, train_round
-from sgpo.rounds.worst_case import WORST_CASE
 from sgpo.stats.acceptance import ENOUGH_PAIRS, LEVEL, accept_round, choose_radius, latest_supported
 from sgpo.stats.certificate import measured_radius
 from sgpo.stats.ranking import ranking_accuracy
 from sgpo.store.files import read_json, write_json
-from sgpo.store.records import Decision, Evidence, Shipped, Tried
+from sgpo.store.records import WORST_CASE, Decision, Evidence, Shipped, Tried
 
 GAPS, DECISION, SHIPPED = "validation.json", "decision.json", "shipped.json"
 

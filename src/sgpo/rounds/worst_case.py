@@ -15,8 +15,8 @@ from sgpo.leader.config import SGPOConfig
 from sgpo.leader.follower import ALL, Follower, Pairs, radii
 from sgpo.leader.scores import stored_gaps
 from sgpo.robust import WorstCase, make_link
+from sgpo.store.records import GapTable
 
-WORST_CASE = "worst_case.parquet"
 _SETTINGS = ("space", "tangents", "window_rule", "schedule", "step", "solver", "group_size")
 _NUMBERS = ("value", "empirical_value", "price", "moved_share", "marginal")
 _TOTALS = ("value", "empirical_value", "moved_share")
@@ -32,8 +32,8 @@ def write_worst_case(pairs: Dataset, arguments: SGPOConfig, path: Path) -> None:
     follower = Follower(arguments, Pairs(np.arange(len(pairs)), None, sources), gaps)
     follower.answer()
     summary = _summarise(follower.worst_cases, arguments, sources, gaps)
-    points = make_link(arguments.space).to_space(gaps)
-    table = pa.table({"gap": gaps, "point": points, "moved": follower.moved_shares()})
+    answer = GapTable(make_link(arguments.space).to_space(gaps), follower.moved_shares())
+    table = pa.table({"gap": gaps, **answer._asdict()})
     pq.write_table(table.replace_schema_metadata({"sgpo": json.dumps(summary)}), path)
 
 
@@ -86,7 +86,7 @@ def read_worst_cases(path: Path, sources: Sequence[str]) -> dict[str, WorstCase]
     `sources` are the (N,) sources of the pairs. `full_radius` is that of all pairs at once, also for groups.
     """
     summary, table = read_summary(path), pq.read_table(path)
-    points, moved = (table[name].to_numpy() for name in ("point", "moved"))
+    points, moved = GapTable(*(table[name].to_numpy() for name in GapTable._fields))
     found = {}
     for name, answer in summary.get("by_source", {ALL: summary}).items():
         members = np.full(len(points), True) if name == ALL else np.array(sources) == name
