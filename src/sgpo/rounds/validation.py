@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from sgpo.config import RunConfig
 from sgpo.leader.scores import stored_gaps
 from sgpo.policy.generators import load_model
-from sgpo.policy.load import Policy, load_tokenizer
+from sgpo.policy.load import Policy
 from sgpo.policy.tokens import tokenize_responses
 from sgpo.rounds.context import Run
 from sgpo.rounds.costs import StagePlan
@@ -160,8 +160,7 @@ def _choose(run: Run) -> Shipped:
     config, control = run.config, None
     gaps = [_read_gaps(run, f"round-{number}") for number in range(config.rounds + 1)]
     if config.leader.accept == "supported":
-        tokenizer = load_tokenizer(run.model(0).path, trust_remote_code=config.model.trust_remote_code)
-        control = _extra_tokens(run.load(VALIDATION), tokenizer)
+        control = _extra_tokens(run.load(VALIDATION), run.tokenizer(0))
     shipment = latest_supported(gaps, control=control)
     number, path = shipment.place, config.model.path
     if number is not None:
