@@ -50,14 +50,9 @@ class RunDir:
         write_atomically(self.root / "config.yaml", yaml.safe_dump(content, sort_keys=False))
         self._manifest_path = self.root / "manifest.json"
         if not self._manifest_path.is_file():
-            Manifest(
-                sgpo=sgpo.__version__,
-                command=command,
-                created=_now(),
-                seed=content["seed"],
-                versions={name: version(name) for name in _RECORDED_PACKAGES},
-                stages={},
-            ).write(self._manifest_path)
+            about = {"sgpo": sgpo.__version__, "command": command, "created": _now(), "seed": content["seed"]}
+            versions = {name: version(name) for name in _RECORDED_PACKAGES}
+            Manifest(**about, versions=versions, stages={}).write(self._manifest_path)
         self.manifest = Manifest.read(self._manifest_path)
 
     def _check(self, recipe: BaseModel) -> None:
