@@ -98,12 +98,11 @@ class Stages:
         notes: dict[str, int] = {}
         with self.reporter.stage(name), self.run.writing(name, notes) as path:
             missing = self.processes.from_main(shards.missing(len(spans)))
-            rank, of = (0, 1) if main_only else (self.processes.rank, self.processes.count)
-            takes_part = self.processes.is_main or not main_only
+            rank, workers = self.processes.rank, 1 if main_only else self.processes.count
             if missing:
-                with open_work() if takes_part else nullcontext() as work:
+                with open_work() if rank < workers else nullcontext() as work:
                     if work:
-                        mine = {index: spans[index] for index in missing[rank::of]}
+                        mine = {index: spans[index] for index in missing[rank::workers]}
                         self._write_shards(name, shards, mine, work)
                     self.processes.wait()
             if self.processes.is_main:
