@@ -172,7 +172,8 @@ def _checked_prompt(prompt: list[Message], column: str) -> list[Message]:
 
 def _messages(row: dict[str, Any], column: str) -> list[Message]:
     """The messages of a column; a string is one turn, of the user if it is the prompt."""
-    value, writer = row[column], "assistant" if column in ("chosen", "rejected") else "user"
+    value = row[column]
+    writer = "assistant" if column in ("chosen", "rejected") else "user"
     if isinstance(value, str) and column != "messages":
         return [{"role": writer, "content": value}]
     if not isinstance(value, list) or not value:

@@ -5,7 +5,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -38,29 +38,29 @@ class RunDir:
         self._check(recipe)
         self.root.mkdir(parents=True, exist_ok=True)
         self._lock()
-        try:
-            self._prepare(recipe, command)
-        except BaseException:
-            self.close()
-            raise
+        with ExitStack() as failing:
+            failing.callback(self.close)
+            self._prepare(recipe.model_dump(mode="json"), command)
+            failing.pop_all()
 
-    def _prepare(self, recipe: BaseModel, command: list[str]) -> None:
+    def _prepare(self, recipe: dict[str, Any], command: list[str]) -> None:
         self._remove_leftovers()
-        content = recipe.model_dump(mode="json")
-        write_atomically(self.root / "config.yaml", yaml.safe_dump(content, sort_keys=False))
+        write_atomically(self.root / "config.yaml", yaml.safe_dump(recipe, sort_keys=False))
         self._manifest_path = self.root / "manifest.json"
         if not self._manifest_path.is_file():
-            about = {"sgpo": sgpo.__version__, "command": command, "created": _now(), "seed": content["seed"]}
+            about = {"sgpo": sgpo.__version__, "command": command, "created": _now(), "seed": recipe["seed"]}
             versions = {name: version(name) for name in _RECORDED_PACKAGES}
             Manifest(**about, versions=versions, stages={}).write(self._manifest_path)
         self.manifest = Manifest.read(self._manifest_path)
 
     def _check(self, recipe: BaseModel) -> None:
+        check_same_config(self.root, recipe)
         if self.root.exists() and not self.root.is_dir():
             raise InputError(f"{self.root} is a file; allowed: a run directory, or a path that does not exist.")
-        if (self.root / "config.yaml").is_file():
-            check_same_config(self.root, recipe)
-        elif self.root.is_dir() and any(map(_is_foreign, self.root.iterdir())):
+        # A start that fails before its config is written, as on a full disk, leaves no more than these.
+        own = {self.root / ".lock", *self.root.glob(".config.yaml.*partial")}
+        is_run = (self.root / "config.yaml").is_file()
+        if not is_run and self.root.is_dir() and {*self.root.iterdir()} - own:
             raise InputError(f"{self.root} is not empty and holds no run; allowed: a run directory or a new path.")
 
     def _lock(self) -> None:
@@ -153,11 +153,6 @@ def _differences(stored: Any, given: Any, key: str) -> Iterator[str]:
             yield from _differences(stored.get(name), given.get(name), f"{key}.{name}" if key else name)
     elif stored != given:
         yield f"{key} is {given!r}, was {stored!r}"
-
-
-def _is_foreign(path: Path) -> bool:
-    """Whether a file is none of those that a start leaves which ends before config.yaml is written."""
-    return path.name != ".lock" and not path.match(".config.yaml.*partial")
 
 
 def _now() -> str:

@@ -98,7 +98,8 @@ class Stages:
         notes: dict[str, int] = {}
         with self.reporter.stage(name), self.run.writing(name, notes) as path:
             missing = self.processes.from_main(shards.missing(len(spans)))
-            rank, workers = self.processes.rank, 1 if main_only else self.processes.count
+            rank = self.processes.rank
+            workers = 1 if main_only else self.processes.count
             if missing:
                 with open_work() if rank < workers else nullcontext() as work:
                     if work:
