@@ -183,6 +183,7 @@ def test_the_manifest_keeps_its_keys_and_their_order_and_what_a_newer_version_ha
     assert list(content) == ["sgpo", "command", "created", "seed", "versions", "stages"]
     assert list(content["stages"]["seed/pairs"]) == ["seconds", "finished", "rows"]
     content |= {"host": "a"}
+    content["stages"]["seed/pairs"]["seconds"] = 12.34
     del content["versions"]
     path.write_text(json.dumps(content))
     run.close()
@@ -192,7 +193,7 @@ def test_the_manifest_keeps_its_keys_and_their_order_and_what_a_newer_version_ha
     again.close()
     content["stages"]["round-0/policy"] = json.loads(path.read_text())["stages"]["round-0/policy"]
     assert path.read_text() == json.dumps(content, indent=2) + "\n"
-    assert again.seconds("seed/") == content["stages"]["seed/pairs"]["seconds"]
+    assert again.seconds("seed/") == 12.3
 
 
 def test_a_damaged_manifest_is_refused_and_its_key_named(run):
