@@ -10,7 +10,8 @@ from sgpo.preferences.distinct import prompt_key
 def select_seeds(pairs: Dataset, size: int, seed: int) -> Dataset:
     """Selects `size` pairs at random, in their order; for one seed, a smaller selection is part of a larger one.
 
-    Source: arXiv:2502.18099, Section 4 (2K seeds of 60K pairs).
+    Raises InputError if `size` is not 1 to the number of pairs, or `seed` is below 0. Source: arXiv:2502.18099, Section 4
+    (2K seeds of 60K pairs).
     """
     if not 1 <= size <= len(pairs):
         raise InputError(f"the number of seed pairs is {size}; allowed: 1 to {len(pairs)}, the number of pairs.")
@@ -21,7 +22,8 @@ def select_seeds(pairs: Dataset, size: int, seed: int) -> Dataset:
 def hold_out(pairs: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
     """Splits pairs into those to train on and held-out pairs, at least one prompt each and no prompt in both.
 
-    `share` of the prompts (compared by `prompt_key`) are held out; both parts keep the order of `pairs`.
+    `share` of the prompts (compared by `prompt_key`) are held out; both parts keep the order of `pairs`. Raises
+    InputError if `share` is not in (0, 1), `seed` is below 0, or all pairs have one prompt.
     """
     if not 0 < share < 1:
         raise InputError(f"the share to hold out is {share}; allowed: a number in (0, 1).")

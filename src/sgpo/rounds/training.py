@@ -23,7 +23,7 @@ TRAINING_LOG = "training_log.json"
 
 
 def leader_arguments(config: RunConfig, number: int, radius: float, *, processes: int = 1, **more: Any) -> SGPOConfig:
-    """The trainer's arguments in a round, and `more`; round 0 is DPO on the seeds (Algorithm 1, line 1)."""
+    """The trainer's arguments in a round, and `more`, or InputError; round 0 is DPO on seeds (Algorithm 1, line 1)."""
     leader, follower = config.leader, config.follower
     if leader.batch_size % (leader.micro_batch_size * processes):
         raise InputError(

@@ -172,16 +172,8 @@ def _choose(run: Run) -> Shipped:
         enough=ENOUGH_PAIRS,
         level=LEVEL,
         rounds=[
-            Evidence(
-                round=place,
-                score=found.score,
-                p_value=found.p_value,
-                threshold=float(threshold),
-                accuracy=ranking_accuracy(row).accuracy,
-            )
-            for place, (found, threshold, row) in enumerate(
-                zip(shipment.evidence, shipment.thresholds, gaps, strict=True)
-            )
+            Evidence(round=place, **found._asdict(), threshold=float(bound), accuracy=ranking_accuracy(row).accuracy)
+            for place, (found, bound, row) in enumerate(zip(shipment.evidence, shipment.thresholds, gaps, strict=True))
         ],
     )
 

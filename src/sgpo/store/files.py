@@ -109,7 +109,7 @@ def parse_json(text: str | bytes, where: str, *, line: int | None = None) -> Any
 def read_objects(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
     """The JSON objects of a .json list, or of a .jsonl or .jsonl.gz file, at least one, each with its place.
 
-    A place is "FILE row 3" (from 0) in a list, and "FILE line 4" (from 1) in JSON Lines. NaN and infinities are read.
+    A place is "FILE row 3" (from 0) in a list, "FILE line 4" (from 1) in JSON Lines; InputError names it. NaN is read.
     """
     path = Path(path)
     if path.suffix == ".json":

@@ -26,7 +26,8 @@ class RunDir:
     """The directory of one run.
 
     A stage is a folder or a file named by its path in the run (`round-1/pairs`), complete or absent. What an
-    interrupted run left behind is removed, except the shards of an unfinished stage (`shards_path`).
+    interrupted run left behind is removed, except the shards of an unfinished stage (`shards_path`). Raises InputError
+    for a directory that is in use, or that holds a run of another recipe or no run.
     """
 
     def __init__(self, root: str | Path, recipe: BaseModel, command: list[str], *, writer: bool = True) -> None:
@@ -40,18 +41,16 @@ class RunDir:
         self._lock()
         with ExitStack() as failing:
             failing.callback(self.close)
-            self._prepare(recipe.model_dump(mode="json"), command)
+            self._remove_leftovers()
+            content = recipe.model_dump(mode="json")
+            write_atomically(self.root / "config.yaml", yaml.safe_dump(content, sort_keys=False))
+            self._manifest_path = self.root / "manifest.json"
+            if not self._manifest_path.is_file():
+                about = {"sgpo": sgpo.__version__, "command": command, "created": _now(), "seed": content["seed"]}
+                versions = {name: version(name) for name in _RECORDED_PACKAGES}
+                Manifest(**about, versions=versions, stages={}).write(self._manifest_path)
+            self.manifest = Manifest.read(self._manifest_path)
             failing.pop_all()
-
-    def _prepare(self, recipe: dict[str, Any], command: list[str]) -> None:
-        self._remove_leftovers()
-        write_atomically(self.root / "config.yaml", yaml.safe_dump(recipe, sort_keys=False))
-        self._manifest_path = self.root / "manifest.json"
-        if not self._manifest_path.is_file():
-            about = {"sgpo": sgpo.__version__, "command": command, "created": _now(), "seed": recipe["seed"]}
-            versions = {name: version(name) for name in _RECORDED_PACKAGES}
-            Manifest(**about, versions=versions, stages={}).write(self._manifest_path)
-        self.manifest = Manifest.read(self._manifest_path)
 
     def _check(self, recipe: BaseModel) -> None:
         check_same_config(self.root, recipe)
@@ -59,8 +58,7 @@ class RunDir:
             raise InputError(f"{self.root} is a file; allowed: a run directory, or a path that does not exist.")
         # A start that fails before its config is written, as on a full disk, leaves no more than these.
         own = {self.root / ".lock", *self.root.glob(".config.yaml.*partial")}
-        is_run = (self.root / "config.yaml").is_file()
-        if not is_run and self.root.is_dir() and {*self.root.iterdir()} - own:
+        if self.root.is_dir() and not (self.root / "config.yaml").is_file() and {*self.root.iterdir()} - own:
             raise InputError(f"{self.root} is not empty and holds no run; allowed: a run directory or a new path.")
 
     def _lock(self) -> None:
