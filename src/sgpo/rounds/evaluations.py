@@ -21,7 +21,7 @@ RESULT = "result.json"
 
 
 def check_evaluations(config: RunConfig) -> None:
-    """Reads what every evaluation of a recipe needs, so that mistakes are found before the first round."""
+    """Reads what every evaluation of a recipe needs: InputError for a mistake, before the first round."""
     for settings in config.evaluate:
         with _naming(settings):
             check_inputs(settings)
