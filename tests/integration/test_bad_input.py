@@ -65,6 +65,7 @@ def test_value_out_of_range(capsys, recipe):
         (["follower.solver=slsqp", "follower.tangents=null", "follower.window=[0.1, 1]"], "tangents is 0 with solver"),
         (["leader.proximal=1"], "proximal is 1.0 with step='envelope'"),
         (["follower.source_radius={self: 0.1}"], "source_radius names self; allowed: human and self"),
+        (["annotation.per_token=true", "annotation.length_penalty=1"], "per_token is true with length_penalty 1.0"),
     ],
 )
 def test_options_that_do_not_go_together(capsys, recipe, overrides, said):

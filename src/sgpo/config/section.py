@@ -72,7 +72,7 @@ def _sentence(kind: type[BaseModel], item: Any) -> str:
         for part in (part for part in item["loc"][:-1] if not isinstance(part, int)):
             kind = find_section(kind.model_fields[part].annotation)
         return f"unknown key {key}; allowed: {', '.join(kind.model_fields)}."
-    message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ").removesuffix(".")
     if item["type"] == "value_error":
         return f"{key + ': ' if key else ''}{message}."
     if item["type"] == "missing":

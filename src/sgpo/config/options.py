@@ -1,0 +1,61 @@
+"""Options of servers, judges, reward models and pair rankers, for every section of a recipe that takes them."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from sgpo.choices import Dtype
+from sgpo.config.section import Count, CountOrZero, NotNegative, Positive, Section, key
+
+
+class ServerOptions(Section):
+    """How servers are asked; null is the default of `ServerPool`."""
+
+    timeout: Positive | None = key(None, "Seconds for one attempt.")
+    retries: CountOrZero | None = key(None, "Further attempts of a request.")
+    concurrency: Count | None = key(None, "Open requests at each server.")
+    pause: Positive | None = key(None, "Seconds that a server rests after its first failure.")
+
+    def connection(self) -> dict[str, Any]:
+        """The arguments of `ServerPool` that are set."""
+        return self.model_dump(include=set(ServerOptions.model_fields), exclude_none=True)
+
+
+class VerdictOptions(Section):
+    """How an LLM judge is asked for a verdict."""
+
+    max_tokens: Count = key(256, "Most tokens of a verdict in words.")
+    temperature: NotNegative = key(0.0, "Sampling temperature of the judge.")
+    seed: int = key(0, "Sent with every request to the judge.")
+    request: dict[str, Any] = key({}, "Further fields of a request; null removes a field.")
+
+
+class JudgeOptions(ServerOptions, VerdictOptions):
+    """How an LLM judge and its servers are asked."""
+
+
+class RankingJudgeOptions(JudgeOptions):
+    """How an LLM judge that annotates is asked."""
+
+    max_chars: Count | None = key(None, "Comparisons with more characters are skipped; null: none.")
+
+
+class RewardOptions(Section):
+    """How a reward model is loaded; null is the default of `RewardModel`."""
+
+    label: CountOrZero | None = key(None, "Which output is the reward, if there are several.")
+    max_length: Annotated[int, Field(ge=2)] | None = key(None, "Tokens of prompt and response that it reads.")
+    batch_tokens: Count | None = key(None, "Most tokens of a batch, padding included.")
+    dtype: Dtype | None = key(None, "Dtype of its weights.")
+    device: str | None = key(None, "Device, such as cuda:1.")
+    trust_remote_code: bool | None = key(None, "Run model code that comes with a Hub repository.")
+
+
+class PairRankerOptions(Section):
+    """How a pair ranker is loaded; null is the default of `PairRanker`."""
+
+    source_max_length: Annotated[int, Field(ge=4)] | None = key(None, "Most tokens of a prompt.")
+    candidate_max_length: Annotated[int, Field(ge=4)] | None = key(None, "Tokens reserved for each response.")
+    batch_tokens: Count | None = key(None, "Most tokens of a batch, padding included.")
+    dtype: Dtype | None = key(None, "Dtype of its weights.")
+    device: str | None = key(None, "Device, such as cuda:1.")
