@@ -212,6 +212,7 @@ def test_an_argument_out_of_range_is_named(path):
         ({"label": -1}, "label is -1"),
         ({"max_length": 1}, "max_length is 1; allowed: None or a whole number >= 2"),
         ({"batch_tokens": 0}, "batch_tokens is 0"),
+        ({"batch_tokens": "8k"}, "batch_tokens is '8k'; allowed: a whole number >= 1"),
         ({"dtype": "int8"}, "dtype is 'int8'; allowed: 'float32', 'bfloat16', 'float16', 'auto'"),
         ({"device": "abacus"}, "device is 'abacus'; allowed: 'cpu', 'cuda'"),
     ]
