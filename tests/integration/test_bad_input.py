@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from sgpo.cli import main
+from tiny_annotators import build_classifier_with_code
 from tiny_model import build_tiny_model
 
 
@@ -143,6 +144,24 @@ def test_pool_of_prompts_longer_than_the_context(capsys, recipe):
 )  # fmt: skip
 def test_tools_that_are_not_there_are_found_before_anything_is_trained(capsys, recipe, overrides, said):
     assert said in run_refusal(capsys, recipe, *overrides)
+
+
+@pytest.mark.parametrize("section", ["annotation", "evaluate"])
+def test_code_of_a_reward_model_is_found_before_anything_is_trained(capsys, recipe, tmp_path, monkeypatch, section):
+    """`model.trust_remote_code` concerns the policy alone."""
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    ranker = {"model": str(build_classifier_with_code(tmp_path / "ranker"))}
+    changes = {"annotation": {"annotator": "reward_model", **ranker}}
+    if section == "evaluate":
+        changes = {"evaluate": [{"kind": "reward", "prompts": str(recipe.parent / "prompts.jsonl"), **ranker}]}
+    content = yaml.safe_load(recipe.read_text()) | changes
+    content["model"]["trust_remote_code"] = True
+    recipe.write_text(yaml.safe_dump(content))
+    assert "contains custom code which must be executed" in run_refusal(capsys, recipe, "--dry-run")
+    entry = content["annotation"] if section == "annotation" else content["evaluate"][0]
+    entry["options"] = {"trust_remote_code": True}
+    recipe.write_text(yaml.safe_dump(content))
+    assert main(["run", "--config", str(recipe), "--dry-run"]) == 0
 
 
 def test_unknown_trainer_argument(capsys, recipe):

@@ -22,7 +22,7 @@ class ModelConfig(Section):
     path: str | None = key(None, "Folder or Hub id of the SFT model.")
     adapter: str | None = key(None, "PEFT adapter to merge into the model.")
     dtype: Dtype = key("float32", "Of the weights of policy and reference; bfloat16 and float16 also train in it.")
-    trust_remote_code: bool = key(False, "Run model code that comes with a Hub repository.")
+    trust_remote_code: bool = key(False, "Run model code that comes with the policy's Hub repository.")
     parameters: Count | None = key(None, "Number of its weights, for plans without the Hub.")
 
     def at(self, path: str | Path) -> "ModelConfig":

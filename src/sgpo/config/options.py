@@ -48,7 +48,7 @@ class RewardOptions(Section):
     batch_tokens: Count | None = key(None, "Most tokens of a batch, padding included.")
     dtype: Dtype | None = key(None, "Dtype of its weights.")
     device: str | None = key(None, "Device, such as cuda:1.")
-    trust_remote_code: bool | None = key(None, "Run model code that comes with a Hub repository.")
+    trust_remote_code: bool | None = key(None, "Run model code that comes with its own Hub repository.")
 
 
 class PairRankerOptions(Section):

@@ -7,9 +7,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from refusals import unrefused
+from sgpo.config import AnnotationConfig, EvaluateConfig
 from sgpo.errors import InputError
+from sgpo.preferences.annotators.open import open_annotator, open_reward
 from sgpo.preferences.annotators.reward_model import RewardModel
-from tiny_annotators import build_tiny_classifier, build_tiny_encoder
+from tiny_annotators import build_classifier_with_code, build_tiny_classifier, build_tiny_encoder
 from tiny_model import build_tiny_model
 
 PROMPTS = [
@@ -222,3 +224,24 @@ def test_an_argument_out_of_range_is_named(path):
 def test_several_outputs_need_a_label(tmp_path):
     with pytest.raises(InputError, match="has 2 outputs; allowed: one, or `label` to choose"):
         RewardModel(build_tiny_classifier(tmp_path, labels=2))
+
+
+def annotating(path, options):
+    return open_annotator(AnnotationConfig(annotator="reward_model", model=str(path), options=options))
+
+
+def evaluating(path, options):
+    settings = EvaluateConfig(kind="reward", prompts="p", model=str(path), options=options)
+    return open_reward(settings.model, None, **settings.reward_options.model_dump(exclude_none=True))
+
+
+@pytest.mark.parametrize("opened", [annotating, evaluating])
+def test_code_of_a_reward_model_runs_only_if_its_own_option_asks_for_it(opened, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    path = build_classifier_with_code(tmp_path / "model")
+    for options in ({}, {"trust_remote_code": False}, {"trust_remote_code": None}):
+        with pytest.raises(InputError, match=r"contains custom code .* Its trust_remote_code allows that\."):
+            opened(path, options)
+    assert not (tmp_path / "modules").exists()
+    plain = RewardModel(build_tiny_encoder(tmp_path / "plain"))(PROMPTS, RESPONSES)
+    np.testing.assert_array_equal(opened(path, {"trust_remote_code": True})(PROMPTS, RESPONSES).rewards, plain.rewards)

@@ -1,12 +1,12 @@
 """The annotator that a recipe names."""
 
-from sgpo.config import AnnotationConfig, ModelConfig
+from sgpo.config import AnnotationConfig
 from sgpo.config.options import ServerOptions
 from sgpo.preferences.annotators.ranking import Annotator
 
 
-def open_annotator(settings: AnnotationConfig, model: ModelConfig) -> Annotator:
-    """Any annotator but the implicit reward, which the scores already hold; `model` decides on code from the Hub."""
+def open_annotator(settings: AnnotationConfig) -> Annotator:
+    """Any annotator but the implicit reward, which the scores already hold."""
     if settings.annotator == "judge":
         return _open_judge(settings)
     options = settings.annotator_options.model_dump(exclude_none=True)
@@ -14,8 +14,6 @@ def open_annotator(settings: AnnotationConfig, model: ModelConfig) -> Annotator:
         from sgpo.preferences.annotators.pair_ranker import PairRanker
 
         return PairRanker(settings.model, **options)
-    if settings.annotator == "reward_model":
-        options = {"trust_remote_code": model.trust_remote_code, **options}
     return open_reward(settings.model, settings.function, **options)
 
 
