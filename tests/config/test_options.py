@@ -41,7 +41,7 @@ def test_every_argument_of_a_class_is_an_option_and_every_option_an_argument():
     assert keywords(PairRanker) == set(PairRankerOptions.model_fields)
     ranking = set(RankingJudgeOptions.model_fields) - set(VerdictOptions.model_fields) - set(ServerOptions.model_fields)
     assert keywords(Judge) == {"template", *ranking}
-    assert set(ServerOptions.model_fields) <= keywords(ServerPool)
+    assert keywords(ServerPool) == set(ServerOptions.model_fields)
 
 
 @pytest.mark.parametrize("section", ["annotation", "evaluate"])
@@ -76,3 +76,35 @@ def test_a_typo_lists_the_same_keys_in_annotation_and_in_evaluate(who):
         allowed.append(str(caught.value).rstrip(".").partition("allowed: ")[2].split(", "))
     # A limit on what is compared makes sense only where many pairs of responses are.
     assert [key for key in allowed[0] if key != "max_chars"] == allowed[1]
+
+
+def test_wrong_options_of_a_backend_are_refused_with_the_recipe_and_named():
+    cases = [
+        (("server_options", {"concurency": 3}), "server_options.concurency; allowed: timeout, retries, concurrency,"),
+        (("server_options", {"retries": 1.5}), "server_options.retries is 1.5; allowed: a valid integer"),
+        (("server_options", {"timeout": "soon"}), "server_options.timeout is 'soon'; allowed: a valid number"),
+        (("vllm", {"tensor_paralel_size": 2}), "vllm.tensor_paralel_size; allowed: python, dtype, tensor_parallel"),
+        (("vllm", {"tensor_parallel_size": "two"}), "vllm.tensor_parallel_size is 'two'; allowed: a valid integer"),
+        (("vllm", {"gpu_memory_utilization": "all"}), "vllm.gpu_memory_utilization is 'all'; allowed: a valid number"),
+        (("vllm", {"engine": {"model": "m"}}), "generation.vllm: engine has model; allowed: arguments that are set no"),
+    ]
+
+    def check(case):
+        generation = {"backend": "vllm"} if case[0] == "vllm" else {"backend": "server", "servers": ["http://x/v1"]}
+        validate(RunConfig, {**RECIPE, "generation": {**generation, case[0]: case[1]}}, "r.yaml")
+
+    assert unrefused(check, cases) == {}
+
+
+def test_a_key_of_a_server_is_refused_wherever_servers_have_options_and_is_not_repeated():
+    options = {"api_key": "sk-secret"}
+    annotation, evaluation = PLACES["judge"]
+    for changes in (
+        {"generation": {"backend": "server", "servers": ["http://x/v1"], "server_options": options}},
+        {"generation": {"server_options": options}},
+        {"annotation": {**annotation, "options": options}},
+        {"evaluate": [{**evaluation, "options": options}]},
+    ):
+        with pytest.raises(InputError, match=r"api_key would be stored .* the environment's OPENAI_API_KEY") as caught:
+            validate(RunConfig, {**RECIPE, **changes}, "r.yaml")
+        assert "sk-secret" not in str(caught.value), changes

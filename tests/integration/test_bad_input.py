@@ -140,10 +140,30 @@ def test_pool_of_prompts_longer_than_the_context(capsys, recipe):
              "annotation.template=nowhere.txt"],
             "template nowhere.txt: cannot be read",
         ),
+        (["annotation.annotator=judge", "annotation.model=x", "annotation.servers=[x:1]"], "server 'x:1'; allowed: a"),
+        (["generation.backend=server", "generation.servers=[x:1]"], "server 'x:1'; allowed: a base URL"),
+        (
+            ["generation.backend=server", "generation.servers=[http://x/v1]", "generation.server_command=serve {foo}"],
+            "server command 'serve {foo}' has {foo}; allowed: {policy}, {host}, {port}.",
+        ),
     ],
 )  # fmt: skip
 def test_tools_that_are_not_there_are_found_before_anything_is_trained(capsys, recipe, overrides, said):
     assert said in run_refusal(capsys, recipe, *overrides)
+
+
+def test_a_plan_without_the_package_for_servers_says_how_to_get_it(capsys, recipe, monkeypatch):
+    """Brackets in names of packages and files are not markup."""
+    monkeypatch.setattr("sgpo.plan.tools.find_spec", lambda name: None)
+    monkeypatch.setenv("COLUMNS", "400")
+    write_rows(recipe, "pool [old].jsonl", [{"prompt": f"What is {number % 11}?"} for number in range(12)])
+    servers = ["generation.backend=server", "generation.servers=[http://x/v1]"]
+    files = [f"output={recipe.parent / 'run [new]'}", f"data.prompts={recipe.parent / 'pool [old].jsonl'}"]
+    assert main(["run", "--config", str(recipe), "--dry-run", *servers, *files]) == 0
+    said = capsys.readouterr().out
+    assert "Missing here: servers need the openai package: pip install 'sgpo[server]'." in said
+    assert "/run [new]" in said
+    assert "pool [old].jsonl repeats 1 of its 12 prompts." in said
 
 
 @pytest.mark.parametrize("section", ["annotation", "evaluate"])

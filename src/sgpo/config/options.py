@@ -1,11 +1,33 @@
-"""Options of servers, judges, reward models and pair rankers, for every section of a recipe that takes them."""
+"""Options of vLLM, servers, judges, reward models and pair rankers, for every section of a recipe that takes them."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sgpo.choices import Dtype
-from sgpo.config.section import Count, CountOrZero, NotNegative, Positive, Section, key
+from sgpo.config.section import Count, CountOrZero, NotNegative, Positive, PositiveShare, Section, key
+
+
+class VLLMOptions(Section):
+    """How vLLM is started, in a process of its own."""
+
+    python: str | Path | None = key(None, "Interpreter of an environment that has vLLM; null: the current one.")
+    dtype: Dtype | None = key(None, "Dtype of the weights, float32 as float16; null: `model.dtype`.")
+    tensor_parallel_size: Count = key(1, "GPUs that share the model.")
+    gpu_memory_utilization: PositiveShare = key(0.9, "Share of a GPU's memory that vLLM may use.")
+    max_model_len: Annotated[int, Field(ge=2)] | None = key(
+        None, "Longest prompt and response together, in tokens; null: the model's context."
+    )
+    trust_remote_code: bool | None = key(None, "As in `model`; null: `model.trust_remote_code`.")
+    engine: dict[str, Any] = key({}, "Further arguments of `vllm.LLM`, such as enforce_eager.")
+    grace: NotNegative = key(30, "Seconds between SIGTERM and SIGKILL for what does not end with the context.")
+
+    @model_validator(mode="after")
+    def _set_once(self) -> "VLLMOptions":
+        if twice := sorted({"model", *VLLMOptions.model_fields} & self.engine.keys()):
+            raise ValueError(f"engine has {', '.join(twice)}; allowed: arguments that are set nowhere else")
+        return self
 
 
 class ServerOptions(Section):
@@ -15,6 +37,13 @@ class ServerOptions(Section):
     retries: CountOrZero | None = key(None, "Further attempts of a request.")
     concurrency: Count | None = key(None, "Open requests at each server.")
     pause: Positive | None = key(None, "Seconds that a server rests after its first failure.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_key(cls, content: Any) -> Any:
+        if isinstance(content, dict) and "api_key" in content:
+            raise ValueError("api_key would be stored with the recipe; allowed: the environment's OPENAI_API_KEY")
+        return content
 
     def connection(self) -> dict[str, Any]:
         """The arguments of `ServerPool` that are set."""

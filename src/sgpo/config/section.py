@@ -34,7 +34,8 @@ class Section(BaseModel):
             if name in needed and not value:
                 raise ValueError(f"{name} is missing; {chooser} {choice!r} needs it")
             if name in foreign and value != field.get_default(call_default_factory=True):
-                raise ValueError(f"{name} is {value!r} with {chooser} {choice!r}, which takes none")
+                shown = value.model_dump(exclude_defaults=True) if isinstance(value, Section) else value
+                raise ValueError(f"{name} is {shown!r} with {chooser} {choice!r}, which takes none")
 
 
 def key(default: Any, description: str) -> Any:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 
 from sgpo.config import RunConfig
@@ -40,7 +41,7 @@ class Plan:
 
     def __rich__(self) -> Group:
         timed = any(stage.hours is not None for stage in self.stages)
-        table = Table("stage", "work", title=f"Plan of {self.output}", title_justify="left")
+        table = Table("stage", "work", title=f"Plan of {escape(self.output)}", title_justify="left")
         if timed:
             table.add_column("hours", justify="right")
         for stage in self.stages:
@@ -49,8 +50,8 @@ class Plan:
         return Group(
             table,
             *self.needs,
-            *(f"[yellow]Note:[/yellow] {note}" for note in self.notes),
-            *(f"[red]Missing here:[/red] {what}." for what in self.missing),
+            *(f"[yellow]Note:[/yellow] {escape(note)}" for note in self.notes),
+            *(f"[red]Missing here:[/red] {escape(what)}." for what in self.missing),
         )
 
 
