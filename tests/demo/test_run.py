@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from sgpo.cli import main
+from sgpo.config.world import PROMPT_TOKENS
 from sgpo.demo.shop import ShopWorld
 
 RECIPE = {
@@ -98,3 +99,13 @@ def test_sizes_that_cannot_be_are_found_by_the_plan(recipe, capsys):
     assert "hidden is 30 and heads is 4" in capsys.readouterr().err
     assert main([*plan, "world.pool_prompts=3", "rounds=4"]) == 2
     assert "world.pool_prompts: holds 3 prompts; allowed: at least 4" in capsys.readouterr().err
+
+
+def test_the_smallest_context_of_a_world_has_room_for_its_evaluation(recipe, tmp_path):
+    """After ten steps of SFT, answers go on until they reach the limit of their tokens."""
+    small = ["world.max_length=80", "world.sft_examples=160", "world.test_prompts=4", "world.pool_prompts=4"]
+    rest = ["generation.max_new_tokens=40", "rounds=0", f"output={tmp_path / 'run'}"]
+    assert main(["run", "--config", str(recipe), "--quiet", *small, *rest]) == 0
+    result = json.loads((tmp_path / "run/round-0/evaluations/gold/result.json").read_text())
+    assert result["cut"] > 0
+    assert result["tokens"] <= 80 - PROMPT_TOKENS

@@ -10,7 +10,7 @@ from datasets import Dataset
 from transformers import AutoConfig
 
 from sgpo.config import RunConfig
-from sgpo.config.world import WORLD_EVALUATION
+from sgpo.config.world import PROMPT_TOKENS, WORLD_EVALUATION
 from sgpo.demo.world import WorldFiles, prepare_world
 from sgpo.errors import InputError
 from sgpo.policy.generators import load_model
@@ -71,7 +71,7 @@ def _with_world(config: RunConfig, folder: Path) -> RunConfig:
         "prompts": str(files.test),
         # The estimate of the KL to the SFT model is unbiased then; no answer of the corpus is longer.
         "temperature": 1.0,
-        "max_new_tokens": 64,
+        "max_new_tokens": min(64, config.world.max_length - PROMPT_TOKENS),
     }
     return _changed(
         config,
