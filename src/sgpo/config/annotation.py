@@ -38,14 +38,14 @@ class AnnotationConfig(Section):
     length_penalty: NotNegative = key(0.0, "Subtracted from the reward for each token, before ranking.")
 
     @property
-    def annotator_options(self) -> Section:
-        """`options` as the annotator describes them; a section without keys if it takes none."""
+    def read_options(self) -> Section:
+        """`options` in the section of the annotator; one without keys if it takes none."""
         return validate(_OPTIONS.get(self.annotator, Section), self.options, "options")
 
     @model_validator(mode="after")
     def _the_annotator_has_what_it_needs(self) -> "AnnotationConfig":
         self.check_keys("annotator", _ANNOTATORS)
-        _ = self.annotator_options
+        _ = self.read_options
         if self.per_token and self.length_penalty:
             raise ValueError(f"per_token is true with length_penalty {self.length_penalty}; allowed: one of the two")
         return self

@@ -17,6 +17,7 @@ _KINDS = {
     "reward": ({"prompts"}, {"split", "baseline", "model", "function", "options", *_SAMPLED}),
     "preferences": ({"pairs"}, {"split", "source_column", "certificate"}),
 }
+_OPTIONS = {"judge": JudgeOptions, "reward": RewardOptions}
 
 
 class EvaluateConfig(Section):
@@ -56,14 +57,9 @@ class EvaluateConfig(Section):
         return self.name or self.kind
 
     @property
-    def judge_options(self) -> JudgeOptions:
-        """`options` of kind `judge`."""
-        return validate(JudgeOptions, self.options, "options")
-
-    @property
-    def reward_options(self) -> RewardOptions:
-        """`options` of kind `reward`."""
-        return validate(RewardOptions, self.options, "options")
+    def read_options(self) -> Section:
+        """`options` in the section of the kind; one without keys if it takes none."""
+        return validate(_OPTIONS.get(self.kind, Section), self.options, "options")
 
     @staticmethod
     def keys_of(kind: EvaluationKind) -> list[str]:
@@ -77,5 +73,5 @@ class EvaluateConfig(Section):
             raise ValueError("kind 'reward' needs model or function, and one of them")
         if self.function and self.options:
             raise ValueError(f"options is {self.options!r} with a function, which takes none")
-        _ = self.judge_options if self.kind == "judge" else self.reward_options
+        _ = self.read_options
         return self

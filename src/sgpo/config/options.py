@@ -69,22 +69,26 @@ class RankingJudgeOptions(JudgeOptions):
     max_chars: Count | None = key(None, "Comparisons with more characters are skipped; null: none.")
 
 
-class RewardOptions(Section):
-    """How a reward model is loaded; null is the default of `RewardModel`."""
+class RankerOptions(Section):
+    """How a model that ranks responses is loaded and asked."""
 
-    label: CountOrZero | None = key(None, "Which output is the reward, if there are several.")
-    max_length: Annotated[int, Field(ge=2)] | None = key(None, "Tokens of prompt and response that it reads.")
-    batch_tokens: Count | None = key(None, "Most tokens of a batch, padding included.")
-    dtype: Dtype | None = key(None, "Dtype of its weights.")
-    device: str | None = key(None, "Device, such as cuda:1.")
-    trust_remote_code: bool | None = key(None, "Run model code that comes with its own Hub repository.")
+    batch_tokens: Count = key(8192, "Most tokens of a batch, padding included; a longer input is a batch of its own.")
+    dtype: Dtype = key("float32", "Dtype of its weights.")
+    device: str | None = key(None, "Device, such as cuda:1; null: CUDA if there is any.")
 
 
-class PairRankerOptions(Section):
-    """How a pair ranker is loaded; null is the default of `PairRanker`."""
+class RewardOptions(RankerOptions):
+    """How a reward model is loaded and asked."""
 
-    source_max_length: Annotated[int, Field(ge=4)] | None = key(None, "Most tokens of a prompt.")
-    candidate_max_length: Annotated[int, Field(ge=4)] | None = key(None, "Tokens reserved for each response.")
-    batch_tokens: Count | None = key(None, "Most tokens of a batch, padding included.")
-    dtype: Dtype | None = key(None, "Dtype of its weights.")
-    device: str | None = key(None, "Device, such as cuda:1.")
+    label: CountOrZero | None = key(None, "Which output is the reward; null: the only one.")
+    max_length: Annotated[int, Field(ge=2)] | None = key(
+        None, "Tokens of prompt and response that it reads; null: the lower limit of model and tokenizer."
+    )
+    trust_remote_code: bool = key(False, "Run model code that comes with its own Hub repository.")
+
+
+class PairRankerOptions(RankerOptions):
+    """How a pair ranker is loaded and asked."""
+
+    source_max_length: Annotated[int, Field(ge=4)] = key(1224, "Tokens of a prompt, its three special tokens included.")
+    candidate_max_length: Annotated[int, Field(ge=4)] = key(412, "Tokens reserved for each response.")

@@ -223,7 +223,7 @@ def _reward(job: Job) -> dict[str, Any]:
     settings, subject = job.settings, job.subject
     prompts, policy, baseline = _contestants(job)
     kl = _estimate_kl(job, prompts, policy)
-    options = settings.reward_options.model_dump(exclude_none=True)
+    options = settings.read_options.model_dump()
     annotator = open_reward(settings.model, settings.function, **options)
     with job.reporter.bar("rewards", len(prompts)) as advance:
         result = compare_by_reward(annotator, prompts, policy.texts, baseline.texts, progress=advance)
@@ -274,7 +274,7 @@ def _preferences(job: Job) -> dict[str, Any]:
 
 
 def _open_judge(settings: EvaluateConfig) -> tuple[PairwiseJudge, ServerPool]:
-    options = settings.judge_options
+    options = settings.read_options
     judge = PairwiseJudge(settings.model, options, template=settings.template, logprobs=settings.logprobs)
     return judge, ServerPool(settings.servers, **options.connection())
 

@@ -99,7 +99,7 @@ class _Preflight:
             try:
                 name = adapter_base(settings.model, what) or settings.model
                 with loading(what, name):
-                    trust = settings.options.get("trust_remote_code") or False
+                    trust = settings.options.get("trust_remote_code", False)
                     AutoConfig.from_pretrained(name, trust_remote_code=trust)
             except InputError:
                 if self._must_exist(settings.model):

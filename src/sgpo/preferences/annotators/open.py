@@ -7,14 +7,19 @@ from sgpo.preferences.annotators.ranking import Annotator
 
 def open_annotator(settings: AnnotationConfig) -> Annotator:
     """Any annotator but the implicit reward, which the scores already hold."""
+    options = settings.read_options
     if settings.annotator == "judge":
-        return _open_judge(settings)
-    options = settings.annotator_options.model_dump(exclude_none=True)
+        from sgpo.preferences.annotators.judge import Judge
+        from sgpo.serving.client import ServerPool
+
+        judging = options.model_dump(exclude=set(ServerOptions.model_fields))
+        pool = ServerPool(settings.servers, **options.connection())
+        return Judge(pool, settings.model, template=settings.template, **judging)
     if settings.annotator == "pair_ranker":
         from sgpo.preferences.annotators.pair_ranker import PairRanker
 
-        return PairRanker(settings.model, **options)
-    return open_reward(settings.model, settings.function, **options)
+        return PairRanker(settings.model, **options.model_dump())
+    return open_reward(settings.model, settings.function, **options.model_dump())
 
 
 def open_reward(model: str | None, function: str | None, **options) -> Annotator:
@@ -22,17 +27,7 @@ def open_reward(model: str | None, function: str | None, **options) -> Annotator
     if function is not None:
         from sgpo.preferences.annotators.function import FunctionAnnotator
 
-        return FunctionAnnotator(function, **options)
+        return FunctionAnnotator(function)
     from sgpo.preferences.annotators.reward_model import RewardModel
 
     return RewardModel(model, **options)
-
-
-def _open_judge(settings: AnnotationConfig) -> Annotator:
-    from sgpo.preferences.annotators.judge import Judge
-    from sgpo.serving.client import ServerPool
-
-    options = settings.annotator_options
-    judging = options.model_dump(exclude=set(ServerOptions.model_fields))
-    pool = ServerPool(settings.servers, **options.connection())
-    return Judge(pool, settings.model, template=settings.template, **judging)
