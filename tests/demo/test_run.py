@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
+from integration.whole_runs import planned_and_recorded
 from sgpo.cli import main
 from sgpo.config.world import PROMPT_TOKENS
 from sgpo.demo.shop import ShopWorld
@@ -43,6 +44,13 @@ def test_a_dry_run_writes_nothing_and_plans_the_world_like_any_run(recipe, capsy
     assert "24 prompts, 72 responses" in said
     assert "Model: 0.1 M parameters" in said
     assert not (recipe.parent / "dry").exists()
+
+
+def test_the_plan_names_the_stages_of_the_run_with_the_worlds_own_evaluation(run):
+    """Without a supported round, which no plan can foresee, there is no last DPO."""
+    planned, recorded = planned_and_recorded(run)
+    assert [stage for stage in planned if not stage.startswith("final/")] == recorded
+    assert {"world", "evaluations/gold/baseline.json", "round-1/evaluations/gold"} <= set(planned)
 
 
 def test_every_round_is_evaluated_by_the_gold_reward_and_on_held_out_pairs(run):

@@ -29,12 +29,17 @@ def resolve_data(config: RunConfig, stages: Stages) -> RunConfig:
     """The recipe with files in place of `world` or `data.split`, which are made unless they are on disk."""
     if config.world is not None:
         stages.alone(WORLD, lambda path: _write_world(config, path, stages.reporter))
-        return _with_world(config, stages.run.root / WORLD)
-    if config.data.split is not None:
+    elif config.data.split is not None:
         draw = {"seed": config.seed, "load": partial(load_model, config.model), "reporter": stages.reporter}
         stages.alone(SPLIT, lambda path: draw_split(config.data.split, path, **draw))
-        return _with_split(config, stages.run.root / SPLIT)
-    return config
+    return with_files(config, stages.run.root)
+
+
+def with_files(config: RunConfig, root: Path) -> RunConfig:
+    """The recipe that `resolve_data` returns for a run directory, without making the files."""
+    if config.world is not None:
+        return _with_world(config, root / WORLD)
+    return config if config.data.split is None else _with_split(config, root / SPLIT)
 
 
 def plan_data(config: RunConfig) -> list[StagePlan]:
