@@ -5,6 +5,8 @@ from pathlib import Path
 
 from sgpo.config import RunConfig, read_recipe, validate
 from sgpo.config.keys import recipe_sections, section_keys
+from sgpo.preferences.annotate import REASONS
+from sgpo.rounds.responses import TOO_LONG
 
 ROOT = Path(__file__).parents[1]
 RECIPE_PAGE = (ROOT / "docs/recipe.md").read_text(encoding="utf-8")
@@ -41,6 +43,12 @@ def test_every_section_of_a_recipe_is_introduced_by_its_own_words():
     for section, kind in recipe_sections():
         introduction = " ".join(RECIPE_PAGE.partition(f"## `{section}`\n")[2].partition("\n|")[0].split())
         assert section in ("", "evaluate") or kind.__doc__ in introduction, section
+
+
+def test_every_reason_to_drop_a_prompt_is_named():
+    data = RECIPE_PAGE.partition("\n## Data\n")[2].partition("\n## ")[0]
+    for reason in (*REASONS, TOO_LONG):
+        assert f"`{reason}`" in data, reason
 
 
 def test_every_recipe_is_valid():
