@@ -1,6 +1,7 @@
 """`sgpo eval alpaca|mt-bench|reward|preferences` do what the library does, on real files and a tiny policy."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from evaluate.alpaca_files import annotation_rows, write_annotations, write_gamed
 from sgpo.cli import main
-from sgpo.config import EvaluateConfig, GenerationConfig, RunConfig
+from sgpo.config import EvaluateConfig, GenerationConfig, LeaderConfig, RunConfig
 from sgpo.errors import InputError
 from sgpo.evaluate.length_control import length_controlled_win_rate
 from sgpo.policy.generate import TransformersGenerator
@@ -95,6 +96,31 @@ def test_alpaca_reads_annotations_and_prints_both_models(tmp_path, capsys):
 )
 def test_alpaca_refuses_what_does_not_go_together(capsys, arguments, words):
     assert words in run(capsys, "alpaca", *arguments, code=2)
+
+
+READING = {
+    "alpaca": ("--annotations", {"instructions", "split", "difficulty", "baseline", "answers"}),
+    "mt-bench": ("--judgments", {"questions", "name"}),
+}
+
+
+@pytest.mark.parametrize("kind", READING)
+def test_every_flag_that_reading_verdicts_would_ignore_is_refused(capsys, monkeypatch, kind):
+    """The flags are those that --help shows, so a new one is tested too."""
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        main(["eval", kind, "--help"])
+    shown = re.findall(r"^  --([a-z-]+) ?(\{\w+|\w*)", capsys.readouterr().out, re.M)
+    source, taken = READING[kind]
+    flags = {name: value for name, value in shown if name not in taken | {source[2:], "json"}}
+    assert {"policy", "max-new-tokens", "backend", "policy-servers", "seed", "dtype"} <= set(flags)
+    for name, value in flags.items():
+        words = {"": [], "N": ["0"], "X": ["0.5"], "JSON": ["{}"]}.get(value, [value.removeprefix("{") or "x"])
+        refused = run(capsys, kind, source, "missing.json", f"--{name}", *words, code=2)
+        assert f"--{name} is given with {source}, which takes none" in refused
+    if kind == "alpaca":
+        refused = run(capsys, kind, source, "missing.json", "--split", "test", code=2)
+        assert "--split goes with --instructions, which is missing" in refused
 
 
 def test_alpaca_names_the_row_of_another_baseline(tmp_path, capsys):
@@ -268,7 +294,8 @@ def test_the_command_line_and_a_recipe_have_the_same_defaults(kind, evaluated):
         if name != "options":
             assert getattr(settings, name) == getattr(wanted, name), name
     assert subject.generation == recipe.generation
-    assert (subject.beta, subject.space) == (recipe.leader.beta, recipe.follower.space)
+    leader = recipe.leader
+    assert (subject.beta, subject.max_length, subject.space) == (leader.beta, leader.max_length, recipe.follower.space)
     assert subject.model == recipe.model.at("p")
 
 
@@ -320,6 +347,8 @@ def test_a_value_out_of_range_is_refused_as_in_a_recipe(capsys):
     assert "--policy is missing" in run(capsys, "reward", *options[2:], code=2)
     preferences = ["--policy", "p", "--reference", "r", "--pairs", "p", "--beta", "0"]
     assert "beta is 0.0; allowed: greater than 0" in run(capsys, "preferences", *preferences, code=2)
+    preferences[-2:] = ["--max-length", "0"]
+    assert "max_length is 0; allowed: greater than or equal to 1" in run(capsys, "preferences", *preferences, code=2)
 
 
 def test_without_scikit_learn_the_raw_win_rate_is_reported(tmp_path, capsys, monkeypatch):
@@ -338,12 +367,13 @@ def pairs_of(words):
     return [{**row, "source": "odd" if place % 2 else "even"} for place, row in enumerate(rows)]
 
 
-def gaps_by_hand(policy, reference, rows, beta):
+def gaps_by_hand(policy, reference, rows, beta, max_length=None):
     prompts = [[{"role": "user", "content": row["prompt"]}] for row in rows]
     totals = []
     for side in ("chosen", "rejected"):
         texts = [row[side] for row in rows]
-        own, base = (score_responses(load_policy(path), prompts, texts).logps for path in (policy, reference))
+        models = map(load_policy, (policy, reference))
+        own, base = (score_responses(model, prompts, texts, max_length=max_length).logps for model in models)
         totals.append(beta * (own - base))
     return totals[0] - totals[1]
 
@@ -365,6 +395,30 @@ def test_preferences_reports_accuracy_calibration_and_the_certificate(tmp_path, 
     table = capsys.readouterr().out
     assert "source even" in table
     assert "Certificate" not in table
+
+
+def test_pairs_are_cut_at_the_length_at_which_a_run_cuts_them(tmp_path, capsys):
+    models = [build_tiny_model(tmp_path / str(seed), seed=seed, context=2048) for seed in (0, 1)]
+    rows = [{**row, "chosen": "The old bridge. " * 300} for row in pairs_of(WORDS[:2])]
+    options = ["--policy", models[1], "--reference", models[0], "--pairs", write(tmp_path / "pairs.jsonl", rows)]
+    losses, beta = {}, 0.001
+    for length in (LeaderConfig().max_length, 40):
+        flags = ["--beta", beta, *(["--max-length", length] if length == 40 else [])]
+        result = run(capsys, "preferences", *options, *flags)
+        losses[length] = result["preferences"]["calibration"]["temperature"]["log_loss_raw"]
+        gaps = gaps_by_hand(models[1], models[0], rows, beta, length)
+        assert losses[length] == pytest.approx(np.logaddexp(0, -gaps).mean(), rel=1e-6)
+    whole = gaps_by_hand(models[1], models[0], rows, beta)
+    assert len({round(loss, 6) for loss in (*losses.values(), np.logaddexp(0, -whole).mean())}) == 3
+
+
+@pytest.mark.parametrize("kind", ["preferences", "reward"])
+def test_self_pairs_without_a_self_annotated_pair_are_refused(tmp_path, capsys, kind):
+    """A certificate or an agreement that was asked for must not be silently absent."""
+    human = write(tmp_path / "human.jsonl", [{**row, "source": "human"} for row in pairs_of(WORDS)])
+    keys, others = COMMANDS[kind]
+    refused = run(capsys, kind, *flags_of(keys), *others, "--self-pairs", human, code=2)
+    assert f"--self-pairs {human} has no pair of source 'self'; allowed: at least one." in refused
 
 
 def test_pairs_that_are_all_ordered_right_are_reported_without_a_number_for_infinity(tmp_path, capsys, policy, other):

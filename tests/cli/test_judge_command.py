@@ -264,11 +264,12 @@ def test_a_real_server_that_answers_nonsense_gives_parse_failures_and_no_win_rat
 def test_policies_are_compared_and_their_answers_kept(tmp_path, capsys):
     prompts = write(tmp_path / "prompts.jsonl", [{"prompt": prompt} for prompt in PROMPTS[:2]])
     first, second = (build_tiny_model(tmp_path / name, seed=seed) for seed, name in enumerate(("one", "other")))
-    options = ["--prompts", prompts, "--policy", str(first), "--baseline", str(second), "--max-new-tokens", "8"]
+    options = ["--prompts", prompts, "--policy", str(first), "--baseline", str(second), "--max-new-tokens", "4"]
     output = ["--model", "j", "--output", str(tmp_path / "result.json"), "--json", "--yes"]
     with faulty(lambda number, body: completion("Verdict: tie")) as server:
         assert main(["eval", "judge", *options, *output, "--servers", server.url]) == 0
-        assert json.loads(capsys.readouterr().out)["ties"] == 2
+        first_result = json.loads(capsys.readouterr().out)
+        assert (first_result["ties"], first_result["cut"] > 0) == (2, True)
         assert len(server.asked) == 4
     kept = list((tmp_path / "result.cache").glob("answers-*.json"))
     assert len(kept) == 2
@@ -276,3 +277,10 @@ def test_policies_are_compared_and_their_answers_kept(tmp_path, capsys):
     times = [path.stat().st_mtime_ns for path in kept]
     assert main(["eval", "judge", *options, *output, "--servers", "http://127.0.0.1:9/v1"]) == 0
     assert [path.stat().st_mtime_ns for path in kept] == times
+    assert json.loads(capsys.readouterr().out) == first_result
+    # Answers that an older version kept lack the count of those cut at the limit.
+    for path in kept:
+        rows = json.loads(path.read_text())
+        path.write_text(json.dumps([{key: row[key] for key in ("prompt", "response", "generator")} for row in rows]))
+    assert main(["eval", "judge", *options, *output, "--servers", "http://127.0.0.1:9/v1"]) == 0
+    assert json.loads(capsys.readouterr().out) == {**first_result, "cut": None}

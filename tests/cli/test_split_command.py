@@ -2,18 +2,23 @@
 
 import json
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from datasets import Dataset
+from transformers import AutoTokenizer
 
 from sgpo.cli import main
+from sgpo.config import RunConfig
 from sgpo.policy.embed import embed_prompts
 from sgpo.policy.load import load_policy
 from sgpo.preferences.distinct import prompt_key
 from sgpo.preferences.farthest import farthest_points
 from sgpo.preferences.source import load_pairs, load_prompts, load_rows
 from sgpo.preferences.split_files import check_split
+from sgpo.rounds.data import resolve_data
+from sgpo.store.progress import Reporter
 from tiny_model import build_tiny_model
 from ultrafeedback import write_ultrafeedback
 
@@ -128,9 +133,32 @@ def test_farthest_seeds_are_those_of_the_hidden_states(tmp_path, tmp_path_factor
     assert sorted(file.name for file in tmp_path.iterdir()) == ["out", "pairs.jsonl"]
 
 
+def test_the_command_selects_the_seeds_of_a_recipe_that_names_the_same_model(tmp_path, capsys):
+    """Also if the weights were saved in another dtype than a recipe's default, which decides between near distances."""
+    saved = load_policy(build_tiny_model(tmp_path / "wide")).model.bfloat16()
+    saved.save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(tmp_path / "wide").save_pretrained(tmp_path / "model")
+    model = {"path": str(tmp_path / "model")}
+    source = write(tmp_path / "pairs.jsonl", [pair(f"Question {i}?") for i in range(30)])
+    options = {"seeds": 6, "pools": [10], "heldout": 3, "selection": "farthest"}
+    flags = [word for key, value in options.items() for word in (f"--{key}", str(value).strip("[]"))]
+    assert split(source, tmp_path / "command", *flags, "--model", model["path"]) == 0
+    data = {"split": {**options, "sources": [{"path": source}]}}
+    recipe = RunConfig(output=str(tmp_path / "run"), rounds=1, model=model, data=data)
+    run = tmp_path / "run"
+    at_once = SimpleNamespace(
+        run=SimpleNamespace(root=run), reporter=Reporter(), alone=lambda name, work: work(run / name)
+    )
+    resolve_data(recipe, at_once)
+    ours, theirs = (check_split(folder) for folder in (tmp_path / "command", run / "data"))
+    assert ours["coverage_radius"] == theirs["coverage_radius"]
+    assert ours["files"] == theirs["files"]
+
+
 REFUSALS = {
     "farthest without a model": (["--selection", "farthest"], "--selection is farthest without --model"),
     "a model without farthest": (["--model", "m"], "--selection is random with --model"),
+    "a dtype without a model": (["--dtype", "bfloat16"], "--dtype goes with --model, which is missing"),
     "a full folder": (["--output", "FULL"], "full is not empty; allowed: an empty folder"),
     "too many": (["--pools", "500"], "runs out: 502 pairs, are needed, and it has 9"),
     "no seeds": (["--seeds", "0"], "arguments: seeds is 0; allowed: greater than or equal to 1."),

@@ -74,12 +74,22 @@ def test_kl_is_the_mean_log_ratio_of_the_policys_own_answers(settings, models):
 
 def test_kl_to_itself_is_zero_and_without_a_reference_unknown(settings, models, tmp_path):
     answers = tmp_path / "answers.json"
-    assert run(settings, subject(models[0], models[0]), answers=answers)["kl"] == 0.0
+    generated = run(settings, subject(models[0], models[0]), answers=answers)
+    assert (generated["kl"], generated["tokens"] > 0) == (0.0, True)
     against = settings.model_copy(update={"baseline": str(answers)})
     assert run(against, subject(models[0], None))["kl"] is None
-    # The log-probabilities of answers from a file are unknown, and so are their tokens.
+    # The file has the tokens of its answers, and not their log-probabilities.
+    result = run(settings, subject(str(answers), models[1]))
+    assert (result["kl"], result["tokens"], result["cut"]) == (None, generated["tokens"], generated["cut"])
+    # One row that lacks them, as in other files and older ones, leaves them unknown.
+    rows = json.loads(answers.read_text())
+    rows[3] = {key: rows[3][key] for key in ("prompt", "response", "generator")}
+    answers.write_text(json.dumps(rows))
     result = run(settings, subject(str(answers), models[1]))
     assert (result["kl"], result["tokens"], result["cut"]) == (None, None, None)
+    answers.write_text(json.dumps([{**rows[0], "n_tokens": "12"}, *rows[1:]]))
+    with pytest.raises(InputError, match="row 0: 'n_tokens' is '12'; allowed: an integer"):
+        run(settings, subject(str(answers), models[1]))
 
 
 def test_answers_that_fill_the_context_are_scored(settings, tmp_path):
@@ -159,3 +169,19 @@ def test_inputs_are_checked_before_any_model_runs(settings, tmp_path):
         with pytest.raises(InputError) as caught:
             check_inputs(EvaluateConfig(**content))
         assert message in str(caught.value)
+
+
+def test_only_judge_and_reward_take_a_file_of_answers_as_the_policy(settings, models, tmp_path):
+    asked = [{"instruction": "Where?"}]
+    questions = [{"question_id": 1, "category": "math", "turns": ["Where?"]}]
+    kinds = {
+        "alpaca": {"instructions": write(tmp_path / "set.jsonl", asked)},
+        "mt_bench": {"questions": write(tmp_path / "question.jsonl", questions)},
+        "preferences": {"pairs": write(tmp_path / "pairs.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "c"}])},
+    }
+    answers = write(tmp_path / "answers.jsonl", [{"instruction": "Where?", "output": "There."}])
+    for kind, keys in kinds.items():
+        written = tmp_path / f"{kind}.json"
+        with pytest.raises(InputError, match=rf"policy is .*a file of answers; allowed with '{kind}': a folder"):
+            run(EvaluateConfig(kind=kind, **keys), subject(answers, models[0]), answers=written)
+        assert not written.exists()

@@ -241,10 +241,14 @@ QUESTIONS = [f"Who is number {number}?" for number in range(8)]
 
 
 def test_repeated_prompts_are_noted_and_every_one_of_them_is_counted(recipe, capsys):
-    write_prompts(recipe, [*QUESTIONS, *QUESTIONS[:4]])
+    """As the splits of the data compare them: white space and case do not count."""
+    write_prompts(recipe, [*QUESTIONS, *QUESTIONS[:2], QUESTIONS[2].upper(), f" {QUESTIONS[3]}"])
+    heldout = recipe.parent / "heldout.jsonl"
+    heldout.write_text(heldout.read_text() + (recipe.parent / "seeds.jsonl").read_text().replace("Tell me", "TELL  me"))
     code, said, _ = dry_run(recipe, capsys)
     assert code == 0
     assert "prompts.jsonl repeats 4 of its 12 prompts." in said
+    assert "8 prompts of data.heldout are also among the seeds" in said
     assert main(["run", "--config", str(recipe), *OPTIONS]) == 0
     check_counts(recipe.parent / "run")
 

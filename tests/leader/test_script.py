@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM
 from leader.batches import ROWS
 from sgpo.choices import Schedule, Solver, Space, Step, WindowRule
 from sgpo.errors import InputError
-from sgpo.leader.script import ignore_bias_buffers, launch, train
+from sgpo.leader.script import launch, train
+from sgpo.leader.trainer import SGPOTrainer
 from sgpo.policy.load import load_policy
 
 
@@ -99,12 +100,22 @@ def test_trls_deprecations_are_not_shown(command):
     assert [warning for warning in shown if warning.category is FutureWarning] == []
 
 
-def test_boolean_buffers_are_left_out_of_synchronisation():
-    model = torch.nn.Linear(2, 2)
-    model.register_buffer("causal", torch.ones(2, 2, dtype=torch.bool))
-    model.register_buffer("scale", torch.ones(2))
-    ignore_bias_buffers(model)
-    assert model._ddp_params_and_buffers_to_ignore == ["causal"]
+@pytest.mark.parametrize(("flags", "ignored"), [(["--ignore_bias_buffers"], ["causal"]), ([], None)])
+def test_boolean_buffers_are_left_out_of_synchronisation_if_the_flag_is_given(command, monkeypatch, flags, ignored):
+    found = []
+
+    class BufferedTrainer(SGPOTrainer):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            self.model.register_buffer("causal", torch.ones(2, 2, dtype=torch.bool), persistent=False)
+            self.model.register_buffer("scale", torch.ones(2), persistent=False)
+
+        def train(self, **options):
+            found.append(getattr(self.model, "_ddp_params_and_buffers_to_ignore", None))
+
+    monkeypatch.setattr("sgpo.leader.script.SGPOTrainer", BufferedTrainer)
+    train(command(*flags))
+    assert found == [ignored]
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
+from sgpo.errors import InputError
 from sgpo.leader.config import SGPOConfig
 from sgpo.robust import solve_worst_case
 from sgpo.rounds.worst_case import read_summary, read_worst_cases, write_worst_case
@@ -85,6 +86,13 @@ def test_plain_dpo_has_no_answer(tmp_path, gaps):
     write_worst_case(pairs_of(gaps), arguments(tmp_path, radius=0.0), tmp_path / "file")
     assert read_worst_cases(tmp_path / "file", ["self"] * 60) == {}
     assert read_summary(tmp_path / "file")["value"] == pytest.approx(np.logaddexp(0, -gaps).mean())
+
+
+def test_a_source_without_an_entry_is_refused_by_row(tmp_path, gaps):
+    """By the rule that the trainer has for its dataset."""
+    args = arguments(tmp_path, source_radius={"human": 0.0})
+    with pytest.raises(InputError, match=r"the round's dataset row 20: source is 'self'; allowed: 'human'"):
+        write_worst_case(pairs_of(gaps, ["human"] * 20 + ["self"] * 40), args, tmp_path / "file")
 
 
 @pytest.mark.parametrize("recent", [40, 60, 100])

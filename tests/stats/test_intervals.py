@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from scipy.stats import binom, binomtest, multinomial, ttest_1samp
+from scipy.stats import binom, binomtest, multinomial, sem, ttest_1samp
 
 from sgpo.errors import InputError
-from sgpo.stats.intervals import mean_interval
+from sgpo.stats.intervals import mean_interval, standard_error
 from sgpo.stats.ranking import ranking_accuracy
 from sgpo.stats.win_rate import win_rate
 
@@ -80,6 +80,12 @@ def test_values_of_their_own_have_students_interval():
     mean = mean_interval(values)
     assert (mean.low, mean.high) == pytest.approx((student.low, student.high))
     assert mean.standard_error == pytest.approx(values.std(ddof=1) / np.sqrt(30))
+
+
+def test_the_standard_error_is_scipys_and_unknown_for_one_value():
+    values = np.random.default_rng(0).exponential(size=37)
+    assert standard_error(values) == pytest.approx(sem(values), rel=1e-14)
+    assert np.isnan(standard_error(values[:1]))
 
 
 def test_the_interval_of_a_mean_covers_when_values_share_a_cluster():

@@ -1,6 +1,9 @@
 """A stage is whole or absent, whatever happens while it is written."""
 
+import errno
 import json
+import os
+from pathlib import Path
 
 import pytest
 import yaml
@@ -116,10 +119,46 @@ def test_a_directory_in_use_is_refused(run):
 
 
 def test_a_directory_that_holds_something_else_is_refused_and_untouched(tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="holds no run"):
-        RunDir(tmp_path, RECIPE, [])
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    for number, name in enumerate(("notes.txt", ".download.partial", ".lock.txt")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / name).write_text("mine")
+        (folder / ".lock").touch()
+        with pytest.raises(InputError, match="holds no run"):
+            RunDir(folder, RECIPE, [])
+        assert {path.name for path in folder.iterdir()} == {name, ".lock"}
+
+
+@pytest.mark.parametrize("writes", [0, 1])
+def test_a_start_that_finds_no_room_goes_on_once_there_is_some(tmp_path, monkeypatch, writes):
+    """Whichever file it cannot write, config.yaml or manifest.json; also in the same process."""
+    done = []
+
+    def replace(source, target, replace=os.replace):
+        if len(done) == writes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+        done.append(Path(target).name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sgpo.store.files.os.replace", replace)
+        with pytest.raises(OSError, match="No space left") as found:
+            RunDir(tmp_path / "run", RECIPE, [])
+    assert found.traceback, "which holds what the start had opened"
+    assert done == ["config.yaml", "manifest.json"][:writes]
+    RunDir(tmp_path / "run", RECIPE, ["sgpo", "run"]).close()
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock", "config.yaml", "manifest.json"}
+    assert json.loads((tmp_path / "run/manifest.json").read_text())["command"] == ["sgpo", "run"]
+
+
+@pytest.mark.parametrize(
+    "left", [[".lock"], [".lock", ".config.yaml.partial"], [".lock", f".config.yaml.{10**9}.partial"]]
+)
+def test_a_start_that_was_killed_before_its_config_was_written_is_no_obstacle(tmp_path, left):
+    for name in left:
+        (tmp_path / name).touch()
+    RunDir(tmp_path, RECIPE, []).close()
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "config.yaml", "manifest.json"}
 
 
 def test_a_file_in_place_of_the_directory_is_refused(tmp_path):
@@ -134,3 +173,31 @@ def test_the_manifest_says_what_ran(run):
     assert manifest["command"] == ["sgpo", "run"]
     assert manifest["seed"] == 0
     assert {"torch", "transformers", "trl"} <= set(manifest["versions"])
+
+
+def test_the_manifest_keeps_its_keys_and_their_order_and_what_a_newer_version_has_added(run):
+    path = run.root / "manifest.json"
+    with run.writing("seed/pairs", {"rows": 8}) as place:
+        place.mkdir()
+    content = json.loads(path.read_text())
+    assert list(content) == ["sgpo", "command", "created", "seed", "versions", "stages"]
+    assert list(content["stages"]["seed/pairs"]) == ["seconds", "finished", "rows"]
+    content |= {"host": "a"}
+    content["stages"]["seed/pairs"]["seconds"] = 12.34
+    del content["versions"]
+    path.write_text(json.dumps(content))
+    run.close()
+    again = RunDir(run.root, RECIPE, [])
+    with again.writing("round-0/policy") as place:
+        place.mkdir()
+    again.close()
+    content["stages"]["round-0/policy"] = json.loads(path.read_text())["stages"]["round-0/policy"]
+    assert path.read_text() == json.dumps(content, indent=2) + "\n"
+    assert again.seconds("seed/") == 12.3
+
+
+def test_a_damaged_manifest_is_refused_and_its_key_named(run):
+    run.close()
+    (run.root / "manifest.json").write_text(json.dumps({"stages": {"seed/pairs": {"seconds": "long"}}}))
+    with pytest.raises(InputError, match=r'manifest\.json: stages\.seed/pairs\.seconds is "long"'):
+        RunDir(run.root, RECIPE, [])

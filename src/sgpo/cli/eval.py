@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def evaluate(argv: list[str]) -> int:
 def _add_kind(kinds: Any, name: str, call: Any, help_: str, output: str | None = None, **aliases: Sequence[str]) -> Any:
     parser = kinds.add_parser(name, help=help_, description=help_)
     kind = name.replace("-", "_")
-    parser.set_defaults(call=call, kind=kind, name=None, reference=None, self_pairs=None, max_length=None, seed=0)
+    parser.set_defaults(call=call, kind=kind, name=None, reference=None, self_pairs=None, seed=None)
     parser.add_argument("--policy", metavar="PATH", help=_POLICY)
     # Options have flags of their own, and --self-pairs implies a certificate.
     keys = [key for key in EvaluateConfig.keys_of(kind) if key not in ("options", "certificate")]
@@ -66,7 +66,7 @@ def _add_mt_bench(kinds: Any) -> None:
 
 def _add_judge(kinds: Any) -> None:
     help_ = "Compare a policy's answers with a baseline's by an LLM judge that sees both orders."
-    parser = _add_kind(kinds, "judge", _compare, help_, baseline=["--second"], servers=["--server"])
+    parser = _add_kind(kinds, "judge", _evaluate_policy, help_, baseline=["--second"], servers=["--server"])
     parser.add_argument("--first", dest="policy", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     group = parser.add_argument_group("how the judge is asked")
     renamed = {"temperature": "--judge-temperature", "seed": "--judge-seed"}
@@ -80,7 +80,7 @@ def _add_judge(kinds: Any) -> None:
 
 def _add_reward(kinds: Any) -> None:
     help_ = "Compare a policy's answers with a baseline's by a reward model or function."
-    parser = _add_kind(kinds, "reward", _compare, help_, model=["--reward-model"])
+    parser = _add_kind(kinds, "reward", _evaluate_policy, help_, model=["--reward-model"])
     _add_reference(parser)
     group = parser.add_argument_group("how the reward model is loaded")
     renamed = {key: f"--reward-{key.replace('_', '-')}" for key in RewardOptions.model_fields if key != "label"}
@@ -90,11 +90,10 @@ def _add_reward(kinds: Any) -> None:
 
 def _add_preferences(kinds: Any) -> None:
     help_ = "Evaluate a policy's implicit reward on held-out human pairs, and certify it."
-    parser = _add_kind(kinds, "preferences", _compare, help_)
+    parser = _add_kind(kinds, "preferences", _evaluate_policy, help_)
     _add_reference(parser)
     add_flags(parser, FollowerConfig, ["space"])
-    add_flags(parser, LeaderConfig, ["beta"])
-    parser.add_argument("--max-length", type=int, metavar="N", help="Tokens at which pairs are cut. Default: no limit.")
+    add_flags(parser, LeaderConfig, ["beta", "max_length"])
     add_flags(parser, ModelConfig, ["dtype", "trust_remote_code"])
 
 
@@ -114,11 +113,13 @@ def _add_generation(parser: argparse.ArgumentParser) -> None:
 
 
 def _alpaca(arguments: argparse.Namespace) -> int:
-    writing, reading = ("policy", "instructions", "name", "output"), ("difficulty", "baseline", "answers")
-    if not _reads(arguments, "annotations", reading, writing, may=["instructions"]):
+    needed, own = ("policy", "instructions", "name", "output"), ("difficulty", "baseline", "answers")
+    if not _reads_verdicts(arguments, "annotations", own, needed, both=("instructions", "split")):
         return _write_answers(arguments, _json_path(arguments.output))
     options = given(arguments, EvaluateConfig)
     instructions, split = options.get("instructions"), options.get("split")
+    if split is not None and instructions is None:
+        raise InputError("--split goes with --instructions, which is missing.")
     settle_hub_access([instructions])
     from sgpo.evaluate.alpaca import read_annotations, read_instructions
     from sgpo.evaluate.gamed import read_gamed
@@ -127,31 +128,32 @@ def _alpaca(arguments: argparse.Namespace) -> int:
     hide_other_bars()
     asked = read_instructions(instructions, split=split) if instructions else None
     checks = {"asked": asked, "baseline": arguments.baseline, "answers": arguments.answers}
-    read = read_annotations(arguments.annotations, **checks)
+    annotations = read_annotations(arguments.annotations, **checks)
     gamed = read_gamed(arguments.difficulty) if arguments.difficulty else None
-    result = report_win_rates(read, gamed)
+    result = report_win_rates(annotations, gamed)
     if not result["length_controlled"]:
         print(f"sgpo eval: {NEEDS_EXTRA}", file=sys.stderr)
-    return _print(arguments, result)
+    return _print_result(arguments, result)
 
 
 def _mt_bench(arguments: argparse.Namespace) -> int:
-    if not _reads(arguments, "judgments", (), ("policy", "name", "output"), may=["name"]):
+    if not _reads_verdicts(arguments, "judgments", (), ("policy", "name", "output"), both=("questions", "name")):
         from sgpo.evaluate.runner import ANSWER_FILES
 
         return _write_answers(arguments, Path(arguments.output) / ANSWER_FILES["mt_bench"].format(name=arguments.name))
     from sgpo.evaluate.mt_bench import read_questions
     from sgpo.evaluate.mt_judgments import average_judgments, read_judgments
 
-    settings = _settings(arguments)
-    read = read_judgments(arguments.judgments, read_questions(settings.questions), model=arguments.name)
-    return _print(arguments, {"model": read.model, "judge": read.judge, **average_judgments(read)._asdict()})
+    settings = _read_settings(arguments)
+    judgments = read_judgments(arguments.judgments, read_questions(settings.questions), model=arguments.name)
+    names = {"model": judgments.model, "judge": judgments.judge}
+    return _print_result(arguments, {**names, **average_judgments(judgments)._asdict()})
 
 
 def _write_answers(arguments: argparse.Namespace, path: Path) -> int:
     """Writes the answers that another program judges."""
-    settings = _settings(arguments)
-    result = _run(arguments, settings, answers=path)
+    settings = _read_settings(arguments)
+    result = _run_job(arguments, settings, answers=path)
     if arguments.json:
         print(json.dumps({"file": str(path), "answers": result["answers"], "cut": result["cut"]}))
     else:
@@ -160,22 +162,22 @@ def _write_answers(arguments: argparse.Namespace, path: Path) -> int:
     return 0
 
 
-def _compare(arguments: argparse.Namespace) -> int:
+def _evaluate_policy(arguments: argparse.Namespace) -> int:
     """Evaluates a policy, writes the result and prints it without its rows."""
-    settings, files = _settings(arguments), {}
+    settings, files = _read_settings(arguments), {}
     if arguments.policy is None:
         raise InputError("--policy is missing; allowed: the policy to evaluate.")
     output = _json_path(arguments.output) if arguments.output or settings.kind == "judge" else None
     if settings.kind == "judge":
         cache = Path(arguments.cache or output.with_suffix(".cache"))
         files = {"verdicts": cache / "verdicts.jsonl", "keep": cache}
-    result = _run(arguments, settings, **files)
+    result = _run_job(arguments, settings, **files)
     if output is not None:
         write_json(output, result)
-    return _print(arguments, {key: value for key, value in result.items() if key not in ("duels", "rewards")})
+    return _print_result(arguments, {key: value for key, value in result.items() if key not in ("duels", "rewards")})
 
 
-def _run(arguments: argparse.Namespace, settings: EvaluateConfig, **files: Path) -> dict[str, Any]:
+def _run_job(arguments: argparse.Namespace, settings: EvaluateConfig, **files: Path) -> dict[str, Any]:
     names = named_sources({"model": {"path": arguments.policy}, "evaluate": [settings.model_dump()]})
     settle_hub_access([*names, arguments.reference, arguments.self_pairs])
     from rich.console import Console
@@ -186,16 +188,20 @@ def _run(arguments: argparse.Namespace, settings: EvaluateConfig, **files: Path)
     from sgpo.preferences.source import load_pairs
 
     hide_other_bars()
+    own_pairs = self_annotated(load_pairs(arguments.self_pairs)) if arguments.self_pairs else None
+    if arguments.self_pairs and own_pairs is None:
+        raise InputError(f"--self-pairs {arguments.self_pairs} has no pair of source 'self'; allowed: at least one.")
     model = validate(ModelConfig, {"path": arguments.policy, **given(arguments, ModelConfig)}, "arguments")
     subject = Subject(
         model=model,
         name=arguments.name or arguments.policy,
         generation=validate(GenerationConfig, given(arguments, GenerationConfig), "arguments"),
         reference=model.at(arguments.reference) if arguments.reference else None,
-        seed=arguments.seed,
-        beta=validate(LeaderConfig, given(arguments, LeaderConfig), "arguments").beta,
-        max_length=arguments.max_length,
-        own_pairs=self_annotated(load_pairs(arguments.self_pairs)) if arguments.self_pairs else None,
+        seed=arguments.seed or 0,
+        own_pairs=own_pairs,
+        **validate(LeaderConfig, given(arguments, LeaderConfig), "arguments").model_dump(
+            include={"beta", "max_length"}
+        ),
         **given(arguments, FollowerConfig),
     )
 
@@ -205,13 +211,13 @@ def _run(arguments: argparse.Namespace, settings: EvaluateConfig, **files: Path)
         if missing and not arguments.yes:
             _confirm(f"{len(missing):,} requests to {', '.join(settings.servers)}")
 
-    return run_evaluation(Job(settings, subject, _Steps(Console(stderr=True)), **files, approve=approve))
+    return run_evaluation(Job(settings, subject, _StagePerBar(Console(stderr=True)), **files, approve=approve))
 
 
-def _settings(arguments: argparse.Namespace) -> EvaluateConfig:
+def _read_settings(arguments: argparse.Namespace) -> EvaluateConfig:
     content = {"kind": arguments.kind, **given(arguments, EvaluateConfig)}
     if arguments.kind == "judge":
-        content["options"] = {"seed": arguments.seed, **given(arguments, JudgeOptions)}
+        content["options"] = {"seed": arguments.seed or 0, **given(arguments, JudgeOptions)}
     if arguments.kind == "reward":
         content["options"] = given(arguments, RewardOptions)
         if content.get("model") and (dtype := given(arguments, ModelConfig).get("dtype")):
@@ -221,24 +227,26 @@ def _settings(arguments: argparse.Namespace) -> EvaluateConfig:
     return validate(EvaluateConfig, content, "arguments")
 
 
-def _reads(
-    arguments: argparse.Namespace, reads: str, reading: Iterable[str], writing: Sequence[str], *, may: Sequence[str]
+def _reads_verdicts(
+    arguments: argparse.Namespace, file: str, own: Sequence[str], needed: Sequence[str], *, both: Sequence[str]
 ) -> bool:
-    """Whether a command reads verdicts instead of writing answers; flags of the other mode are refused."""
-    values = {**vars(arguments), **given(arguments, EvaluateConfig)}
-    if values[reads] is not None:
-        for name in writing:
-            if values.get(name) is not None and name not in may:
-                raise InputError(f"--{name} is given with --{reads}, which takes none; leave one of them out.")
-        return True
-    for name in writing:
-        if values.get(name) is None:
-            listed = ", ".join(f"--{one}" for one in writing)
-            raise InputError(f"--{name} is missing; allowed: --{reads}, or all of {listed}.")
-    for name in reading:
-        if values[name] is not None:
-            raise InputError(f"--{name} goes with --{reads}, which is missing.")
-    return False
+    """Whether a command reads a file of verdicts, with the flags `own`, or writes answers, with those `needed`.
+
+    `both` modes take some flags; every other flag that a mode would ignore is refused.
+    """
+    found = [key.rpartition(".")[2] for key, value in vars(arguments).items() if not (value is None or value is False)]
+    reads = file in found
+    if not reads and (missing := [name for name in needed if name not in found]):
+        listed = ", ".join(f"--{name}" for name in needed)
+        raise InputError(f"--{missing[0]} is missing; allowed: --{file}, or all of {listed}.")
+    for name in found:
+        # `--servers` are a judge's; these are the policy's.
+        flag = "--" + {"servers": "policy-servers"}.get(name, name.replace("_", "-"))
+        if reads and name not in ("call", "kind", "json", file, *own, *both):
+            raise InputError(f"{flag} is given with --{file}, which takes none; leave one of them out.")
+        if not reads and name in own:
+            raise InputError(f"{flag} goes with --{file}, which is missing.")
+    return reads
 
 
 def _json_path(output: str | None) -> Path:
@@ -256,7 +264,7 @@ def _confirm(what: str) -> None:
         raise InputError("nothing was sent; allowed: y, or --yes.")
 
 
-class _Steps(Reporter):
+class _StagePerBar(Reporter):
     """Shows each bar as a stage of its own."""
 
     @contextmanager
@@ -265,7 +273,7 @@ class _Steps(Reporter):
             yield advance
 
 
-def _print(arguments: argparse.Namespace, result: dict[str, Any]) -> int:
+def _print_result(arguments: argparse.Namespace, result: dict[str, Any]) -> int:
     from rich.console import Console
 
     from sgpo.evaluate.results import as_plain, result_table

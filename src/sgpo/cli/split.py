@@ -4,11 +4,10 @@ import argparse
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from sgpo.choices import Dtype
 from sgpo.cli.flags import add_flags, given
-from sgpo.config import SplitConfig, validate
+from sgpo.config import ModelConfig, SplitConfig, validate
 from sgpo.errors import InputError
 from sgpo.store.hub import settle_hub_access
 
@@ -23,11 +22,14 @@ def split(argv: list[str]) -> int:
             f"--selection is {settings.selection} {'with' if arguments.model else 'without'} --model; allowed: "
             "farthest with --model, or random without."
         )
+    model = validate(ModelConfig, {"path": arguments.model, **given(arguments, ModelConfig)}, "arguments")
+    if model.path is None and given(arguments, ModelConfig):
+        raise InputError("--dtype goes with --model, which is missing.")
     settle_hub_access([*(source.path for source in settings.sources), arguments.model])
 
     from rich.console import Console
 
-    from sgpo.policy.load import load_policy
+    from sgpo.policy.generators import load_model
     from sgpo.preferences.split_files import check_new_folder, draw_split
     from sgpo.store.progress import Reporter, hide_other_bars
 
@@ -39,7 +41,7 @@ def split(argv: list[str]) -> int:
             settings,
             arguments.output,
             seed=arguments.seed,
-            load=lambda: load_policy(arguments.model, dtype=arguments.dtype),
+            load=lambda: load_model(model),
             reporter=reporter,
             notes={"model": arguments.model} if arguments.model else None,
         )
@@ -57,9 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="New or empty folder to write.")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="Of everything random. Default: 0.")
     parser.add_argument("--model", metavar="PATH", help="SFT model in whose hidden states farthest seeds are found.")
-    parser.add_argument(
-        "--dtype", choices=get_args(Dtype), default="auto", help="Of the model. Default: auto, as saved."
-    )
+    add_flags(parser, ModelConfig, ["dtype"])
     return parser
 
 

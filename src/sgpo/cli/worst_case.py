@@ -16,9 +16,10 @@ from sgpo.errors import InputError
 from sgpo.robust import WorstCase
 from sgpo.robust import worst_case as solve
 
-# The settings of SGPOConfig with their defaults; 0 tangents are the exact link.
+# Four settings of SGPOConfig with their defaults; 0 tangents are the exact link.
+_KEYS = keys_of(FollowerSettings, window=(tuple[float, float] | None, None))
 _Settings = create_model(
-    "_Settings", __base__=Section, **keys_of(FollowerSettings, window=(tuple[float, float] | None, None))
+    "_Settings", __base__=Section, **{name: _KEYS[name] for name in ("radius", "space", "tangents", "window")}
 )
 
 
@@ -29,7 +30,7 @@ def worst_case(argv: list[str]) -> int:
         description="Finds the worst case of gaps in a Wasserstein ball. Its settings have SGPOConfig's defaults.",
     )
     parser.add_argument("file", type=Path, help="Gaps in nats: text with one per line, .npy, or .parquet.")
-    add_flags(parser, _Settings, ("radius", "space", "tangents", "window"))
+    add_flags(parser, _Settings, _Settings.model_fields)
     parser.add_argument("--column", default="gap", help="Column of a Parquet file. Default: gap.")
     parser.add_argument("--json", action="store_true", help="Print JSON, with all atoms.")
     arguments = parser.parse_args(argv)

@@ -11,6 +11,7 @@ from scipy.special import expit
 from sgpo.errors import InputError
 from sgpo.evaluate.alpaca import Annotations
 from sgpo.evaluate.gamed import Gamed
+from sgpo.stats.intervals import standard_error
 
 NEEDS_EXTRA = "the length-controlled win rate needs scikit-learn, which is not installed: pip install 'sgpo[alpaca]'."
 
@@ -77,11 +78,8 @@ def raw_win_rate(preferences: ArrayLike) -> RawWinRate:
         raise InputError("preferences holds no judgment; allowed: at least one.")
     wins, losses = int((judged > 0.5).sum()), int((judged < 0.5).sum())
     draws = judged.size - wins - losses
-    error = float(judged.std(ddof=1) / np.sqrt(judged.size)) if judged.size > 1 else float("nan")
-    discrete = (wins + draws / 2) / judged.size
-    return RawWinRate(
-        100 * float(judged.mean()), 100 * error, 100 * discrete, wins, losses, draws, shares.size - judged.size
-    )
+    rates = float(judged.mean()), standard_error(judged), (wins + draws / 2) / judged.size
+    return RawWinRate(*(100 * rate for rate in rates), wins, losses, draws, shares.size - judged.size)
 
 
 def length_controlled_win_rate(
@@ -135,32 +133,32 @@ def length_controlled_win_rate(
     level = design.copy()
     level[:, 0] = 0.0
     predicted = expit(level @ coefficients)
-    error = _standard_error(x, y, weights, coefficients, level, judged)
+    influence = _influence(x, y, weights, coefficients, level, judged)
     return LengthControlled(
         win_rate=100 * float(predicted.mean()),
-        standard_error=100 * error,
-        spread=100 * float(predicted.std(ddof=1) / np.sqrt(predicted.size)),
+        standard_error=100 * standard_error(influence),
+        spread=100 * standard_error(predicted),
         model="minimal" if gamed is None else "full",
         coefficients=dict(zip(columns, coefficients.tolist(), strict=True)),
         strength=strength,
     )
 
 
-def report_win_rates(read: Annotations, gamed: Gamed | None) -> dict[str, Any]:
+def report_win_rates(annotations: Annotations, gamed: Gamed | None) -> dict[str, Any]:
     """The raw and, with scikit-learn, the length-controlled win rates of annotations; the full model needs `gamed`."""
-    arrays = (read.preferences, read.lengths, read.baseline_lengths)
+    arrays = (annotations.preferences, annotations.lengths, annotations.baseline_lengths)
     controlled = {}
     if find_spec("sklearn") is not None:
         controlled["minimal"] = length_controlled_win_rate(*arrays)
         if gamed is not None:
-            controlled["full"] = length_controlled_win_rate(*arrays, gamed=gamed, places=read.places)
+            controlled["full"] = length_controlled_win_rate(*arrays, gamed=gamed, places=annotations.places)
     return {
-        "generator": read.generator,
-        "baseline": read.baseline,
-        "annotator": read.annotator,
-        "characters": float(read.lengths.mean()),
-        "baseline_characters": float(read.baseline_lengths.mean()),
-        "raw": raw_win_rate(read.preferences),
+        "generator": annotations.generator,
+        "baseline": annotations.baseline,
+        "annotator": annotations.annotator,
+        "characters": float(annotations.lengths.mean()),
+        "baseline_characters": float(annotations.baseline_lengths.mean()),
+        "raw": raw_win_rate(annotations.preferences),
         "length_controlled": controlled,
     }
 
@@ -201,8 +199,8 @@ def _negative_loss(model: Any, x: np.ndarray, y: np.ndarray, sample_weight: np.n
     return float(sample_weight @ np.log(np.where(y == 1, predicted, 1 - predicted)) / (len(y) / 2))
 
 
-def _standard_error(x, y, weights, coefficients, level, judged) -> float:
-    """Root of the summed squared influences of the instructions on the win rate, to first order."""
+def _influence(x, y, weights, coefficients, level, judged) -> np.ndarray:
+    """(N,) influence of each instruction on the win rate, to first order; their standard error is its own."""
     # Without the penalty: a coefficient that it shrinks to zero is no more certain than another.
     predicted, fitted = expit(level @ coefficients), expit(x @ coefficients)
     curvature = (x * (weights * fitted * (1 - fitted))[:, None]).T @ x
@@ -210,7 +208,7 @@ def _standard_error(x, y, weights, coefficients, level, judged) -> float:
     residual = ((y - fitted)[:, None] * x)[-int(judged.sum()) :]
     influence = predicted - predicted.mean()
     influence[judged] += residual @ np.linalg.pinv(curvature, hermitian=True) @ gradient
-    return float(influence.std(ddof=1) / np.sqrt(influence.size))
+    return influence
 
 
 def _difficulty(gamed: Gamed, places: ArrayLike | None, count: int) -> np.ndarray:

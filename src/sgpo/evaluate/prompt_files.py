@@ -14,15 +14,22 @@ from sgpo.store.files import write_json
 
 
 class Answers(NamedTuple):
-    """(P,) answers to P prompts, and the name of the model that gave them.
-
-    `cut` counts those that ended at the token limit, `tokens` is their mean length; None for answers from a file.
-    """
+    """(P,) answers to P prompts with the name of their model, tokens and finish reasons; None: the file lacks them."""
 
     texts: list[str]
     name: str
-    cut: int | None = None
-    tokens: float | None = None
+    n_tokens: list[int | None]
+    finish_reasons: list[str | None]
+
+    @property
+    def cut(self) -> int | None:
+        """How many ended at the token limit, if all finish reasons are known."""
+        return None if None in self.finish_reasons else self.finish_reasons.count("length")
+
+    @property
+    def tokens(self) -> float | None:
+        """Their mean number of tokens, if all are known."""
+        return None if None in self.n_tokens else sum(self.n_tokens) / len(self.n_tokens)
 
 
 def read_prompts(path: str | Path, *, split: str | None = None) -> list[Messages]:
@@ -46,7 +53,7 @@ def read_answers_to(path: str | Path, prompts: Sequence[Messages]) -> Answers:
     """Reads the answers to P prompts, in the order of the prompts; answers to others are ignored.
 
     A row has `output` or `response`, the `instruction` or `prompt` (text or messages) that it answers, byte for byte,
-    and optionally `generator`: AlpacaEval's model_outputs.json is such a file.
+    and optionally `generator`, `n_tokens` and `finish_reason`: AlpacaEval's model_outputs.json is such a file.
     """
     rows = read_rows(path)
     keys = [_row_key(row) for row in rows]
@@ -63,15 +70,16 @@ def read_answers_to(path: str | Path, prompts: Sequence[Messages]) -> Answers:
     names = {row.values.get("generator") for row in rows}
     name = names.pop() if len(names) == 1 else None
     texts = [row.text("output" if "output" in row.values else "response") for row in rows]
-    return Answers(texts, name if isinstance(name, str) else str(path))
+    n_tokens = [None if row.values.get("n_tokens") is None else row.whole("n_tokens") for row in rows]
+    reasons = [None if row.values.get("finish_reason") is None else row.text("finish_reason") for row in rows]
+    return Answers(texts, name if isinstance(name, str) else str(path), n_tokens, reasons)
 
 
 def write_answers_to(path: str | Path, prompts: Sequence[Messages], answers: Answers) -> Path:
     """Writes a file that `read_answers_to` reads, and returns its path."""
-    rows = zip(prompts, answers.texts, strict=True)
-    return write_json(
-        path, [{"prompt": list(prompt), "response": text, "generator": answers.name} for prompt, text in rows]
-    )
+    keys, names = ("prompt", "response", "generator", "n_tokens", "finish_reason"), [answers.name] * len(prompts)
+    rows = zip(map(list, prompts), answers.texts, names, answers.n_tokens, answers.finish_reasons, strict=True)
+    return write_json(path, [dict(zip(keys, row, strict=True)) for row in rows])
 
 
 def _key(prompt: Messages) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 from datasets import Dataset
 
 from sgpo.errors import InputError
-from sgpo.policy.tokens import Messages
+from sgpo.policy.tokens import Messages, response_texts
 from sgpo.preferences.annotators.ranking import Annotator
 from sgpo.stats.intervals import mean_interval
 from sgpo.stats.win_rate import compare_rewards, win_rate
@@ -44,7 +44,7 @@ def compare_by_reward(
 
 def reward_agreement(annotator: Annotator, pairs: Dataset, *, progress: Advance) -> float | None:
     """Share of N preference pairs whose order the reward shares, ties counted half; None without any rewarded pair."""
-    sides = ([row[0]["content"] for row in pairs[side]] for side in ("chosen", "rejected"))
+    sides = response_texts(pairs, "chosen"), response_texts(pairs, "rejected")
     _, known, _ = _pair_rewards(annotator, pairs["prompt"][:], *sides, progress)
     return float(compare_rewards(*known.T).mean()) if len(known) else None
 

@@ -52,7 +52,7 @@ class Subject:
         model: the policy; for `judge` and `reward` its path may also be a file of answers.
         name: of the policy, in files of answers.
         reference: of its implicit reward and its KL; the baseline if the settings name none.
-        max_length: tokens at which pairs are cut for scoring; None cuts nothing.
+        max_length: tokens at which pairs are cut for scoring, as in training.
         space: gap space of the certificate.
         own_pairs: its self-annotated pairs; None: there are none.
         reference_logps: the reference's scores if they are known: (2, N) of the held-out pairs, then (2, M) of
@@ -65,7 +65,7 @@ class Subject:
     reference: ModelConfig | None = None
     seed: int = 0
     beta: float = LeaderConfig().beta
-    max_length: int | None = None
+    max_length: int = LeaderConfig().max_length
     space: Space = FollowerConfig().space
     own_pairs: Dataset | None = None
     reference_logps: Sequence[np.ndarray] | None = None
@@ -102,8 +102,8 @@ class Job:
         subject, kept = self.subject, None
         sampling = {key: getattr(self.settings, key) for key in ("temperature", "top_p", "max_new_tokens")}
         if self.keep is not None:
-            depends = {**sampling, "seed": subject.seed, "dtype": model.dtype, "backend": subject.generation.backend}
-            kept = self.keep / f"answers-{_answers_key(model.path, prompts, depends)}.json"
+            conditions = {**sampling, "seed": subject.seed, "dtype": model.dtype, "backend": subject.generation.backend}
+            kept = self.keep / f"answers-{_answers_key(model.path, prompts, conditions)}.json"
             if kept.is_file():
                 return read_answers_to(kept, prompts)
         with (
@@ -112,10 +112,8 @@ class Job:
         ):
             seeds = prompt_seeds(subject.seed, len(prompts))
             rows = generator.generate(prompts, seeds, Sampling(n=1, **sampling), progress=advance)
-        responses = [row[0] for row in rows]
-        cut = sum(response.finish_reason == "length" for response in responses)
-        tokens = float(np.mean([response.n_tokens for response in responses]))
-        answers = Answers([response.text for response in responses], name, cut, tokens)
+        columns = [[getattr(row[0], key) for row in rows] for key in ("text", "n_tokens", "finish_reason")]
+        answers = Answers(columns[0], name, *columns[1:])
         if kept is not None:
             write_answers_to(kept, prompts, answers)
         return answers
@@ -149,8 +147,11 @@ def run_evaluation(job: Job) -> dict[str, Any]:
     the kind reports; rows per prompt come last (`duels`, `rewards`).
     """
     kinds = {"alpaca": _alpaca, "mt_bench": _mt_bench, "judge": _judge, "reward": _reward, "preferences": _preferences}
-    headline = {"kind": job.settings.kind, "value": None, "low": None, "high": None, "count": 0}
-    return as_plain({**headline, **kinds[job.settings.kind](job)})
+    kind, path = job.settings.kind, job.subject.model.path
+    if is_answer_file(path) and kind not in ("judge", "reward"):
+        raise InputError(f"policy is {path!r}, a file of answers; allowed with {kind!r}: a folder or Hub id.")
+    headline = {"kind": kind, "value": None, "low": None, "high": None, "count": 0}
+    return as_plain({**headline, **kinds[kind](job)})
 
 
 def check_inputs(settings: EvaluateConfig) -> int:
@@ -208,7 +209,7 @@ def _judge(job: Job) -> dict[str, Any]:
     judge, pool = _open_judge(settings)
     if verdicts is not None:
         pool = CachedPool(pool, verdicts)
-    prompts, policy, baseline = _contestants(job)
+    prompts, policy, baseline = _both_answers(job)
     bodies = judge_requests(judge, prompts, policy.texts, baseline.texts)
     if job.approve is not None:
         job.approve(bodies, bodies if verdicts is None else pool.missing(bodies))
@@ -217,7 +218,7 @@ def _judge(job: Job) -> dict[str, Any]:
     return {
         "value": result["win_rate"],
         "count": result["judged"],
-        **_named(policy, baseline),
+        **_describe_answers(policy, baseline),
         "judge": settings.model,
         "logprobs": settings.logprobs,
         **result,
@@ -226,7 +227,7 @@ def _judge(job: Job) -> dict[str, Any]:
 
 def _reward(job: Job) -> dict[str, Any]:
     settings, subject = job.settings, job.subject
-    prompts, policy, baseline = _contestants(job)
+    prompts, policy, baseline = _both_answers(job)
     kl = _estimate_kl(job, prompts, policy)
     options = settings.read_options.model_dump()
     annotator = open_reward(settings.model, settings.function, **options)
@@ -241,7 +242,7 @@ def _reward(job: Job) -> dict[str, Any]:
     return {
         "value": result["win_rate"],
         "count": result["prompts"] - result["unrewarded"],
-        **_named(policy, baseline),
+        **_describe_answers(policy, baseline),
         "by": settings.function or settings.model,
         "tokens": policy.tokens,
         "kl": kl,
@@ -284,7 +285,7 @@ def _open_judge(settings: EvaluateConfig) -> tuple[PairwiseJudge, ServerPool]:
     return judge, ServerPool(settings.servers, **options.connection())
 
 
-def _contestants(job: Job) -> tuple[list[Messages], Answers, Answers]:
+def _both_answers(job: Job) -> tuple[list[Messages], Answers, Answers]:
     """The prompts with the policy's answers and the baseline's."""
     subject, prompts = job.subject, read_prompts(job.settings.prompts, split=job.settings.split)
     policy = job.answers_of(subject.model, subject.name, prompts)
@@ -293,7 +294,7 @@ def _contestants(job: Job) -> tuple[list[Messages], Answers, Answers]:
     return prompts, policy, job.baseline(prompts)
 
 
-def _named(policy: Answers, baseline: Answers) -> dict[str, Any]:
+def _describe_answers(policy: Answers, baseline: Answers) -> dict[str, Any]:
     return {"policy": policy.name, "baseline": baseline.name, "cut": policy.cut}
 
 
@@ -330,7 +331,7 @@ def _write_samples(
     write_jsonl(path, [sample.model_dump() for sample in samples[:SAMPLES]])
 
 
-def _answers_key(path: str, prompts: Sequence[Messages], depends: dict[str, Any]) -> str:
+def _answers_key(path: str, prompts: Sequence[Messages], conditions: dict[str, Any]) -> str:
     """A name for a policy's answers: it changes with the policy's files, the prompts and how they are sampled."""
     folder = Path(path)
     # Sizes and times tell a policy that was trained again from the one before, without reading gigabytes of weights.
@@ -340,5 +341,5 @@ def _answers_key(path: str, prompts: Sequence[Messages], depends: dict[str, Any]
         if file.is_file()
     ]
     name = str(folder.resolve()) if folder.is_dir() else path
-    content = json.dumps([name, files, [list(prompt) for prompt in prompts], depends], sort_keys=True)
+    content = json.dumps([name, files, [list(prompt) for prompt in prompts], conditions], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]

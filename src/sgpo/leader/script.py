@@ -100,7 +100,7 @@ def _train(script: ScriptArguments, arguments: SGPOConfig, model: ModelConfig, m
     except ValueError as error:
         raise InputError(str(error)) from error
     if script.ignore_bias_buffers:
-        ignore_bias_buffers(trainer.model)
+        _ignore_bias_buffers(trainer.model)
     trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
     trainer.save_model(arguments.output_dir)
     trainer.accelerator.print(f"Model saved to {arguments.output_dir}")
@@ -109,7 +109,7 @@ def _train(script: ScriptArguments, arguments: SGPOConfig, model: ModelConfig, m
     trainer.end()
 
 
-def ignore_bias_buffers(model: Any) -> None:
+def _ignore_bias_buffers(model: Any) -> None:
     """Keeps DistributedDataParallel from synchronising boolean buffers, as TRL's script does."""
     names = [name for name, buffer in model.named_buffers() if buffer.dtype == torch.bool]
     model._ddp_params_and_buffers_to_ignore = names

@@ -12,6 +12,7 @@ from sgpo.config import RunConfig
 from sgpo.demo.sft import VOCABULARY, count_parameters
 from sgpo.errors import InputError
 from sgpo.policy.locate import adapter_base, check_exists, loading
+from sgpo.preferences.distinct import prompt_key
 from sgpo.preferences.layout import describe_counts
 from sgpo.preferences.mix import mix_sources
 from sgpo.preferences.source import load_pairs, load_prompts
@@ -188,6 +189,6 @@ class _Preflight:
         return not self._offline or all(Path(path).exists() for path in paths)
 
 
-def _distinct(rows: Dataset) -> set[str]:
-    """The prompts of a dataset, each once."""
-    return {str(prompt) for prompt in rows["prompt"]}
+def _distinct(rows: Dataset) -> set[bytes]:
+    """The keys of a dataset's distinct prompts."""
+    return set(map(prompt_key, rows["prompt"]))

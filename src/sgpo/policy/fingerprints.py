@@ -10,7 +10,7 @@ from huggingface_hub import snapshot_download
 from transformers import PreTrainedTokenizerBase
 
 from sgpo.errors import InputError
-from sgpo.policy.tokens import tokenize_responses
+from sgpo.policy.tokens import response_texts, tokenize_responses
 
 Tokens = Sequence[int]
 
@@ -83,7 +83,7 @@ def fingerprint_pairs(
     Returns: one string per pair, "policy:tokens".
     """
     chosen, rejected = (
-        tokenize_responses(tokenizer, pairs["prompt"][:], [row[0]["content"] for row in pairs[side][:]])
+        tokenize_responses(tokenizer, pairs["prompt"][:], response_texts(pairs, side))
         for side in ("chosen", "rejected")
     )
     values = []

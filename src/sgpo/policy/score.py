@@ -12,7 +12,7 @@ from torch import Tensor
 from sgpo.errors import InputError, check_whole
 from sgpo.policy.batches import fill_in_batches, pad_right
 from sgpo.policy.load import Policy
-from sgpo.policy.tokens import Messages, TokenizedResponse, tokenize_responses
+from sgpo.policy.tokens import Messages, TokenizedResponse, response_texts, tokenize_responses
 from sgpo.store.progress import Advance
 
 # Logits become float32 log-probabilities in slices of at most this many numbers (128 MiB).
@@ -39,7 +39,7 @@ def score_pairs(
     policy: Policy, pairs: Dataset, *, max_length: int | None = None, progress: Advance | None = None
 ) -> PairScores:
     """Scores both responses of N pairs, as `load_pairs` returns them; `progress` counts 2N responses."""
-    texts = [row[0]["content"] for side in ("chosen", "rejected") for row in pairs[side]]
+    texts = response_texts(pairs, "chosen") + response_texts(pairs, "rejected")
     scores = score_responses(policy, pairs["prompt"][:] * 2, texts, max_length=max_length, progress=progress)
     return PairScores(*np.split(scores.logps, 2), *np.split(scores.n_tokens, 2))
 

@@ -5,6 +5,7 @@ from functools import partial
 from itertools import groupby
 from typing import NamedTuple
 
+from datasets import Dataset
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
@@ -21,6 +22,11 @@ class TokenizedResponse(NamedTuple):
 
     prompt_ids: list[int]
     response_ids: list[int]
+
+
+def response_texts(pairs: Dataset, side: str) -> list[str]:
+    """The responses of N pairs, as `load_pairs` returns them, on the side `chosen` or `rejected`."""
+    return [messages[0]["content"] for messages in pairs[side][:]]
 
 
 def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages]) -> list[list[int]]:

@@ -24,6 +24,7 @@ PROMPT_LAYOUTS = "'prompt' (a string or a list of messages), or 'messages'"
 # Why a row is not a preference, as counted by `clean_pairs`.
 EQUAL, NO_RESPONSE, NO_PROMPT = "equal responses", "empty response", "empty prompt"
 DIFFERENT_PROMPTS, NO_USER_TURN, TOO_LONG = "different prompts", "prompt without a last user turn", "prompt too long"
+_MISSING = {"system": NO_PROMPT, "user": NO_PROMPT, "assistant": NO_RESPONSE}
 REASONS = (EQUAL, NO_RESPONSE, NO_PROMPT, DIFFERENT_PROMPTS, NO_USER_TURN, TOO_LONG)
 # TRL renders these into its training text; scoring and generation here would ignore them.
 _UNSUPPORTED = ("tools", "chat_template_kwargs", "image", "images")
@@ -171,23 +172,20 @@ def _checked_prompt(prompt: list[Message], column: str) -> list[Message]:
 
 def _messages(row: dict[str, Any], column: str) -> list[Message]:
     """The messages of a column; a string is one turn, of the user if it is the prompt."""
-    value, is_response = row[column], column in ("chosen", "rejected")
+    value = row[column]
+    writer = "assistant" if column in ("chosen", "rejected") else "user"
     if isinstance(value, str) and column != "messages":
-        return [{"role": "assistant" if is_response else "user", "content": value}]
+        return [{"role": writer, "content": value}]
     if not isinstance(value, list) or not value:
-        raise _BadRow(
-            f"{column} is {shorten(value)}; allowed: a string or a list of messages with role and content.",
-            None if value else NO_RESPONSE if is_response else NO_PROMPT,
-        )
+        allowed = "a string or a list of messages with role and content"
+        raise _BadRow(f"{column} is {shorten(value)}; allowed: {allowed}.", None if value else _MISSING[writer])
     messages = []
     for message in value:
         role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
         if role not in ROLES:
             raise _BadRow(f"{column} has a message {shorten(message)}; allowed: the roles {', '.join(ROLES)}.")
         if not isinstance(content, str):
-            raise _BadRow(
-                f"{column} has content {shorten(content)} in a turn of {role!r}; allowed: a string.",
-                None if content is not None else NO_RESPONSE if role == "assistant" else NO_PROMPT,
-            )
+            reason = _MISSING[role] if content is None else None
+            raise _BadRow(f"{column} has content {shorten(content)} in a turn of {role!r}; allowed: a string.", reason)
         messages.append({"role": role, "content": content})
     return messages

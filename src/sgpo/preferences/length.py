@@ -10,6 +10,7 @@ def adjust_for_length(
 ) -> np.ndarray:
     """(R,) rewards divided by the tokens of each response, or less `penalty` for each of them; nan stays nan.
 
+    Raises InputError if both are asked for, the penalty is no number >= 0, or `n_tokens` is not (R,) or has a 0.
     Source: per token as in SimPO, arXiv:2405.14734, Section 2; the penalty as in R-DPO, arXiv:2403.19159, Section 3.
     """
     if per_token and penalty:

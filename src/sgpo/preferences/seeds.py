@@ -1,16 +1,16 @@
 """Seed pairs and held-out pairs: the human labels that the loop starts from, and those that it never sees."""
 
-import json
-
 import numpy as np
 from datasets import Dataset
 
 from sgpo.errors import InputError, check_whole
+from sgpo.preferences.distinct import prompt_key
 
 
 def select_seeds(pairs: Dataset, size: int, seed: int) -> Dataset:
     """Selects `size` pairs at random, in their order; for one seed, a smaller selection is part of a larger one.
 
+    Raises InputError for a `size` that is not 1 to the number of pairs, and a `seed` below 0.
     Source: arXiv:2502.18099, Section 4 (2K seeds of 60K pairs).
     """
     if not 1 <= size <= len(pairs):
@@ -22,12 +22,13 @@ def select_seeds(pairs: Dataset, size: int, seed: int) -> Dataset:
 def hold_out(pairs: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
     """Splits pairs into those to train on and held-out pairs, at least one prompt each and no prompt in both.
 
-    `share` of the prompts are held out; both parts keep the order of `pairs`.
+    `share` of the prompts (compared by `prompt_key`) are held out; both parts keep the order of `pairs`. Raises
+    InputError if `share` is not in (0, 1), `seed` is below 0, or all pairs have one prompt.
     """
     if not 0 < share < 1:
         raise InputError(f"the share to hold out is {share}; allowed: a number in (0, 1).")
     check_whole("seed", seed, 0)
-    keys = [json.dumps(prompt, sort_keys=True) for prompt in pairs["prompt"]]
+    keys = list(map(prompt_key, pairs["prompt"]))
     distinct = list(dict.fromkeys(keys))
     if len(distinct) < 2:
         raise InputError("all pairs share one prompt; allowed: at least two prompts, so that one can be held out.")

@@ -16,7 +16,7 @@ from sgpo.policy.load import Policy
 from sgpo.preferences.mix import mix_sources
 from sgpo.preferences.source import load_rows
 from sgpo.preferences.split import Split, split_pairs
-from sgpo.store.files import read_json, replacing
+from sgpo.store.files import partial_path, read_json, replacing
 from sgpo.store.progress import Reporter
 
 
@@ -35,8 +35,7 @@ def draw_split(
     """
     mixture = mix_sources(settings, seed=seed)
     options = settings.model_dump(include={"seeds", "pools", "heldout", "selection"})
-    states = folder.absolute().with_name(f".{folder.name}-states.partial")
-    states.parent.mkdir(parents=True, exist_ok=True)
+    states = partial_path(folder.absolute().with_name(f"{folder.name}-states"))
     try:
         if settings.selection == "farthest":
             policy, prompts = load(), mixture.pairs["prompt"][:]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,16 +11,9 @@ import yaml
 
 from sgpo.errors import InputError, first_line
 from sgpo.store.files import read_objects, read_text
-from sgpo.store.records import Manifest, RoundMetrics, Sample, Shipped, parse_record
+from sgpo.store.records import WORST_CASE, GapTable, Manifest, RoundMetrics, Sample, Shipped, parse_record
 
 _CONFIG_KEYS = ("rounds", "seed", "follower.radius", "follower.space", "leader.beta")
-
-
-class GapTable(NamedTuple):
-    """The N pairs of a round: their gaps in the gap space, and the share of each pair's mass that moves, in [0, 1]."""
-
-    point: np.ndarray
-    moved: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +96,7 @@ def read_run(directory: str | Path) -> RunRecord:
                 raise InputError(f"{path}: round is {rounds[-1].round}; allowed: {t}.")
             if found := _read_samples(folder, rounds[-1]):
                 samples[t] = found
-        if (path := folder / "worst_case.parquet").exists():
+        if (path := folder / WORST_CASE).exists():
             gaps[t] = _read_gaps(path)
     return RunRecord(
         name=root.resolve().name,

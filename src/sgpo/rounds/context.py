@@ -4,11 +4,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets import Dataset, load_from_disk
+from transformers import PreTrainedTokenizerBase
 
 from sgpo.config import ModelConfig, RunConfig
 from sgpo.policy.fingerprints import fingerprint_policy
 from sgpo.policy.generators import load_model
-from sgpo.policy.load import Policy
+from sgpo.policy.load import Policy, load_tokenizer
 from sgpo.store.progress import Reporter
 from sgpo.store.stages import Stages
 
@@ -52,6 +53,11 @@ class Run:
     def policy(self, number: int | None) -> Policy:
         """Loads a policy."""
         return load_model(self.model(number))
+
+    def tokenizer(self, number: int | None) -> PreTrainedTokenizerBase:
+        """Loads the tokenizer of a policy."""
+        model = self.model(number)
+        return load_tokenizer(model.path, trust_remote_code=model.trust_remote_code)
 
     def fingerprint(self, number: int | None) -> str:
         """`fingerprint_policy` of a policy."""

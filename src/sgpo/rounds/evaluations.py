@@ -22,7 +22,7 @@ RESULT = "result.json"
 
 
 def check_evaluations(config: RunConfig) -> dict[str, int]:
-    """Reads what every evaluation of a recipe needs, so that mistakes are found before the first round.
+    """Reads what every evaluation of a recipe needs: InputError for a mistake, before the first round.
 
     Returns the number of answers or pairs of each, by name.
     """

@@ -33,8 +33,8 @@ from sgpo.store.stages import Stages
 def run_recipe(config: RunConfig, *, command: list[str], processes: Processes, reporter: Reporter) -> None:
     """Runs every stage of a recipe that its run directory does not hold yet; `command` is for the manifest.
 
-    Each stage reads its inputs from disk and seeds itself by its own name, so an interrupted run ends with the same
-    pairs and weights as an uninterrupted one.
+    An interrupted run ends with the same pairs and weights as an uninterrupted one. Raises InputError for a mistake in
+    the recipe, its data or its run directory.
     """
     # The stages are the only cache, and the reporter draws the only bars.
     datasets.disable_caching()

@@ -11,10 +11,10 @@ from sgpo.rounds.evaluations import headlines
 from sgpo.rounds.pairs import COUNTS, HELDOUT, gaps_under
 from sgpo.rounds.training import TRAINING_LOG
 from sgpo.rounds.validation import DECISION
-from sgpo.rounds.worst_case import WORST_CASE, read_summary
+from sgpo.rounds.worst_case import read_summary
 from sgpo.stats.ranking import ranking_accuracy
 from sgpo.store.files import read_json, write_jsonl
-from sgpo.store.records import RoundMetrics, parse_record
+from sgpo.store.records import WORST_CASE, RoundMetrics, parse_record
 
 _METRICS = "metrics.json"
 

@@ -13,7 +13,7 @@ from sgpo.config import RunConfig
 from sgpo.errors import InputError
 from sgpo.leader.scores import FINGERPRINT_COLUMN, POLICY_COLUMNS, REFERENCE_COLUMNS, stored_gaps
 from sgpo.policy.fingerprints import fingerprint_pairs
-from sgpo.policy.load import Policy, load_tokenizer
+from sgpo.policy.load import Policy
 from sgpo.policy.sampling import Response
 from sgpo.policy.score import score_pairs
 from sgpo.preferences.annotate import annotate_pairs, implicit_rewards
@@ -157,10 +157,8 @@ def _write_pairs(run: Run, number: int, path: Path, notes: dict[str, int]) -> No
 
 def _as_stored(run: Run, number: int, pairs: Dataset, reference: str) -> Dataset:
     """The pairs with their fingerprints, and the seeds scored by the current policy if the recipe adds them."""
-    model = run.config.model
-    tokenizer = load_tokenizer(model.path, trust_remote_code=model.trust_remote_code)
     pairs = pairs.add_column("source", ["self"] * len(pairs))
-    pairs = _add_fingerprints(run, pairs, tokenizer, reference).select_columns(_COLUMNS)
+    pairs = _add_fingerprints(run, pairs, run.tokenizer(None), reference).select_columns(_COLUMNS)
     if not run.config.data.seeds_in_rounds:
         return pairs
     seeds = add_scores(run, run.load(SEEDS), run.policy(number - 1), "policy")
@@ -192,9 +190,7 @@ def round_pairs(run: Run, number: int) -> Dataset:
     pairs = pairs.remove_columns([*REFERENCE_COLUMNS, FINGERPRINT_COLUMN])
     for own, column in zip(POLICY_COLUMNS, REFERENCE_COLUMNS, strict=True):
         pairs = pairs.add_column(column, pairs[own][:])
-    model = run.model(reference)
-    tokenizer = load_tokenizer(model.path, trust_remote_code=model.trust_remote_code)
-    return _add_fingerprints(run, pairs, tokenizer, reference_fingerprint(run, number))
+    return _add_fingerprints(run, pairs, run.tokenizer(reference), reference_fingerprint(run, number))
 
 
 def reference_fingerprint(run: Run, number: int) -> str:

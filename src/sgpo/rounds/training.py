@@ -16,14 +16,15 @@ from sgpo.robust import WorstCase
 from sgpo.rounds.context import Run
 from sgpo.rounds.costs import Scale, StagePlan, hours, training_flops
 from sgpo.rounds.pairs import SEEDS, VALIDATION, most_pairs, reference_fingerprint, round_pairs
-from sgpo.rounds.worst_case import WORST_CASE, read_worst_cases, write_worst_case
+from sgpo.rounds.worst_case import read_worst_cases, write_worst_case
+from sgpo.store.records import WORST_CASE
 
 TRAINING_LOG = "training_log.json"
 
 
 def leader_arguments(config: RunConfig, number: int, radius: float, *, processes: int = 1, **more: Any) -> SGPOConfig:
-    """The trainer's arguments in a round, and `more`; round 0 is DPO on the seeds (Algorithm 1, line 1)."""
-    leader, follower, seeds_only = config.leader, config.follower, number == 0
+    """The trainer's arguments in a round, and `more`, or InputError; round 0 is DPO on seeds (Algorithm 1, line 1)."""
+    leader, follower = config.leader, config.follower
     if leader.batch_size % (leader.micro_batch_size * processes):
         raise InputError(
             f"leader.batch_size is {leader.batch_size}; allowed: a multiple of leader.micro_batch_size times the "
@@ -31,8 +32,8 @@ def leader_arguments(config: RunConfig, number: int, radius: float, *, processes
         )
     settings = {
         "beta": leader.beta,
-        "learning_rate": (seeds_only and leader.seed_learning_rate) or leader.learning_rate,
-        "num_train_epochs": leader.seed_epochs if seeds_only else leader.epochs,
+        "learning_rate": leader.learning_rate,
+        "num_train_epochs": leader.epochs,
         "per_device_train_batch_size": leader.micro_batch_size,
         "gradient_accumulation_steps": leader.batch_size // (leader.micro_batch_size * processes),
         "max_length": leader.max_length,
@@ -42,9 +43,12 @@ def leader_arguments(config: RunConfig, number: int, radius: float, *, processes
         "fp16": config.model.dtype == "float16",
         "seed": 0,
         "reference_fingerprint": None,
-        "radius": 0.0 if seeds_only else radius,
+        "radius": radius,
     }
-    if not seeds_only:
+    if number == 0:
+        settings |= {"num_train_epochs": leader.seed_epochs, "radius": 0.0}
+        settings["learning_rate"] = leader.seed_learning_rate or leader.learning_rate
+    else:
         settings |= follower.model_dump(mode="json", exclude={"radius", "radius_factor", "radius_grid"})
         settings |= {"tangents": follower.tangents or 0, "step": leader.step, "proximal": leader.proximal}
     # The trainer writes to a folder of its own.

@@ -15,18 +15,17 @@ from transformers import PreTrainedTokenizerBase
 from sgpo.config import RunConfig
 from sgpo.leader.scores import stored_gaps
 from sgpo.policy.generators import load_model
-from sgpo.policy.load import Policy, load_tokenizer
-from sgpo.policy.tokens import tokenize_responses
+from sgpo.policy.load import Policy
+from sgpo.policy.tokens import response_texts, tokenize_responses
 from sgpo.rounds.context import Run
 from sgpo.rounds.costs import StagePlan
 from sgpo.rounds.pairs import VALIDATION, gaps_under
 from sgpo.rounds.training import TRAINING_LOG, solve_follower, train_round
-from sgpo.rounds.worst_case import WORST_CASE
 from sgpo.stats.acceptance import ENOUGH_PAIRS, LEVEL, accept_round, choose_radius, latest_supported
 from sgpo.stats.certificate import measured_radius
 from sgpo.stats.ranking import ranking_accuracy
 from sgpo.store.files import read_json, write_json
-from sgpo.store.records import Decision, Evidence, Shipped, Tried
+from sgpo.store.records import WORST_CASE, Decision, Evidence, Shipped, Tried
 
 GAPS, DECISION, SHIPPED = "validation.json", "decision.json", "shipped.json"
 
@@ -161,8 +160,7 @@ def _choose(run: Run) -> Shipped:
     config, control = run.config, None
     gaps = [_read_gaps(run, f"round-{number}") for number in range(config.rounds + 1)]
     if config.leader.accept == "supported":
-        tokenizer = load_tokenizer(run.model(0).path, trust_remote_code=config.model.trust_remote_code)
-        control = _extra_tokens(run.load(VALIDATION), tokenizer)
+        control = _extra_tokens(run.load(VALIDATION), run.tokenizer(0))
     shipment = latest_supported(gaps, control=control)
     number, path = shipment.place, config.model.path
     if number is not None:
@@ -174,16 +172,8 @@ def _choose(run: Run) -> Shipped:
         enough=ENOUGH_PAIRS,
         level=LEVEL,
         rounds=[
-            Evidence(
-                round=place,
-                score=found.score,
-                p_value=found.p_value,
-                threshold=float(threshold),
-                accuracy=ranking_accuracy(row).accuracy,
-            )
-            for place, (found, threshold, row) in enumerate(
-                zip(shipment.evidence, shipment.thresholds, gaps, strict=True)
-            )
+            Evidence(round=place, **found._asdict(), threshold=float(bound), accuracy=ranking_accuracy(row).accuracy)
+            for place, (found, bound, row) in enumerate(zip(shipment.evidence, shipment.thresholds, gaps, strict=True))
         ],
     )
 
@@ -192,6 +182,6 @@ def _extra_tokens(pairs: Dataset, tokenizer: PreTrainedTokenizerBase) -> np.ndar
     """How many tokens the chosen response of each of N pairs is longer than the rejected one, (N,) float64."""
     lengths = []
     for side in ("chosen", "rejected"):
-        rows = tokenize_responses(tokenizer, pairs["prompt"][:], [one[0]["content"] for one in pairs[side]])
+        rows = tokenize_responses(tokenizer, pairs["prompt"][:], response_texts(pairs, side))
         lengths.append([len(row.response_ids) for row in rows])
     return np.subtract(*lengths, dtype=np.float64)

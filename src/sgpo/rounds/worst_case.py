@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 
-from sgpo.errors import InputError
 from sgpo.leader.config import SGPOConfig
-from sgpo.leader.follower import ALL, Follower, Pairs, radii
+from sgpo.leader.follower import ALL, Follower, radii
+from sgpo.leader.pairs import Pairs, number_rows, tag_pairs
 from sgpo.leader.scores import stored_gaps
 from sgpo.robust import WorstCase, make_link
+from sgpo.store.records import GapTable
 
-WORST_CASE = "worst_case.parquet"
 _SETTINGS = ("space", "tangents", "window_rule", "schedule", "step", "solver", "group_size")
 _NUMBERS = ("value", "empirical_value", "price", "moved_share", "marginal")
 _TOTALS = ("value", "empirical_value", "moved_share")
@@ -28,22 +28,13 @@ def write_worst_case(pairs: Dataset, arguments: SGPOConfig, path: Path) -> None:
     One row per pair: its gap (nats), point (of the gap space) and moved share; `read_summary` reads the metadata.
     """
     gaps = stored_gaps(pairs, arguments.beta)
-    sources = _source_indices(pairs, arguments)
-    follower = Follower(arguments, Pairs(np.arange(len(pairs)), None, sources), gaps)
+    tags = Pairs.of(tag_pairs(number_rows(pairs), arguments, "the round's"))
+    follower = Follower(arguments, tags, gaps)
     follower.answer()
-    summary = _summarise(follower.worst_cases, arguments, sources, gaps)
-    points = make_link(arguments.space).to_space(gaps)
-    table = pa.table({"gap": gaps, "point": points, "moved": follower.moved_shares()})
+    summary = _summarise(follower.worst_cases, arguments, tags.sources, gaps)
+    answer = GapTable(make_link(arguments.space).to_space(gaps), follower.moved_shares())
+    table = pa.table({"gap": gaps, **answer._asdict()})
     pq.write_table(table.replace_schema_metadata({"sgpo": json.dumps(summary)}), path)
-
-
-def _source_indices(pairs: Dataset, arguments: SGPOConfig) -> np.ndarray | None:
-    if arguments.source_radius is None:
-        return None
-    names, present = list(radii(arguments)), pairs["source"][:]
-    if unknown := sorted(set(present) - set(names)):
-        raise InputError(f"follower.source_radius has no radius for {', '.join(unknown)}; it names {', '.join(names)}.")
-    return np.array([names.index(source) for source in present])
 
 
 def _summarise(
@@ -86,7 +77,7 @@ def read_worst_cases(path: Path, sources: Sequence[str]) -> dict[str, WorstCase]
     `sources` are the (N,) sources of the pairs. `full_radius` is that of all pairs at once, also for groups.
     """
     summary, table = read_summary(path), pq.read_table(path)
-    points, moved = (table[name].to_numpy() for name in ("point", "moved"))
+    points, moved = GapTable(*(table[name].to_numpy() for name in GapTable._fields))
     found = {}
     for name, answer in summary.get("by_source", {ALL: summary}).items():
         members = np.full(len(points), True) if name == ALL else np.array(sources) == name

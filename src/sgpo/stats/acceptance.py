@@ -12,7 +12,8 @@ from scipy.stats import norm
 
 from sgpo.errors import InputError
 from sgpo.robust.ball import check_gaps
-from sgpo.stats.temperature import ONE_ERROR, calibrated_losses, fit_temperature, standard_error
+from sgpo.stats.intervals import standard_error
+from sgpo.stats.temperature import ONE_ERROR, calibrated_losses, fit_temperature
 
 LEVEL = 0.05
 # With this many, a good run goes unrecognised half of the time if a quarter of the labels is flipped (docs/study.md).

@@ -1,4 +1,4 @@
-"""The 95% intervals of a share, and of a mean over clusters."""
+"""The standard error of a mean, and the 95% intervals of a share and of a mean over clusters."""
 
 import math
 from typing import NamedTuple
@@ -21,6 +21,11 @@ class Mean(NamedTuple):
     low: float
     high: float
     count: int
+
+
+def standard_error(values: np.ndarray) -> float:
+    """Standard error of the mean of (N,) values; nan for one value."""
+    return float(values.std(ddof=1)) / math.sqrt(values.size) if values.size > 1 else math.nan
 
 
 def share_interval(shares: np.ndarray) -> tuple[float, float]:

@@ -76,11 +76,6 @@ def calibrated_losses(gaps: np.ndarray, scale: float) -> np.ndarray:
     return np.logaddexp(0.0, -max(scale, 0.0) * gaps)
 
 
-def standard_error(values: np.ndarray) -> float:
-    """Standard error of the mean of (N,) values; nan for one value."""
-    return float(values.std(ddof=1)) / math.sqrt(values.size) if values.size > 1 else math.nan
-
-
 def _root(excess: Callable[[float, float], float], bound: float, farthest: float) -> float:
     """The scale at which the score passes a bound; an infinity where it does not before `farthest`."""
     side = 1.0 if excess(0.0, bound) > 0 else -1.0

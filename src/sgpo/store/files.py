@@ -1,5 +1,6 @@
 """Files that are complete or absent: everything is written next to its final place and renamed."""
 
+import glob
 import gzip
 import json
 import os
@@ -15,16 +16,22 @@ from sgpo.errors import InputError, first_line
 
 
 def partial_path(path: Path) -> Path:
-    """Where a file or folder is written before it is renamed to `path`."""
+    """Where several processes write a file or folder together before it is renamed to `path`."""
     return path.with_name(f".{path.name}.partial")
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Yields a path next to `path`, and renames it if the block ends without an error; else it is removed."""
+def replacing(path: str | Path, partial: Path | None = None) -> Iterator[Path]:
+    """Yields a path next to `path`, and renames it if the block ends without an error; else it is removed.
+
+    `partial` is that path; by default no other process has it, and of several that write a file the last one wins.
+    """
     final = Path(path)
-    partial = partial_path(final)
     final.parent.mkdir(parents=True, exist_ok=True)
+    if partial is None:
+        for other in final.parent.glob(f".{glob.escape(final.name)}.[0-9]*.partial"):
+            remove_abandoned(other)
+        partial = final.with_name(f".{final.name}.{os.getpid()}.partial")
     remove(partial)
     try:
         yield partial
@@ -40,6 +47,16 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def remove_abandoned(partial: Path) -> None:
+    """Removes what is partly written, unless a running process of this machine has it for itself."""
+    try:
+        os.kill(int(partial.stem.rpartition(".")[2]), 0)
+    except (ValueError, OverflowError, ProcessLookupError):
+        remove(partial)
+    except PermissionError:
+        pass  # It runs, for another user.
 
 
 def write_atomically(path: str | Path, text: str) -> Path:
@@ -92,7 +109,7 @@ def parse_json(text: str | bytes, where: str, *, line: int | None = None) -> Any
 def read_objects(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
     """The JSON objects of a .json list, or of a .jsonl or .jsonl.gz file, at least one, each with its place.
 
-    A place is "FILE row 3" (from 0) in a list, and "FILE line 4" (from 1) in JSON Lines. NaN and infinities are read.
+    A place is "FILE row 3" (from 0) in a list, "FILE line 4" (from 1) in JSON Lines; InputError names it. NaN is read.
     """
     path = Path(path)
     if path.suffix == ".json":

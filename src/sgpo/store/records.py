@@ -1,4 +1,4 @@
-"""What a run's JSON files hold: the records that the loop writes and the report reads.
+"""What a run's JSON files and worst cases hold: the records that the loop writes and the report reads.
 
 Keys beyond those named here are kept, so that a run of a newer version can still be read. Losses, gaps and KL are in
 nats, radius and window in the unit of the gap space.
@@ -6,8 +6,9 @@ nats, radius and window in the unit of the gap space.
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, NamedTuple, Self, TypeVar
 
+import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from sgpo.errors import InputError
@@ -22,6 +23,7 @@ def _without_surrogates(value: Any) -> Any:
 Count = Annotated[int, Field(ge=0)]
 Text = Annotated[str, BeforeValidator(_without_surrogates)]
 _Kind = TypeVar("_Kind", bound="Record")
+WORST_CASE = "worst_case.parquet"
 
 
 class Record(BaseModel):
@@ -49,6 +51,13 @@ def parse_record(kind: type[_Kind], content: Any, where: str) -> _Kind:
         shown = json.dumps(first["input"], default=str)
         found = "" if first["type"] == "missing" else f" is {shown if len(shown) <= 60 else f'{shown[:60]}...'}"
         raise InputError(f"{where}: {key}{found}: {first['msg']}; allowed: what sgpo run writes.") from error
+
+
+class GapTable(NamedTuple):
+    """The N pairs of a round in WORST_CASE: (N,) gaps in the gap space, and the share of each that moves, in [0, 1]."""
+
+    point: np.ndarray
+    moved: np.ndarray
 
 
 class Annotation(Record):
@@ -199,9 +208,10 @@ class Shipped(Record):
 
 
 class StageEntry(Record):
-    """A finished stage in the manifest."""
+    """A finished stage in the manifest, with counts of what it made."""
 
     seconds: float
+    finished: str | None = None
 
 
 class Manifest(Record):
@@ -210,6 +220,7 @@ class Manifest(Record):
     sgpo: str = "?"
     command: list[str] = []
     created: str = "at an unknown time"
+    seed: int | None = None
     versions: dict[str, str] = {}
     stages: dict[str, StageEntry] = {}
 

@@ -5,7 +5,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +16,8 @@ from pydantic import BaseModel, ValidationError
 
 import sgpo
 from sgpo.errors import InputError
-from sgpo.store.files import partial_path, read_json, read_text, remove, replacing, write_atomically, write_json
+from sgpo.store.files import partial_path, read_text, remove, remove_abandoned, replacing, write_atomically
+from sgpo.store.records import Manifest, StageEntry
 
 _RECORDED_PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "numpy", "scipy")
 
@@ -25,7 +26,8 @@ class RunDir:
     """The directory of one run.
 
     A stage is a folder or a file named by its path in the run (`round-1/pairs`), complete or absent. What an
-    interrupted run left behind is removed, except the shards of an unfinished stage (`shards_path`).
+    interrupted run left behind is removed, except the shards of an unfinished stage (`shards_path`). Raises InputError
+    for a directory that is in use, or that holds a run of another recipe or no run.
     """
 
     def __init__(self, root: str | Path, recipe: BaseModel, command: list[str], *, writer: bool = True) -> None:
@@ -37,22 +39,26 @@ class RunDir:
         self._check(recipe)
         self.root.mkdir(parents=True, exist_ok=True)
         self._lock()
-        self._remove_leftovers()
-        content = recipe.model_dump(mode="json")
-        write_atomically(self.root / "config.yaml", yaml.safe_dump(content, sort_keys=False))
-        self._manifest_path = self.root / "manifest.json"
-        if not self._manifest_path.is_file():
-            about = {"sgpo": sgpo.__version__, "command": command, "created": _now(), "seed": content["seed"]}
-            versions = {name: version(name) for name in _RECORDED_PACKAGES}
-            write_json(self._manifest_path, {**about, "versions": versions, "stages": {}})
-        self.manifest = read_json(self._manifest_path)
+        with ExitStack() as failing:
+            failing.callback(self.close)
+            self._remove_leftovers()
+            content = recipe.model_dump(mode="json")
+            write_atomically(self.root / "config.yaml", yaml.safe_dump(content, sort_keys=False))
+            self._manifest_path = self.root / "manifest.json"
+            if not self._manifest_path.is_file():
+                about = {"sgpo": sgpo.__version__, "command": command, "created": _now(), "seed": content["seed"]}
+                versions = {name: version(name) for name in _RECORDED_PACKAGES}
+                Manifest(**about, versions=versions, stages={}).write(self._manifest_path)
+            self.manifest = Manifest.read(self._manifest_path)
+            failing.pop_all()
 
     def _check(self, recipe: BaseModel) -> None:
+        check_same_config(self.root, recipe)
         if self.root.exists() and not self.root.is_dir():
             raise InputError(f"{self.root} is a file; allowed: a run directory, or a path that does not exist.")
-        if (self.root / "config.yaml").is_file():
-            check_same_config(self.root, recipe)
-        elif self.root.is_dir() and any(self.root.iterdir()):
+        # A start that fails before its config is written, as on a full disk, leaves no more than these.
+        own = {self.root / ".lock", *self.root.glob(".config.yaml.*partial")}
+        if self.root.is_dir() and not (self.root / "config.yaml").is_file() and {*self.root.iterdir()} - own:
             raise InputError(f"{self.root} is not empty and holds no run; allowed: a run directory or a new path.")
 
     def _lock(self) -> None:
@@ -65,7 +71,7 @@ class RunDir:
 
     def _remove_leftovers(self) -> None:
         for partial in list(self.root.rglob(".*.partial")):
-            remove(partial)
+            remove_abandoned(partial)
         for shards in list(self.root.rglob(".*.shards")):
             if shards.with_name(shards.name[1:].removesuffix(".shards")).exists():
                 remove(shards)
@@ -85,8 +91,8 @@ class RunDir:
 
     def seconds(self, prefix: str) -> float:
         """Time spent so far on the stages whose names start with `prefix`."""
-        stages = self.manifest["stages"].items()
-        return round(sum(entry["seconds"] for name, entry in stages if name.startswith(prefix)), 1)
+        stages = self.manifest.stages.items()
+        return round(sum(entry.seconds for name, entry in stages if name.startswith(prefix)), 1)
 
     @contextmanager
     def writing(self, stage: str, notes: dict[str, int] | None = None) -> Iterator[Path]:
@@ -96,12 +102,12 @@ class RunDir:
             yield partial_path(final)
             return
         started = time.monotonic()
-        with replacing(final) as partial:
+        with replacing(final, partial_path(final)) as partial:
             yield partial
             # Recorded before the rename: a run killed in between repeats the stage and records it again.
-            entry = {"seconds": round(time.monotonic() - started, 2), "finished": _now(), **(notes or {})}
-            self.manifest["stages"][stage] = entry
-            write_json(self._manifest_path, self.manifest)
+            entry = StageEntry(seconds=round(time.monotonic() - started, 2), finished=_now(), **(notes or {}))
+            self.manifest = self.manifest.model_copy(update={"stages": {**self.manifest.stages, stage: entry}})
+            self.manifest.write(self._manifest_path)
         remove(self.shards_path(stage))
 
 

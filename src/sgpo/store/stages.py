@@ -87,7 +87,7 @@ class Stages:
 
         The stage becomes a dataset of the shards in order, with about.json: what they were made with and the sum of
         their counts. Every process that takes part opens the work, if any shard is missing; with `main_only` that is
-        the main one, because its backend uses all devices.
+        the main one, because its backend uses all devices. InputError: no item, or shards made with different things.
         """
         if count < 1 or size < 1:
             raise InputError(f"{name}: {count} items in shards of {size}; allowed: at least one item, and one a shard.")
@@ -98,12 +98,11 @@ class Stages:
         notes: dict[str, int] = {}
         with self.reporter.stage(name), self.run.writing(name, notes) as path:
             missing = self.processes.from_main(shards.missing(len(spans)))
-            rank, of = (0, 1) if main_only else (self.processes.rank, self.processes.count)
-            takes_part = self.processes.is_main or not main_only
+            workers = 1 if main_only else self.processes.count
             if missing:
-                with open_work() if takes_part else nullcontext() as work:
+                with open_work() if self.processes.rank < workers else nullcontext() as work:
                     if work:
-                        mine = {index: spans[index] for index in missing[rank::of]}
+                        mine = {index: spans[index] for index in missing[self.processes.rank :: workers]}
                         self._write_shards(name, shards, mine, work)
                     self.processes.wait()
             if self.processes.is_main:
