@@ -10,6 +10,8 @@ from sgpo.config import RunConfig, read_recipe, validate
 from sgpo.config.keys import recipe_sections, section_keys
 from sgpo.leader import SGPOConfig
 from sgpo.leader.pair_losses import PAIR_LOSSES
+from sgpo.preferences.annotate import REASONS
+from sgpo.rounds.responses import TOO_LONG
 
 ROOT = Path(__file__).parents[1]
 RECIPE_PAGE = (ROOT / "docs/recipe.md").read_text(encoding="utf-8")
@@ -56,6 +58,12 @@ def test_every_argument_of_the_trainer_is_documented_with_its_default_and_descri
     page = (ROOT / "docs/leader.md").read_text(encoding="utf-8")
     section = page.partition("\n## Arguments\n")[2].partition("\n##")[0]
     assert [line for line in section.splitlines() if line.startswith("| `")] == rows
+
+
+def test_every_reason_to_drop_a_prompt_is_named():
+    data = RECIPE_PAGE.partition("\n## Data\n")[2].partition("\n## ")[0]
+    for reason in (*REASONS, TOO_LONG):
+        assert f"`{reason}`" in data, reason
 
 
 def test_every_recipe_is_valid():

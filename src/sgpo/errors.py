@@ -1,5 +1,7 @@
 """The one exception that means: the input is wrong, and this message says how to mend it."""
 
+from numbers import Integral
+
 
 class InputError(ValueError):
     """Bad input from a user: a file, a row, a key or a value.
@@ -10,12 +12,13 @@ class InputError(ValueError):
 
 
 def check_whole(name: str, value: int | None, least: int, *, optional: bool = False) -> None:
-    """Raises InputError for a number below `least`; None passes if `optional`."""
+    """Raises InputError for anything but a whole number >= `least`; None passes if `optional`."""
     if optional and value is None:
         return
-    if not value >= least:
+    # NumPy's integers are whole numbers too; True and False are none.
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
         allowed = "None or a whole number" if optional else "a whole number"
-        raise InputError(f"{name} is {value}; allowed: {allowed} >= {least}.")
+        raise InputError(f"{name} is {value!r}; allowed: {allowed} >= {least}.")
 
 
 def first_line(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from sgpo.cli.flags import add_flags, given
 from sgpo.config import EvaluateConfig, FollowerConfig, GenerationConfig, LeaderConfig, ModelConfig, validate
-from sgpo.config.evaluation import JudgeOptions, RewardOptions
+from sgpo.config.options import JudgeOptions, RewardOptions
 from sgpo.config.read import named_sources
 from sgpo.errors import InputError
 from sgpo.store.files import write_json

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from sgpo.config import Section
 
-_METAVARS = {int: "N", float: "X", dict: "JSON"}
+_METAVARS = {int: "N", float: "X"}
 
 
 def add_flags(
@@ -27,7 +27,8 @@ def add_flags(
         key = f"{section.__name__}.{name}"
         options = {"dest": key, "default": argparse.SUPPRESS, **_options(field.annotation, name)}
         default = None if field.is_required() else field.get_default(call_default_factory=True)
-        shown = "" if default is None or default is False or default in ([], {}) else f" Default: {default}."
+        empty = default is None or default is False or default in ([], {}) or isinstance(default, Section)
+        shown = "" if empty else f" Default: {default}."
         flag = (renamed or {}).get(name, f"--{name.replace('_', '-')}")
         parser.add_argument(flag, help=f"{field.description}{shown}".replace("%", "%%"), **options)
         for alias in (aliases or {}).get(name, ()):
@@ -50,7 +51,9 @@ def _options(annotation: Any, name: str) -> dict[str, Any]:
         return {"choices": list(parts)}
     if kind in (list, tuple):
         return {**_options(parts[0], name.removesuffix("s")), "nargs": "+" if kind is list else len(parts)}
-    return {"type": _json if kind is dict else kind, "metavar": _METAVARS.get(kind, name.upper())}
+    if kind is dict or issubclass(kind, Section):
+        return {"type": _json, "metavar": "JSON"}
+    return {"type": kind, "metavar": _METAVARS.get(kind, name.upper())}
 
 
 def _json(text: str) -> Any:

@@ -154,16 +154,20 @@ def run_evaluation(job: Job) -> dict[str, Any]:
     return as_plain({**headline, **kinds[kind](job)})
 
 
-def check_inputs(settings: EvaluateConfig) -> None:
-    """Reads the inputs of an evaluation, so that mistakes are found before any model runs."""
+def check_inputs(settings: EvaluateConfig) -> int:
+    """Reads the inputs of an evaluation, so that mistakes are found before any model runs; counts answers or pairs."""
+    count = 0
     if settings.instructions:
-        read_instructions(settings.instructions, split=settings.split)
+        count = len(read_instructions(settings.instructions, split=settings.split).instructions)
     if settings.questions:
-        read_questions(settings.questions)
+        count = sum(len(question.turns) for question in read_questions(settings.questions))
     if settings.pairs:
-        pair_sources(load_pairs(settings.pairs, split=settings.split), settings.source_column, settings.pairs)
+        pairs = load_pairs(settings.pairs, split=settings.split)
+        pair_sources(pairs, settings.source_column, settings.pairs)
+        count = len(pairs)
     if settings.prompts:
         prompts = read_prompts(settings.prompts, split=settings.split)
+        count = len(prompts)
         if settings.baseline and is_answer_file(settings.baseline):
             read_answers_to(settings.baseline, prompts)
         elif settings.baseline:
@@ -174,6 +178,7 @@ def check_inputs(settings: EvaluateConfig) -> None:
         open_reward(None, settings.function)
     elif settings.kind == "reward":
         check_exists(settings.model, "reward model")
+    return count
 
 
 def _alpaca(job: Job) -> dict[str, Any]:
@@ -224,7 +229,7 @@ def _reward(job: Job) -> dict[str, Any]:
     settings, subject = job.settings, job.subject
     prompts, policy, baseline = _both_answers(job)
     kl = _estimate_kl(job, prompts, policy)
-    options = settings.reward_options.model_dump(exclude_none=True)
+    options = settings.read_options.model_dump()
     annotator = open_reward(settings.model, settings.function, **options)
     with job.reporter.bar("rewards", len(prompts)) as advance:
         result = compare_by_reward(annotator, prompts, policy.texts, baseline.texts, progress=advance)
@@ -275,7 +280,7 @@ def _preferences(job: Job) -> dict[str, Any]:
 
 
 def _open_judge(settings: EvaluateConfig) -> tuple[PairwiseJudge, ServerPool]:
-    options = settings.judge_options
+    options = settings.read_options
     judge = PairwiseJudge(settings.model, options, template=settings.template, logprobs=settings.logprobs)
     return judge, ServerPool(settings.servers, **options.connection())
 

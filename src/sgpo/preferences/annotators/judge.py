@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sgpo.config import validate
-from sgpo.config.evaluation import VerdictOptions
+from sgpo.config.options import VerdictOptions
 from sgpo.errors import check_whole
 from sgpo.policy.tokens import Messages
 from sgpo.preferences.annotators.ranking import Ranking

@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from sgpo.config.evaluation import VerdictOptions
+from sgpo.config.options import VerdictOptions
 from sgpo.errors import InputError
 from sgpo.policy.tokens import Messages
 from sgpo.preferences.annotators.ranking import as_text
