@@ -63,5 +63,33 @@ def test_a_recipe_that_does_not_say_enough_is_refused_without_the_hub(tmp_path, 
     assert (code, said) == (2, "")
     assert named in error
     assert error.startswith("sgpo run: ")
-    assert f"To plan without the Hub, state {section}.{key}." in error
+    assert f". To plan without the Hub, state {section}.{key}." in error
+    assert ".." not in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["typo.jsonl", "typo.jsonl.gz", "mine/typo.json", "typo.parquet", "mine/typo.arrow"])
+@pytest.mark.parametrize("key", ["seeds", "prompts", "heldout", "split"])
+def test_a_file_that_is_not_there_is_refused_although_the_hub_does_not_answer(tmp_path, capsys, key, name):
+    """Its name could be a Hub id, but a run would look for a file; with `split`, behind a source on the Hub."""
+    data = {**RECIPE["data"], key: name}
+    if key == "split":
+        data = {"split": {"sources": [{"path": "somebody/preferences"}, {"path": name}], "pools": [10, 10]}}
+    code, said, error = plan(tmp_path, capsys, {**RECIPE, "data": data})
+    assert (code, said) == (2, "")
+    assert f"{name!r} does not exist; allowed: a file" in error
+    assert "To plan without the Hub" not in error
+    assert error.endswith("or a Hugging Face Hub id.\n")
+
+
+def test_of_several_sources_those_on_the_hub_alone_are_not_checked(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
+    (tmp_path / "mine.jsonl").write_text('{"prompt": "a?", "chosen": "a", "rejected": "b"}\n')
+    sources = [{"path": "somebody/preferences"}, {"path": str(tmp_path / "mine.jsonl")}]
+    recipe = {**RECIPE, "data": {"split": {"sources": sources, "pools": [10, 10]}}}
+    code, said, error = plan(tmp_path, capsys, recipe)
+    assert code == 0, error
+    assert "not checked: somebody/preferences (the Hub does not answer; the recipe says how many pairs)." in said
+    (tmp_path / "mine.jsonl").write_text('{"prompt": "a?", "chosen": "a", "rejected": "a"}\n')
+    code, _, error = plan(tmp_path, capsys, recipe)
+    assert (code, "mine.jsonl: none of the 1 rows is a preference" in error) == (2, True)

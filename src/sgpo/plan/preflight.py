@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from datasets import Dataset
@@ -14,10 +13,11 @@ from sgpo.errors import InputError
 from sgpo.policy.locate import adapter_base, check_exists, loading
 from sgpo.preferences.distinct import prompt_key
 from sgpo.preferences.layout import describe_counts
-from sgpo.preferences.mix import mix_sources
-from sgpo.preferences.source import load_pairs, load_prompts
+from sgpo.preferences.mix import mix_pairs, mix_sources
+from sgpo.preferences.source import SUFFIXES, load_pairs, load_prompts
 from sgpo.rounds.costs import Architecture
 from sgpo.rounds.data import pool_shares, pools, prompt_lengths
+from sgpo.store.hub import is_hub_id
 
 
 @dataclass
@@ -113,10 +113,13 @@ class _Preflight:
         try:
             mixture = mix_sources(split, seed=self._config.seed)
         except InputError:
-            paths = [source.path for source in split.sources]
-            if self._must_exist(*paths):
+            here = [source for source in split.sources if self._must_exist(source.path)]
+            if len(here) == len(split.sources):
                 raise
-            found.unchecked.append(f"{', '.join(paths)} (the Hub does not answer; the recipe says how many pairs)")
+            for source in here:
+                mix_pairs([source], max_prompt_chars=split.max_prompt_chars)
+            paths = ", ".join(source.path for source in split.sources if source not in here)
+            found.unchecked.append(f"{paths} (the Hub does not answer; the recipe says how many pairs)")
             return
         for use in mixture.uses:
             if use.dropped:
@@ -180,13 +183,14 @@ class _Preflight:
             if self._must_exist(path):
                 raise
             if assumed is None:
-                raise InputError(f"{error}. To plan without the Hub, state {key}.") from error
+                raise InputError(f"{error} To plan without the Hub, state {key}.") from error
         size = f"; the recipe says {assumed}" if assumed else ""
         self.found.unchecked.append(f"{path} (the Hub does not answer{size})")
         return None
 
-    def _must_exist(self, *paths: str) -> bool:
-        return not self._offline or all(Path(path).exists() for path in paths)
+    def _must_exist(self, path: str) -> bool:
+        """Whether an error is about a file or folder, or the Hub answers; the Hub must not excuse it then."""
+        return not self._offline or not is_hub_id(path) or path.endswith(SUFFIXES)
 
 
 def _distinct(rows: Dataset) -> set[bytes]:
