@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import namedtuple
 
 import pytest
 import yaml
@@ -159,11 +160,33 @@ def test_a_plan_without_the_package_for_servers_says_how_to_get_it(capsys, recip
     write_rows(recipe, "pool [old].jsonl", [{"prompt": f"What is {number % 11}?"} for number in range(12)])
     servers = ["generation.backend=server", "generation.servers=[http://x/v1]"]
     files = [f"output={recipe.parent / 'run [new]'}", f"data.prompts={recipe.parent / 'pool [old].jsonl'}"]
-    assert main(["run", "--config", str(recipe), "--dry-run", *servers, *files]) == 0
-    said = capsys.readouterr().out
-    assert "Missing here: servers need the openai package: pip install 'sgpo[server]'." in said
-    assert "/run [new]" in said
-    assert "pool [old].jsonl repeats 1 of its 12 prompts." in said
+    assert main(["run", "--config", str(recipe), "--dry-run", *servers, *files]) == 2
+    said = capsys.readouterr()
+    assert said.err == "sgpo run: missing here: servers need the openai package: pip install 'sgpo[server]'.\n"
+    assert "/run [new]" in said.out
+    assert "pool [old].jsonl repeats 1 of its 12 prompts." in said.out
+
+
+@pytest.mark.parametrize("missing", ["vLLM", "PEFT", "openai package", "free"])
+def test_a_plan_of_what_this_machine_cannot_run_is_printed_and_refused_as_the_run_is(
+    capsys, recipe, monkeypatch, missing
+):
+    overrides = {
+        "vLLM": ["generation.backend=vllm", f"generation.vllm.python={sys.executable}"],
+        "PEFT": ["leader.lora={}"],
+        "openai package": ["generation.backend=server", "generation.servers=[http://x/v1]"],
+        "free": [],
+    }[missing]
+    if missing == "free":
+        monkeypatch.setattr("sgpo.plan.run.shutil.disk_usage", lambda path: namedtuple("Usage", "free")(1000))
+    monkeypatch.setattr("sgpo.plan.tools.find_spec", lambda name: None)
+    refused = run_refusal(capsys, recipe, *overrides)
+    assert main(["run", "--config", str(recipe), "--dry-run", *overrides]) == 2
+    said = capsys.readouterr()
+    assert said.err == refused
+    assert refused.startswith("sgpo run: missing here: ")
+    assert missing in refused
+    assert "Plan of" in said.out
 
 
 @pytest.mark.parametrize("section", ["annotation", "evaluate"])

@@ -33,8 +33,7 @@ def run(argv: list[str]) -> int:
             plan = plan_run(config, offline=offline and arguments.dry_run, processes=processes.count)
             if arguments.dry_run:
                 Console().print(plan)
-            else:
-                plan.check_nothing_missing()
+            plan.check_nothing_missing()
     if arguments.dry_run:
         return 0
     console = None if arguments.quiet or not processes.is_main else Console()
