@@ -189,6 +189,16 @@ def test_a_plan_of_what_this_machine_cannot_run_is_printed_and_refused_as_the_ru
     assert "Plan of" in said.out
 
 
+def test_a_wrong_argument_of_lora_is_found_by_the_plan_as_by_the_run(capsys, recipe):
+    pytest.importorskip("peft")
+    refused = [run_refusal(capsys, recipe, "leader.lora={q: 1}", *more) for more in ([], ["--dry-run"])]
+    assert refused[0] == refused[1]
+    assert "leader.lora: " in refused[0]
+    assert "'q'; allowed: arguments of peft.LoraConfig." in refused[0]
+    assert main(["run", "--config", str(recipe), "--dry-run", "leader.lora={r: 1}"]) == 0
+    assert "Training all weights (LoRA needs far less) takes about" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize("section", ["annotation", "evaluate"])
 def test_code_of_a_reward_model_is_found_before_anything_is_trained(capsys, recipe, tmp_path, monkeypatch, section):
     """`model.trust_remote_code` concerns the policy alone."""

@@ -139,7 +139,7 @@ def needs(config: RunConfig, inputs: Inputs, scale: Scale) -> tuple[str, ...]:
     if inputs.architecture is not None:
         activations = activation_bytes(inputs.architecture, 2 * leader.micro_batch_size * leader.max_length, dtype)
     more = f"and {activations / _GIB:,.2f} GiB of activations" if inputs.architecture else "without activations"
-    trained = "all weights" if leader.lora is None else "all weights; LoRA needs far less"
+    trained = "all weights" if leader.lora is None else "all weights (LoRA needs far less)"
     model = (
         f"Model: {inputs.parameters / 1e6:,.1f} M parameters. Training {trained} takes about {state / _GIB:,.2f} GiB "
         f"{more}; the run directory takes about {run_size(config, inputs.parameters) / _GIB:,.2f} GiB."

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 from sgpo.config import RunConfig
 from sgpo.errors import InputError
+from sgpo.leader.train import build_lora
 from sgpo.policy.generators import check_servers
 from sgpo.preferences.annotators.open import open_annotator
 
@@ -32,6 +33,9 @@ def missing_tools(config: RunConfig) -> list[str]:
                 f"generation.backend is 'vllm', and {python} has no vLLM: install it into an environment of its own, "
                 "and set generation.vllm.python to its interpreter"
             )
-    if config.leader.lora is not None and not find_spec("peft"):
-        missing.append("leader.lora needs PEFT: pip install 'sgpo[peft]'")
+    if config.leader.lora is not None:
+        if find_spec("peft"):
+            build_lora(config.leader.lora)
+        else:
+            missing.append("leader.lora needs PEFT: pip install 'sgpo[peft]'")
     return missing
