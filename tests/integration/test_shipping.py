@@ -112,6 +112,22 @@ def test_a_plan_notes_that_there_are_too_few_validation_pairs(taught, capsys):
     assert "a last DPO on all 48 human pairs" in said
 
 
+def test_a_run_begins_with_the_notes_of_its_plan_unless_it_is_quiet(taught, capsys, monkeypatch):
+    """Brackets in what it prints are not markup."""
+    monkeypatch.setenv("COLUMNS", "400")
+    arguments = ["run", "--config", str(taught), f"output={taught.parent / 'run [new]'}", *BASE, "rounds=0"]
+    overrides = ["leader.accept=supported", "leader.final_epochs=0"]
+    assert main([*arguments, *overrides]) == 0
+    said = capsys.readouterr().out
+    first, second, *others = said.splitlines()
+    assert first.startswith("Note: 4 prompts of data.heldout are also among the seeds")
+    assert second.startswith("Note: about 24 validation pairs choose the round to ship; with fewer than 50 the test")
+    assert not [line for line in others if "Note:" in line]
+    assert "/run [new]/report.html" in said
+    assert main([*arguments, *overrides, "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+
+
 def test_by_default_a_fifth_of_the_seeds_are_validation_pairs(taught):
     content = yaml.safe_load(taught.read_text())
     del content["leader"]["accept"]

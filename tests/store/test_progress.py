@@ -49,7 +49,7 @@ def test_alerts_become_lines_and_other_warnings_stay_what_they_are():
     with warnings.catch_warnings(record=True) as others:
         warnings.simplefilter("always")
         with Reporter(log).showing(Alert):
-            warnings.warn("the policy collapses", Alert, stacklevel=1)
+            warnings.warn("the policy [old] collapses", Alert, stacklevel=1)
             warnings.warn("something else", UserWarning, stacklevel=1)
-    assert "the policy collapses" in log.file.getvalue()
+    assert "the policy [old] collapses" in log.file.getvalue()
     assert [str(warning.message) for warning in others] == ["something else"]

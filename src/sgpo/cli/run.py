@@ -37,6 +37,8 @@ def run(argv: list[str]) -> int:
     if arguments.dry_run:
         return 0
     console = None if arguments.quiet or not processes.is_main else Console()
+    for note in plan.shown_notes if console else ():
+        console.print(note)
     command = ["sgpo", "run", "--config", arguments.config, *overrides]
     with explaining_full_disk(config.output):
         run_recipe(config, command=command, processes=processes, reporter=Reporter(console))
@@ -95,5 +97,5 @@ def _write_report(directory: Path, console) -> None:
         record = read_run(directory)
         console.print(rich_table(record))
         if record.shipped:
-            console.print(shipping_sentence(record), highlight=False)
-        console.print(f"Report: {page}", highlight=False)
+            console.print(shipping_sentence(record), highlight=False, markup=False)
+        console.print(f"Report: {page}", highlight=False, markup=False)

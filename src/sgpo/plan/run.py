@@ -47,12 +47,13 @@ class Plan:
             table.add_column("hours", justify="right")
         for stage in self.stages:
             duration = "" if stage.hours is None else f"{stage.hours:,.1f}"
-            table.add_row(stage.name, stage.work, *([duration] if timed else []))
-        return Group(
-            table,
-            *self.needs,
-            *(f"[yellow]Note:[/yellow] {escape(note)}" for note in self.notes),
-        )
+            table.add_row(stage.name, escape(stage.work), *([duration] if timed else []))
+        return Group(table, *self.needs, *self.shown_notes)
+
+    @property
+    def shown_notes(self) -> list[str]:
+        """The notes in the markup of rich."""
+        return [f"[yellow]Note:[/yellow] {escape(note)}" for note in self.notes]
 
 
 def plan_run(config: RunConfig, *, offline: bool = False, processes: int = 1) -> Plan:
@@ -107,8 +108,8 @@ def few_pairs(config: RunConfig, scale: Scale) -> list[str]:
     if not config.chooses_round or scale.validation >= ENOUGH_PAIRS:
         return []
     return [
-        f"about {scale.validation} validation pairs choose the round to ship; with fewer than {ENOUGH_PAIRS} a good "
-        "round often goes unsupported, and without a supported round the SFT model is shipped. More seeds or a larger "
+        f"about {scale.validation} validation pairs choose the round to ship; with fewer than {ENOUGH_PAIRS} the test "
+        "often misses a good round, and without a supported round the SFT model is shipped. More seeds or a larger "
         "data.validation_share help; leader.accept: always needs no validation pairs."
     ]
 

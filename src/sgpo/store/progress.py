@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 # Called with the number of items newly done, or a fraction of one.
@@ -39,7 +40,7 @@ class Reporter:
 
         def show(message, category, *place, **more):
             if issubclass(category, alerts):
-                self.say(f"  [yellow]![/yellow] {message}")
+                self.say(f"  [yellow]![/yellow] {escape(str(message))}")
             else:
                 before(message, category, *place, **more)
 
