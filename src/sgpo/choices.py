@@ -30,8 +30,9 @@ Dialect = Literal["vllm", "transformers", "openai"]
 
 
 def listed(choices: Any) -> str:
-    """The choices of a `Literal` as a message lists them: `'margin', 'probability'`."""
-    return ", ".join(map(repr, get_args(choices)))
+    """The choices of a `Literal` as a message lists them: `'exact', 'highs' or 'slsqp'`."""
+    *others, last = map(repr, get_args(choices))
+    return f"{', '.join(others)} or {last}"
 
 
 def check_choice(name: str, value: Any, choices: Any) -> None:

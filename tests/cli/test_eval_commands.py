@@ -341,14 +341,14 @@ def test_older_flags_still_work(evaluated):
 
 def test_a_value_out_of_range_is_refused_as_in_a_recipe(capsys):
     options = ["--policy", "p", "--prompts", "p", "--baseline", "b", "--model", "m"]
-    assert "top_p is 2.0; allowed: less than or equal to 1." in run(capsys, "reward", *options, "--top-p", "2", code=2)
+    assert "top_p is 2.0; allowed: a number > 0 and <= 1." in run(capsys, "reward", *options, "--top-p", "2", code=2)
     assert "needs model or function" in run(capsys, "reward", *options, "--function", "f", code=2)
     assert "servers is missing; kind 'judge' needs it" in run(capsys, "judge", *options, code=2)
     assert "--policy is missing" in run(capsys, "reward", *options[2:], code=2)
     preferences = ["--policy", "p", "--reference", "r", "--pairs", "p", "--beta", "0"]
-    assert "beta is 0.0; allowed: greater than 0" in run(capsys, "preferences", *preferences, code=2)
+    assert "beta is 0.0; allowed: a number > 0" in run(capsys, "preferences", *preferences, code=2)
     preferences[-2:] = ["--max-length", "0"]
-    assert "max_length is 0; allowed: greater than or equal to 1" in run(capsys, "preferences", *preferences, code=2)
+    assert "max_length is 0; allowed: a whole number >= 1" in run(capsys, "preferences", *preferences, code=2)
 
 
 def test_without_scikit_learn_the_raw_win_rate_is_reported(tmp_path, capsys, monkeypatch):

@@ -161,7 +161,7 @@ REFUSALS = {
     "a dtype without a model": (["--dtype", "bfloat16"], "--dtype goes with --model, which is missing"),
     "a full folder": (["--output", "FULL"], "full is not empty; allowed: an empty folder"),
     "too many": (["--pools", "500"], "runs out: 502 pairs, are needed, and it has 9"),
-    "no seeds": (["--seeds", "0"], "arguments: seeds is 0; allowed: greater than or equal to 1."),
+    "no seeds": (["--seeds", "0"], "arguments: seeds is 0; allowed: a whole number >= 1."),
     "a split of a file": (["--split", "test"], "split is 'test', but"),
     "no length": (["--max-prompt-chars", "0"], "max_prompt_chars is 0"),
 }

@@ -2,8 +2,11 @@
 
 import pytest
 
-from sgpo.config import RunConfig, named_sources, read_recipe, validate
+from sgpo.config import EvaluateConfig, RunConfig, SplitConfig, named_sources, read_recipe, validate
+from sgpo.config.options import PairRankerOptions, RankingJudgeOptions, RewardOptions
+from sgpo.config.section import find_section
 from sgpo.errors import InputError
+from sgpo.leader.config import _RANGES
 
 RECIPE = {"output": "runs/x", "model": {"path": "m"}, "data": {"seeds": "s.jsonl", "prompts": "p.jsonl"}}
 
@@ -29,12 +32,10 @@ def test_the_defaults_of_follower_generation_and_training_are_the_papers_setting
             "r.yaml: unknown key follower.radus; allowed: radius, radius_factor, radius_grid, source_radius, space,",
         ),
         ({"foo": 1}, "unknown key foo; allowed: output, seed,"),
-        ({"follower": {"radius": -1}}, "follower.radius is -1; allowed: greater than or equal to 0."),
-        ({"follower": {"radius": float("nan")}}, "follower.radius is nan; allowed: a finite number."),
+        ({"follower": {"radius": float("nan")}}, "follower.radius is nan; allowed: a finite number >= 0, or 'meas"),
         ({"follower": {"space": "x"}}, "follower.space is 'x'; allowed: 'margin' or 'probability'."),
-        ({"follower": {"source_radius": {"other": 1}}}, "follower.source_radius"),
         ({"reference": "last"}, "reference is 'last'; allowed: 'sft' or 'previous'."),
-        ({"generation": {"candidates": 1}}, "generation.candidates is 1; allowed: greater than or equal to 2."),
+        ({"generation": {"candidates": 1}}, "generation.candidates is 1; allowed: a whole number >= 2."),
         ({"leader": {"batch_size": 6}}, "batch_size is 6; allowed: a multiple of micro_batch_size (4)"),
         ({"rounds": 2, "data": {"seeds": "s", "prompts": "p", "prompts_per_round": [3]}}, "one per round (2)"),
         ({"data": {"seeds": "s"}}, "data.prompts is missing"),
@@ -59,6 +60,70 @@ def test_the_defaults_of_follower_generation_and_training_are_the_papers_setting
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(changes, said):
     assert said in refusal(**changes)
+
+
+WRONG_VALUES = {
+    "follower.radius is -1": ({"follower": {"radius": -1}}, "a number >= 0, or 'measured' or 'validated'"),
+    "follower.radius is inf": (
+        {"follower": {"radius": float("inf")}},
+        "a finite number >= 0, or 'measured' or 'validated'",
+    ),
+    "follower.tangents is 0": ({"follower": {"tangents": 0}}, "a whole number >= 1, or null for the exact link"),
+    "follower.source_radius is {'other': 1, 'self': -1}": (
+        {"follower": {"source_radius": {"other": 1, "self": -1}}},
+        "keys among 'human' or 'self', with numbers >= 0, or null",
+    ),
+    "follower.window is [1]": ({"follower": {"window": [1]}}, "a list of 2 numbers, or null"),
+    "follower.radius_grid is ['a', -1]": ({"follower": {"radius_grid": ["a", -1]}}, "a list of numbers >= 0"),
+    "data.prompts is 3": ({"data": {"prompts": 3}}, "a path, or a list of paths, or null"),
+    "data.prompts is [3, 4]": ({"data": {"prompts": [3, 4]}}, "a path, or a list of paths, or null"),
+    "data.prompts_per_round is [0]": (
+        {"data": {"prompts_per_round": [0]}},
+        "a whole number >= 1, or a list of whole numbers >= 1, or null",
+    ),
+    "data.seeds_in_rounds is 'x'": ({"data": {"seeds_in_rounds": "x"}}, "true or false"),
+    "data.split.sources is []": (
+        {"data": {"split": {"sources": [], "pools": [1]}}},
+        "a list of sections with keys of length >= 1",
+    ),
+    "rounds is 'two'": ({"rounds": "two"}, "a whole number >= 0"),
+    "seed is -1": ({"seed": -1}, "a whole number >= 0 and < 2147483648"),
+    "output is empty": ({"output": None}, "a folder"),
+    "model is 3": ({"model": 3}, "a section with keys"),
+    "evaluate.0 is 3": ({"evaluate": [3]}, "a section with keys"),
+    "evaluate.0.name is 'a b'": (
+        {"evaluate": [{"kind": "alpaca", "name": "a b", "instructions": "i"}]},
+        "a text like ^[A-Za-z0-9][A-Za-z0-9_-]*$, or null",
+    ),
+    "generation.stop is ['']": ({"generation": {"stop": [""]}}, "a list of texts of length >= 1"),
+    "generation.vllm.python is 3": ({"generation": {"vllm": {"python": 3}}}, "a text, or a path, or null"),
+    "leader.trainer is [1]": ({"leader": {"trainer": [1]}}, "keys with values"),
+}
+
+
+def test_a_key_with_a_wrong_value_gets_one_sentence_in_the_words_of_a_recipe():
+    """Also a key that takes several types, for which pydantic has an error each; and nothing of pydantic's."""
+    for found, (changes, allowed) in WRONG_VALUES.items():
+        assert refusal(**changes) == f"r.yaml: {found}; allowed: {allowed}."
+
+
+def test_every_type_of_a_key_has_words():
+    def of(kind, content, place):
+        """A recipe with one wrong value at each key in turn."""
+        for name, field in kind.model_fields.items():
+            wrong = object()
+            yield ".".join([*place, name]), {**content, name: wrong}
+            section = find_section(field.annotation)
+            if section and not isinstance(field.default, list) and not field.is_required():
+                for key, inner in of(section, {}, [*place, name]):
+                    yield key, {**content, name: inner}
+
+    others = (RewardOptions, PairRankerOptions, RankingJudgeOptions, EvaluateConfig, SplitConfig, _RANGES)
+    for kind, base in [(RunConfig, RECIPE), *((other, {}) for other in others)]:
+        for key, content in of(kind, base, []):
+            with pytest.raises(InputError) as caught:
+                validate(kind, content, "r.yaml")
+            assert f"r.yaml: {key} is <object object" in str(caught.value)
 
 
 @pytest.mark.parametrize("key", ["seeds", "seeds_split", "prompts", "prompts_split", "heldout", "heldout_split"])

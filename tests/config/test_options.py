@@ -45,22 +45,22 @@ def test_a_wrong_option_is_refused_with_the_recipe_and_named(section):
     where = "annotation: options: " if section == "annotation" else r"evaluate\.0: options: "
     cases = [
         (("judge", {"temprature": 1}), "unknown key temprature; allowed: max_tokens, temperature, seed, request,"),
-        (("judge", {"max_tokens": "many"}), "max_tokens is 'many'; allowed: a valid integer"),
-        (("judge", {"timeout": -1}), "timeout is -1; allowed: greater than 0"),
-        (("judge", {"retries": 1.5}), "retries is 1.5; allowed: a valid integer"),
+        (("judge", {"max_tokens": "many"}), "max_tokens is 'many'; allowed: a whole number"),
+        (("judge", {"timeout": -1}), "timeout is -1; allowed: a number > 0"),
+        (("judge", {"retries": 1.5}), "retries is 1.5; allowed: a whole number"),
         (("reward", {"labels": 1}), "unknown key labels; allowed: batch_tokens, dtype, device, label, max_length,"),
-        (("reward", {"batch_tokens": "8k"}), "batch_tokens is '8k'; allowed: a valid integer"),
-        (("reward", {"max_length": 1}), "max_length is 1; allowed: greater than or equal to 2"),
+        (("reward", {"batch_tokens": "8k"}), "batch_tokens is '8k'; allowed: a whole number"),
+        (("reward", {"max_length": 1}), "max_length is 1; allowed: a whole number >= 2"),
         (("reward", {"dtype": "int8"}), "dtype is 'int8'; allowed: 'float32', 'bfloat16', 'float16' or 'auto'"),
     ]
     if section == "annotation":
         cases += [
-            (("judge", {"max_chars": "many"}), "max_chars is 'many'; allowed: a valid integer"),
+            (("judge", {"max_chars": "many"}), "max_chars is 'many'; allowed: a whole number"),
             (
                 ("pair", {"max_length": 9}),
                 "unknown key max_length; allowed: batch_tokens, dtype, device, source_max_length,",
             ),
-            (("pair", {"candidate_max_length": 3}), "candidate_max_length is 3; allowed: greater than or equal to 4"),
+            (("pair", {"candidate_max_length": 3}), "candidate_max_length is 3; allowed: a whole number >= 4"),
         ]
     cases = [(case, rf"r\.yaml: {where}{words}") for case, words in cases]
     assert unrefused(lambda case: check(case[0], section, case[1]), cases) == {}
@@ -80,11 +80,11 @@ def test_a_typo_lists_the_same_keys_in_annotation_and_in_evaluate(who):
 def test_wrong_options_of_a_backend_are_refused_with_the_recipe_and_named():
     cases = [
         (("server_options", {"concurency": 3}), "server_options.concurency; allowed: timeout, retries, concurrency,"),
-        (("server_options", {"retries": 1.5}), "server_options.retries is 1.5; allowed: a valid integer"),
-        (("server_options", {"timeout": "soon"}), "server_options.timeout is 'soon'; allowed: a valid number"),
+        (("server_options", {"retries": 1.5}), "server_options.retries is 1.5; allowed: a whole number"),
+        (("server_options", {"timeout": "soon"}), "server_options.timeout is 'soon'; allowed: a number"),
         (("vllm", {"tensor_paralel_size": 2}), "vllm.tensor_paralel_size; allowed: python, dtype, tensor_parallel"),
-        (("vllm", {"tensor_parallel_size": "two"}), "vllm.tensor_parallel_size is 'two'; allowed: a valid integer"),
-        (("vllm", {"gpu_memory_utilization": "all"}), "vllm.gpu_memory_utilization is 'all'; allowed: a valid number"),
+        (("vllm", {"tensor_parallel_size": "two"}), "vllm.tensor_parallel_size is 'two'; allowed: a whole number"),
+        (("vllm", {"gpu_memory_utilization": "all"}), "vllm.gpu_memory_utilization is 'all'; allowed: a number"),
         (("vllm", {"engine": {"model": "m"}}), "generation.vllm: engine has model; allowed: arguments that are set no"),
     ]
 

@@ -88,7 +88,7 @@ def test_progress_counts_the_steps_of_the_sft(tmp_path):
         ({"world": {"facts": 1.5}}, "world.facts is 1.5"),
         (
             {"world": {"max_length": 79}},
-            r"world.max_length is 79; allowed: greater than or equal to 80",
+            r"world.max_length is 79; allowed: a whole number >= 80",
         ),
         (
             {"evaluate": [{"kind": "reward", "name": "gold", "prompts": "p", "function": "f:f"}]},

@@ -55,7 +55,7 @@ def test_unknown_key(capsys, recipe):
 
 def test_value_out_of_range(capsys, recipe):
     message = run_refusal(capsys, recipe, "follower.radius=-1")
-    assert "follower.radius is -1; allowed: greater than or equal to 0" in message
+    assert "follower.radius is -1; allowed: a number >= 0, or 'measured' or 'validated'." in message
 
 
 @pytest.mark.parametrize(
@@ -266,8 +266,8 @@ def test_gaps_that_are_no_numbers(capsys, tmp_path, content, said):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--radius", "-1"], "radius is -1.0; allowed: greater than or equal to 0"),
-        (["--radius", "1", "--tangents", "-1"], "tangents is -1; allowed: greater than or equal to 0"),
+        (["--radius", "-1"], "radius is -1.0; allowed: a number >= 0"),
+        (["--radius", "1", "--tangents", "-1"], "tangents is -1; allowed: a whole number >= 0"),
         (["--radius", "1", "--tangents", "0"], "allowed: ends with a finite link value, or tangents >= 1"),
         (["--radius", "1", "--window", "-3", "3"], "--window is -3 3 in probability space, the default; allowed: "),
         (["--radius", "1", "--window", "0", "1.5"], "or --space margin"),

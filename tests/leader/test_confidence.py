@@ -224,13 +224,13 @@ def test_a_recipe_takes_it_where_the_radius_is_zero():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"confidence_smoothing": 0.6}, r"confidence_smoothing is 0\.6; allowed: less than or equal to 0\.5"),
+        ({"confidence_smoothing": 0.6}, r"confidence_smoothing is 0\.6; allowed: a number >= 0 and <= 0\.5"),
         ({"confidence_smoothing": -0.1}, r"confidence_smoothing is -0\.1"),
-        ({"confidence_quantile": 0.0}, r"confidence_quantile is 0\.0; allowed: greater than 0"),
+        ({"confidence_quantile": 0.0}, r"confidence_quantile is 0\.0; allowed: a number > 0"),
         ({"confidence_quantile": 1.1}, r"confidence_quantile is 1\.1"),
-        ({"confidence_warmup": 1.0}, r"confidence_warmup is 1\.0; allowed: less than 1"),
+        ({"confidence_warmup": 1.0}, r"confidence_warmup is 1\.0; allowed: a number >= 0 and < 1"),
         ({"confidence_pairs": 0}, "confidence_pairs is 0"),
-        ({"decoupling": 0.5}, r"decoupling is 0\.5; allowed: greater than or equal to 1"),
+        ({"decoupling": 0.5}, r"decoupling is 0\.5; allowed: a number >= 1"),
         ({"decoupling": float("nan")}, "decoupling is nan"),
         ({"confidence_smoothing": 0.0}, r"confidence_quantile is 0\.5 with confidence_smoothing=0; allowed: 0\.1"),
         ({"confidence_smoothing": 0.0, "confidence_quantile": 0.1, "confidence_warmup": 0.2, "decoupling": 2.0},

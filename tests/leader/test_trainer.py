@@ -190,7 +190,7 @@ def test_trls_own_config_is_refused(make_trainer):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"radius": -0.1}, "radius is -0.1; allowed: greater than or equal to 0"),
+        ({"radius": -0.1}, "radius is -0.1; allowed: a number >= 0"),
         ({"radius": float("inf")}, "radius is inf"),
         ({"space": "reward"}, "space is 'reward'; allowed: 'margin' or 'probability'"),
         ({"space": "margin"}, "window is None in margin space; .* Or window_rule 'min_max' or 'quantiles'"),

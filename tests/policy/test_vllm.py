@@ -266,7 +266,7 @@ def test_an_interpreter_without_vllm_is_named(policy):
 def test_arguments_out_of_range_are_refused(policy):
     cases = [
         ({"tensor_parallel_size": 0}, "tensor_parallel_size is 0"),
-        ({"tensor_parallel_size": "two"}, "tensor_parallel_size is 'two'; allowed: a valid integer"),
+        ({"tensor_parallel_size": "two"}, "tensor_parallel_size is 'two'; allowed: a whole number"),
         ({"gpu_memory_utilization": 1.5}, "gpu_memory_utilization is 1.5"),
         ({"max_model_len": 1}, "max_model_len is 1"),
         ({"engine": {"dtype": "auto", "model": "x"}}, "engine has dtype, model"),

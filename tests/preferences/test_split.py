@@ -118,7 +118,7 @@ BAD = [
     ({"pools": [3, 0]}, "the pools have 3, 0 prompts"),
     ({"heldout": -1}, "the number of held-out pairs is -1"),
     ({"seed": -1}, "seed is -1"),
-    ({"selection": "nearest"}, "selection is 'nearest'; allowed: 'random', 'farthest'"),
+    ({"selection": "nearest"}, "selection is 'nearest'; allowed: 'random' or 'farthest'"),
     ({"selection": "farthest"}, "selection is 'farthest' without embeddings"),
     ({"embeddings": EMBEDDINGS}, "selection is 'random' with embeddings"),
     ({"selection": "farthest", "embeddings": EMBEDDINGS[:9]}, "embeddings has 9 rows"),

@@ -111,7 +111,7 @@ def test_to_space_is_the_sigmoid_to_its_last_digits():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"space": "rank"}, "space is 'rank'; allowed: 'margin', 'probability'"),
+        ({"space": "rank"}, "space is 'rank'; allowed: 'margin' or 'probability'"),
         ({"name": "ramp"}, "link is 'ramp'.*allowed: 'logistic', 'hinge', 'exponential'"),
         ({"space": "probability", "name": "hinge"}, "link is 'hinge' with space='probability'; allowed: 'neg_log'"),
         ({"tangents": 0, "window": (0, 1)}, "tangents is 0; allowed: an integer >= 1"),

@@ -94,7 +94,7 @@ def test_groups_of_a_two_sided_link_raise_mass_too():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"solver": "simplex"}, "solver is 'simplex'; allowed: 'exact', 'highs', 'slsqp'"),
+        ({"solver": "simplex"}, "solver is 'simplex'; allowed: 'exact', 'highs' or 'slsqp'"),
         ({"group_size": 0}, "group_size is 0; allowed: an integer >= 1"),
         ({"group_size": 2.5}, "group_size is 2.5; allowed: an integer >= 1"),
         ({"spase": "margin"}, "spase is no option of a ball; allowed: radius, space, window"),

@@ -5,13 +5,13 @@ from typing import Annotated
 from pydantic import Field
 
 from sgpo.choices import Selection
-from sgpo.config.section import Count, CountOrZero, Positive, Section, ShareBelowOne, key
+from sgpo.config.section import Count, CountOrZero, Place, Positive, Section, ShareBelowOne, key
 
 
 class SourceConfig(Section):
     """A dataset of preference pairs, and its share of a mixture."""
 
-    path: str = key(..., "File, folder or Hub id.")
+    path: Place = key(..., "File, folder or Hub id.")
     weight: Positive = key(1.0, "Its share of the rows, relative to the other sources.")
     split: str | None = key(None, "Split of the dataset, if it has any; null: train.")
 
@@ -32,17 +32,17 @@ class SplitConfig(Section):
 class DataConfig(Section):
     """Human pairs to start from, prompts to annotate, and human pairs to evaluate on."""
 
-    seeds: str | None = key(None, "Preference pairs: file, folder or Hub id.")
+    seeds: Place | None = key(None, "Preference pairs: file, folder or Hub id.")
     seeds_split: str | None = key(None, "Split of the seeds, if they have any; null: train.")
     seed_pairs: Count | None = key(None, "How many of them to draw at random; null: all.")
-    prompts: str | list[str] | None = key(
+    prompts: Place | list[Place] | None = key(
         None, "Prompts to annotate: file, folder or Hub id; a list gives each round its own."
     )
     prompts_split: str | None = key(None, "Split of the prompts; null: train.")
     prompts_per_round: Count | list[Count] | None = key(
         None, "Fresh prompts per round: a number, a list, or null for an even share of the pool."
     )
-    heldout: str | None = key(None, "Human pairs to report accuracy on; never trained on.")
+    heldout: Place | None = key(None, "Human pairs to report accuracy on; never trained on.")
     heldout_split: str | None = key(None, "Split of the held-out pairs; null: train.")
     split: SplitConfig | None = key(None, "Draws all of these from preference datasets; see below.")
     validation_share: ShareBelowOne | None = key(

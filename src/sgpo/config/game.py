@@ -1,7 +1,7 @@
 """The two players of a round: the follower finds the worst case, the leader trains against it."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import create_model, model_validator
 
@@ -48,7 +48,10 @@ _KEYS = keys_of(
         dict[PairSource, NotNegative] | None,
         "Radius of human seeds and of self-annotated pairs, in place of `radius`.",
     ),
-    tangents=(Count | None, "Number of tangents of the link, the paper's K; null: the exact link."),
+    tangents=(
+        Annotated[Count | None, "a whole number >= 1, or null for the exact link"],
+        "Number of tangents of the link, the paper's K; null: the exact link.",
+    ),
     window=(tuple[float, float] | None, None),
     window_quantiles=(tuple[float, float] | None, None),
 )

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from sgpo.choices import Backend, Dialect, Dtype
 from sgpo.config.options import ServerOptions, VLLMOptions
-from sgpo.config.section import Count, Positive, PositiveShare, Section, key
+from sgpo.config.section import Count, Place, Positive, PositiveShare, Section, key
 
 # What each backend needs, and what else it takes.
 _BACKENDS = {
@@ -20,8 +20,8 @@ _BACKENDS = {
 class ModelConfig(Section):
     """The SFT model, the start and the reference of the run."""
 
-    path: str | None = key(None, "Folder or Hub id of the SFT model.")
-    adapter: str | None = key(None, "PEFT adapter to merge into the model.")
+    path: Place | None = key(None, "Folder or Hub id of the SFT model.")
+    adapter: Place | None = key(None, "PEFT adapter to merge into the model.")
     dtype: Dtype = key("float32", "Of the weights of policy and reference; bfloat16 and float16 also train in it.")
     trust_remote_code: bool = key(False, "Run model code that comes with the policy's Hub repository.")
     parameters: Count | None = key(None, "Number of its weights, for plans without the Hub.")

@@ -21,7 +21,7 @@ _SPLIT_SUPPLIES = (
 class RunConfig(Section):
     """A run of SSAPO on the user's model and data, or on an embedded world."""
 
-    output: str = key(..., "The run directory.")
+    output: Annotated[str, "a folder"] = key(..., "The run directory.")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = key(0, "Seed of everything random.")
     rounds: CountOrZero = key(3, "Rounds after DPO on the seeds.")
     reference: Reference = key("sft", "The reference policy: the SFT model, or the policy that the round starts from.")

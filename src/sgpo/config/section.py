@@ -1,12 +1,17 @@
-"""What a recipe's sections are made of: number types, keys, settings, and one sentence for each mistake."""
+"""Building blocks of a recipe's sections: number types, keys, settings, error messages."""
 
 import dataclasses
+import math
+import re
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
+from sgpo.choices import listed
 from sgpo.errors import InputError
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -15,8 +20,12 @@ PositiveShare = Annotated[float, Field(gt=0, le=1)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
+Place = Annotated[str, "a path"]
 
 _Model = TypeVar("_Model", bound=BaseModel)
+_WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", Path: "a path"}
+_WORDS |= {type(None): "null", Any: "a value"}
+_BOUNDS = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"), ("min_length", "of length >="), ("pattern", "like"))
 
 
 class Section(BaseModel):
@@ -63,22 +72,51 @@ def validate(kind: type[_Model], content: dict[str, Any], name: str) -> _Model:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise InputError("\n".join(f"{name}: {_sentence(kind, item)}" for item in error.errors())) from error
+        # A key that takes several types has an error for each of them, and one sentence.
+        sentences = dict.fromkeys(_sentence(kind, content, item) for item in error.errors())
+        raise InputError("\n".join(f"{name}: {sentence}" for sentence in sentences)) from error
 
 
-def _sentence(kind: type[BaseModel], item: Any) -> str:
-    key = ".".join(str(part) for part in item["loc"] if not str(part).startswith(("constrained", "list[", "function")))
-    if item["type"] == "extra_forbidden":
-        # Numbers are indices of a list of sections.
-        for part in (part for part in item["loc"][:-1] if not isinstance(part, int)):
-            kind = find_section(kind.model_fields[part].annotation)
-        return f"unknown key {key}; allowed: {', '.join(kind.model_fields)}."
-    message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ").removesuffix(".")
+def _sentence(kind: type[BaseModel], content: Any, item: Any) -> str:
+    key, value, allowed = "", content, kind
+    for part in item["loc"]:
+        # Below a key without a section of its own, pydantic names its types and the places in its value.
+        if (section := find_section(allowed)) is None:
+            break
+        key = f"{key}.{part}" if key else part
+        allowed = section
+        if isinstance(part, str):
+            if part not in section.model_fields:
+                return f"unknown key {key}; allowed: {', '.join(section.model_fields)}."
+            if item["type"] == "missing" and part not in value:
+                return f"{key} is missing."
+            allowed = section.model_fields[part].rebuild_annotation()
+        value = value[part]
     if item["type"] == "value_error":
-        return f"{key + ': ' if key else ''}{message}."
-    if item["type"] == "missing":
-        return f"{key} is missing."
-    return f"{key} is {item['input']!r}; allowed: {message}."
+        return f"{key + ': ' if key else ''}{item['msg'].removeprefix('Value error, ').removesuffix('.')}."
+    words = _allowed(allowed)
+    if isinstance(value, float) and not math.isfinite(value):
+        words = words.replace("a number", "a finite number")
+    return f"{key} is {'empty' if value is None else repr(value)}; allowed: {words}."
+
+
+def _allowed(annotation: Any) -> str:
+    """What a key of a type may hold, in words; those in its `Annotated`, if there are any."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        marks = [mark for part in parts[1:] for mark in getattr(part, "metadata", [part])]
+        bounds = [f"{sign} {getattr(mark, name)}" for mark in marks for name, sign in _BOUNDS if hasattr(mark, name)]
+        said = [mark for mark in marks if isinstance(mark, str)]
+        return said[0] if said else f"{_allowed(parts[0])} {' and '.join(bounds)}".strip()
+    if origin is Literal:
+        return listed(annotation)
+    if origin in (Union, UnionType):
+        return ", or ".join(map(_allowed, parts))
+    if origin in (list, tuple, dict):
+        items = re.sub(r"\ban? ((whole )?\w+)", r"\1s", _allowed(parts[-1]))
+        keys = "keys" if parts[0] is str else f"keys among {_allowed(parts[0])},"
+        return {list: "a list of", tuple: f"a list of {len(parts)}", dict: f"{keys} with"}[origin] + f" {items}"
+    return "a section with keys" if find_section(annotation) else _WORDS[annotation]
 
 
 def find_section(annotation: Any) -> type[BaseModel] | None:

@@ -51,7 +51,9 @@ def _ranges() -> type[Section]:
     hints = get_type_hints(SGPOConfig, include_extras=True)
     ours = [field.name for field in dataclasses.fields(SGPOConfig) if field.name not in DPOConfig.__dataclass_fields__]
     # A string is JSON, which TrainingArguments has parsed by then.
-    hints["source_radius"] = Annotated[dict[str, NotNegative], Field(min_length=1)] | None
+    hints["source_radius"] = (
+        Annotated[dict[str, NotNegative], Field(min_length=1), "sources with a radius >= 0 each"] | None
+    )
     return create_model("SGPOConfig", __base__=Section, **{name: (hints[name], ...) for name in ours})
 
 

@@ -212,9 +212,9 @@ def test_an_argument_out_of_range_is_named(path):
     cases = [
         ({"label": 1}, "label is 1; allowed: 0 to 0"),
         ({"label": -1}, "label is -1"),
-        ({"max_length": 1}, "max_length is 1; allowed: greater than or equal to 2"),
+        ({"max_length": 1}, "max_length is 1; allowed: a whole number >= 2"),
         ({"batch_tokens": 0}, "batch_tokens is 0"),
-        ({"batch_tokens": "8k"}, "batch_tokens is '8k'; allowed: a valid integer"),
+        ({"batch_tokens": "8k"}, "batch_tokens is '8k'; allowed: a whole number"),
         ({"dtype": "int8"}, "dtype is 'int8'; allowed: 'float32', 'bfloat16', 'float16' or 'auto'"),
         ({"device": "abacus"}, "device is 'abacus'; allowed: 'cpu', 'cuda'"),
     ]
