@@ -35,7 +35,12 @@ class SGPOConfig(*(loss.Settings for loss in PAIR_LOSSES), DPOConfig):
     )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            # transformers names a wrong value of an enumeration, and not the argument.
+            wrong = [name for name, value in vars(self).items() if str(error).startswith(f"{value} is not a valid ")]
+            raise InputError(f"{wrong[0]}: {error}" if wrong else str(error)) from error
         given = {name: getattr(self, name) for name in _RANGES.model_fields}
         for name, value in validate(_RANGES, given, "SGPOConfig"):
             setattr(self, name, value)
