@@ -186,6 +186,8 @@ def _run_job(arguments: argparse.Namespace, settings: EvaluateConfig, **files: P
     from sgpo.preferences.source import load_pairs
 
     hide_other_bars()
+    if settings.kind == "judge":
+        describe_cost([], [], price_in=arguments.price_in, price_out=arguments.price_out)
     own_pairs = self_annotated(load_pairs(arguments.self_pairs)) if arguments.self_pairs else None
     if arguments.self_pairs and own_pairs is None:
         raise InputError(f"--self-pairs {arguments.self_pairs} has no pair of source 'self'; allowed: at least one.")
@@ -207,7 +209,9 @@ def _run_job(arguments: argparse.Namespace, settings: EvaluateConfig, **files: P
         if missing and not arguments.yes:
             _confirm(f"{len(missing):,} requests to {', '.join(settings.servers)}")
 
-    return run_evaluation(Job(settings, subject, _StagePerBar(Console(stderr=True)), **files, approve=approve))
+    job = Job(settings, subject, _StagePerBar(Console(stderr=True)), **files, approve=approve)
+    job.check()
+    return run_evaluation(job)
 
 
 def _read_settings(arguments: argparse.Namespace) -> EvaluateConfig:

@@ -30,7 +30,7 @@ class RewardModel:
         max_length: tokens of prompt and response together, >= 2; None uses the lower limit of model and tokenizer.
         batch_tokens: most tokens of a batch, padding included; a longer input is a batch of its own.
         dtype: "float32", "bfloat16", "float16" or "auto".
-        device: None uses CUDA if there is any.
+        device: None uses CUDA if there is any; "meta" checks the files and reads no weights.
         trust_remote_code: run code from a Hub repository.
 
     Raises:
@@ -56,10 +56,9 @@ class RewardModel:
         name, trust = str(path), {"trust_remote_code": trust_remote_code}
         with loading("reward model", name):
             self._tokenizer = AutoTokenizer.from_pretrained(name, **trust)
-        whole = "a complete sequence-classification model"
-        model = load_weights(
-            AutoModelForSequenceClassification, name, "reward model", whole=whole, dtype=dtype, **trust
-        )
+        options = {"whole": "a complete sequence-classification model", "dtype": dtype, **trust}
+        options["device_map"] = "meta" if device == "meta" else None
+        model = load_weights(AutoModelForSequenceClassification, name, "reward model", **options)
         self._config = model.config.get_text_config()
         self._max_length = _find_max_length(max_length, self._config, self._tokenizer.model_max_length, name)
         self._label = _check_label(label, model.config.num_labels, name)
