@@ -1,10 +1,17 @@
 """The documentation names what exists."""
 
 import re
+from dataclasses import fields
 from pathlib import Path
+
+from trl import DPOConfig
 
 from sgpo.config import RunConfig, read_recipe, validate
 from sgpo.config.keys import recipe_sections, section_keys
+from sgpo.leader import SGPOConfig
+from sgpo.leader.pair_losses import PAIR_LOSSES
+from sgpo.preferences.annotate import REASONS
+from sgpo.rounds.responses import TOO_LONG
 
 ROOT = Path(__file__).parents[1]
 RECIPE_PAGE = (ROOT / "docs/recipe.md").read_text(encoding="utf-8")
@@ -41,6 +48,22 @@ def test_every_section_of_a_recipe_is_introduced_by_its_own_words():
     for section, kind in recipe_sections():
         introduction = " ".join(RECIPE_PAGE.partition(f"## `{section}`\n")[2].partition("\n|")[0].split())
         assert section in ("", "evaluate") or kind.__doc__ in introduction, section
+
+
+def test_every_argument_of_the_trainer_is_documented_with_its_default_and_description():
+    """Those that SGPOConfig adds to TRL's: of the pair losses, and then its own."""
+    added = {field.name: field for field in fields(SGPOConfig) if field.name not in DPOConfig.__dataclass_fields__}
+    names = dict.fromkeys(field.name for loss in PAIR_LOSSES for field in fields(loss.Settings)) | dict.fromkeys(added)
+    rows = [f"| `{name}` | `{added[name].default}` | {added[name].metadata['help']} |" for name in names]
+    page = (ROOT / "docs/leader.md").read_text(encoding="utf-8")
+    section = page.partition("\n## Arguments\n")[2].partition("\n##")[0]
+    assert [line for line in section.splitlines() if line.startswith("| `")] == rows
+
+
+def test_every_reason_to_drop_a_prompt_is_named():
+    data = RECIPE_PAGE.partition("\n## Data\n")[2].partition("\n## ")[0]
+    for reason in (*REASONS, TOO_LONG):
+        assert f"`{reason}`" in data, reason
 
 
 def test_every_recipe_is_valid():

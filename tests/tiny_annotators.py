@@ -77,6 +77,27 @@ def build_tiny_encoder(path: str | Path, *, seed: int = 0) -> Path:
     return Path(path)
 
 
+CODE = """
+from transformers import BertConfig, BertForSequenceClassification
+
+class TinyConfig(BertConfig):
+    model_type = "tiny-with-code"
+
+class TinyModel(BertForSequenceClassification):
+    config_class = TinyConfig
+"""
+
+
+def build_classifier_with_code(path: str | Path) -> Path:
+    """Saves a tiny classifier that needs code of its own folder, as a Hub repository may ship it."""
+    folder = build_tiny_encoder(path)
+    (folder / "tiny.py").write_text(CODE)
+    config = json.loads((folder / "config.json").read_text())
+    classes = {"AutoConfig": "tiny.TinyConfig", "AutoModelForSequenceClassification": "tiny.TinyModel"}
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "tiny-with-code", "auto_map": classes}))
+    return folder
+
+
 def build_tiny_pair_ranker(path: str | Path, *, seed: int = 0, tasks: int = 1) -> Path:
     """Saves a one-layer DeBERTa-v2 and a head under the names of llm-blender/PairRM-hf."""
     folder = Path(path)

@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from array_worlds import small_world
-from sgpo.leader.confidence import smoothed_loss
+from sgpo.leader.confidence import SmoothingSettings, smoothed_loss
 from sgpo.leader.config import SGPOConfig
 from sgpo.leader.follower import Follower
 from sgpo.leader.pairs import Pairs as TrainingSet
@@ -18,7 +18,15 @@ from sgpo.robust.losses import robust_value
 from sgpo_research.methods import METHODS, PAPER, PLAIN, Method
 from sgpo_research.simulation import losses
 from sgpo_research.simulation.adam import Adam
-from sgpo_research.simulation.leader import Training, Trials, _Loss, train
+from sgpo_research.simulation.leader import (
+    CONFIDENCE_PAIRS,
+    CONFIDENCE_QUANTILE,
+    CONFIDENCE_WARMUP,
+    Training,
+    Trials,
+    _Loss,
+    train,
+)
 from sgpo_research.simulation.policies import Pairs, annotate, fit_reward_model, human_pairs, join
 from sgpo_research.simulation.rounds import Simulation
 from sgpo_research.tuning import trials_of
@@ -34,6 +42,13 @@ def run(method, *, world=None, trials=None, seed=5):
 
 def ell(x):
     return np.logaddexp(0, -np.asarray(x))
+
+
+def test_spas_settings_are_the_trainers_defaults():
+    """Read from there they would cost every process of the study the import of transformers."""
+    defaults = SmoothingSettings()
+    ours = (CONFIDENCE_QUANTILE, CONFIDENCE_WARMUP, CONFIDENCE_PAIRS)
+    assert ours == (defaults.confidence_quantile, defaults.confidence_warmup, defaults.confidence_pairs)
 
 
 def test_losses_are_their_formulas():

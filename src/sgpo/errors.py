@@ -1,4 +1,6 @@
-"""The one exception that means: the input is wrong, and this message says how to mend it."""
+"""The exception for bad input: its message says what is wrong and what is allowed."""
+
+from numbers import Integral
 
 
 class InputError(ValueError):
@@ -10,21 +12,22 @@ class InputError(ValueError):
 
 
 def check_whole(name: str, value: int | None, least: int, *, optional: bool = False) -> None:
-    """Raises InputError for a number below `least`; None passes if `optional`."""
+    """Raises InputError for anything but a whole number >= `least`; None passes if `optional`."""
     if optional and value is None:
         return
-    if not value >= least:
+    # NumPy's integers are whole numbers too; True and False are none.
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
         allowed = "None or a whole number" if optional else "a whole number"
-        raise InputError(f"{name} is {value}; allowed: {allowed} >= {least}.")
+        raise InputError(f"{name} is {value!r}; allowed: {allowed} >= {least}.")
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error of another library, at most 400 characters, without its closing mark."""
+    """The first line of an error of another library, at most 400 characters, without trailing punctuation."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].rstrip(".:")[:400]
 
 
 def shorten(value: object, length: int = 60) -> str:
-    """A value as a message shows it."""
+    """A value, shortened for a message."""
     shown = repr(value)
     return shown if len(shown) <= length else f"{shown[:length]}..."

@@ -292,7 +292,7 @@ def test_the_command_line_and_a_recipe_have_the_same_defaults(kind, evaluated):
         output="o", model={"path": "r"}, data={"seeds": "s", "prompts": "p"}, evaluate=[{"kind": kind, **keys}]
     )
     [wanted] = recipe.evaluate
-    options = {"judge": ("judge_options",), "reward": ("reward_options",)}.get(kind, ())
+    options = ("read_options",) if kind in ("judge", "reward") else ()
     for name in [*EvaluateConfig.keys_of(kind), *options]:
         if name != "options":
             assert getattr(settings, name) == getattr(wanted, name), name

@@ -44,6 +44,14 @@ def test_the_defaults_of_follower_generation_and_training_are_the_papers_setting
         ({"model": {}}, "model.path is missing"),
         ({"annotation": {"annotator": "judge"}}, "annotation: model is missing; annotator 'judge' needs it."),
         ({"annotation": {"model": "m"}}, "annotation: model is 'm' with annotator 'implicit', which takes none."),
+        (
+            {"annotation": {"per_token": True, "length_penalty": 0.1}},
+            "annotation: per_token is true with length_penalty 0.1; allowed: one of the two.",
+        ),
+        (
+            {"annotation": {"annotator": "function", "function": "f.py:f", "options": {"seed": 1}}},
+            "annotation: options is {'seed': 1} with annotator 'function', which takes none.",
+        ),
         ({"generation": {"backend": "server"}}, "generation: servers is missing; backend 'server' needs it."),
         ({"generation": {"servers": ["u"]}}, "servers is ['u'] with backend 'transformers', which takes none."),
         ({"generation": {"vllm": {"python": "p"}}}, "with backend 'transformers', which takes none."),

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import yaml
 
+from integration.whole_runs import planned_and_recorded
 from sgpo.cli import main
+from sgpo.config.world import PROMPT_TOKENS
 from sgpo.demo.shop import ShopWorld
 
 RECIPE = {
@@ -42,6 +44,13 @@ def test_a_dry_run_writes_nothing_and_plans_the_world_like_any_run(recipe, capsy
     assert "24 prompts, 72 responses" in said
     assert "Model: 0.1 M parameters" in said
     assert not (recipe.parent / "dry").exists()
+
+
+def test_the_plan_names_the_stages_of_the_run_with_the_worlds_own_evaluation(run):
+    """Without a supported round, which no plan can foresee, there is no last DPO."""
+    planned, recorded = planned_and_recorded(run)
+    assert [stage for stage in planned if not stage.startswith("final/")] == recorded
+    assert {"world", "evaluations/gold/baseline.json", "round-1/evaluations/gold"} <= set(planned)
 
 
 def test_every_round_is_evaluated_by_the_gold_reward_and_on_held_out_pairs(run):
@@ -98,3 +107,13 @@ def test_sizes_that_cannot_be_are_found_by_the_plan(recipe, capsys):
     assert "hidden is 30 and heads is 4" in capsys.readouterr().err
     assert main([*plan, "world.pool_prompts=3", "rounds=4"]) == 2
     assert "world.pool_prompts: holds 3 prompts; allowed: at least 4" in capsys.readouterr().err
+
+
+def test_the_smallest_context_of_a_world_has_room_for_its_evaluation(recipe, tmp_path):
+    """After ten steps of SFT, answers go on until they reach the limit of their tokens."""
+    small = ["world.max_length=80", "world.sft_examples=160", "world.test_prompts=4", "world.pool_prompts=4"]
+    rest = ["generation.max_new_tokens=40", "rounds=0", f"output={tmp_path / 'run'}"]
+    assert main(["run", "--config", str(recipe), "--quiet", *small, *rest]) == 0
+    result = json.loads((tmp_path / "run/round-0/evaluations/gold/result.json").read_text())
+    assert result["cut"] > 0
+    assert result["tokens"] <= 80 - PROMPT_TOKENS

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from sgpo.demo import sft
 from sgpo.demo.sft import count_parameters, train_small_sft
 from sgpo.errors import InputError
 from sgpo.policy.load import load_policy
@@ -86,11 +87,10 @@ def test_rows_of_messages_train_as_rows_of_prompt_and_response_do(folder, tmp_pa
     assert (other / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
-def test_count_parameters_counts_the_weights_of_a_full_vocabulary(folder):
+def test_count_parameters_counts_the_weights_of_a_full_vocabulary(folder, monkeypatch):
     model = AutoModelForCausalLM.from_pretrained(folder)
-    assert count_parameters(vocab_size=len(AutoTokenizer.from_pretrained(folder)), layers=1, hidden=64, heads=2) == sum(
-        weight.numel() for weight in model.parameters()
-    )
+    monkeypatch.setattr(sft, "VOCABULARY", len(AutoTokenizer.from_pretrained(folder)))
+    assert count_parameters(layers=1, hidden=64, heads=2) == sum(weight.numel() for weight in model.parameters())
 
 
 def test_progress_counts_every_step(tmp_path):

@@ -87,6 +87,10 @@ def test_progress_counts_the_steps_of_the_sft(tmp_path):
         ({"world": {"test_responses": 2}}, "world: test_responses is 2, .*allowed: world.test_prompts alone"),
         ({"world": {"facts": 1.5}}, "world.facts is 1.5"),
         (
+            {"world": {"max_length": 79}},
+            r"world.max_length is 79; allowed: greater than or equal to 80",
+        ),
+        (
             {"evaluate": [{"kind": "reward", "name": "gold", "prompts": "p", "function": "f:f"}]},
             "evaluate has 'gold', the name of the world's own",
         ),

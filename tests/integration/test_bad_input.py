@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from sgpo.cli import main
+from tiny_annotators import build_classifier_with_code
 from tiny_model import build_tiny_model
 
 
@@ -69,6 +70,7 @@ def test_value_out_of_range(capsys, recipe):
         (["follower.solver=slsqp", "follower.tangents=null", "follower.window=[0.1, 1]"], "tangents is 0 with solver"),
         (["leader.proximal=1"], "proximal is 1.0 with step='envelope'"),
         (["follower.source_radius={self: 0.1}"], "source_radius names self; allowed: human and self"),
+        (["annotation.per_token=true", "annotation.length_penalty=1"], "per_token is true with length_penalty 1.0"),
     ],
 )
 def test_options_that_do_not_go_together(capsys, recipe, overrides, said):
@@ -142,10 +144,48 @@ def test_pool_of_prompts_longer_than_the_context(capsys, recipe):
              "annotation.template=nowhere.txt"],
             "template nowhere.txt: cannot be read",
         ),
+        (["annotation.annotator=judge", "annotation.model=x", "annotation.servers=[x:1]"], "server 'x:1'; allowed: a"),
+        (["generation.backend=server", "generation.servers=[x:1]"], "server 'x:1'; allowed: a base URL"),
+        (
+            ["generation.backend=server", "generation.servers=[http://x/v1]", "generation.server_command=serve {foo}"],
+            "server command 'serve {foo}' has {foo}; allowed: {policy}, {host}, {port}.",
+        ),
     ],
 )  # fmt: skip
 def test_tools_that_are_not_there_are_found_before_anything_is_trained(capsys, recipe, overrides, said):
     assert said in run_refusal(capsys, recipe, *overrides)
+
+
+def test_a_plan_without_the_package_for_servers_says_how_to_get_it(capsys, recipe, monkeypatch):
+    """Brackets in names of packages and files are not markup."""
+    monkeypatch.setattr("sgpo.plan.tools.find_spec", lambda name: None)
+    monkeypatch.setenv("COLUMNS", "400")
+    write_rows(recipe, "pool [old].jsonl", [{"prompt": f"What is {number % 11}?"} for number in range(12)])
+    servers = ["generation.backend=server", "generation.servers=[http://x/v1]"]
+    files = [f"output={recipe.parent / 'run [new]'}", f"data.prompts={recipe.parent / 'pool [old].jsonl'}"]
+    assert main(["run", "--config", str(recipe), "--dry-run", *servers, *files]) == 0
+    said = capsys.readouterr().out
+    assert "Missing here: servers need the openai package: pip install 'sgpo[server]'." in said
+    assert "/run [new]" in said
+    assert "pool [old].jsonl repeats 1 of its 12 prompts." in said
+
+
+@pytest.mark.parametrize("section", ["annotation", "evaluate"])
+def test_code_of_a_reward_model_is_found_before_anything_is_trained(capsys, recipe, tmp_path, monkeypatch, section):
+    """`model.trust_remote_code` concerns the policy alone."""
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    ranker = {"model": str(build_classifier_with_code(tmp_path / "ranker"))}
+    changes = {"annotation": {"annotator": "reward_model", **ranker}}
+    if section == "evaluate":
+        changes = {"evaluate": [{"kind": "reward", "prompts": str(recipe.parent / "prompts.jsonl"), **ranker}]}
+    content = yaml.safe_load(recipe.read_text()) | changes
+    content["model"]["trust_remote_code"] = True
+    recipe.write_text(yaml.safe_dump(content))
+    assert "contains custom code which must be executed" in run_refusal(capsys, recipe, "--dry-run")
+    entry = content["annotation"] if section == "annotation" else content["evaluate"][0]
+    entry["options"] = {"trust_remote_code": True}
+    recipe.write_text(yaml.safe_dump(content))
+    assert main(["run", "--config", str(recipe), "--dry-run"]) == 0
 
 
 def test_unknown_trainer_argument(capsys, recipe):

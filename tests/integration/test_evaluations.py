@@ -11,6 +11,7 @@ from datasets import load_from_disk
 
 from faulty_server import Reply, completion, faulty
 from integration.conftest import PAIRS, WORDS, write_jsonl
+from integration.whole_runs import planned_and_recorded
 from sgpo.cli import main
 from sgpo.evaluate.prompt_files import read_answers_to, read_prompts
 from sgpo.policy.load import load_policy
@@ -125,6 +126,10 @@ def test_every_kind_is_measured_in_every_round_and_shown(recipe, files, micro_mo
     answers = folder / "round-1/evaluations/mt_bench/model_answer/run-round-1.jsonl"
     assert len(json.loads(answers.read_text())["choices"][0]["turns"]) == 2
     assert rounds[1]["alpaca"]["value"] is None
+
+    planned, recorded = planned_and_recorded(folder)
+    assert planned == recorded
+    assert {"evaluations/length/baseline.json", "round-1/evaluations/mt_bench"} <= set(planned)
 
     page = (folder / "report.html").read_text()
     assert "length" in page and f"{rounds[1]['length']['value']:.3f}" in page

@@ -5,7 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import yaml
 from datasets import load_from_disk
+
+from sgpo.config import RunConfig, validate
+from sgpo.plan.run import plan_run
 
 
 def fingerprint(directory: Path) -> dict[str, Any]:
@@ -30,3 +34,11 @@ def recorded_counts(directory: Path) -> dict[str, dict[str, int]]:
         name: {key: value for key, value in entry.items() if key not in ("seconds", "finished")}
         for name, entry in stages.items()
     }
+
+
+def planned_and_recorded(directory: Path) -> tuple[list[str], list[str]]:
+    """The stages that the plan of a finished run lists, and those of its manifest that a plan has."""
+    config = validate(RunConfig, yaml.safe_load((directory / "config.yaml").read_text()), "config.yaml")
+    unplanned = ("metrics.json", "validation.json", "final/pairs")
+    recorded = [stage for stage in recorded_counts(directory) if not stage.endswith(unplanned)]
+    return [stage.name for stage in plan_run(config).stages], recorded

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from leader.batches import loss_and_gradients, whole_batch, with_stored_scores
 from sgpo.errors import InputError
+from sgpo.leader import decoupling
 from sgpo.leader.decoupling import mixed_logps
 
 DECOUPLED = {
@@ -99,14 +100,15 @@ def test_logits_that_are_not_the_heads_are_refused(make_trainer):
         loss_and_gradients(trainer)
 
 
-def test_only_a_slice_of_the_logits_exists_at_a_time():
+def test_only_a_slice_of_the_logits_exists_at_a_time(monkeypatch):
+    monkeypatch.setattr(decoupling, "MAX_LOGITS", 100)
     generator = torch.Generator().manual_seed(0)
     policy, reference = nn.Linear(4, 11), nn.Linear(6, 11)
     states = torch.randn(50, 4, generator=generator), torch.randn(50, 6, generator=generator)
     labels = torch.randint(11, (50,), generator=generator)
     sizes = []
     policy.register_forward_hook(lambda module, arguments, output: sizes.append(output.numel()))
-    ours = mixed_logps((states[0], policy), (states[1], reference), labels, 1.7, max_logits=100)
+    ours = mixed_logps((states[0], policy), (states[1], reference), labels, 1.7)
     assert max(sizes) <= 100 and sum(sizes) == 50 * 11
     logits = 1.7 * policy(states[0]) - 0.7 * reference(states[1])
     torch.testing.assert_close(ours, torch.log_softmax(logits, -1).gather(1, labels[:, None]).squeeze(1))

@@ -59,7 +59,11 @@ def test_with_stored_scores_the_second_round_refers_to_whom_they_name(
     trainer.train()
     trainer.save_model(str(tmp_path / "second"))
     assert not (tmp_path / "second" / "ref").exists()
-    assert load_policy(tmp_path / "second").model is not None
+    models = [load_policy(tmp_path / "second").model, trainer.model.eval(), load_policy(policy_path).model]
+    with torch.no_grad():
+        loaded, trained, base = (model(input_ids=torch.arange(40, 80)[None]).logits for model in models)
+    torch.testing.assert_close(loaded, trained, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(loaded, base, atol=1e-3)
 
 
 def test_a_fresh_adapter_refers_to_its_base_and_starts_from_gaps_of_zero(make_trainer):

@@ -1,6 +1,7 @@
 """A setting of the follower is described once: recipe, SGPOConfig and command line agree."""
 
 import dataclasses
+import warnings
 
 import pytest
 from trl import TrlParser
@@ -72,3 +73,22 @@ def test_a_parser_leaves_the_description_as_it_was():
     assert {name: key.annotation for name, key in FollowerConfig.model_fields.items()} == before
     with pytest.raises(InputError, match="recent_pairs is 0"):
         SGPOConfig(output_dir="out", use_cpu=True, bf16=False, schedule="step", recent_pairs=0)
+
+
+PLAIN = {"output_dir": "out", "use_cpu": True, "bf16": False, "report_to": "none"}
+
+
+def test_defaults_warn_of_nothing_and_a_deprecated_name_of_the_users_does():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert SGPOConfig(**PLAIN).activation_checkpointing is True
+        assert SGPOConfig(**PLAIN, activation_checkpointing=False).activation_checkpointing is False
+    with pytest.warns(FutureWarning, match="`gradient_checkpointing` is deprecated"):
+        assert SGPOConfig(**PLAIN, gradient_checkpointing=False).activation_checkpointing is False
+
+
+def test_the_old_name_of_an_argument_of_a_recipes_trainer_is_not_ignored():
+    for value in (False, True):
+        for name in ("gradient_checkpointing", "activation_checkpointing"):
+            found = build_arguments({"bf16": False}, {name: value}, "out")
+            assert found.activation_checkpointing is found.gradient_checkpointing is value, name

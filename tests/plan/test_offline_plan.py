@@ -42,6 +42,13 @@ def test_a_recipe_of_hub_ids_is_planned_at_its_word_and_says_so(tmp_path, capsys
     assert "Model: 7,241.7 M parameters" in said
 
 
+def test_a_reward_model_that_the_hub_does_not_give_is_listed_as_not_checked(tmp_path, capsys):
+    annotation = {"annotator": "reward_model", "model": "somebody/reward-model"}
+    code, said, error = plan(tmp_path, capsys, {**RECIPE, "annotation": annotation})
+    assert code == 0, error
+    assert "not checked: somebody/reward-model (the Hub does not answer)." in said
+
+
 @pytest.mark.parametrize(
     ("section", "key", "named"),
     [

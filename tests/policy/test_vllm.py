@@ -114,6 +114,37 @@ def test_each_response_is_a_request_of_its_own_with_the_sampling_asked_for(serve
     assert asked == [{**expected, "detokenize": True}] * 6
 
 
+# In vLLM's own environment, whose transformers is older than sgpo's; the worker's calls, as far as they need no GPU.
+REAL_VLLM = """
+import dataclasses, inspect, json, sys
+from vllm import LLM, EngineArgs, SamplingParams
+from vllm.config import ModelConfig
+asked = json.load(sys.stdin)
+for params in asked["params"]:
+    sampling = SamplingParams(**params)
+    assert {name: getattr(sampling, name) for name in params} == params
+assert set(asked["engine"]) <= {field.name for field in dataclasses.fields(EngineArgs)}
+inspect.signature(LLM.generate).bind(None, [], [], use_tqdm=False)
+assert "self.model_config =" in inspect.getsource(LLM)
+assert "max_model_len" in {field.name for field in dataclasses.fields(ModelConfig)}
+"""
+
+
+@pytest.mark.skipif("SGPO_VLLM_PYTHON" not in os.environ, reason="SGPO_VLLM_PYTHON names no interpreter with vLLM")
+def test_the_real_vllm_takes_what_the_worker_passes(served, ending_policy):
+    generator, log = served
+    before = len(logged(log, "params"))
+    for sampling in (
+        Sampling(n=1, temperature=0, max_new_tokens=2),
+        Sampling(top_p=0.9, max_new_tokens=2, stop=("!",)),
+    ):
+        generator.generate(ask("a"), [5], sampling)
+    asked = {"params": logged(log, "params")[before:], "engine": generator._opening}
+    command = [os.environ["SGPO_VLLM_PYTHON"], "-c", REAL_VLLM]
+    ran = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+
+
 def test_the_process_does_not_inherit_the_variables_of_accelerate_launch_and_reports_nothing(served):
     [environment] = logged(served[1], "environment")
     assert "WORLD_SIZE" not in environment
@@ -235,6 +266,7 @@ def test_an_interpreter_without_vllm_is_named(policy):
 def test_arguments_out_of_range_are_refused(policy):
     cases = [
         ({"tensor_parallel_size": 0}, "tensor_parallel_size is 0"),
+        ({"tensor_parallel_size": "two"}, "tensor_parallel_size is 'two'; allowed: a valid integer"),
         ({"gpu_memory_utilization": 1.5}, "gpu_memory_utilization is 1.5"),
         ({"max_model_len": 1}, "max_model_len is 1"),
         ({"engine": {"dtype": "auto", "model": "x"}}, "engine has dtype, model"),

@@ -146,6 +146,22 @@ def test_at_ties_the_split_envelope_has_the_robust_values_loss_and_gradient(opti
     torch.testing.assert_close(many.loss, ours.loss.expand(3, 8))
 
 
+@pytest.mark.parametrize("kind", [int, float, np.int64, np.float32, np.float64, torch.tensor])
+def test_price_marginal_gap_and_split_are_numbers_of_any_kind(kind):
+    gaps, answer = (
+        torch.tensor([0.0, -1.0, 3.0, 2.0], dtype=torch.float64),
+        {"lower": -6.0, "link": make_link("margin")},
+    )
+    for marginal in (0, 2):
+        for split in (0, 0.5, 1):
+            number = kind if split in (0, 1) or kind not in (int, np.int64) else float
+            given = {"price": kind(1), "marginal": kind(marginal), "split": number(split)}
+            ours = envelope_loss(gaps, **answer, **given)
+            expected = envelope_loss(gaps, **answer, price=1.0, marginal=float(marginal), split=float(split))
+            assert torch.equal(ours.loss, expected.loss) and torch.equal(ours.moved, expected.moved)
+            assert ours.moved[gaps == marginal].item() == split
+
+
 def test_once_everything_has_moved_there_is_no_marginal_gap():
     assert marginal_split(worst_case(some_gaps(), 100.0, window=(-6, 6))) is None
 

@@ -8,8 +8,10 @@ import torch
 
 from robust.cases import MONOTONE, SQUARE, normal_gaps
 from sgpo.errors import InputError
-from sgpo.robust import solve_stream, worst_case
+from sgpo.robust import Ball, solve_stream, worst_case
+from sgpo.robust.device import solve_on_device
 
+BALL = {"window": (-12, 12)}
 WHOLE = {name: MONOTONE[name] for name in MONOTONE if "quantile" not in name}
 monotone = pytest.mark.parametrize("options", WHOLE.values(), ids=WHOLE)
 
@@ -43,6 +45,32 @@ def test_the_shares_of_a_stream_describe_a_law_in_the_ball_with_its_value(option
     losses = stream.link.value(points)
     value = (losses + shares * (stream.link.value(np.float64(a)) - losses)).mean()
     assert value == pytest.approx(stream.value, rel=1e-12)
+
+
+def at_radius(gaps, weights, radius):
+    """(price, value, tolerance) of each way to solve for the worst case."""
+    chunks = list(zip(np.array_split(gaps, 3), np.array_split(weights, 3), strict=True))
+    solved = [(solve_stream(chunks, radius, tolerance=least, **BALL), least) for least in (1e-3, 1e-9, 1e-300)]
+    solved.append((solve_on_device(torch.tensor(gaps), Ball(radius, **BALL), weights), 0.0))
+    solved.append((worst_case(gaps, radius, weights=weights, **BALL), 0.0))
+    return [(float(one.price), float(one.value), least) for one, least in solved]
+
+
+def test_every_solver_has_a_price_at_the_radius_that_moves_everything():
+    """There rounding decides whether any mass stays: the price is 0 or that of the last gaps to move."""
+    generator, wrong = np.random.default_rng(0), []
+    for case in range(60):
+        count = int(generator.integers(1, 300))
+        gaps = generator.normal(size=count).round(int(generator.integers(1, 12)))
+        weights = np.append(generator.integers(0, 3, count - 1), 1.0) if case % 2 else np.ones(count)
+        whole = worst_case(gaps, 1e6, weights=weights, **BALL)
+        least = (whole.link.drop(-12, whole.points) / (whole.points + 12))[whole.mass > 0].min()
+        for factor in (1 - 1e-12, 1 - 2**-53, 1.0, 1 + 2**-52, 1 + 1e-12):
+            for price, value, tolerance in at_radius(gaps, weights, whole.full_radius * factor):
+                sound = price == 0 or price >= least - 1e-12
+                if not sound or abs(value - whole.value) > tolerance + 1e-9:
+                    wrong.append((case, factor, price, value - whole.value, tolerance))
+    assert wrong == []
 
 
 def test_weights_and_a_restartable_function_are_read():
@@ -116,5 +144,5 @@ def test_two_processes_agree_with_one(tmp_path):
         for value, price, count in answers[rank][:2]:
             assert value == pytest.approx(exact.value, abs=1e-11) and count == 1000
             assert price == pytest.approx(exact.price, rel=1e-6)
-    assert "1 other processes refused their gaps" in answers[0][2]
+    assert "1 other processes found invalid gaps" in answers[0][2]
     assert "chunks holds gaps nan" in answers[1][2]

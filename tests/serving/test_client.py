@@ -319,6 +319,7 @@ def test_arguments_out_of_range_are_named():
         ({"urls": ["http://a:http/v1"]}, "'http://a:http/v1'; allowed: a base URL"),
         ({"retries": -1}, "retries is -1"),
         ({"concurrency": 0}, "concurrency is 0"),
+        ({"concurrency": 1.5}, "concurrency is 1.5; allowed: a whole number >= 1"),
         ({"timeout": 0}, "timeout is 0"),
         ({"pause": float("nan")}, "pause is nan"),
     ]

@@ -19,8 +19,8 @@ def draw_gaps(rng, count, scale, *, flipped=0.0, spread=1.5):
     return np.where(chosen_is_first, opinions, -opinions)
 
 
-def calibrate(gaps, bins=10):
-    return report_preferences(gaps, bins=bins).calibration
+def calibrate(gaps):
+    return report_preferences(gaps).calibration
 
 
 @pytest.mark.parametrize("scale", [0.3, 1.0, 2.5])
@@ -84,7 +84,7 @@ def test_calibrated_gaps_show_as_calibrated_and_inflated_ones_as_overconfident()
 
 def test_bins_hold_every_pair_once():
     gaps = draw_gaps(np.random.default_rng(0), 500, 1.0)
-    bins = calibrate(gaps, bins=4).bins
+    bins = calibrate(gaps).bins
     assert sum(part.pairs for part in bins) == 500
     assert sum(part.pairs * part.accuracy for part in bins) == pytest.approx((gaps > 0).sum())
     assert sum(part.pairs * part.confidence for part in bins) == pytest.approx(expit(np.abs(gaps)).sum())
@@ -92,8 +92,8 @@ def test_bins_hold_every_pair_once():
 
 
 def test_the_calibration_error_by_hand():
-    # Confidence 3/4 in four pairs that are right, and 3/5 in two that are wrong: in one bin the errors would cancel.
-    calibration = calibrate([np.log(3)] * 4 + [-np.log(1.5)] * 2, bins=2)
+    # Confidence 3/4 in four pairs that are right, and 3/5 in two that are wrong: their bins differ, and errors add up.
+    calibration = calibrate([np.log(3)] * 4 + [-np.log(1.5)] * 2)
     assert calibration.error == pytest.approx((4 * 0.25 + 2 * 0.6) / 6)
 
 
@@ -107,10 +107,8 @@ def test_accuracy_is_split_by_source_and_by_length():
     rng = np.random.default_rng(0)
     differences = rng.normal(0, 100, size=600).round()
     # A reward that is length alone is right exactly where the chosen response is the longer one.
-    report = report_preferences(
-        0.01 * differences, sources=["a", "b", "b"] * 200, length_differences=differences, length_bins=4
-    )
-    assert [part.accuracy.accuracy for part in report.by_length[::3]] == [0.0, 1.0]
+    report = report_preferences(0.01 * differences, sources=["a", "b", "b"] * 200, length_differences=differences)
+    assert [part.accuracy.accuracy for part in report.by_length[::4]] == [0.0, 1.0]
     assert sum(part.accuracy.pairs for part in report.by_length) == 600
     ends = [(part.shortest, part.longest) for part in report.by_length]
     assert all(one[1] < other[0] for one, other in pairwise(ends))
@@ -121,7 +119,7 @@ def test_accuracy_is_split_by_source_and_by_length():
 
 
 def test_equal_length_differences_share_a_bin():
-    report = report_preferences([1.0, -1.0, 2.0, 0.5], length_differences=[0, 0, 0, 7], length_bins=3)
+    report = report_preferences([1.0, -1.0, 2.0, 0.5], length_differences=[0, 0, 0, 7])
     assert [(part.shortest, part.longest, part.accuracy.pairs) for part in report.by_length] == [(0, 0, 3), (7, 7, 1)]
 
 
@@ -135,12 +133,10 @@ def test_what_was_not_given_is_not_split():
     [
         ([], {}, "gaps has shape"),
         ([1.0, np.inf], {}, r"gaps\[1\] is inf"),
-        ([1.0], {"bins": 0}, "bins is 0"),
         ([1.0, 2.0], {"sources": ["a"]}, "sources has 1 rows; allowed: 2"),
         ([1.0, 2.0], {"sources": ["a", None]}, "sources row 1 is None"),
         ([1.0, 2.0], {"length_differences": [1.0]}, "length_differences has shape"),
         ([1.0, 2.0], {"length_differences": [1.0, np.nan]}, r"length_differences\[1\] is nan"),
-        ([1.0, 2.0], {"length_differences": [1.0, 2.0], "length_bins": 1.5}, "length_bins is 1.5"),
     ],
 )
 def test_bad_input_is_refused(gaps, options, message):

@@ -98,6 +98,7 @@ def test_equal_gaps_are_certified_as_they_are():
         ([1.0], [np.nan], None, r"own_gaps\[0\] is nan"),
         ([1.0, -900.0], [1.0], None, r"human_gaps\[1\] is -900.0, whose loss is infinite"),
         ([1.0, -3.0], [1.0], (0.2, 1.0), r"human_gaps\[1\] is 0\.0474.* outside the window \[0\.2, 1\.0\]"),
+        ([1.0], [1.0, -3.0], (0.2, 1.0), r"own_gaps\[1\] is 0\.0474.* allowed: .*a window that holds both laws"),
         ([1.0], [1.0, -3.0], (0.2, 1.0), r"own_gaps\[1\]"),
         ([1.0], [1.0], (0.0, 1.0), "window is"),
     ],

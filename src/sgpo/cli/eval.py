@@ -10,7 +10,7 @@ from typing import Any
 
 from sgpo.cli.flags import add_flags, build, flag_of, given
 from sgpo.config import EvaluateConfig, FollowerConfig, GenerationConfig, LeaderConfig, ModelConfig
-from sgpo.config.evaluation import JudgeOptions, RewardOptions
+from sgpo.config.options import JudgeOptions, RewardOptions
 from sgpo.config.read import named_sources
 from sgpo.errors import InputError
 from sgpo.store.files import write_json
@@ -217,11 +217,10 @@ def _run_job(arguments: argparse.Namespace, settings: EvaluateConfig, **files: P
 def _read_settings(arguments: argparse.Namespace) -> EvaluateConfig:
     kind, keys, others = arguments.kind, given(arguments, EvaluateConfig), {"kind": arguments.kind}
     if kind == "judge":
-        build(arguments, JudgeOptions)
-        others["options"] = {"seed": arguments.seed or 0, **given(arguments, JudgeOptions)}
+        options = build(arguments, JudgeOptions, seed=arguments.seed or 0)
+        others["options"] = options.model_dump(exclude_unset=True)
     if kind == "reward":
-        build(arguments, RewardOptions)
-        others["options"] = options = given(arguments, RewardOptions)
+        others["options"] = options = build(arguments, RewardOptions).model_dump(exclude_unset=True)
         if options and "function" in keys:
             flag = flag_of(f"RewardOptions.{next(iter(options))}")
             raise InputError(f"{flag} is given with --function, which takes none; leave one of them out.")

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from sgpo.config import Section, validate
-from sgpo.config.evaluation import RewardOptions
+from sgpo.config.options import RewardOptions
 from sgpo.errors import InputError
 
-_METAVARS = {int: "N", float: "X", dict: "JSON"}
+_METAVARS = {int: "N", float: "X"}
 _PATHS = ("instructions", "questions", "prompts", "pairs", "baseline", "template")
 # What the flags of keys begin with whose own name another flag has.
 _PREFIXES = {"GenerationConfig.servers": "policy-", "JudgeOptions.temperature": "judge-", "JudgeOptions.seed": "judge-"}
@@ -27,7 +27,8 @@ def add_flags(
         key = f"{section.__name__}.{name}"
         options = {"dest": key, "default": argparse.SUPPRESS, **_options(field.annotation, name)}
         default = None if field.is_required() else field.get_default(call_default_factory=True)
-        shown = "" if default is None or default is False or default in ([], {}) else f" Default: {default}."
+        empty = default is None or default is False or default in ([], {}) or isinstance(default, Section)
+        shown = "" if empty else f" Default: {default}."
         parser.add_argument(flag_of(key), help=f"{field.description}{shown}".replace("%", "%%"), **options)
         for alias in (aliases or {}).get(name, ()):
             parser.add_argument(alias, help=argparse.SUPPRESS, **options)
@@ -41,15 +42,13 @@ def flag_of(key: str) -> str:
 def build(arguments: argparse.Namespace, section: type[_Section], **others: Any) -> _Section:
     """A section from `others` and the flags that are given; an InputError names the flags."""
     flags = given(arguments, section)
-
-    def typed(found: re.Match[str]) -> str:
-        name, place = found.groups()
-        return f"{name}{place}" if name in others and name not in flags else flag_of(f"{section.__name__}.{name}")
-
     try:
         return validate(section, {**others, **flags}, "arguments")
     except InputError as error:
-        raise InputError(re.sub(r"^arguments: (\w+)((?:\.\d+)*)", typed, str(error), flags=re.MULTILINE)) from error
+        message = str(error).replace("arguments: ", "")
+        for name in section.model_fields.keys() - (others.keys() - flags.keys()):
+            message = re.sub(rf"^{name}\b(\.\d+)*", flag_of(f"{section.__name__}.{name}"), message, flags=re.MULTILINE)
+        raise InputError(message) from error
 
 
 def given(arguments: argparse.Namespace, section: type[Section]) -> dict[str, Any]:
@@ -68,8 +67,9 @@ def _options(annotation: Any, name: str) -> dict[str, Any]:
         return {"choices": list(parts)}
     if kind in (list, tuple):
         return {**_options(parts[0], name.removesuffix("s")), "nargs": "+" if kind is list else len(parts)}
-    metavar = "PATH" if name in _PATHS else _METAVARS.get(kind, name.upper())
-    return {"type": _json if kind is dict else kind, "metavar": metavar}
+    if kind is dict or issubclass(kind, Section):
+        return {"type": _json, "metavar": "JSON"}
+    return {"type": kind, "metavar": "PATH" if name in _PATHS else _METAVARS.get(kind, name.upper())}
 
 
 def _json(text: str) -> Any:

@@ -47,14 +47,12 @@ def worst_case(argv: list[str]) -> int:
 
 def _check_window(settings: Section, gaps: np.ndarray, file: Path) -> None:
     """Raises InputError for a window that is missing or wrong, or that does not hold every gap."""
-    if settings.window is None:
-        if settings.space == "margin":
-            raise InputError(
-                "--window is missing; --space margin needs it: without one the worst case is the mean loss plus the "
-                "radius (PAPER.md D2)."
-            )
-        return
-    (a, b), points = settings.window, gaps if settings.space == "margin" else sigmoid(gaps)
+    if settings.window is None and settings.space == "margin":
+        raise InputError(
+            "--window is missing; --space margin needs it: without one the worst case is the mean loss plus the radius "
+            "(PAPER.md D2)."
+        )
+    (a, b), points = settings.window or (0, 1), gaps if settings.space == "margin" else sigmoid(gaps)
     found, row = f"{a:g} {b:g}", int(points.argmin() if points.min() < a else points.argmax())
     if not a < b:
         allowed = "A B with A < B"

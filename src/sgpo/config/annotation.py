@@ -5,7 +5,8 @@ from typing import Any
 from pydantic import model_validator
 
 from sgpo.choices import AnnotatorName, PairChoice
-from sgpo.config.section import NotNegative, Section, key
+from sgpo.config.options import PairRankerOptions, RankingJudgeOptions, RewardOptions
+from sgpo.config.section import NotNegative, Section, key, validate
 
 # What each annotator needs, and what else it takes.
 _ANNOTATORS = {
@@ -13,8 +14,9 @@ _ANNOTATORS = {
     "reward_model": ({"model"}, {"options"}),
     "pair_ranker": ({"model"}, {"options"}),
     "judge": ({"model", "servers"}, {"template", "options"}),
-    "function": ({"function"}, {"options"}),
+    "function": ({"function"}, set()),
 }
+_OPTIONS = {"reward_model": RewardOptions, "pair_ranker": PairRankerOptions, "judge": RankingJudgeOptions}
 
 
 class AnnotationConfig(Section):
@@ -27,13 +29,23 @@ class AnnotationConfig(Section):
     function: str | None = key(None, "`package.module:function` or `file.py:function`.")
     servers: list[str] = key([], "Base URLs of the judge.")
     template: str | None = key(None, "File with the judge's prompt; null: the built-in one.")
-    options: dict[str, Any] = key({}, "Further arguments of the annotator.")
+    options: dict[str, Any] = key(
+        {}, " ".join(f"Of `{name}`: {', '.join(section.model_fields)}." for name, section in _OPTIONS.items())
+    )
     choice: PairChoice = key("best_worst", "Pairs of a prompt: best and worst, best and a random worse one, or all.")
     min_margin: NotNegative = key(0.0, "Pairs whose rewards differ by no more than this are dropped.")
     per_token: bool = key(False, "Rank by the reward per token.")
     length_penalty: NotNegative = key(0.0, "Subtracted from the reward for each token, before ranking.")
 
+    @property
+    def read_options(self) -> Section:
+        """`options` in the section of the annotator; one without keys if it takes none."""
+        return validate(_OPTIONS.get(self.annotator, Section), self.options, "options")
+
     @model_validator(mode="after")
     def _the_annotator_has_what_it_needs(self) -> "AnnotationConfig":
         self.check_keys("annotator", _ANNOTATORS)
+        _ = self.read_options
+        if self.per_token and self.length_penalty:
+            raise ValueError(f"per_token is true with length_penalty {self.length_penalty}; allowed: one of the two")
         return self

@@ -4,9 +4,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from sgpo.choices import Dtype, EvaluationKind
-from sgpo.config.section import Count, CountOrZero, NotNegative, Positive, PositiveShare, Section, key, validate
-from sgpo.errors import InputError
+from sgpo.choices import EvaluationKind
+from sgpo.config.options import JudgeOptions, RewardOptions
+from sgpo.config.section import Count, NotNegative, PositiveShare, Section, key, validate
 
 _SAMPLED = {"temperature", "top_p", "max_new_tokens"}
 # What each kind needs, and what else it takes.
@@ -17,43 +17,7 @@ _KINDS = {
     "reward": ({"prompts"}, {"split", "baseline", "model", "function", "options", *_SAMPLED}),
     "preferences": ({"pairs"}, {"split", "source_column", "certificate"}),
 }
-
-
-class ServerOptions(Section):
-    """How servers are asked; null is the default of `ServerPool`."""
-
-    timeout: Positive | None = key(None, "Seconds for one attempt.")
-    retries: CountOrZero | None = key(None, "Further attempts of a request.")
-    concurrency: Count | None = key(None, "Open requests at each server.")
-    pause: Positive | None = key(None, "Seconds that a server rests after its first failure.")
-
-    def connection(self) -> dict[str, Any]:
-        """The arguments of `ServerPool` that are set."""
-        return self.model_dump(include=set(ServerOptions.model_fields), exclude_none=True)
-
-
-class VerdictOptions(Section):
-    """How an LLM judge is asked for a verdict."""
-
-    max_tokens: Count = key(256, "Most tokens of a verdict in words.")
-    temperature: NotNegative = key(0.0, "Sampling temperature of the judge.")
-    seed: int = key(0, "Sent with every request to the judge.")
-    request: dict[str, Any] = key({}, "Further fields of a request; null removes a field.")
-
-
-class JudgeOptions(ServerOptions, VerdictOptions):
-    """How an LLM judge and its servers are asked."""
-
-
-class RewardOptions(Section):
-    """How a reward model is loaded; null is the default of `RewardModel`."""
-
-    label: CountOrZero | None = key(None, "Which output is the reward, if there are several.")
-    max_length: Count | None = key(None, "Tokens of prompt and response that it reads.")
-    batch_tokens: Count | None = key(None, "Most tokens of a batch, padding included.")
-    dtype: Dtype | None = key(None, "Dtype of its weights.")
-    device: str | None = key(None, "Device, such as cuda:1.")
-    trust_remote_code: bool | None = key(None, "Run model code that comes with a Hub repository.")
+_OPTIONS = {"judge": JudgeOptions, "reward": RewardOptions}
 
 
 class EvaluateConfig(Section):
@@ -93,14 +57,9 @@ class EvaluateConfig(Section):
         return self.name or self.kind
 
     @property
-    def judge_options(self) -> JudgeOptions:
-        """`options` of kind `judge`."""
-        return validate(JudgeOptions, self.options, "options")
-
-    @property
-    def reward_options(self) -> RewardOptions:
-        """`options` of kind `reward`."""
-        return validate(RewardOptions, self.options, "options")
+    def read_options(self) -> Section:
+        """`options` in the section of the kind; one without keys if it takes none."""
+        return validate(_OPTIONS.get(self.kind, Section), self.options, "options")
 
     @staticmethod
     def keys_of(kind: EvaluationKind) -> list[str]:
@@ -114,8 +73,5 @@ class EvaluateConfig(Section):
             raise ValueError("kind 'reward' needs model or function, and one of them")
         if self.function and self.options:
             raise ValueError(f"options is {self.options!r} with a function, which takes none")
-        try:
-            _ = self.judge_options if self.kind == "judge" else self.reward_options
-        except InputError as error:
-            raise ValueError(str(error).removesuffix(".")) from error
+        _ = self.read_options
         return self

@@ -22,9 +22,9 @@ def recipe_sections(kind: type[Section] = RunConfig, name: str = "") -> Iterator
 def section_keys(name: str, kind: type[Section]) -> Iterator[tuple[str, str, str]]:
     """Dotted name, default as YAML has it, and description of each key of a section; inner sections have their own."""
     for key, field in kind.model_fields.items():
-        default = field.get_default(call_default_factory=True)
-        if not isinstance(default, Section):
-            shown = "required" if field.is_required() else default if isinstance(default, str) else json.dumps(default)
+        shown = "required" if field.is_required() else field.get_default(call_default_factory=True)
+        if not isinstance(shown, Section):
+            shown = shown if isinstance(shown, str) else json.dumps(shown)
             yield f"{name}.{key}" if name else key, shown, field.description
 
 

@@ -1,11 +1,12 @@
 """The model of a run: which one, how it generates, and on what hardware."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from sgpo.choices import Backend, Dialect, Dtype
+from sgpo.config.options import ServerOptions, VLLMOptions
 from sgpo.config.section import Count, Positive, PositiveShare, Section, key
 
 # What each backend needs, and what else it takes.
@@ -22,7 +23,7 @@ class ModelConfig(Section):
     path: str | None = key(None, "Folder or Hub id of the SFT model.")
     adapter: str | None = key(None, "PEFT adapter to merge into the model.")
     dtype: Dtype = key("float32", "Of the weights of policy and reference; bfloat16 and float16 also train in it.")
-    trust_remote_code: bool = key(False, "Run model code that comes with a Hub repository.")
+    trust_remote_code: bool = key(False, "Run model code that comes with the policy's Hub repository.")
     parameters: Count | None = key(None, "Number of its weights, for plans without the Hub.")
 
     def at(self, path: str | Path) -> "ModelConfig":
@@ -43,13 +44,15 @@ class GenerationConfig(Section):
     )
     batch_size: Count = key(32, "Responses generated at once in process.")
     shard_size: Count = key(512, "Prompts per shard; an interrupted run repeats at most one shard per process.")
-    vllm: dict[str, Any] = key({}, "Arguments of VLLMGenerator, such as python or tensor_parallel_size.")
+    vllm: VLLMOptions = key(VLLMOptions(), "How vLLM is started, by the keys of generation.vllm in a recipe.")
     servers: list[str] = key([], "Base URLs, such as http://localhost:8000/v1, with backend `server`.")
     server_command: str | None = key(
         None, "Starts the servers of the policy in the folder {policy}. null: they run, and load by folder."
     )
     server_dialect: Dialect = key("vllm", "Extra request fields that make a server sample from the unmodified policy.")
-    server_options: dict[str, Any] = key({}, "Arguments of ServerPool, such as timeout, retries, concurrency.")
+    server_options: ServerOptions = key(
+        ServerOptions(), "How servers are asked, by the keys of generation.server_options in a recipe."
+    )
 
     @model_validator(mode="after")
     def _the_backend_has_what_it_needs(self) -> "GenerationConfig":

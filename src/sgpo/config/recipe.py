@@ -48,14 +48,14 @@ class RunConfig(Section):
     @property
     def validation_share(self) -> float:
         """Share of the seeds' prompts for validation pairs: the recipe's, or the default if something needs them."""
-        share = self.data.validation_share
-        return share if share is not None else 0.2 * self._needs_validation
+        default = 0.2 if self._needs_validation else 0.0
+        return default if self.data.validation_share is None else self.data.validation_share
 
     @property
     def final_epochs(self) -> float:
         """Epochs of the last DPO on all human pairs: the recipe's, or round 0's if a round is chosen."""
-        epochs = self.leader.final_epochs
-        return epochs if epochs is not None else self.leader.seed_epochs * self.chooses_round
+        default = self.leader.seed_epochs if self.chooses_round else 0.0
+        return default if self.leader.final_epochs is None else self.leader.final_epochs
 
     @property
     def _needs_validation(self) -> bool:

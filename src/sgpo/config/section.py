@@ -34,7 +34,8 @@ class Section(BaseModel):
             if name in needed and not value:
                 raise ValueError(f"{name} is missing; {chooser} {choice!r} needs it")
             if name in foreign and value != field.get_default(call_default_factory=True):
-                raise ValueError(f"{name} is {value!r} with {chooser} {choice!r}, which takes none")
+                shown = value.model_dump(exclude_defaults=True) if isinstance(value, Section) else value
+                raise ValueError(f"{name} is {shown!r} with {chooser} {choice!r}, which takes none")
 
 
 def key(default: Any, description: str) -> Any:
@@ -72,7 +73,7 @@ def _sentence(kind: type[BaseModel], item: Any) -> str:
         for part in (part for part in item["loc"][:-1] if not isinstance(part, int)):
             kind = find_section(kind.model_fields[part].annotation)
         return f"unknown key {key}; allowed: {', '.join(kind.model_fields)}."
-    message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ").removesuffix(".")
     if item["type"] == "value_error":
         return f"{key + ': ' if key else ''}{message}."
     if item["type"] == "missing":

@@ -8,6 +8,8 @@ from sgpo.config.section import Count, Positive, Section, key
 
 # The evaluation that a world adds: by its reward, against the SFT model.
 WORLD_EVALUATION = "gold"
+# Room for a prompt of the world with its template; the tokenizer of a hundred SFT rows or more needs at most 39.
+PROMPT_TOKENS = 40
 # The keys that a world supplies; a recipe that has one leaves them out.
 SUPPLIED = {
     "model": ("path", "adapter", "parameters"),
@@ -32,7 +34,7 @@ class WorldConfig(Section):
     layers: Count = key(2, "Layers of the Llama.")
     hidden: Count = key(128, "Its width; a multiple of twice the heads.")
     heads: Count = key(4, "Its attention heads.")
-    max_length: Count = key(160, "Its context, in tokens.")
+    max_length: Annotated[int, Field(ge=2 * PROMPT_TOKENS)] = key(160, "Its context, in tokens.")
 
     @model_validator(mode="before")
     @classmethod

@@ -24,7 +24,6 @@ from sgpo.store.files import replacing
 ROLES = ("system", "user", "assistant")
 PAD, END = "<|pad|>", "<|end|>"
 VOCABULARY = 1024
-# Is called with the steps done and the total.
 Progress = Callable[[int, int], None]
 
 # The generation tags mark what TRL's assistant_only_loss trains on: the assistant's words and the token that ends them.
@@ -67,9 +66,12 @@ def train_small_sft(
         output_dir: folder to write; it must not exist, or be empty.
         vocab_size: maximum size of the vocabulary; at least 261, the bytes and the special tokens.
         layers, hidden, heads: size of the Llama; `hidden` is a multiple of twice `heads`.
+        epochs: passes over the rows, also a part of one.
         learning_rate: peak of AdamW's cosine schedule.
+        batch_size: rows per optimiser step.
         max_length: tokens of a row, longer ones are truncated; also the model's context.
         seed: of the weights and of the order of the rows.
+        progress: called after each optimiser step with the steps done and the total.
 
     Raises:
         InputError: a row or an argument that cannot be used; it is named.
@@ -109,11 +111,11 @@ def train_small_sft(
     return output_dir
 
 
-def count_parameters(*, vocab_size: int = VOCABULARY, layers: int, hidden: int, heads: int) -> int:
+def count_parameters(*, layers: int, hidden: int, heads: int) -> int:
     """Weights of the Llama that `train_small_sft` builds when its vocabulary is full."""
-    _check_size(vocab_size, layers, hidden, heads)
+    _check_size(VOCABULARY, layers, hidden, heads)
     with torch.device("meta"):
-        model = LlamaForCausalLM(_model_config(vocab_size, layers, hidden, heads))
+        model = LlamaForCausalLM(_model_config(VOCABULARY, layers, hidden, heads))
     return sum(weight.numel() for weight in model.parameters())
 
 

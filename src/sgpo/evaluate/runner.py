@@ -178,16 +178,23 @@ def run_evaluation(job: Job) -> dict[str, Any]:
     return as_plain({**headline, **kinds[kind](job)})
 
 
-def check_inputs(settings: EvaluateConfig, *, download: bool = False) -> None:
-    """Reads the inputs of an evaluation before any model runs; a reward model on the Hub only with `download`."""
+def check_inputs(settings: EvaluateConfig, *, download: bool = False) -> int:
+    """Reads the inputs of an evaluation before any model runs, and counts answers or pairs.
+
+    A reward model on the Hub is checked only with `download`.
+    """
+    count = 0
     if settings.instructions:
-        read_instructions(settings.instructions, split=settings.split)
+        count = len(read_instructions(settings.instructions, split=settings.split).instructions)
     if settings.questions:
-        read_questions(settings.questions)
+        count = sum(len(question.turns) for question in read_questions(settings.questions))
     if settings.pairs:
-        pair_sources(load_pairs(settings.pairs, split=settings.split), settings.source_column, settings.pairs)
+        pairs = load_pairs(settings.pairs, split=settings.split)
+        pair_sources(pairs, settings.source_column, settings.pairs)
+        count = len(pairs)
     if settings.prompts:
         prompts = read_prompts(settings.prompts, split=settings.split)
+        count = len(prompts)
         if settings.baseline and is_answer_file(settings.baseline):
             read_answers_to(settings.baseline, prompts)
         elif settings.baseline:
@@ -197,8 +204,8 @@ def check_inputs(settings: EvaluateConfig, *, download: bool = False) -> None:
     if settings.function:
         open_reward(None, settings.function)
     elif settings.kind == "reward" and (download or not is_hub_id(settings.model)):
-        options = settings.reward_options.model_dump(exclude_none=True)
-        open_reward(settings.model, None, **{**options, "device": "meta"})
+        open_reward(settings.model, None, **{**settings.read_options.model_dump(), "device": "meta"})
+    return count
 
 
 def _alpaca(job: Job) -> dict[str, Any]:
@@ -249,7 +256,7 @@ def _reward(job: Job) -> dict[str, Any]:
     settings, subject = job.settings, job.subject
     prompts, policy, baseline = _both_answers(job)
     kl = _estimate_kl(job, prompts, policy)
-    options = settings.reward_options.model_dump(exclude_none=True)
+    options = settings.read_options.model_dump()
     annotator = open_reward(settings.model, settings.function, **options)
     with job.reporter.bar("rewards", len(prompts)) as advance:
         result = compare_by_reward(annotator, prompts, policy.texts, baseline.texts, progress=advance)
@@ -300,7 +307,7 @@ def _preferences(job: Job) -> dict[str, Any]:
 
 
 def _open_judge(settings: EvaluateConfig) -> tuple[PairwiseJudge, ServerPool]:
-    options = settings.judge_options
+    options = settings.read_options
     judge = PairwiseJudge(settings.model, options, template=settings.template, logprobs=settings.logprobs)
     return judge, ServerPool(settings.servers, **options.connection())
 

@@ -110,9 +110,7 @@ class SmoothedLoss(PairLoss):
         self.decoupling = Decoupling(setup) if args.decoupling > 1 else None
         self.rescores_reference = self.decoupling is not None
 
-    def start(self, checkpoint: str | None) -> None:
-        if checkpoint is None:
-            return
+    def resume(self, checkpoint: str) -> None:
         state = self.read_state(checkpoint)
         if state is None:
             raise InputError(

@@ -35,6 +35,9 @@ class SGPOConfig(*(loss.Settings for loss in PAIR_LOSSES), DPOConfig):
     )
 
     def __post_init__(self) -> None:
+        # TRL sets its default by a name that transformers has deprecated; a user's own use of that name still warns.
+        if self.activation_checkpointing is None and self.gradient_checkpointing:
+            self.activation_checkpointing = True
         try:
             super().__post_init__()
         except ValueError as error:

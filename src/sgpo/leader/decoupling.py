@@ -89,8 +89,6 @@ def mixed_logps(
     reference: tuple[Tensor, nn.Module],
     labels: Tensor,
     strength: float,
-    *,
-    max_logits: int = MAX_LOGITS,
 ) -> Tensor:
     r"""(T,) log-probabilities under $\log\mathrm{softmax}(\lambda h_\pi + (1 - \lambda) h_\mathrm{ref})$, in slices.
 
@@ -99,7 +97,7 @@ def mixed_logps(
     """
     (policy_hidden, policy_head), (reference_hidden, reference_head) = policy, reference
     result = torch.empty(len(labels), dtype=torch.float32, device=labels.device)
-    size = max(max_logits // policy_head.weight.size(0), 1)
+    size = max(MAX_LOGITS // policy_head.weight.size(0), 1)
     with torch.no_grad():
         for start in range(0, len(labels), size):
             part = slice(start, start + size)

@@ -24,6 +24,8 @@ from sgpo.leader.pairs import require
 
 @dataclass
 class DrDPOSettings:
+    """The argument of Dr. DPO."""
+
     dr_dpo_beta: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = setting(
         None, "Dr. DPO's beta' over the whole optimiser step, in nats, with radius 0; not given: off."
     )

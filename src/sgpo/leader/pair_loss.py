@@ -112,8 +112,11 @@ class PairLoss(TrainerCallback):
     def check(cls, args: Any) -> None:
         """Raises InputError for arguments of this loss that do not go together, or that would be ignored."""
 
-    def start(self, checkpoint: str | None) -> None:
-        """Called before training, with the checkpoint to resume from, and before each batch, with None."""
+    def resume(self, checkpoint: str) -> None:
+        """Takes its state from a checkpoint, before the checkpoint's weights are loaded."""
+
+    def start(self) -> None:
+        """Makes the state of a new training, unless it exists; called before training and before each batch."""
 
     def watch(self, who: Literal["policy", "reference"]) -> AbstractContextManager:
         """Is open while a model scores a batch; the reference comes first."""

@@ -73,13 +73,14 @@ class RobustLoss(PairLoss):
     def worst_cases(self) -> dict[str, WorstCase]:
         return {} if self.follower is None else self.follower.worst_cases
 
-    def start(self, checkpoint: str | None) -> None:
-        """Has the follower answer to the initial gaps, which a resumed run takes from its checkpoint."""
-        args, pairs = self._setup.args, self._setup.pairs
-        state = None if checkpoint is None else self.read_state(checkpoint)
-        if state is not None:
-            self.follower = Follower.restored(args, pairs, state)
-        elif self.follower is None:
+    def resume(self, checkpoint: str) -> None:
+        if (state := self.read_state(checkpoint)) is not None:
+            self.follower = Follower.restored(self._setup.args, self._setup.pairs, state)
+
+    def start(self) -> None:
+        """Has the follower answer to the initial gaps."""
+        if self.follower is None:
+            args, pairs = self._setup.args, self._setup.pairs
             radius = np.array(list(radii(args).values()))
             is_moved = radius[0 if pairs.sources is None else pairs.sources].any()
             gaps = self._setup.measure_gaps() if is_moved else np.zeros(len(pairs.rows))

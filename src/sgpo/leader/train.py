@@ -48,7 +48,6 @@ def without_trl_warnings() -> Iterator[None]:
         yield
 
 
-@without_trl_warnings()
 def build_arguments(settings: Settings, extra: Settings, output_dir: str) -> SGPOConfig:
     """SGPOConfig from the loop's settings and the user's own (`leader.trainer` in a recipe), which must be others."""
     known = {field.name for field in dataclasses.fields(SGPOConfig) if field.init}
@@ -59,7 +58,8 @@ def build_arguments(settings: Settings, extra: Settings, output_dir: str) -> SGP
             raise InputError(f"leader.trainer.{name} is decided by the recipe's own keys; leave it out.")
     defaults = {
         "use_cpu": not torch.cuda.is_available(),
-        "activation_checkpointing": torch.cuda.is_available(),
+        # By its old name, too; transformers would ignore that one beside the new one.
+        "activation_checkpointing": extra.get("gradient_checkpointing", torch.cuda.is_available()),
         "logging_steps": 0.05,
         "save_strategy": "no",
         "report_to": "none",

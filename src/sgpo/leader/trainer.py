@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from accelerate.utils import is_peft_model
 from datasets import Dataset
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from trl import DPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
@@ -52,6 +52,7 @@ class SGPOTrainer(DPOTrainer):
         source: with `source_radius`, the ball that a pair belongs to.
 
     Args:
+        model to peft_config: as `trl.DPOTrainer`, with an `SGPOConfig` as args.
         worst_cases: the follower's first answer by source (or under "all"), if it was solved before.
 
     Attributes:
@@ -81,8 +82,10 @@ class SGPOTrainer(DPOTrainer):
     }
 
     def __init__(
-        self, model=None, ref_model=None, args=None, data_collator=None, train_dataset=None, *a, worst_cases=None, **kw
-    ):
+        self, model, ref_model=None, args=None, data_collator=None, train_dataset=None, eval_dataset=None,
+        processing_class=None, compute_metrics=None, callbacks=None, optimizers=(None, None), quantization_config=None,
+        peft_config=None, *, worst_cases=None,
+    ):  # fmt: skip
         if args is None:
             name = model if isinstance(model, str) else get_config_model_id(model.config)
             args = SGPOConfig(f"{name.split('/')[-1]}-SGPO")
@@ -92,7 +95,10 @@ class SGPOTrainer(DPOTrainer):
             check_dataset(train_dataset, args)
         self._scores = StoredScores(train_dataset, args, has_model=ref_model is not None)
         had_adapter = not isinstance(model, str) and is_peft_model(model) and "ref" in model.peft_config
-        super().__init__(model, ref_model, args, data_collator, train_dataset, *a, **kw)
+        super().__init__(
+            model, ref_model, args, data_collator, train_dataset, eval_dataset, processing_class, compute_metrics,
+            callbacks, optimizers, quantization_config, peft_config,
+        )  # fmt: skip
         self.data_collator = TaggedCollator(self.data_collator)
         if self._scores.stored and is_peft_model(self.model) and "ref" in self.model.peft_config and not had_adapter:
             # TRL keeps a copy of a PeftModel's adapter as the reference and saves it beside the policy. In a second
@@ -121,7 +127,7 @@ class SGPOTrainer(DPOTrainer):
     def _is_sharded(self) -> bool:
         return self.is_fsdp_enabled or self.is_deepspeed_enabled
 
-    def _core(self, model: torch.nn.Module) -> torch.nn.Module:
+    def _core(self, model: nn.Module) -> nn.Module:
         """The causal language model itself, with the backbone and the head that TRL scores with."""
         model = self.accelerator.unwrap_model(model)
         return model.get_base_model() if is_peft_model(model) else model
@@ -154,7 +160,9 @@ class SGPOTrainer(DPOTrainer):
         is_latest = resume_from_checkpoint is True
         checkpoint = last_checkpoint(self.args.output_dir) if is_latest else resume_from_checkpoint
         # Before TRL loads the checkpoint's weights.
-        self.pair_loss.start(checkpoint or None)
+        if checkpoint:
+            self.pair_loss.resume(checkpoint)
+        self.pair_loss.start()
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _save_checkpoint(self, model, trial):
@@ -196,7 +204,7 @@ class SGPOTrainer(DPOTrainer):
         policy = sum_pair_logps(log_probs, inputs["completion_mask"][..., 1:], self.ld_alpha)
         return pair_margins(policy, [inputs[column] for column in REFERENCE_COLUMNS], self.beta)
 
-    def _look_at(self, model: torch.nn.Module, inputs: dict[str, Any]) -> Tensor:
+    def _look_at(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
         """(B,) margins of a batch that holds the reference's scores, without a graph."""
         labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
         tokens = {key: inputs[key] for key in ("input_ids", "attention_mask")}
@@ -232,7 +240,7 @@ class SGPOTrainer(DPOTrainer):
     def _compute_pair_loss(self, model, inputs, tags: PairTags, return_outputs):
         """TRL's loss with its sigmoid part replaced, pair by pair."""
         pair_loss = self.pair_loss
-        pair_loss.start(None)
+        pair_loss.start()
         with pair_loss.watch("reference"):
             inputs = self._with_reference(inputs, again=pair_loss.rescores_reference)
         # TRL's loss does not return its log-probabilities.

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from sgpo.config import RunConfig
 from sgpo.demo.sft import VOCABULARY, count_parameters
 from sgpo.errors import InputError
-from sgpo.policy.locate import check_exists, loading
+from sgpo.policy.locate import adapter_base, check_exists, loading
 from sgpo.preferences.distinct import prompt_key
 from sgpo.preferences.layout import describe_counts
 from sgpo.preferences.mix import mix_sources
@@ -53,6 +53,7 @@ def inspect_inputs(config: RunConfig, *, offline: bool) -> Inputs:
         else:
             preflight.read_pairs()
             preflight.read_pools()
+    preflight.read_rankers()
     return preflight.found
 
 
@@ -88,6 +89,23 @@ class _Preflight:
         with torch.device("meta"):
             built = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
         found.parameters = sum(parameter.numel() for parameter in built.parameters())
+
+    def read_rankers(self) -> None:
+        """The configs of reward models and pair rankers; a judge's model is a name on its servers."""
+        named = [(f"evaluate, {one.title}: reward model", one) for one in self._config.evaluate]
+        for what, settings in [("annotation.model:", self._config.annotation), *named]:
+            if settings.model is None or settings.servers:
+                continue
+            check_exists(settings.model, what)
+            try:
+                name = adapter_base(settings.model, what) or settings.model
+                with loading(what, name):
+                    trust = settings.options.get("trust_remote_code", False)
+                    AutoConfig.from_pretrained(name, trust_remote_code=trust)
+            except InputError:
+                if self._must_exist(settings.model):
+                    raise
+                self.found.unchecked.append(f"{settings.model} (the Hub does not answer)")
 
     def read_split(self) -> None:
         split, found = self._config.data.split, self.found

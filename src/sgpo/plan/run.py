@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 
 from sgpo.config import RunConfig
+from sgpo.config.world import WORLD_EVALUATION
 from sgpo.errors import InputError
 from sgpo.plan.preflight import Inputs, inspect_inputs
 from sgpo.plan.tools import missing_tools
@@ -40,7 +42,7 @@ class Plan:
 
     def __rich__(self) -> Group:
         timed = any(stage.hours is not None for stage in self.stages)
-        table = Table("stage", "work", title=f"Plan of {self.output}", title_justify="left")
+        table = Table("stage", "work", title=f"Plan of {escape(self.output)}", title_justify="left")
         if timed:
             table.add_column("hours", justify="right")
         for stage in self.stages:
@@ -49,8 +51,8 @@ class Plan:
         return Group(
             table,
             *self.needs,
-            *(f"[yellow]Note:[/yellow] {note}" for note in self.notes),
-            *(f"[red]Missing here:[/red] {what}." for what in self.missing),
+            *(f"[yellow]Note:[/yellow] {escape(note)}" for note in self.notes),
+            *(f"[red]Missing here:[/red] {escape(what)}." for what in self.missing),
         )
 
 
@@ -63,10 +65,11 @@ def plan_run(config: RunConfig, *, offline: bool = False, processes: int = 1) ->
     check_same_config(output, config)
     inputs = inspect_inputs(config, offline=offline)
     check_arguments(config, processes)
+    evaluated = {WORLD_EVALUATION: config.world.test_prompts} if config.world else {}
     if config.data.split is None and config.world is None:
         # Otherwise an evaluation may name a file that is not written yet; the run checks it then.
-        check_evaluations(config)
-    scale = scale_of(config, inputs)
+        evaluated = check_evaluations(config)
+    scale = scale_of(config, inputs, evaluated)
     unchecked = [f"not checked: {what}." for what in inputs.unchecked]
     return Plan(
         output=config.output,
@@ -85,7 +88,7 @@ def check_arguments(config: RunConfig, processes: int = 1) -> None:
             leader_arguments(config, number, each, processes=processes)
 
 
-def scale_of(config: RunConfig, inputs: Inputs) -> Scale:
+def scale_of(config: RunConfig, inputs: Inputs, evaluated: dict[str, int]) -> Scale:
     """What the stages of the run depend on."""
     validation = round(config.validation_share * inputs.human)
     return Scale(
@@ -96,6 +99,7 @@ def scale_of(config: RunConfig, inputs: Inputs) -> Scale:
         pools=inputs.pools,
         prompt_tokens=_PROMPT_TOKENS if inputs.prompt_tokens is None else inputs.prompt_tokens,
         response_tokens=_RESPONSE_SHARE * config.generation.max_new_tokens,
+        evaluated=evaluated,
     )
 
 

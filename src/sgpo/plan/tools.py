@@ -6,9 +6,8 @@ from importlib.util import find_spec
 
 from sgpo.config import RunConfig
 from sgpo.errors import InputError
-from sgpo.policy.locate import check_exists
-from sgpo.preferences.annotators.function import FunctionAnnotator
-from sgpo.preferences.annotators.verdicts import read_template
+from sgpo.policy.generators import check_servers
+from sgpo.preferences.annotators.open import open_annotator
 
 _HAS_VLLM = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
 
@@ -16,14 +15,14 @@ _HAS_VLLM = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm
 def missing_tools(config: RunConfig) -> list[str]:
     """What a run lacks on this machine, a sentence each; InputError if something that the recipe names is not there."""
     generation, annotation, missing = config.generation, config.annotation, []
-    if annotation.annotator == "function":
-        FunctionAnnotator(annotation.function)
-    elif annotation.annotator == "judge":
-        read_template(annotation.template)
-    elif annotation.annotator != "implicit":
-        check_exists(annotation.model, "annotation.model:")
+    if (generation.servers or annotation.servers) and not find_spec("openai"):
+        missing.append("servers need the openai package: pip install 'sgpo[server]'")
+    else:
+        check_servers(generation)
+        if annotation.servers or annotation.function:
+            open_annotator(annotation)
     if generation.backend == "vllm":
-        python = str(generation.vllm.get("python") or sys.executable)
+        python = str(generation.vllm.python or sys.executable)
         try:
             found = subprocess.run([python, "-c", _HAS_VLLM], capture_output=True, check=False, timeout=60)
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -33,9 +32,6 @@ def missing_tools(config: RunConfig) -> list[str]:
                 f"generation.backend is 'vllm', and {python} has no vLLM: install it into an environment of its own, "
                 "and set generation.vllm.python to its interpreter"
             )
-    asks_servers = generation.backend == "server" or annotation.annotator == "judge"
-    if asks_servers and not find_spec("openai"):
-        missing.append("servers need the openai package: pip install 'sgpo[server]'")
     if config.leader.lora is not None and not find_spec("peft"):
         missing.append("leader.lora needs PEFT: pip install 'sgpo[peft]'")
     return missing

@@ -3,11 +3,9 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from sgpo.config import GenerationConfig, ModelConfig
-from sgpo.errors import InputError
 from sgpo.policy.generate import TransformersGenerator
 from sgpo.policy.load import Policy, load_policy, load_tokenizer
 from sgpo.policy.sampling import Generator, Sampling
@@ -49,18 +47,15 @@ def open_generator(
         return
     tokenizer = load_tokenizer(model.path, trust_remote_code=model.trust_remote_code)
     if settings.backend == "vllm":
-        options = {"dtype": model.dtype, "trust_remote_code": model.trust_remote_code, "log": log, **settings.vllm}
-        with _build(VLLMGenerator, "vllm", model.path, tokenizer, **options) as generator:
+        options = {"dtype": model.dtype, "trust_remote_code": model.trust_remote_code}
+        options |= settings.vllm.model_dump(exclude_none=True)
+        with VLLMGenerator(model.path, tokenizer, log=log, **options) as generator:
             yield generator
         return
-    pool = _build(ServerPool, "server_options", settings.servers, **settings.server_options)
+    pool = _open_pool(settings)
     with ExitStack() as stack:
-        if settings.server_command and (processes is None or processes.is_main):
-            for index, url in enumerate(settings.servers):
-                address = urlsplit(url)
-                words = fill_command(
-                    settings.server_command, policy=model.path, host=address.hostname, port=address.port or 80
-                )
+        if processes is None or processes.is_main:
+            for index, (url, words) in enumerate(_commands(settings, model.path)):
                 own_log = None if log is None else log.with_suffix(f".{index}.log")
                 stack.enter_context(launched_server(words, url, log=own_log))
         # No process may ask before the servers are up, and they must run until every process has its answers.
@@ -71,9 +66,19 @@ def open_generator(
             processes.wait()
 
 
-def _build(kind: type, key: str, *values: Any, **options: Any) -> Any:
-    """Builds an object whose options are the key `generation.<key>` of a recipe."""
-    try:
-        return kind(*values, **options)
-    except TypeError as error:
-        raise InputError(f"generation.{key}: {error}; allowed: arguments of {kind.__name__}.") from error
+def check_servers(settings: GenerationConfig) -> None:
+    """Raises InputError for servers, or a command that starts them, that cannot be."""
+    if settings.servers:
+        _open_pool(settings)
+        list(_commands(settings, "policy"))
+
+
+def _open_pool(settings: GenerationConfig) -> ServerPool:
+    return ServerPool(settings.servers, **settings.server_options.connection())
+
+
+def _commands(settings: GenerationConfig, policy: str) -> Iterator[tuple[str, list[str]]]:
+    """The base URL of each server that the recipe starts, and the words of its command."""
+    for url in settings.servers if settings.server_command else ():
+        address = urlsplit(url)
+        yield url, fill_command(settings.server_command, policy=policy, host=address.hostname, port=address.port or 80)

@@ -59,7 +59,8 @@ def loading(what: str, name: str) -> Iterator[None]:
         raise
     except Exception as error:
         where = "directory" if Path(name).is_dir() else "Hugging Face Hub id, and no directory of that name exists here"
-        raise InputError(f"{what} {name!r} ({where}) cannot be loaded: {first_line(error)}.") from error
+        hint = " Its trust_remote_code allows that." if "trust_remote_code" in str(error) else ""
+        raise InputError(f"{what} {name!r} ({where}) cannot be loaded: {first_line(error)}.{hint}") from error
 
 
 def _download(name: str, file: str, what: str, *, lenient: bool = False) -> Path | None:

@@ -1,7 +1,7 @@
 """Generating responses with vLLM, in a separate process whose GPU memory is free again before training."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,9 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from sgpo.choices import check_choice
-from sgpo.errors import InputError, check_whole
+from sgpo.config import validate
+from sgpo.config.options import VLLMOptions
+from sgpo.errors import InputError
 from sgpo.policy.locate import adapter_base
 from sgpo.policy.sampling import FinishReason, Response, Sampling, derive_seed, tokenize_requests
 from sgpo.policy.tokens import Messages, decode_response
@@ -28,15 +30,9 @@ class VLLMGenerator:
     Args:
         path: folder or Hub id of the policy; an adapter must be merged first.
         tokenizer: the policy's.
-        python: interpreter of an environment that has vLLM; None uses the current one.
-        dtype: "auto", "float32", "bfloat16" or "float16"; "auto" is as the weights were saved, float32 as float16.
-        tensor_parallel_size: GPUs that share the model.
-        gpu_memory_utilization: share of a GPU's memory that vLLM may use, in (0, 1].
-        max_model_len: longest prompt and response together, in tokens; None uses the model's context.
-        trust_remote_code: run model code from a Hub repository.
-        engine: further arguments of `vllm.LLM`, such as {"enforce_eager": True}.
         log: file that vLLM's output is appended to; None keeps it only as long as the process runs.
-        grace: seconds between SIGTERM and SIGKILL for what does not end with the context.
+        options: fields of `VLLMOptions`. Without them dtype is "auto", as the weights were saved, and no code from a
+            Hub repository is run.
 
     Raises:
         InputError: an argument is out of range or set twice; on entering, the interpreter or vLLM is missing, or vLLM
@@ -48,35 +44,18 @@ class VLLMGenerator:
         path: str | Path,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        python: str | Path | None = None,
-        dtype: str = "auto",
-        tensor_parallel_size: int = 1,
-        gpu_memory_utilization: float = 0.9,
-        max_model_len: int | None = None,
-        trust_remote_code: bool = False,
-        engine: Mapping[str, Any] | None = None,
         log: str | Path | None = None,
-        grace: float = 30,
+        **options: Any,
     ) -> None:
-        check_whole("tensor_parallel_size", tensor_parallel_size, 1)
-        if not 0 < gpu_memory_utilization <= 1:
-            raise InputError(f"gpu_memory_utilization is {gpu_memory_utilization}; allowed: a number in (0, 1].")
-        check_whole("max_model_len", max_model_len, 2, optional=True)
+        settings = validate(VLLMOptions, options, "options")
         if (base := adapter_base(path)) is not None:
             raise InputError(f"{str(path)!r} is an adapter of {base!r}; allowed with vLLM: the merged model.")
-        self._opening = {
-            "model": str(path),
-            "dtype": dtype,
-            "tensor_parallel_size": tensor_parallel_size,
-            "gpu_memory_utilization": gpu_memory_utilization,
-            "max_model_len": max_model_len,
-            "trust_remote_code": trust_remote_code,
-        }
-        if twice := sorted(self._opening.keys() & (engine or {}).keys()):
-            raise InputError(f"engine has {', '.join(twice)}; allowed: arguments that VLLMGenerator does not have.")
-        self._opening |= engine or {}
+        own = settings.model_dump(include={"tensor_parallel_size", "gpu_memory_utilization", "max_model_len"})
+        trust = bool(settings.trust_remote_code)
+        self._opening = {"model": str(path), "dtype": settings.dtype or "auto", **own, "trust_remote_code": trust}
+        self._opening |= settings.engine
         self._tokenizer = tokenizer
-        self._python, self._log, self._grace = str(python or sys.executable), log, grace
+        self._python, self._log, self._grace = str(settings.python or sys.executable), log, settings.grace
         self._process: VLLMProcess | None = None
 
     def __enter__(self) -> "VLLMGenerator":

@@ -11,6 +11,8 @@ from sgpo.choices import Knots, LinkName, Space
 from sgpo.errors import InputError
 from sgpo.robust.link import Link, is_tensor, make_link
 
+_CLIP = "clip=True to move it to the nearest end"
+
 
 @dataclass(frozen=True)
 class Ball:
@@ -168,8 +170,10 @@ def check_weights(weights: Any, count: int) -> np.ndarray | None:
     return array / array.sum()
 
 
-def check_inside(points: np.ndarray, window: tuple[float, float], clip: bool, name: str = "gaps") -> np.ndarray:
-    """Points inside the window; those outside are clipped to it, or raise."""
+def check_inside(
+    points: np.ndarray, window: tuple[float, float], clip: bool, name: str = "gaps", otherwise: str = _CLIP
+) -> np.ndarray:
+    """Points inside the window; those outside are clipped to it, or raise, and `otherwise` ends the message."""
     a, b = window
     low, high = points.min(), points.max()
     if a <= low and high <= b:
@@ -179,7 +183,7 @@ def check_inside(points: np.ndarray, window: tuple[float, float], clip: bool, na
     row = int(points.argmin() if low < a else points.argmax())
     raise InputError(
         f"{name}[{row}] is {float(points[row])} in the gap space, outside the window [{a}, {b}]; allowed: inside it, "
-        "or clip=True to move it to the nearest end."
+        f"or {otherwise}."
     )
 
 

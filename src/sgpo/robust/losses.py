@@ -63,7 +63,7 @@ def robust_value(gaps: Tensor, ball: Ball | float | None = None, *, weights: Any
 
 
 def marginal_split(worst: WorstCase) -> float | None:
-    """The share of the marginal gap that a worst case moves; None once everything has moved."""
+    """The share of the marginal gap that a worst case moves, a float in [0, 1]; None once everything has moved."""
     if not worst.price > 0:
         return None
     return float(worst.moved[abs(worst.points - worst.marginal).argmin()])
@@ -102,7 +102,7 @@ def envelope_loss(
     loss, moved = torch.where(pays, go, stay), pays.to(points.dtype)
     if split is None:
         return EnvelopeLoss(loss, moved)
-    tolerance = TIE * (max(1.0, abs(marginal)) if isinstance(marginal, float) else abs(marginal).clamp(min=1.0))
+    tolerance = TIE * (abs(marginal).clamp(min=1.0) if isinstance(marginal, Tensor) else max(1.0, abs(marginal)))
     moved = torch.where((points.detach() - marginal).abs() <= tolerance, split, moved).to(points.dtype)
     mixed = (moved > 0) & (moved < 1)
     return EnvelopeLoss(torch.where(mixed, (1 - moved) * stay + moved * go, loss), moved)

@@ -81,6 +81,9 @@ def price_regret(price: float, gaps: Any, ball: Ball | float | None = None, **op
     Args:
         price: lambda >= 0.
         gaps, ball, **options: as `worst_case`, in NumPy.
+
+    Raises:
+        InputError: as `worst_case`, and for a price that is negative or not finite.
     """
     if not (math.isfinite(price) and price >= 0):
         raise InputError(f"price is {price!r}; allowed: a finite number >= 0.")

@@ -86,8 +86,9 @@ def solve_stream(
     check_monotone(link)
     radius = ball.radius
     stream = _Stream(_restartable(chunks), link, (a, b), ball.clip, group)
-    (count, mass, empirical, full), bins = stream.first_pass()
-    budget, exhausted = radius * mass, radius * mass >= full
+    (count, mass, empirical), bins = stream.first_pass()
+    full_radius = bins[0].sum() / mass
+    budget, exhausted = radius * mass, radius >= full_radius
     # Cost, gain and mass below the bracket and inside it.
     below, inside, low, high, passes = np.zeros(3), np.zeros(3), a, b, 1
     if exhausted:
@@ -95,7 +96,8 @@ def solve_stream(
     while not exhausted:
         edges = np.linspace(low, high, _BINS + 1)
         spent = below[0] + np.cumsum(bins[0])
-        index = min(int(np.searchsorted(spent, budget, side="right")), _BINS - 1)
+        # Rounding can leave the budget a hair above all that is left; then the last bin of any cost is marginal.
+        index = min(int(np.searchsorted(spent, budget, side="right")), int(np.flatnonzero(bins[0])[-1]))
         below, inside = below + bins[:, :index].sum(axis=1), bins[:, index]
         low, high = float(edges[index]), float(edges[index + 1])
         gap = (budget - below[0]) / mass * (_price(link, a, low) - _price(link, a, high))
@@ -104,7 +106,7 @@ def solve_stream(
         bins = stream.later_pass(low, high)
         passes += 1
     rest = max(budget - below[0], 0.0)
-    split = min(rest / inside[0], 1.0) if inside[0] > 0 else 0.0
+    split = 0.0 if exhausted else min(rest / inside[0], 1.0)
     value = (empirical + below[1] + split * inside[1]) / mass
     upper = value if exhausted else (empirical + below[1] + rest * _price(link, a, low)) / mass
     return StreamedCase(
@@ -113,7 +115,7 @@ def solve_stream(
         empirical_value=float(empirical / mass),
         price=0.0 if exhausted else float(inside[1] / inside[0]),
         moved_share=float((below[2] + split * inside[2]) / mass),
-        full_radius=float(full / mass),
+        full_radius=float(full_radius),
         radius=radius,
         space=link.space,
         window=(a, b),
@@ -154,24 +156,24 @@ class _Stream:
     group: Any
 
     def first_pass(self) -> tuple[np.ndarray, np.ndarray]:
-        """(count, total weight, weighted loss, cost of moving everything), and the bins of the whole window."""
-        totals, bins, fault = np.zeros(4), np.zeros((3, _BINS)), None
+        """(count, total weight, weighted loss), and the bins of the whole window."""
+        totals, bins, fault = np.zeros(3), np.zeros((3, _BINS)), None
         for gaps, weights in self._read():
             fault = fault or self._fault(gaps, weights)
             if fault is None:
                 u = self._points(gaps)
-                totals += (len(u), weights.sum(), weights @ self.link.value(u), weights @ (u - self.window[0]))
+                totals += (len(u), weights.sum(), weights @ self.link.value(u))
                 bins += self._bins(u, weights, *self.window)
         # A fault must reach every process, or the others would wait for sums that never come.
         summed = self._reduce(np.concatenate([totals, bins.ravel(), [fault is not None]]))
         if fault is not None:
             raise InputError(fault)
         if summed[-1] > 0:
-            raise InputError(f"chunks: {int(summed[-1])} other processes refused their gaps; see their messages.")
+            raise InputError(f"chunks: {int(summed[-1])} other processes found invalid gaps; see their messages.")
         count, mass = summed[:2]
         if mass <= 0:
             raise InputError(f"chunks hold {int(count)} gaps of total weight {mass}; allowed: a weight above 0.")
-        return summed[:4], summed[4:-1].reshape(3, _BINS)
+        return summed[:3], summed[3:-1].reshape(3, _BINS)
 
     def later_pass(self, low: float, high: float) -> np.ndarray:
         """The bins of one bracket."""

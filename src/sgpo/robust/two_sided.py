@@ -65,8 +65,10 @@ def segments_of(points, mass, link, window) -> tuple[np.ndarray, np.ndarray]:
 
 def _sides(u, link, window) -> _Sides:
     a, b = window
-    losses, slope = (np.asarray(of(u), dtype=np.float64) for of in (link.value, link.slope))
-    (top_a, top_b), (steep_a, steep_b) = (np.asarray(of(np.array(window))).tolist() for of in (link.value, link.slope))
+    losses, slope = np.asarray(link.value(u), dtype=np.float64), np.asarray(link.slope(u), dtype=np.float64)
+    ends = np.array(window)
+    top_a, top_b = np.asarray(link.value(ends)).tolist()
+    steep_a, steep_b = np.asarray(link.slope(ends)).tolist()
     # Convexity holds each chord between the slopes at its two ends; rounding, close to an end, does not.
     gain_a = np.clip(top_a - losses, -slope * (u - a), np.maximum(-steep_a, -slope) * (u - a))
     gain_b = np.clip(top_b - losses, slope * (b - u), np.maximum(steep_b, slope) * (b - u))

@@ -5,7 +5,7 @@ A forward pass takes 2 operations per weight and token and a backward pass 4 (Ka
 estimates of the order of magnitude.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from sgpo.config import HardwareConfig
@@ -32,7 +32,10 @@ class Architecture(NamedTuple):
 
 @dataclass(frozen=True)
 class Scale:
-    """What the stages of a run depend on: weights, human pairs, prompts of each round, and mean tokens."""
+    """What the stages of a run depend on: weights, human pairs, prompts of each round, and mean tokens.
+
+    `evaluated` has the answers or pairs of each evaluation, by name, where they are known.
+    """
 
     parameters: int
     seeds: int
@@ -41,6 +44,7 @@ class Scale:
     pools: list[int]
     prompt_tokens: float
     response_tokens: float
+    evaluated: dict[str, int] = field(default_factory=dict)
 
     @property
     def tokens(self) -> float:

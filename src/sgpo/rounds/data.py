@@ -10,7 +10,7 @@ from datasets import Dataset
 from transformers import AutoConfig
 
 from sgpo.config import RunConfig
-from sgpo.config.world import WORLD_EVALUATION
+from sgpo.config.world import PROMPT_TOKENS, WORLD_EVALUATION
 from sgpo.demo.world import WorldFiles, prepare_world
 from sgpo.errors import InputError
 from sgpo.policy.generators import load_model
@@ -29,12 +29,17 @@ def resolve_data(config: RunConfig, stages: Stages) -> RunConfig:
     """The recipe with files in place of `world` or `data.split`, which are made unless they are on disk."""
     if config.world is not None:
         stages.alone(WORLD, lambda path: _write_world(config, path, stages.reporter))
-        return _with_world(config, stages.run.root / WORLD)
-    if config.data.split is not None:
+    elif config.data.split is not None:
         draw = {"seed": config.seed, "load": partial(load_model, config.model), "reporter": stages.reporter}
         stages.alone(SPLIT, lambda path: draw_split(config.data.split, path, **draw))
-        return _with_split(config, stages.run.root / SPLIT)
-    return config
+    return with_files(config, stages.run.root)
+
+
+def with_files(config: RunConfig, root: Path) -> RunConfig:
+    """The recipe that `resolve_data` returns for a run directory, without making the files."""
+    if config.world is not None:
+        return _with_world(config, root / WORLD)
+    return config if config.data.split is None else _with_split(config, root / SPLIT)
 
 
 def plan_data(config: RunConfig) -> list[StagePlan]:
@@ -71,7 +76,7 @@ def _with_world(config: RunConfig, folder: Path) -> RunConfig:
         "prompts": str(files.test),
         # The estimate of the KL to the SFT model is unbiased then; no answer of the corpus is longer.
         "temperature": 1.0,
-        "max_new_tokens": 64,
+        "max_new_tokens": min(64, config.world.max_length - PROMPT_TOKENS),
     }
     return _changed(
         config,
@@ -93,7 +98,7 @@ def _with_split(config: RunConfig, folder: Path) -> RunConfig:
 
 
 def _changed(config: RunConfig, **changes: Any) -> RunConfig:
-    """The recipe with other values; those of a section are laid over it."""
+    """The recipe with other values; the values of a section are merged into it."""
     content = config.model_dump()
     for key, value in changes.items():
         content[key] = content[key] | value if isinstance(value, dict) else value

@@ -14,23 +14,29 @@ from sgpo.evaluate.runner import ANSWER_FILES, Job, Subject, check_inputs, run_e
 from sgpo.leader.scores import REFERENCE_COLUMNS
 from sgpo.preferences.source import load_pairs
 from sgpo.rounds.context import Run
+from sgpo.rounds.costs import Scale, StagePlan, forward_flops, hours
 from sgpo.store.files import read_json, write_json
 from sgpo.store.records import Headline, parse_record
 
 RESULT = "result.json"
 
 
-def check_evaluations(config: RunConfig) -> None:
-    """Reads what every evaluation of a recipe needs: InputError for a mistake, before the first round."""
+def check_evaluations(config: RunConfig) -> dict[str, int]:
+    """Reads what every evaluation of a recipe needs: InputError for a mistake, before the first round.
+
+    Returns the number of answers or pairs of each, by name.
+    """
+    counts = {}
     for settings in config.evaluate:
         with _naming(settings):
-            check_inputs(settings)
+            counts[settings.title] = check_inputs(settings)
             needs_sft = settings.prompts and settings.baseline is None
             if needs_sft and config.model.adapter and config.generation.backend != "transformers":
                 raise InputError(
                     "baseline is null, the SFT model with an adapter, and generation.backend "
                     f"{config.generation.backend!r} loads whole models; allowed: a file of answers, or a merged model."
                 )
+    return counts
 
 
 def evaluate_round(run: Run, number: int) -> None:
@@ -40,6 +46,23 @@ def evaluate_round(run: Run, number: int) -> None:
             _prepare(run, settings)
             folder = f"{run.folder(number)}/{_shared(settings)}"
             run.stages.alone(folder, lambda path, settings=settings: _evaluate(run, settings, number, path))
+
+
+def plan_evaluations(config: RunConfig, scale: Scale, number: int) -> list[StagePlan]:
+    """The stages of `evaluate_round`; hours are those of answering, or of scoring pairs."""
+    stages, folder = [], "final" if number > config.rounds else f"round-{number}"
+    for settings in config.evaluate:
+        count, unit = scale.evaluated.get(settings.title), "pairs" if settings.pairs else "answers"
+        what, time = unit, None
+        if count is not None:
+            responses = 2 * count if settings.pairs else count
+            flops = forward_flops(scale.parameters, responses * scale.tokens)
+            what, time = f"{count} {unit}", hours(config.hardware, flops, generating=not settings.pairs)
+        if number == 0 and (shared := _shared_stage(settings)) is not None:
+            whose = "scored by the reference" if settings.pairs else f"of {settings.baseline or 'the SFT model'}"
+            stages.append(StagePlan(shared, f"{what} {whose}", time))
+        stages.append(StagePlan(f"{folder}/{_shared(settings)}", f"{settings.kind}: {what}", time))
+    return stages
 
 
 def headlines(run: Run, number: int) -> dict[str, Headline]:
@@ -67,13 +90,19 @@ def _shared(settings: EvaluateConfig) -> str:
     return f"evaluations/{settings.title}"
 
 
-def _prepare(run: Run, settings: EvaluateConfig) -> None:
-    """What all rounds share: the baseline's answers, or the reference's scores."""
-    job = Job(settings, _subject(run, settings), run.reporter, log=run.root / "evaluations.log")
-    if settings.prompts and not (settings.baseline and is_answer_file(settings.baseline)):
-        run.stages.alone(f"{_shared(settings)}/baseline.json", lambda path: _write_baseline(job, path))
+def _shared_stage(settings: EvaluateConfig) -> str | None:
+    """The stage that all rounds share: the reference's scores, or the baseline's answers unless a file has them."""
     if settings.pairs:
-        run.stages.alone(f"{_shared(settings)}/reference.npy", lambda path: _write_reference(job, path))
+        return f"{_shared(settings)}/reference.npy"
+    has_file = settings.baseline and is_answer_file(settings.baseline)
+    return f"{_shared(settings)}/baseline.json" if settings.prompts and not has_file else None
+
+
+def _prepare(run: Run, settings: EvaluateConfig) -> None:
+    if (stage := _shared_stage(settings)) is not None:
+        job = Job(settings, _subject(run, settings), run.reporter, log=run.root / "evaluations.log")
+        write = _write_reference if settings.pairs else _write_baseline
+        run.stages.alone(stage, lambda path: write(job, path))
 
 
 def _write_baseline(job: Job, path: Path) -> None:

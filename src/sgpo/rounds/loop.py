@@ -1,14 +1,15 @@
 """The loop of SSAPO: from seed pairs to an aligned model, stage by stage on disk (arXiv:2502.18099, Algorithm 1)."""
 
 from contextlib import closing
+from pathlib import Path
 
 import datasets
 
 from sgpo.config import RunConfig
 from sgpo.rounds.context import Run
 from sgpo.rounds.costs import Scale, StagePlan
-from sgpo.rounds.data import check_prompts, plan_data, resolve_data
-from sgpo.rounds.evaluations import check_evaluations, evaluate_round
+from sgpo.rounds.data import check_prompts, plan_data, resolve_data, with_files
+from sgpo.rounds.evaluations import check_evaluations, evaluate_round, plan_evaluations
 from sgpo.rounds.metrics import measure_round
 from sgpo.rounds.pairs import annotate_round, plan_human_pairs, plan_pairs, prepare_human_pairs
 from sgpo.rounds.responses import generate_candidates, plan_candidates, rank_candidates, score_candidates
@@ -86,11 +87,16 @@ def finish_round(run: Run, number: int) -> None:
 
 
 def plan_rounds(config: RunConfig, scale: Scale) -> list[StagePlan]:
-    """The stages of `run_recipe`, in the same order."""
+    """The stages of `run_recipe`, in the same order, but for those that take no time."""
+    # A world has an evaluation of its own.
+    resolved = with_files(config, Path(config.output))
     stages = [*plan_data(config), *plan_human_pairs(scale), *plan_seed_training(config, scale)]
+    stages += plan_evaluations(resolved, scale, 0)
     for number in range(1, config.rounds + 1):
         stages += plan_candidates(config, scale, number)
         stages += plan_pairs(config, scale, number)
         stages += plan_follower(config, number)
         stages += plan_round_training(config, scale, number)
-    return [*stages, *plan_choice(config), *plan_last_training(config, scale)]
+        stages += plan_evaluations(resolved, scale, number)
+    stages += [*plan_choice(config), *plan_last_training(config, scale)]
+    return [*stages, *plan_evaluations(resolved, scale, config.rounds + 1)] if config.final_epochs else stages

@@ -119,7 +119,7 @@ def rank_candidates(run: Run, number: int) -> None:
 
     @contextmanager
     def open_work() -> Iterator[ShardWork]:
-        annotator = open_annotator(settings, run.config.model)
+        annotator = open_annotator(settings)
 
         def do(span: range, advance: Advance) -> Rows:
             part = rows[span.start : span.stop]

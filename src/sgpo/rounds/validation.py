@@ -21,7 +21,7 @@ from sgpo.rounds.context import Run
 from sgpo.rounds.costs import StagePlan
 from sgpo.rounds.pairs import VALIDATION, gaps_under
 from sgpo.rounds.training import TRAINING_LOG, solve_follower, train_round
-from sgpo.stats.acceptance import ENOUGH_PAIRS, LEVEL, accept_round, choose_radius, latest_supported
+from sgpo.stats.acceptance import ENOUGH_PAIRS, ERROR_LEVEL, accept_round, choose_radius, latest_supported
 from sgpo.stats.certificate import measured_radius
 from sgpo.stats.ranking import ranking_accuracy
 from sgpo.store.files import read_json, write_json
@@ -170,7 +170,7 @@ def _choose(run: Run) -> Shipped:
         path=path,
         pairs=len(gaps[0]),
         enough=ENOUGH_PAIRS,
-        level=LEVEL,
+        level=ERROR_LEVEL,
         rounds=[
             Evidence(round=place, **found._asdict(), threshold=float(bound), accuracy=ranking_accuracy(row).accuracy)
             for place, (found, bound, row) in enumerate(zip(shipment.evidence, shipment.thresholds, gaps, strict=True))

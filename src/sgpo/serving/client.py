@@ -20,9 +20,10 @@ class ServerPool:
     429 and 5xx, and replies without an answer are retried. A server that fails is paused, longer each time, and its
     requests go to the others. Other statuses mean that the request is wrong: they end the call.
 
+    The key of the servers is read from OPENAI_API_KEY; without one, "none" is sent.
+
     Args:
         urls: base URLs, such as http://localhost:8000/v1.
-        api_key: None reads OPENAI_API_KEY, or sends "none". It is sent to the servers only.
         timeout: seconds for one attempt, of which connecting may take ten.
         retries: attempts of a request after the first at each server; also failures in a row, after the first, that all
             servers may have before the call ends.
@@ -37,7 +38,6 @@ class ServerPool:
         self,
         urls: Sequence[str],
         *,
-        api_key: str | None = None,
         timeout: float = 600.0,
         retries: int = 5,
         concurrency: int = 32,
@@ -57,7 +57,7 @@ class ServerPool:
         if find_spec("openai") is None:
             raise InputError("servers need the openai package, which is not installed: pip install 'sgpo[server]'.")
         self._urls = tuple(urls)
-        self._api_key = api_key or os.environ.get("OPENAI_API_KEY") or "none"
+        self._api_key = os.environ.get("OPENAI_API_KEY") or "none"
         self._timeout, self._retries, self._concurrency, self._pause = timeout, retries, concurrency, pause
 
     def map(

@@ -4,7 +4,7 @@ from contextlib import suppress
 
 from sgpo.serving.answers import Body
 
-# A machine that is gone does not answer at all; that must not take as long as a long answer.
+# An unreachable host must time out much sooner than a slow answer.
 _CONNECT_TIMEOUT = 10.0
 
 

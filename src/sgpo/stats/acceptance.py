@@ -15,12 +15,12 @@ from sgpo.robust.ball import check_gaps
 from sgpo.stats.intervals import standard_error
 from sgpo.stats.temperature import ONE_ERROR, calibrated_losses, fit_temperature
 
-LEVEL = 0.05
+ERROR_LEVEL = 0.05
 # With this many, a good run goes unrecognised half of the time if a quarter of the labels is flipped (docs/study.md).
 ENOUGH_PAIRS = 50
 
 
-class Decision(NamedTuple):
+class Acceptance(NamedTuple):
     """Whether a round is accepted.
 
     Attributes:
@@ -36,7 +36,7 @@ class Decision(NamedTuple):
     losses: np.ndarray
 
 
-class Evidence(NamedTuple):
+class ScoreTest(NamedTuple):
     """How well held-out gaps agree with the human order.
 
     Attributes:
@@ -52,16 +52,19 @@ class Shipment(NamedTuple):
     """Which policy is shipped, by its place (None: the reference); evidence and (K,) bound of the p-value of each."""
 
     place: int | None
-    evidence: list[Evidence]
+    evidence: list[ScoreTest]
     thresholds: np.ndarray
 
 
-def accept_round(before_gaps: ArrayLike, after_gaps: ArrayLike) -> Decision:
+def accept_round(before_gaps: ArrayLike, after_gaps: ArrayLike) -> Acceptance:
     """Decides by gaps (N,) of held-out human pairs, in nats before and after a round, whether it is accepted.
 
     It is accepted where the gaps after it carry information about the human order (temperature above 0 by one standard
     error) and the calibrated likelihood has not fallen by more than one paired standard error. Only the direction
     counts: a round that moves the policy further in a direction it already knew is accepted.
+
+    Raises:
+        InputError: no gap, one that is not finite, or arrays of different lengths.
 
     Source: PAPER.md D8; the one-standard-error rule of Breiman et al., "Classification and Regression Trees" (1984).
     """
@@ -73,14 +76,14 @@ def accept_round(before_gaps: ArrayLike, after_gaps: ArrayLike) -> Decision:
     gain = calibrated_losses(before, fit_temperature(before).scale) - losses
     change, error = float(gain.mean()), standard_error(gain)
     reason = "no information" if not fit.low > 0 else "direction lost" if change < -error else "pays"
-    return Decision(reason == "pays", reason, change, error, losses)
+    return Acceptance(reason == "pays", reason, change, error, losses)
 
 
-def choose_radius(rounds: Sequence[Decision], radii: Sequence[float]) -> int | None:
+def choose_radius(rounds: Sequence[Acceptance], radii: Sequence[float]) -> int | None:
     """Index of the radius to use, given one decision per radius; None where no round is accepted.
 
     Of the accepted rounds, the smallest radius within one paired standard error of the best calibrated likelihood is
-    chosen: robustness has a price, so that it must earn its place (PAPER.md D8).
+    chosen: a larger one must be clearly better (PAPER.md D8).
     """
     accepted = [place for place, decision in enumerate(rounds) if decision.accepted]
     if not accepted:
@@ -94,13 +97,16 @@ def choose_radius(rounds: Sequence[Decision], radii: Sequence[float]) -> int | N
     return next(place for place in sorted(accepted, key=lambda place: radii[place]) if not lags(place))
 
 
-def evidence(gaps: ArrayLike, *, control: ArrayLike | None = None) -> Evidence:
+def evidence(gaps: ArrayLike, *, control: ArrayLike | None = None) -> ScoreTest:
     r"""Score test of c = 0 in  P(human order) = sigma(c * gap + b * control),  gaps and control (N,) in any unit.
 
     With a control, such as the difference in length, only the information beyond it counts: annotators who prefer the
     longer response teach a policy to write long responses, and held-out pairs of the same annotators agree with it.
     b is fitted with c = 0, and the efficient score is the residual of the gaps after a regression on the control. Its
     variance is estimated by the sum of its squares, which needs no model of the noise.
+
+    Raises:
+        InputError: no gap, a number that is not finite, or a control of another length.
 
     Source: D. R. Cox and D. V. Hinkley, "Theoretical statistics" (1974), 9.3; PAPER.md D8.
     """
@@ -116,9 +122,9 @@ def evidence(gaps: ArrayLike, *, control: ArrayLike | None = None) -> Evidence:
     size = math.sqrt(float((scores**2).sum()))
     # The rounding error of gaps that equal the control is no evidence.
     if size <= 1e-9 * float(np.abs(gaps * residual).sum()) or size == 0:
-        return Evidence(0.0, 0.5)
+        return ScoreTest(0.0, 0.5)
     score = float(scores.sum()) / size
-    return Evidence(score, float(norm.sf(score)))
+    return ScoreTest(score, float(norm.sf(score)))
 
 
 def latest_supported(gaps: Sequence[ArrayLike], *, control: ArrayLike | None = None) -> Shipment:
@@ -126,13 +132,16 @@ def latest_supported(gaps: Sequence[ArrayLike], *, control: ArrayLike | None = N
 
     The evidence grows over the rounds where self-annotation carries the seeds' signal over to new prompts, and is lost
     where it does not. Stopping at the first round without evidence would discard runs whose seeds alone cannot show
-    any yet. So all rounds are tested: the last at LEVEL, each earlier one at half the level of its successor, so that
-    a run without any signal ships a round with probability at most 2 * LEVEL.
+    any yet. So all rounds are tested: the last at ERROR_LEVEL, each earlier one at half the level of its successor, so
+    that a run without any signal ships a round with probability at most 2 * ERROR_LEVEL.
+
+    Raises:
+        InputError: no policy; otherwise as `evidence`.
     """
     if len(gaps) == 0:
         raise InputError("gaps holds no policy; allowed: at least one row.")
     found = [evidence(row, control=control) for row in gaps]
-    thresholds = LEVEL * 0.5 ** np.arange(len(found))[::-1]
+    thresholds = ERROR_LEVEL * 0.5 ** np.arange(len(found))[::-1]
     taken = [place for place, (one, bound) in enumerate(zip(found, thresholds, strict=True)) if one.p_value < bound]
     return Shipment(taken[-1] if taken else None, found, thresholds)
 
@@ -153,7 +162,7 @@ def _fit_slope(control: np.ndarray) -> np.ndarray:
     near = -1.0
     while score(near) < 0 and near > -1e3:
         near *= 2
-    # Where all pairs agree with the control no finite slope is best; a steep one stands in for it.
+    # Where all pairs agree with the control, no finite slope is optimal; a large one is used instead.
     if score(far) > 0 or score(near) < 0:
         return (far if score(far) > 0 else near) * unit
     return brentq(score, near, far) * unit

@@ -13,7 +13,7 @@ from scipy.stats import norm, wasserstein_distance
 
 from sgpo.choices import Space
 from sgpo.errors import InputError
-from sgpo.robust.ball import check_gaps
+from sgpo.robust.ball import check_gaps, check_inside
 from sgpo.robust.exact import worst_case
 from sgpo.robust.link import Link, make_link
 
@@ -53,6 +53,9 @@ def measured_radius(human_gaps: ArrayLike, self_gaps: ArrayLike, *, space: Space
 
     A ball of that radius around the self-annotated law just reaches the held-out human one, so that the robust value
     bounds the human pairs' mean loss, on a window that holds both laws.
+
+    Raises:
+        InputError: no gap, or one that is not finite.
     """
     link = make_link(space)
     human, own = check_gaps(human_gaps, "human_gaps"), check_gaps(self_gaps, "self_gaps")
@@ -97,8 +100,8 @@ def certify_policy(
         # A window needs a width, even if all gaps are equal.
         window = low, max(high, np.nextafter(low, math.inf))
     window = float(window[0]), float(window[1])
-    _check_inside(human, "human_gaps", window)
-    _check_inside(own, "own_gaps", window)
+    for points, name in ((human, "human_gaps"), (own, "own_gaps")):
+        check_inside(points, window, False, name, "a window that holds both laws, for the bound covers no other")
     radius = float(wasserstein_distance(human, own))
     likelihoods = -link.value(human)
     # Rounded up: the bound is attained if the human law is the worst one in the ball.
@@ -128,13 +131,3 @@ def _points(gaps: ArrayLike, name: str, link: Link) -> np.ndarray:
         row = infinite[0]
         raise InputError(f"{name}[{row}] is {array[row]}, whose loss is infinite; allowed: gaps above -700.")
     return points
-
-
-def _check_inside(points: np.ndarray, name: str, window: tuple[float, float]) -> None:
-    outside = np.flatnonzero((points < window[0]) | (points > window[1]))
-    if outside.size:
-        row = outside[0]
-        raise InputError(
-            f"{name}[{row}] is {points[row]:g} in the gap space, outside the window {list(window)}; allowed: a "
-            "window that holds both laws, for the bound covers no law beyond it."
-        )

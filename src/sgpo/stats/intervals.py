@@ -10,7 +10,7 @@ from scipy.stats import norm, t
 from sgpo.errors import InputError
 from sgpo.robust.ball import check_gaps
 
-LEVEL = 0.95
+CONFIDENCE = 0.95
 
 
 class Mean(NamedTuple):
@@ -41,7 +41,7 @@ def share_interval(shares: np.ndarray) -> tuple[float, float]:
     # If all are ties the variance is 0, although one more prompt could have been a win.
     ratio = max(float(shares.var()) / (mean * (1 - mean)), 1 / n) if 0 < mean < 1 else 1.0
     effective = n / ratio
-    z = float(norm.ppf((1 + LEVEL) / 2))
+    z = float(norm.ppf((1 + CONFIDENCE) / 2))
     centre = (mean + z**2 / (2 * effective)) / (1 + z**2 / effective)
     half = z * math.sqrt(mean * (1 - mean) / effective + z**2 / (4 * effective**2)) / (1 + z**2 / effective)
     return max(0.0, centre - half), min(1.0, centre + half)
@@ -72,5 +72,5 @@ def mean_interval(values: ArrayLike, clusters: ArrayLike | None = None) -> Mean:
     if sums.size == 1:
         return Mean(mean, math.nan, math.nan, math.nan, x.size)
     error = math.sqrt(sums.size / (sums.size - 1) * float(sums @ sums)) / x.size
-    half = error * float(t.ppf((1 + LEVEL) / 2, sums.size - 1))
+    half = error * float(t.ppf((1 + CONFIDENCE) / 2, sums.size - 1))
     return Mean(mean, error, mean - half, mean + half, x.size)

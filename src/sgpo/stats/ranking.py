@@ -16,6 +16,9 @@ from sgpo.robust.ball import check_gaps
 from sgpo.stats.intervals import share_interval
 from sgpo.stats.temperature import Temperature, fit_temperature
 
+# Bins of equal width of the confidence, 0.5 to 1; and bins by length, of about as many pairs, equal ones together.
+BINS, LENGTH_BINS = 10, 5
+
 
 class RankingAccuracy(NamedTuple):
     """Share of pairs ordered as people ordered them, with its 95% interval."""
@@ -51,7 +54,7 @@ class Calibration(NamedTuple):
         bins: the bins that hold a pair, by confidence.
         error: expected calibration error, the mean over pairs of |accuracy - confidence| of their bin; it is not 0
             for calibrated gaps either, but of the size of the bins' sampling error.
-        temperature: the scale that mends it.
+        temperature: the scale that calibrates the gaps.
         error_scaled: the expected calibration error of the gaps times that scale; nan where it is infinite or <= 0.
     """
 
@@ -67,8 +70,8 @@ class PreferenceReport(NamedTuple):
     Attributes:
         overall: accuracy over all pairs.
         by_source: accuracy by source, in the order in which sources come; empty where none were given.
-        by_length: accuracy by length difference, ascending; empty where no lengths were given. A reward that likes
-            length is right where the chosen response is the longer one and wrong where it is not.
+        by_length: accuracy by length difference, ascending; empty where no lengths were given. A length-biased
+            reward is right where the chosen response is the longer one and wrong elsewhere.
         calibration: reliability of sigma(gap).
     """
 
@@ -97,8 +100,6 @@ def report_preferences(
     *,
     sources: Sequence[str] | None = None,
     length_differences: ArrayLike | None = None,
-    length_bins: int = 5,
-    bins: int = 10,
 ) -> PreferenceReport:
     """Accuracy and calibration of implicit rewards on held-out pairs, each with 95% intervals.
 
@@ -106,21 +107,16 @@ def report_preferences(
         gaps: (N,) chosen minus rejected implicit rewards, in nats; finite. A gap of 0 counts half.
         sources: (N,) where each pair comes from.
         length_differences: (N,) length of the chosen response minus that of the rejected one, in any unit; finite.
-        length_bins: bins of about as many pairs each; equal differences share a bin.
-        bins: bins of equal width that cut the confidence, 0.5 to 1.
 
     Raises:
-        InputError: arrays of other lengths, no gap, numbers that are not finite, or no bin.
+        InputError: arrays of other lengths, no gap, or numbers that are not finite.
     """
     gaps = check_gaps(gaps)
-    for name, value in (("length_bins", length_bins), ("bins", bins)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} is {value!r}; allowed: an integer >= 1.")
     return PreferenceReport(
         overall=ranking_accuracy(gaps),
         by_source={} if sources is None else _by_source(gaps, sources),
-        by_length=[] if length_differences is None else _by_length(gaps, length_differences, length_bins),
-        calibration=_calibrate(gaps, bins),
+        by_length=[] if length_differences is None else _by_length(gaps, length_differences),
+        calibration=_calibrate(gaps),
     )
 
 
@@ -134,11 +130,11 @@ def _by_source(gaps: np.ndarray, sources: Sequence[str]) -> dict[str, RankingAcc
     return {source: ranking_accuracy(gaps[named == source]) for source in dict.fromkeys(sources)}
 
 
-def _by_length(gaps: np.ndarray, differences: ArrayLike, length_bins: int) -> list[LengthBin]:
+def _by_length(gaps: np.ndarray, differences: ArrayLike) -> list[LengthBin]:
     differences = check_gaps(differences, "length_differences")
     if differences.shape != gaps.shape:
         raise InputError(f"length_differences has shape {differences.shape}; allowed: {gaps.shape}, one for each gap.")
-    edges = np.quantile(differences, np.arange(1, length_bins) / length_bins)
+    edges = np.quantile(differences, np.arange(1, LENGTH_BINS) / LENGTH_BINS)
     place = np.searchsorted(edges, differences, side="left")
     parts = [place == at for at in np.unique(place)]
     return [
@@ -147,16 +143,16 @@ def _by_length(gaps: np.ndarray, differences: ArrayLike, length_bins: int) -> li
     ]
 
 
-def _calibrate(gaps: np.ndarray, bins: int) -> Calibration:
-    filled, temperature = _fill_bins(gaps, bins), fit_temperature(gaps)
+def _calibrate(gaps: np.ndarray) -> Calibration:
+    filled, temperature = _fill_bins(gaps), fit_temperature(gaps)
     usable = math.isfinite(temperature.scale) and temperature.scale > 0
-    scaled = _error(_fill_bins(temperature.scale * gaps, bins)) if usable else math.nan
+    scaled = _error(_fill_bins(temperature.scale * gaps)) if usable else math.nan
     return Calibration(filled, _error(filled), temperature, scaled)
 
 
-def _fill_bins(gaps: np.ndarray, bins: int) -> list[Bin]:
+def _fill_bins(gaps: np.ndarray) -> list[Bin]:
     confidence = expit(np.abs(gaps))
-    place = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
+    place = np.minimum(((confidence - 0.5) * 2 * BINS).astype(int), BINS - 1)
     parts = [place == at for at in np.unique(place)]
     return [Bin(float(confidence[part].mean()), *ranking_accuracy(gaps[part])) for part in parts]
 

@@ -11,7 +11,7 @@ from scipy.special import expit
 from scipy.stats import norm
 
 from sgpo.robust.ball import check_gaps
-from sgpo.stats.intervals import LEVEL
+from sgpo.stats.intervals import CONFIDENCE
 
 # Level of an interval of one standard error on either side.
 ONE_ERROR = 0.6826894921370859
@@ -36,7 +36,7 @@ class Temperature(NamedTuple):
     log_loss_raw: float
 
 
-def fit_temperature(gaps: ArrayLike, *, level: float = LEVEL) -> Temperature:
+def fit_temperature(gaps: ArrayLike, *, level: float = CONFIDENCE) -> Temperature:
     r"""The scale c that minimises the mean of `-log sigma(c * gap)` over gaps (N,) in nats, and its score interval.
 
     The interval holds each c whose score  `s_i = gap_i sigma(-c gap_i)`  has a mean within z standard errors of 0,

@@ -214,10 +214,10 @@ def test_what_is_not_a_pair_ranker_is_refused(tmp_path):
 
 def test_an_argument_out_of_range_is_named(path):
     cases = [
-        ({"source_max_length": 3}, "source_max_length is 3; allowed: a whole number >= 4"),
+        ({"source_max_length": 3}, "source_max_length is 3; allowed: greater than or equal to 4"),
         ({"candidate_max_length": 0}, "candidate_max_length is 0"),
         ({"batch_tokens": 0}, "batch_tokens is 0"),
-        ({"dtype": "int8"}, "dtype is 'int8'; allowed: 'float32', 'bfloat16', 'float16', 'auto'"),
+        ({"dtype": "int8"}, "dtype is 'int8'; allowed: 'float32', 'bfloat16', 'float16' or 'auto'"),
         ({"device": "abacus"}, "device is 'abacus'; allowed: 'cpu', 'cuda'"),
     ]
     assert unrefused(lambda case: PairRanker(path, **case), cases) == {}

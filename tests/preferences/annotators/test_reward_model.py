@@ -7,9 +7,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from refusals import unrefused
+from sgpo.config import AnnotationConfig, EvaluateConfig
 from sgpo.errors import InputError
+from sgpo.preferences.annotators.open import open_annotator, open_reward
 from sgpo.preferences.annotators.reward_model import RewardModel
-from tiny_annotators import build_tiny_classifier, build_tiny_encoder
+from tiny_annotators import build_classifier_with_code, build_tiny_classifier, build_tiny_encoder
 from tiny_model import build_tiny_model
 
 PROMPTS = [
@@ -211,9 +213,10 @@ def test_an_argument_out_of_range_is_named(path):
     cases = [
         ({"label": 1}, "label is 1; allowed: 0 to 0"),
         ({"label": -1}, "label is -1"),
-        ({"max_length": 1}, "max_length is 1; allowed: None or a whole number >= 2"),
+        ({"max_length": 1}, "max_length is 1; allowed: greater than or equal to 2"),
         ({"batch_tokens": 0}, "batch_tokens is 0"),
-        ({"dtype": "int8"}, "dtype is 'int8'; allowed: 'float32', 'bfloat16', 'float16', 'auto'"),
+        ({"batch_tokens": "8k"}, "batch_tokens is '8k'; allowed: a valid integer"),
+        ({"dtype": "int8"}, "dtype is 'int8'; allowed: 'float32', 'bfloat16', 'float16' or 'auto'"),
         ({"device": "abacus"}, "device is 'abacus'; allowed: 'cpu', 'cuda'"),
     ]
     assert unrefused(lambda case: RewardModel(path, **case), cases) == {}
@@ -222,3 +225,24 @@ def test_an_argument_out_of_range_is_named(path):
 def test_several_outputs_need_a_label(tmp_path):
     with pytest.raises(InputError, match="has 2 outputs; allowed: one, or `label` to choose"):
         RewardModel(build_tiny_classifier(tmp_path, labels=2))
+
+
+def annotating(path, options):
+    return open_annotator(AnnotationConfig(annotator="reward_model", model=str(path), options=options))
+
+
+def evaluating(path, options):
+    settings = EvaluateConfig(kind="reward", prompts="p", model=str(path), options=options)
+    return open_reward(settings.model, None, **settings.read_options.model_dump())
+
+
+@pytest.mark.parametrize("opened", [annotating, evaluating])
+def test_code_of_a_reward_model_runs_only_if_its_own_option_asks_for_it(opened, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    path = build_classifier_with_code(tmp_path / "model")
+    for options in ({}, {"trust_remote_code": False}):
+        with pytest.raises(InputError, match=r"contains custom code .* Its trust_remote_code allows that\."):
+            opened(path, options)
+    assert not (tmp_path / "modules").exists()
+    plain = RewardModel(build_tiny_encoder(tmp_path / "plain"))(PROMPTS, RESPONSES)
+    np.testing.assert_array_equal(opened(path, {"trust_remote_code": True})(PROMPTS, RESPONSES).rewards, plain.rewards)

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +18,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from sgpo.choices import Dtype, check_choice
-from sgpo.errors import InputError, check_whole
+from sgpo.config import validate
+from sgpo.config.options import PairRankerOptions
+from sgpo.errors import InputError
 from sgpo.policy.load import choose_device, load_weights
 from sgpo.policy.locate import check_exists, loading
 from sgpo.policy.tokens import Messages
@@ -43,33 +45,18 @@ class PairRanker:
 
     Args:
         path: folder or Hub id with config.json, a tokenizer and weights in safetensors.
-        source_max_length: most tokens of a prompt, its three special tokens included.
-        candidate_max_length: tokens reserved for each response.
-        batch_tokens: most tokens of a batch, padding included; a longer comparison is a batch of its own.
-        dtype: "float32", "bfloat16", "float16" or "auto".
-        device: None uses CUDA if there is any.
+        options: fields of `PairRankerOptions`.
 
     Source: PairRM of LLM-Blender, arXiv:2306.02561, Section 3; its model card for the lengths.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        *,
-        source_max_length: int = 1224,
-        candidate_max_length: int = 412,
-        batch_tokens: int = 8192,
-        dtype: str = "float32",
-        device: str | None = None,
-    ) -> None:
-        check_whole("source_max_length", source_max_length, 4)
-        check_whole("candidate_max_length", candidate_max_length, 4)
-        check_whole("batch_tokens", batch_tokens, 1)
-        check_choice("dtype", dtype, Dtype)
-        self._source_max, self._total_max = source_max_length, source_max_length + 2 * candidate_max_length
-        self._batch_tokens = batch_tokens
-        model, self._tokenizer = _load(path, dtype)
-        self._model = model.to(choose_device(device)).eval()
+    def __init__(self, path: str | Path, **options: Any) -> None:
+        settings = validate(PairRankerOptions, options, "options")
+        self._source_max = settings.source_max_length
+        self._total_max = settings.source_max_length + 2 * settings.candidate_max_length
+        self._batch_tokens = settings.batch_tokens
+        model, self._tokenizer = _load(path, settings.dtype)
+        self._model = model.to(choose_device(settings.device)).eval()
         self._prefixes = [getattr(self._model.config, name) for name in PREFIXES]
         self._markers = [self._tokenizer.convert_ids_to_tokens(prefix) for prefix in self._prefixes]
 

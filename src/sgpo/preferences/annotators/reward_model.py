@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedConfig
 
-from sgpo.choices import Dtype, check_choice
-from sgpo.errors import InputError, check_whole
+from sgpo.config import validate
+from sgpo.config.options import RewardOptions
+from sgpo.errors import InputError
 from sgpo.policy.load import choose_device, load_weights
 from sgpo.policy.locate import check_exists, loading
 from sgpo.policy.tokens import Messages
@@ -26,45 +28,29 @@ class RewardModel:
 
     Args:
         path: folder or Hub id, weights in safetensors.
-        label: which of the head's outputs is the reward; optional if there is one.
-        max_length: tokens of prompt and response together, >= 2; None uses the lower limit of model and tokenizer.
-        batch_tokens: most tokens of a batch, padding included; a longer input is a batch of its own.
-        dtype: "float32", "bfloat16", "float16" or "auto".
-        device: None uses CUDA if there is any; "meta" checks the files and reads no weights.
-        trust_remote_code: run code from a Hub repository.
+        options: fields of `RewardOptions`; the device "meta" checks the files and reads no weights.
 
     Raises:
         InputError: it cannot be loaded, has no trained head, or has several outputs and no `label` is given; or an
             argument is out of range.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        *,
-        label: int | None = None,
-        max_length: int | None = None,
-        batch_tokens: int = 8192,
-        dtype: str = "float32",
-        device: str | None = None,
-        trust_remote_code: bool = False,
-    ) -> None:
-        check_choice("dtype", dtype, Dtype)
-        check_whole("batch_tokens", batch_tokens, 1)
-        check_whole("max_length", max_length, 2, optional=True)
+    def __init__(self, path: str | Path, **options: Any) -> None:
+        settings = validate(RewardOptions, options, "options")
         check_exists(path, "reward model")
-        name, trust = str(path), {"trust_remote_code": trust_remote_code}
+        name, trust = str(path), {"trust_remote_code": settings.trust_remote_code}
         with loading("reward model", name):
             self._tokenizer = AutoTokenizer.from_pretrained(name, **trust)
-        options = {"whole": "a complete sequence-classification model", "dtype": dtype, **trust}
-        options["device_map"] = "meta" if device == "meta" else None
+        options = {"whole": "a complete sequence-classification model", "dtype": settings.dtype, **trust}
+        options["device_map"] = "meta" if settings.device == "meta" else None
         model = load_weights(AutoModelForSequenceClassification, name, "reward model", **options)
         self._config = model.config.get_text_config()
-        self._max_length = _find_max_length(max_length, self._config, self._tokenizer.model_max_length, name)
-        self._label = _check_label(label, model.config.num_labels, name)
+        limit = self._tokenizer.model_max_length
+        self._max_length = _find_max_length(settings.max_length, self._config, limit, name)
+        self._label = _check_label(settings.label, model.config.num_labels, name)
         self._pad = self._config.pad_token_id
-        self._batch_tokens = batch_tokens
-        self._model = model.to(choose_device(device)).eval()
+        self._batch_tokens = settings.batch_tokens
+        self._model = model.to(choose_device(settings.device)).eval()
 
     def __call__(
         self, prompts: Sequence[Messages], responses: Sequence[Sequence[str]], *, progress: Advance | None = None
