@@ -9,6 +9,7 @@ layout) for seeds and held-out pairs. Prompts are split first: nothing is traine
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import yaml
@@ -16,8 +17,10 @@ from datasets import Dataset, disable_progress_bars
 from transformers.utils import logging
 
 from sgpo.demo.sft import train_small_sft
+from sgpo.errors import InputError
 from sgpo.preferences.seeds import hold_out
 from sgpo.preferences.source import load_pairs, load_rows
+from sgpo.preferences.split_files import check_new_folder
 
 
 def prepare(
@@ -27,7 +30,7 @@ def prepare(
 
     Args:
         data: folder with responses.jsonl.gz and pairs.jsonl.gz.
-        output: new folder.
+        output: new or empty folder.
         longest_prompt, longest_response: rows with more characters are dropped, since the model is small.
         rounds: rounds of the recipe; they share the prompts that are not held out.
         epochs, hidden: epochs of the SFT, width of the model.
@@ -38,6 +41,7 @@ def prepare(
             len(row[side][0]["content"]) <= longest_response for side in ("chosen", "rejected")
         )
 
+    check_new_folder(output)
     pairs = load_pairs(data / "pairs.jsonl.gz").filter(short)
     train, held_out = hold_out(pairs, share=0.3, seed=0)
     unseen = {prompt[-1]["content"] for prompt in held_out["prompt"]}
@@ -48,7 +52,7 @@ def prepare(
         and len(row["prompt"]) <= longest_prompt
         and 0 < len(row["response"].strip()) <= longest_response
     ]
-    output.mkdir(parents=True)
+    output.mkdir(parents=True, exist_ok=True)
     prompts = list(dict.fromkeys(row["prompt"] for row in responses))
     _write(train, output / "seeds.jsonl")
     _write(held_out, output / "heldout.jsonl")
@@ -97,7 +101,7 @@ def _write(rows: Dataset, path: Path) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with responses.jsonl.gz and pairs.jsonl.gz")
     parser.add_argument("--output", type=Path, required=True, help="new folder for model, data and recipe")
@@ -106,11 +110,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", type=float, default=3.0, help="epochs of the SFT (default: 3)")
     parser.add_argument("--hidden", type=int, default=192, help="width of the model (default: 192)")
-    arguments = vars(parser.parse_args())
+    arguments = vars(parser.parse_args(argv))
     disable_progress_bars()
     logging.disable_progress_bar()
-    print(f"sgpo run --config {prepare(arguments.pop('data'), arguments.pop('output'), **arguments)}")
+    try:
+        print(f"sgpo run --config {prepare(arguments.pop('data'), arguments.pop('output'), **arguments)}")
+    except InputError as error:
+        print(f"real_preferences: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,6 +1,6 @@
 """A TRL DPO script made robust by two names: python examples/robust_dpo.py MODEL PAIRS.jsonl OUTPUT"""
 
-import sys
+import argparse
 
 import torch
 from datasets import load_dataset
@@ -8,11 +8,12 @@ from datasets import load_dataset
 from sgpo.leader import SGPOConfig as DPOConfig
 from sgpo.leader import SGPOTrainer as DPOTrainer
 
-model, pairs, output = sys.argv[1:]
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("paths", nargs=3, metavar="PATH", help="MODEL, PAIRS.jsonl and OUTPUT")
+model, pairs, output = parser.parse_args().paths
 trainer = DPOTrainer(
     model=model,
-    # And, if you like, the follower's arguments: radius, space, window, step, schedule, ...
-    args=DPOConfig(output_dir=output, use_cpu=not torch.cuda.is_available()),
+    args=DPOConfig(output_dir=output, use_cpu=not torch.cuda.is_available()),  # and radius, space, window, step, ...
     train_dataset=load_dataset("json", data_files=pairs, split="train"),
 )
 trainer.train()

@@ -38,7 +38,7 @@ def test_a_quick_table_is_printed_and_on_disk(capsys, tmp_path):
     [
         (["table99", "--output", "x"], "table is 'table99'; allowed: table1"),
         (["theory-value"], "--output is missing"),
-        (["theory-value", "--output", "x", "--seeds", "0"], "seeds is 0"),
+        (["theory-value", "--output", "x", "--seeds", "0"], "--seeds is 0"),
         (["theory-value", "--output", "x", "--jobs", "0"], "--jobs is 0"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The one exception that means: the input is wrong, and this message says how to mend it."""
+"""The exception for bad input: its message says what is wrong and what is allowed."""
 
 from numbers import Integral
 
@@ -22,12 +22,12 @@ def check_whole(name: str, value: int | None, least: int, *, optional: bool = Fa
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error of another library, at most 400 characters, without its closing mark."""
+    """The first line of an error of another library, at most 400 characters, without trailing punctuation."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].rstrip(".:")[:400]
 
 
 def shorten(value: object, length: int = 60) -> str:
-    """A value as a message shows it."""
+    """A value, shortened for a message."""
     shown = repr(value)
     return shown if len(shown) <= length else f"{shown[:length]}..."

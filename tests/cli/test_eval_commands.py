@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from sgpo.cli import main
 from sgpo.config import EvaluateConfig, GenerationConfig, LeaderConfig, RunConfig
 from sgpo.errors import InputError
 from sgpo.evaluate.length_control import length_controlled_win_rate
+from sgpo.policy import generators
 from sgpo.policy.generate import TransformersGenerator
 from sgpo.policy.load import load_policy
 from sgpo.policy.sampling import Sampling, prompt_seeds
@@ -253,6 +255,7 @@ def evaluated(monkeypatch):
         raise InputError("stop here")
 
     monkeypatch.setattr("sgpo.evaluate.runner.run_evaluation", run_evaluation)
+    monkeypatch.setattr("sgpo.evaluate.runner.Job.check", lambda job: None)
 
     def call(*arguments):
         assert main(["eval", *arguments]) == 2
@@ -341,14 +344,102 @@ def test_older_flags_still_work(evaluated):
 
 def test_a_value_out_of_range_is_refused_as_in_a_recipe(capsys):
     options = ["--policy", "p", "--prompts", "p", "--baseline", "b", "--model", "m"]
-    assert "top_p is 2.0; allowed: a number > 0 and <= 1." in run(capsys, "reward", *options, "--top-p", "2", code=2)
-    assert "needs model or function" in run(capsys, "reward", *options, "--function", "f", code=2)
-    assert "servers is missing; kind 'judge' needs it" in run(capsys, "judge", *options, code=2)
+    assert "eval: --top-p is 2.0; allowed: a number > 0 and <= 1." in run(
+        capsys, "reward", *options, "--top-p", "2", code=2
+    )
+    assert "sgpo eval reward needs --model or --function, and" in run(
+        capsys, "reward", *options, "--function", "f", code=2
+    )
+    assert "--servers is missing; sgpo eval judge needs it." in run(capsys, "judge", *options, code=2)
     assert "--policy is missing" in run(capsys, "reward", *options[2:], code=2)
     preferences = ["--policy", "p", "--reference", "r", "--pairs", "p", "--beta", "0"]
-    assert "beta is 0.0; allowed: a number > 0" in run(capsys, "preferences", *preferences, code=2)
+    assert "eval: --beta is 0.0; allowed: a number > 0" in run(capsys, "preferences", *preferences, code=2)
+    assert "--pairs is missing; sgpo eval preferences" in run(capsys, "preferences", *preferences[:4], code=2)
     preferences[-2:] = ["--max-length", "0"]
-    assert "max_length is 0; allowed: a whole number >= 1" in run(capsys, "preferences", *preferences, code=2)
+    assert "eval: --max-length is 0; allowed: a whole number >= 1" in run(capsys, "preferences", *preferences, code=2)
+
+
+def test_a_message_names_flags_as_they_are_typed(capsys):
+    judge = ["--policy", "p", "--prompts", "p", "--baseline", "b", "--model", "m", "--servers", "http://x/v1"]
+    reward = [*judge[:6], "--function", "f.py:f"]
+    cases = [
+        ("judge", [*judge, "--judge-temperature", "-1"], "--judge-temperature is -1.0; allowed: a number >="),
+        ("judge", [*judge, "--backend", "server"], "--policy-servers is missing; backend 'server' needs it."),
+        (
+            "judge",
+            [*judge, "--output", "o.json", "--price-in", "1"],
+            "--price-in is 1.0 and --price-out None; allowed: ",
+        ),
+        ("reward", [*reward[:6], "--model", "m", "--reward-max-length", "0"], "--reward-max-length is 0; allowed: "),
+        ("reward", [*reward, "--label", "1"], "--label is given with --function, which takes none"),
+        ("mt-bench", ["--policy", "p", "--name", "n", "--output", "o"], "--questions is missing; sgpo eval mt-bench"),
+    ]
+    for kind, arguments, message in cases:
+        assert f"sgpo eval: {message}" in run(capsys, kind, *arguments, "--output", "o.json", code=2)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, policy):
+    """Right and wrong inputs by name, for commands in which `{name}` stands for a path."""
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "reward.py").write_text(REWARD)
+    asked = [{"prompt": word, "instruction": word} for word in WORDS]
+    found = {
+        "policy": policy,
+        "prompts": write(folder / "prompts.jsonl", asked),
+        "pairs": write(folder / "pairs.jsonl", pairs_of(WORDS)),
+        "answers": write(folder / "answers.jsonl", [{**row, "output": "Yes."} for row in asked]),
+        "mute": build_tiny_model(folder / "mute", chat_template=False),
+        "broken": shutil.copytree(policy, folder / "broken"),
+        "ranked": build_tiny_classifier(folder / "ranked", seed=3),
+    }
+    (found["broken"] / "model.safetensors").unlink()
+    return {**found, "folder": folder}
+
+
+REWARDED = "reward --policy {policy} --prompts {prompts} --function {folder}/reward.py:reward "
+JUDGED = "judge --policy {policy} --prompts {prompts} --model j --servers http://127.0.0.1:9/v1 --retries 0 --yes "
+SCORED = "preferences --pairs {pairs} --reference {policy} "
+MODELLED = "reward --policy {policy} --baseline {policy} --prompts {prompts} "
+FOUND_EARLY = {
+    REWARDED: "baseline is missing; allowed: a file of answers, or a policy",
+    MODELLED + "--function nofile.py:f": "nofile.py does not exist",
+    MODELLED + "--function {folder}/reward.py:nope": "has no function 'nope'",
+    MODELLED + "--model {policy}": "lacks 1 of its weights (first: score.weight); allowed: a complete sequence",
+    MODELLED + "--model {ranked} --label 3": "label is 3; allowed: 0 to 0",
+    MODELLED + "--model nomodel": "reward model 'nomodel' (Hugging Face Hub id, and no directory",
+    REWARDED + "--baseline nobase": "model 'nobase' (Hugging Face Hub id, and no directory",
+    REWARDED + "--baseline ./nobase": "baseline './nobase' does not exist",
+    REWARDED + "--baseline ans.json": "ans.json cannot be read",
+    REWARDED + "--baseline {mute}": "has no chat template",
+    REWARDED + "--baseline {broken}": "model.safetensors",
+    REWARDED + "--baseline {answers} --reference nope": "model 'nope' (Hugging Face Hub id, and no directory",
+    REWARDED + "--baseline {answers} --reference {answers}": "answers.jsonl' is a file; allowed: a directory",
+    JUDGED + "--output {folder}/o.json": "baseline is missing",
+    JUDGED + "--output {folder}/o.json --baseline nobase.json": "nobase.json cannot be read",
+    JUDGED + "--output {folder}/o.json --baseline {answers}": "no server answers (http://127.0.0.1:9/v1: no connection",
+    JUDGED + "--output {folder}/o.json --baseline {answers} --price-in 1": "--price-in is 1.0 and --price-out None",
+    SCORED + "--policy nope": "model 'nope' (Hugging Face Hub id, and no directory",
+    SCORED + "--policy {pairs}": "a file of answers; allowed with 'preferences': a folder or Hub id",
+    SCORED + "--policy {broken}": "model.safetensors",
+    "alpaca --policy {policy} --instructions {prompts} --output {folder}/o.json --name=": "--name is missing",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", FOUND_EARLY)
+def test_a_wrong_input_is_found_before_any_model_runs(capsys, monkeypatch, files, command):
+    """A model that takes hours must not run before a mistake that can be seen at once."""
+    ran = []
+    real = generators.load_policy
+
+    def load(path, **options):
+        ran.extend([path] if options.get("device") != "meta" else [])
+        return real(path, **options)
+
+    monkeypatch.setattr(generators, "load_policy", load)
+    refused = run(capsys, *command.format(**files).split(), code=2)
+    assert FOUND_EARLY[command] in refused
+    assert ran == []
 
 
 def test_without_scikit_learn_the_raw_win_rate_is_reported(tmp_path, capsys, monkeypatch):

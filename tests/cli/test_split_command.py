@@ -101,7 +101,7 @@ def test_a_pool_full_of_faults_loses_those_rows_alone_and_the_counts_add_up(tmp_
     assert used["rows"] == 17 == sum(used["dropped"].values()) + used["usable"]
     assert content["unused"] == 2
     shown = " ".join(capsys.readouterr().out.split())
-    assert "1 equal responses, 2 empty response, 2 empty prompt, 1 prompt too long, 1 duplicate prompt" in shown
+    assert "1 equal responses, 2 empty responses, 2 empty prompts, 1 prompt too long, 1 duplicate prompt" in shown
 
 
 def test_a_damaged_file_is_an_error_and_writes_nothing(tmp_path, capsys):
@@ -161,9 +161,9 @@ REFUSALS = {
     "a dtype without a model": (["--dtype", "bfloat16"], "--dtype goes with --model, which is missing"),
     "a full folder": (["--output", "FULL"], "full is not empty; allowed: an empty folder"),
     "too many": (["--pools", "500"], "runs out: 502 pairs, are needed, and it has 9"),
-    "no seeds": (["--seeds", "0"], "arguments: seeds is 0; allowed: a whole number >= 1."),
+    "no seeds": (["--seeds", "0"], "split: --seeds is 0; allowed: a whole number >= 1."),
     "a split of a file": (["--split", "test"], "split is 'test', but"),
-    "no length": (["--max-prompt-chars", "0"], "max_prompt_chars is 0"),
+    "no length": (["--max-prompt-chars", "0"], "split: --max-prompt-chars is 0"),
 }
 
 

@@ -44,6 +44,10 @@ def write_rows(recipe, name, rows):
 PAIR = {"prompt": "Who?", "chosen": "The cat.", "rejected": "Nobody."}
 
 
+def test_no_recipe(capsys):
+    assert "sgpo run: --config is missing; allowed: a recipe" in refusal(capsys, "run", "--dry-run")
+
+
 def test_missing_recipe(capsys, tmp_path):
     assert "nowhere.yaml: cannot be read" in refusal(capsys, "run", "--config", str(tmp_path / "nowhere.yaml"))
 
@@ -252,7 +256,7 @@ def test_report_of_a_directory_that_is_no_run(capsys, tmp_path):
         ("0.1\nnan\n", "gaps"),
         ("0.1\n-inf\n", "gaps"),
         ("0.1\nhello\n", "line 2: 'hello' is not a number"),
-        ("", "N >= 1"),
+        ("", "gaps.txt holds no gaps; allowed: at least one."),
     ],
 )
 def test_gaps_that_are_no_numbers(capsys, tmp_path, content, said):
@@ -261,32 +265,78 @@ def test_gaps_that_are_no_numbers(capsys, tmp_path, content, said):
     message = refusal(capsys, "worst-case", str(path), "--radius", "0.1")
     assert "gaps.txt" in message
     assert said in message
+    assert f"{tmp_path} is a folder; allowed: text" in refusal(capsys, "worst-case", str(tmp_path), "--radius", "0.1")
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--radius", "-1"], "radius is -1.0; allowed: a number >= 0"),
-        (["--radius", "1", "--tangents", "-1"], "tangents is -1; allowed: a whole number >= 0"),
+        (["--radius", "-1"], "worst-case: --radius is -1.0; allowed: a number >= 0"),
+        (["--radius", "1", "--tangents", "-1"], "worst-case: --tangents is -1; allowed: a whole number >= 0"),
         (["--radius", "1", "--tangents", "0"], "allowed: ends with a finite link value, or tangents >= 1"),
-        (["--radius", "1", "--window", "-3", "3"], "--window is -3 3 in probability space, the default; allowed: "),
+        (["--radius", "1", "--window", "-3", "3"], "worst-case: --window is -3 3 in probability space; allowed: "),
         (["--radius", "1", "--window", "0", "1.5"], "or --space margin"),
-        (["--radius", "1", "--window", "-3", "3", "--space", "probability"], "allowed: within [0, 1]"),
-        (["--radius", "1", "--window", "1", "0"], "allowed: [a, b] with a < b"),
-        (["--radius", "1", "--space", "margin"], "window is None in margin space"),
-        (["--radius", "1", "--space", "margin", "--window", "1", "3"], "outside the window"),
+        (
+            ["--radius", "1", "--window", "-3", "3", "--space", "probability"],
+            "allowed: A B within 0 1, or --space margin",
+        ),
+        (["--radius", "1", "--window", "1", "0"], "worst-case: --window is 1 0; allowed: A B with A < B."),
+        (
+            ["--radius", "1", "--space", "margin"],
+            "worst-case: --window is missing; --space margin needs it: without one",
+        ),
+        (
+            ["--radius", "1", "--space", "margin", "--window", "1", "3"],
+            "gap 1 of FILE is -0.5 in the gap space; allowed: a ",
+        ),
+        (["--radius", "1", "--window", "0", "0.6"], "--window is 0 0.6 and gap 0 of FILE is 0.6225 in the gap space"),
     ],
 )
 def test_arguments_of_the_follower_out_of_range(capsys, tmp_path, arguments, said):
     path = tmp_path / "gaps.txt"
     path.write_text("0.5\n-0.5\n")
-    assert said in refusal(capsys, "worst-case", str(path), *arguments)
+    refused = refusal(capsys, "worst-case", str(path), *arguments)
+    assert said.replace("FILE", str(path)) in refused
+    # The file is not to blame for a flag, and the command has no flag that clips.
+    assert not refused.startswith(f"sgpo worst-case: {path}") and "clip" not in refused
 
 
 def test_train_names_an_unknown_key_of_its_config(capsys, tmp_path):
     path = tmp_path / "train.yaml"
-    path.write_text("use_cpu: true\nbf16: false\nraduis: 0.1\n")
+    path.write_text("dataset_name: x\nuse_cpu: true\nbf16: false\nraduis: 0.1\n")
     assert "raduis" in refusal(capsys, "train", "--config", str(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "train.yaml: cannot be read"),
+        ("a: [", "train.yaml: not valid YAML"),
+        ("- a", "train.yaml: holds a list; allowed: a mapping"),
+        ("radius: 0.1", "--dataset_name and datasets (in a --config file): exactly one of them"),
+        (
+            "dataset_name: x\nuse_cpu: true\nlr_scheduler_type: cosin",
+            "lr_scheduler_type: cosin is not a valid Scheduler",
+        ),
+        ("dataset_name: x\nuse_cpu: true\noptim: nope", "optim: nope is not a valid OptimizerNames"),
+    ],
+)
+def test_train_names_what_is_wrong_in_its_config(capsys, tmp_path, content, said):
+    path = tmp_path / "train.yaml"
+    if content is not None:
+        path.write_text(content)
+    assert said in refusal(capsys, "train", "--config", str(path))
+
+
+def test_train_without_arguments_asks_for_a_dataset(capsys):
+    """Not for a machine with another precision, which is what TRL would complain of first."""
+    assert "--dataset_name" in refusal(capsys, "train")
+    assert "--config needs a file" in refusal(capsys, "train", "--config")
+
+
+def test_a_value_of_transformers_is_named_with_its_argument(capsys, recipe):
+    change(recipe, leader={"lr_scheduler": "cosin"})
+    assert "leader: lr_scheduler_type: cosin is not a valid SchedulerType" in run_refusal(capsys, recipe)
 
 
 @pytest.mark.parametrize(

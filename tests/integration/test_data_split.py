@@ -78,4 +78,4 @@ def test_prompts_too_long_for_the_model_are_found_before_anything_is_trained(spl
     assert not (split_recipe.parent / "run/seed").exists()
     shorter = ["data.split.max_prompt_chars=500", f"output={split_recipe.parent / 'other'}"]
     assert main(["run", "--config", str(split_recipe), "--quiet", *shorter]) == 2
-    assert "none of the 36 rows is a preference: 36 prompt too long" in capsys.readouterr().err
+    assert "none of the 36 rows is a preference: 36 prompts too long" in capsys.readouterr().err

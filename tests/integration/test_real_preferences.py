@@ -21,6 +21,15 @@ def load_example(name):
     return module
 
 
+def test_a_wrong_folder_is_one_message(tmp_path, capsys):
+    example = load_example("real_preferences")
+    assert example.main(["--data", str(tmp_path / "nowhere"), "--output", str(tmp_path / "new")]) == 2
+    assert "real_preferences: " in (said := capsys.readouterr().err) and "nowhere" in said
+    (tmp_path / "full" / "mine").mkdir(parents=True)
+    assert example.main(["--data", str(tmp_path / "nowhere"), "--output", str(tmp_path / "full")]) == 2
+    assert "full is not empty" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
     not DATA.is_dir(), reason=f"needs the real preferences; set SGPO_REAL_PREFERENCES (looked in {DATA})"

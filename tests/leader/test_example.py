@@ -31,3 +31,10 @@ def test_the_example_trains_with_either_pair_of_names(tmp_path, monkeypatch, pol
     assert trainer.state.global_step == 3
     assert hasattr(trainer, "worst_cases") == (names == NAMES[0])
     assert load_policy(tmp_path / "out").context == 256
+
+
+def test_without_its_arguments_the_example_explains_itself(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert (ended.value.code, "required: PATH" in capsys.readouterr().err) == (2, True)

@@ -27,11 +27,15 @@ def edit_json(file, **changes):
 
 
 def refuse(path, **arguments):
-    """The message of the refusal, which is one line."""
-    with pytest.raises(InputError) as caught:
-        load_policy(path, **{"device": "cpu", **arguments})
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    """The message of the refusal, which is one line, whether weights are read or only checked."""
+    messages = set()
+    for device in ("cpu", "meta"):
+        with pytest.raises(InputError) as caught:
+            load_policy(path, **{"device": device, **arguments})
+        messages.add(str(caught.value))
+    [message] = messages
+    assert "\n" not in message
+    return message
 
 
 def test_a_directory_loads_as_float32_in_evaluation_mode(policy):
@@ -119,6 +123,12 @@ def test_an_incomplete_checkpoint_is_refused(copy):
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
     assert "lacks 1 of its weights (first: model.layers.1.mlp.up_proj.weight)" in refuse(copy)
+
+
+def test_a_check_accepts_what_can_be_loaded_and_reads_no_weight(policy_path, adapter):
+    for options in ({}, {"adapter": adapter[0]}, {"dtype": "bfloat16"}):
+        checked = load_policy(policy_path, device="meta", **options)
+        assert {weight.device.type for weight in checked.model.parameters()} == {"meta"}
 
 
 def test_arguments_out_of_range_are_refused(policy_path):

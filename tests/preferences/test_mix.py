@@ -89,7 +89,7 @@ def test_a_source_that_runs_out_is_named_with_the_counts(write):
     large, small = write("large", rows("a", 100)), write("small", [*rows("b", 20), *rows("b", 5)])
     message = (
         r"small\.jsonl' runs out: 25 pairs, its share of 100 \(weight 1 of 4\), are needed, and it has 20 .*"
-        r"\(25 rows; dropped: 5 duplicate prompt\)"
+        r"\(25 rows; dropped: 5 duplicate prompts\)"
     )
     with pytest.raises(InputError, match=message):
         mix_pairs([source(large, 3), source(small, 1)], least=100)

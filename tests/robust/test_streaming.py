@@ -144,5 +144,5 @@ def test_two_processes_agree_with_one(tmp_path):
         for value, price, count in answers[rank][:2]:
             assert value == pytest.approx(exact.value, abs=1e-11) and count == 1000
             assert price == pytest.approx(exact.price, rel=1e-6)
-    assert "1 other processes refused their gaps" in answers[0][2]
+    assert "1 other processes found invalid gaps" in answers[0][2]
     assert "chunks holds gaps nan" in answers[1][2]

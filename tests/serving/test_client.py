@@ -2,7 +2,9 @@
 
 import itertools
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -53,6 +55,29 @@ def test_answers_come_in_the_order_of_the_bodies_whatever_the_order_of_the_repli
 
 def test_no_bodies_no_requests():
     assert pool(nobody()).map([]) == []
+
+
+def test_a_check_reaches_a_server_without_asking_for_an_answer():
+    """Whatever the server replies, here that it has no such page."""
+    with faulty(echo) as server:
+        pool(nobody(), server).check()
+        assert server.asked == []
+
+
+def test_a_check_waits_as_long_as_a_request_and_then_names_the_servers():
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/v1"
+
+    def answer_once():
+        with HTTPServer(("127.0.0.1", port), BaseHTTPRequestHandler) as server:
+            server.handle_request()
+
+    starts = threading.Timer(0.3, answer_once)
+    starts.start()
+    pool(url, pause=0.1, retries=5).check()
+    starts.join()
+    with pytest.raises(InputError, match=rf"no server answers \({url}: no connection"):
+        pool(url).check()
 
 
 def test_a_body_arrives_unchanged_and_the_whole_reply_is_read():

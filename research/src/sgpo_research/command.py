@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     study = argparse.ArgumentParser(prog="sgpo-study", description="Computes a table of the study; `list` names them.")
-    study.add_argument("table", metavar="TABLE", help="its name, or `list`")
+    study.add_argument("table", metavar="TABLE", help="name of a table, or list")
     study.add_argument("--output", type=Path, metavar="DIR", help="folder for rows, summaries and runs; resumes there")
     study.add_argument("--quick", action="store_true", help="the small form, for a first look")
     study.add_argument("--seeds", type=int, metavar="N", help="number of seeds; default: the table's own number")
@@ -59,9 +59,10 @@ def _run_table(table: Any, arguments: argparse.Namespace, console: Any) -> None:
     from sgpo_research.tables import as_markdown, run_table, seed_count
 
     output, quick, jobs = arguments.output, arguments.quick, arguments.jobs
+    for flag, number in (("--seeds", arguments.seeds), ("--jobs", jobs)):
+        if number is not None and number < 1:
+            raise InputError(f"{flag} is {number}; allowed: a whole number >= 1.")
     count = seed_count(table, quick=quick, seeds=arguments.seeds)
-    if jobs < 1:
-        raise InputError(f"--jobs is {jobs}; allowed: a whole number >= 1.")
     steps = iter(track(range(count), description="seeds", console=console, transient=True))
 
     def advance(done: int) -> None:

@@ -24,7 +24,7 @@ class Method:
         own: what the tuned parameter is, or None; own_values: its grid, whose size divides the number of trials.
         space, window, tangents, step: of the follower and the leader's step. Gaps are clipped to the window.
         radius: "own" (the tuned parameter), a number, "measured" (times the tuned parameter), or "validated" (chosen
-            each round from `radii`; the round is turned down where none is accepted).
+            each round from `radii`; the round is rejected if none is accepted).
         radii: grid of the validated radius.
         seeds_in_rounds: human seeds are trained on in every round, with plain DPO's loss.
         reference: of the leader's loss; the implicit reward always refers to the SFT policy.

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sgpo.cli.flags import add_flags, given
-from sgpo.config import EvaluateConfig, FollowerConfig, GenerationConfig, LeaderConfig, ModelConfig, validate
+from sgpo.cli.flags import add_flags, build, flag_of, given
+from sgpo.config import EvaluateConfig, FollowerConfig, GenerationConfig, LeaderConfig, ModelConfig
 from sgpo.config.options import JudgeOptions, RewardOptions
 from sgpo.config.read import named_sources
 from sgpo.errors import InputError
@@ -17,7 +17,6 @@ from sgpo.store.files import write_json
 from sgpo.store.hub import settle_hub_access
 from sgpo.store.progress import Reporter, hide_other_bars
 
-_POLICY = "Folder or Hub id of the policy; `judge` and `reward` also take a file of its answers (.json, .jsonl)."
 # The policy's servers have a flag of their own, because `--servers` are the judge's.
 _GENERATION = ("backend", "servers", "server_command", "server_dialect", "server_options", "vllm", "batch_size")
 
@@ -36,7 +35,8 @@ def _add_kind(kinds: Any, name: str, call: Any, help_: str, output: str | None =
     parser = kinds.add_parser(name, help=help_, description=help_)
     kind = name.replace("-", "_")
     parser.set_defaults(call=call, kind=kind, name=None, reference=None, self_pairs=None, seed=None)
-    parser.add_argument("--policy", metavar="PATH", help=_POLICY)
+    answers = ", or a file of its answers (.json, .jsonl)" if kind in ("judge", "reward") else ""
+    parser.add_argument("--policy", metavar="PATH", help=f"Folder or Hub id of the policy{answers}.")
     # Options have flags of their own, and --self-pairs implies a certificate.
     keys = [key for key in EvaluateConfig.keys_of(kind) if key not in ("options", "certificate")]
     add_flags(parser, EvaluateConfig, keys, aliases=aliases)
@@ -69,11 +69,10 @@ def _add_judge(kinds: Any) -> None:
     parser = _add_kind(kinds, "judge", _evaluate_policy, help_, baseline=["--second"], servers=["--server"])
     parser.add_argument("--first", dest="policy", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     group = parser.add_argument_group("how the judge is asked")
-    renamed = {"temperature": "--judge-temperature", "seed": "--judge-seed"}
-    add_flags(group, JudgeOptions, JudgeOptions.model_fields, renamed=renamed)
+    add_flags(group, JudgeOptions, JudgeOptions.model_fields)
     group.add_argument("--cache", metavar="DIR", help="Folder of verdicts and answers; defaults to OUTPUT with .cache.")
-    group.add_argument("--price-in", type=float, metavar="PRICE", help="Of a million tokens that the judge reads.")
-    group.add_argument("--price-out", type=float, metavar="PRICE", help="Of a million tokens that it generates.")
+    group.add_argument("--price-in", type=float, metavar="PRICE", help="Price per million tokens that the judge reads.")
+    group.add_argument("--price-out", type=float, metavar="PRICE", help="Price per million tokens that it generates.")
     group.add_argument("--yes", action="store_true", help="Send the requests without confirmation.")
     _add_generation(parser)
 
@@ -83,8 +82,7 @@ def _add_reward(kinds: Any) -> None:
     parser = _add_kind(kinds, "reward", _evaluate_policy, help_, model=["--reward-model"])
     _add_reference(parser)
     group = parser.add_argument_group("how the reward model is loaded")
-    renamed = {key: f"--reward-{key.replace('_', '-')}" for key in RewardOptions.model_fields if key != "label"}
-    add_flags(group, RewardOptions, RewardOptions.model_fields, renamed=renamed)
+    add_flags(group, RewardOptions, RewardOptions.model_fields)
     _add_generation(parser)
 
 
@@ -107,9 +105,9 @@ def _add_generation(parser: argparse.ArgumentParser) -> None:
     aliases = {"server_dialect": ["--dialect"], "servers": ["--policy-server"]}
     if parser.get_default("kind") != "judge":
         aliases["servers"].append("--server")
-    add_flags(group, GenerationConfig, _GENERATION, renamed={"servers": "--policy-servers"}, aliases=aliases)
+    add_flags(group, GenerationConfig, _GENERATION, aliases=aliases)
     add_flags(group, ModelConfig, ["dtype", "trust_remote_code"])
-    group.add_argument("--seed", type=int, metavar="N", help="Of sampling. Default: 0.")
+    group.add_argument("--seed", type=int, metavar="N", help="Seed of the sampling. Default: 0.")
 
 
 def _alpaca(arguments: argparse.Namespace) -> int:
@@ -188,20 +186,20 @@ def _run_job(arguments: argparse.Namespace, settings: EvaluateConfig, **files: P
     from sgpo.preferences.source import load_pairs
 
     hide_other_bars()
+    if settings.kind == "judge":
+        describe_cost([], [], price_in=arguments.price_in, price_out=arguments.price_out)
     own_pairs = self_annotated(load_pairs(arguments.self_pairs)) if arguments.self_pairs else None
     if arguments.self_pairs and own_pairs is None:
         raise InputError(f"--self-pairs {arguments.self_pairs} has no pair of source 'self'; allowed: at least one.")
-    model = validate(ModelConfig, {"path": arguments.policy, **given(arguments, ModelConfig)}, "arguments")
+    model = build(arguments, ModelConfig, path=arguments.policy)
     subject = Subject(
         model=model,
         name=arguments.name or arguments.policy,
-        generation=validate(GenerationConfig, given(arguments, GenerationConfig), "arguments"),
+        generation=build(arguments, GenerationConfig),
         reference=model.at(arguments.reference) if arguments.reference else None,
         seed=arguments.seed or 0,
         own_pairs=own_pairs,
-        **validate(LeaderConfig, given(arguments, LeaderConfig), "arguments").model_dump(
-            include={"beta", "max_length"}
-        ),
+        **build(arguments, LeaderConfig).model_dump(include={"beta", "max_length"}),
         **given(arguments, FollowerConfig),
     )
 
@@ -211,20 +209,30 @@ def _run_job(arguments: argparse.Namespace, settings: EvaluateConfig, **files: P
         if missing and not arguments.yes:
             _confirm(f"{len(missing):,} requests to {', '.join(settings.servers)}")
 
-    return run_evaluation(Job(settings, subject, _StagePerBar(Console(stderr=True)), **files, approve=approve))
+    job = Job(settings, subject, _StagePerBar(Console(stderr=True)), **files, approve=approve)
+    job.check()
+    return run_evaluation(job)
 
 
 def _read_settings(arguments: argparse.Namespace) -> EvaluateConfig:
-    content = {"kind": arguments.kind, **given(arguments, EvaluateConfig)}
-    if arguments.kind == "judge":
-        content["options"] = {"seed": arguments.seed or 0, **given(arguments, JudgeOptions)}
-    if arguments.kind == "reward":
-        content["options"] = given(arguments, RewardOptions)
-        if content.get("model") and (dtype := given(arguments, ModelConfig).get("dtype")):
-            content["options"].setdefault("dtype", dtype)
-    if arguments.kind == "preferences":
-        content["certificate"] = arguments.self_pairs is not None
-    return validate(EvaluateConfig, content, "arguments")
+    kind, keys, others = arguments.kind, given(arguments, EvaluateConfig), {"kind": arguments.kind}
+    if kind == "judge":
+        options = build(arguments, JudgeOptions, seed=arguments.seed or 0)
+        others["options"] = options.model_dump(exclude_unset=True)
+    if kind == "reward":
+        others["options"] = options = build(arguments, RewardOptions).model_dump(exclude_unset=True)
+        if options and "function" in keys:
+            flag = flag_of(f"RewardOptions.{next(iter(options))}")
+            raise InputError(f"{flag} is given with --function, which takes none; leave one of them out.")
+        if keys.get("model") and (dtype := given(arguments, ModelConfig).get("dtype")):
+            options.setdefault("dtype", dtype)
+    if kind == "preferences":
+        others["certificate"] = arguments.self_pairs is not None
+    try:
+        return build(arguments, EvaluateConfig, **others)
+    except InputError as error:
+        message = str(error).replace(f"kind {kind!r}", f"sgpo eval {kind.replace('_', '-')}")
+        raise InputError(message.replace("model or function", "--model or --function")) from error
 
 
 def _reads_verdicts(
@@ -234,14 +242,13 @@ def _reads_verdicts(
 
     `both` modes take some flags; every other flag that a mode would ignore is refused.
     """
-    found = [key.rpartition(".")[2] for key, value in vars(arguments).items() if not (value is None or value is False)]
+    values = {key: value for key, value in vars(arguments).items() if value not in (None, "") and value is not False}
+    found = {key.rpartition(".")[2]: flag_of(key) for key in values}
     reads = file in found
     if not reads and (missing := [name for name in needed if name not in found]):
         listed = ", ".join(f"--{name}" for name in needed)
         raise InputError(f"--{missing[0]} is missing; allowed: --{file}, or all of {listed}.")
-    for name in found:
-        # `--servers` are a judge's; these are the policy's.
-        flag = "--" + {"servers": "policy-servers"}.get(name, name.replace("_", "-"))
+    for name, flag in found.items():
         if reads and name not in ("call", "kind", "json", file, *own, *both):
             raise InputError(f"{flag} is given with --{file}, which takes none; leave one of them out.")
         if not reads and name in own:

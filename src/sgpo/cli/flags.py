@@ -1,27 +1,27 @@
-"""Flags of a command made from a section of the recipe: name, type, choices, default and description are its own."""
+"""Command-line flags generated from a section of the recipe: name, type, choices, default and help."""
 
 import argparse
 import json
+import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
-from sgpo.config import Section
+from sgpo.config import Section, validate
+from sgpo.config.options import RewardOptions
+from sgpo.errors import InputError
 
 _METAVARS = {int: "N", float: "X"}
+_PATHS = ("instructions", "questions", "prompts", "pairs", "baseline", "template")
+# What the flags of keys begin with whose own name another flag has.
+_PREFIXES = {"GenerationConfig.servers": "policy-", "JudgeOptions.temperature": "judge-", "JudgeOptions.seed": "judge-"}
+_PREFIXES |= {f"RewardOptions.{name}": "reward-" for name in RewardOptions.model_fields if name != "label"}
+_Section = TypeVar("_Section", bound=Section)
 
 
 def add_flags(
-    parser: Any,
-    section: type[Section],
-    names: Iterable[str],
-    *,
-    renamed: Mapping[str, str] | None = None,
-    aliases: Mapping[str, Iterable[str]] | None = None,
+    parser: Any, section: type[Section], names: Iterable[str], aliases: Mapping[str, Iterable[str]] | None = None
 ) -> None:
-    """Adds a flag for each of some keys of a section to a parser or a group; `given` reads them.
-
-    `renamed` holds the flags of keys whose own name another flag has; `aliases` older flags, which are not shown.
-    """
+    """Adds a flag for each of some keys of a section to a parser or a group; `aliases` are older flags, not shown."""
     for name in names:
         field = section.model_fields[name]
         key = f"{section.__name__}.{name}"
@@ -29,10 +29,26 @@ def add_flags(
         default = None if field.is_required() else field.get_default(call_default_factory=True)
         empty = default is None or default is False or default in ([], {}) or isinstance(default, Section)
         shown = "" if empty else f" Default: {default}."
-        flag = (renamed or {}).get(name, f"--{name.replace('_', '-')}")
-        parser.add_argument(flag, help=f"{field.description}{shown}".replace("%", "%%"), **options)
+        parser.add_argument(flag_of(key), help=f"{field.description}{shown}".replace("%", "%%"), **options)
         for alias in (aliases or {}).get(name, ()):
             parser.add_argument(alias, help=argparse.SUPPRESS, **options)
+
+
+def flag_of(key: str) -> str:
+    """The flag of a key, such as `JudgeOptions.seed`."""
+    return f"--{_PREFIXES.get(key, '')}{key.rpartition('.')[2].replace('_', '-')}"
+
+
+def build(arguments: argparse.Namespace, section: type[_Section], **others: Any) -> _Section:
+    """A section from `others` and the flags that are given; an InputError names the flags."""
+    flags = given(arguments, section)
+    try:
+        return validate(section, {**others, **flags}, "arguments")
+    except InputError as error:
+        message = str(error).replace("arguments: ", "")
+        for name in section.model_fields.keys() - (others.keys() - flags.keys()):
+            message = re.sub(rf"^{name}\b(\.\d+)*", flag_of(f"{section.__name__}.{name}"), message, flags=re.MULTILINE)
+        raise InputError(message) from error
 
 
 def given(arguments: argparse.Namespace, section: type[Section]) -> dict[str, Any]:
@@ -53,7 +69,7 @@ def _options(annotation: Any, name: str) -> dict[str, Any]:
         return {**_options(parts[0], name.removesuffix("s")), "nargs": "+" if kind is list else len(parts)}
     if kind is dict or issubclass(kind, Section):
         return {"type": _json, "metavar": "JSON"}
-    return {"type": kind, "metavar": _METAVARS.get(kind, name.upper())}
+    return {"type": kind, "metavar": "PATH" if name in _PATHS else _METAVARS.get(kind, name.upper())}
 
 
 def _json(text: str) -> Any:

@@ -1,20 +1,25 @@
 """Gaps from a file: text, .npy or Parquet."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from sgpo.errors import InputError
+from sgpo.robust.ball import check_gaps
 from sgpo.store.files import read_text
 
 
 def read_gaps(path: Path, column: str) -> np.ndarray:
-    """(N,) gaps from text (one per line), a .npy array, or a column of a .parquet file."""
+    """(N,) finite gaps from text (one per line), a .npy array, or a column of a .parquet file."""
     if not path.is_file():
-        raise InputError(f"{path}: no such file; allowed: text with one gap per line, .npy, or .parquet.")
-    if path.suffix == ".parquet":
-        return _read_parquet(path, column)
-    return _read_npy(path) if path.suffix == ".npy" else _read_text(path)
+        found = "is a folder" if path.is_dir() else "does not exist"
+        raise InputError(f"{path} {found}; allowed: text with one gap per line, .npy, or .parquet.")
+    readers = {".parquet": partial(_read_parquet, column=column), ".npy": _read_npy}
+    gaps = readers.get(path.suffix, _read_text)(path)
+    if not gaps.size:
+        raise InputError(f"{path} holds no gaps; allowed: at least one.")
+    return check_gaps(gaps, f"{path}: gaps")
 
 
 def _read_text(path: Path) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import select
 import sys
 from pkgutil import resolve_name
 
@@ -25,23 +26,33 @@ _COMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     """Runs one command. Returns 0, 2 for bad input, or 130 when interrupted."""
     argv = sys.argv[1:] if argv is None else argv
-    # TRL reports each trainer to a server unless it is told not to; nobody asked for that here.
+    # TRL sends telemetry for each trainer by default; it is turned off here.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     command = argv[0] if argv else ""
     try:
         if command == "study":
             raise InputError(
-                "the study is a distribution of its own: `pip install ./research` in the repository, then `sgpo-study`."
+                "the study is a separate package: `pip install ./research` in the repository, then `sgpo-study`."
             )
         _parser().parse_args(argv[:1])
-        return resolve_name(_COMMANDS[command][0])(argv[1:])
+        code = resolve_name(_COMMANDS[command][0])(argv[1:])
+        sys.stdout.flush()
+        return code
     except InputError as error:
         print(f"sgpo {command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        hint = "; the same command goes on after the last finished stage" if command == "run" else ""
+        hint = "; run the same command again to resume after the last finished stage" if command == "run" else ""
         print(f"\nsgpo {command}: interrupted{hint}", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        poll = select.poll()
+        poll.register(sys.stdout, 0)
+        if not poll.poll(0):
+            raise
+        # Nobody reads the output, as after `| head`. Source: the note on SIGPIPE in Python's documentation.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,11 +3,15 @@
 import argparse
 from pathlib import Path
 
+from sgpo.errors import InputError
+
 
 def run(argv: list[str]) -> int:
     """Runs the command. Returns 0."""
     # Options may stand between overrides.
     arguments = _parser().parse_intermixed_args(argv)
+    if arguments.config is None:
+        raise InputError("--config is missing; allowed: a recipe, a YAML file.")
 
     from rich.console import Console
 
@@ -65,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Runs the whole loop of a recipe.",
         epilog="`sgpo run --keys` lists the keys of a recipe, `sgpo run --keys follower` those of one section.",
     )
-    parser.add_argument("--config", required=True, metavar="FILE", help="The recipe, a YAML file.")
+    parser.add_argument("--config", metavar="FILE", help="The recipe, a YAML file.")
     parser.add_argument("--output", metavar="DIR", help="The run directory; overrides the recipe's `output`.")
     parser.add_argument("--dry-run", action="store_true", help="Check everything that can be checked, print the plan.")
     parser.add_argument("--quiet", action="store_true", help="No progress, no table.")
@@ -75,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _ShowKeys(argparse.Action):
-    """Prints the keys before the other arguments are required."""
+    """Prints the keys and exits."""
 
     def __call__(self, parser, namespace, section, option_string=None):
         from rich.console import Console

@@ -6,8 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sgpo.cli.flags import add_flags, given
-from sgpo.config import ModelConfig, SplitConfig, validate
+from sgpo.cli.flags import add_flags, build, given
+from sgpo.config import ModelConfig, SplitConfig
 from sgpo.errors import InputError
 from sgpo.store.hub import settle_hub_access
 
@@ -16,13 +16,13 @@ def split(argv: list[str]) -> int:
     """Runs the command. Returns 0."""
     arguments = _parser().parse_args(argv)
     sources = [{**_parse_source(text), "split": arguments.split} for text in arguments.sources]
-    settings = validate(SplitConfig, {"pools": [], **given(arguments, SplitConfig), "sources": sources}, "arguments")
+    settings = build(arguments, SplitConfig, pools=[], sources=sources)
     if (settings.selection == "farthest") != (arguments.model is not None):
         raise InputError(
             f"--selection is {settings.selection} {'with' if arguments.model else 'without'} --model; allowed: "
             "farthest with --model, or random without."
         )
-    model = validate(ModelConfig, {"path": arguments.model, **given(arguments, ModelConfig)}, "arguments")
+    model = build(arguments, ModelConfig, path=arguments.model)
     if model.path is None and given(arguments, ModelConfig):
         raise InputError("--dtype goes with --model, which is missing.")
     settle_hub_access([*(source.path for source in settings.sources), arguments.model])
@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", metavar="NAME", help="Split of the sources. Default: train.")
     add_flags(parser, SplitConfig, ("seeds", "pools", "heldout", "selection", "max_prompt_chars"))
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="New or empty folder to write.")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="Of everything random. Default: 0.")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="Random seed. Default: 0.")
     parser.add_argument("--model", metavar="PATH", help="SFT model in whose hidden states farthest seeds are found.")
     add_flags(parser, ModelConfig, ["dtype"])
     return parser

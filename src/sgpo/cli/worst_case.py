@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 from pydantic import create_model
 
-from sgpo.cli.flags import add_flags, given
+from sgpo.cli.flags import add_flags, build
 from sgpo.cli.gaps_file import read_gaps
-from sgpo.config import Section, validate
+from sgpo.config import Section
 from sgpo.config.game import FollowerSettings
 from sgpo.config.section import keys_of
 from sgpo.errors import InputError
 from sgpo.robust import WorstCase
 from sgpo.robust import worst_case as solve
+from sgpo.robust.link import sigmoid
 
 # Four settings of SGPOConfig with their defaults; 0 tangents are the exact link.
 _KEYS = keys_of(FollowerSettings, window=(tuple[float, float] | None, None))
@@ -34,22 +35,35 @@ def worst_case(argv: list[str]) -> int:
     parser.add_argument("--column", default="gap", help="Column of a Parquet file. Default: gap.")
     parser.add_argument("--json", action="store_true", help="Print JSON, with all atoms.")
     arguments = parser.parse_args(argv)
-    chosen = given(arguments, _Settings)
-    settings = validate(_Settings, chosen, "arguments")
-    if "space" not in chosen and settings.window and not 0 <= min(settings.window) <= max(settings.window) <= 1:
-        ends = " ".join(f"{end:g}" for end in settings.window)
-        raise InputError(
-            f"--window is {ends} in {settings.space} space, the default; allowed: within 0 1, or --space margin."
-        )
+    settings = build(arguments, _Settings)
     gaps = read_gaps(arguments.file, arguments.column)
-    try:
-        worst = solve(
-            gaps, settings.radius, space=settings.space, window=settings.window, tangents=settings.tangents or None
-        )
-    except InputError as error:
-        raise InputError(f"{arguments.file}: {error}") from error
+    _check_window(settings, gaps, arguments.file)
+    worst = solve(
+        gaps, settings.radius, space=settings.space, window=settings.window, tangents=settings.tangents or None
+    )
     print(_describe(worst, settings.tangents, as_json=arguments.json))
     return 0
+
+
+def _check_window(settings: Section, gaps: np.ndarray, file: Path) -> None:
+    """Raises InputError for a window that is missing or wrong, or that does not hold every gap."""
+    if settings.window is None and settings.space == "margin":
+        raise InputError(
+            "--window is missing; --space margin needs it: without one the worst case is the mean loss plus the radius "
+            "(PAPER.md D2)."
+        )
+    (a, b), points = settings.window or (0, 1), gaps if settings.space == "margin" else sigmoid(gaps)
+    found, row = f"{a:g} {b:g}", int(points.argmin() if points.min() < a else points.argmax())
+    if not a < b:
+        allowed = "A B with A < B"
+    elif settings.space == "probability" and not (a >= 0 and b <= 1):
+        found, allowed = f"{found} in probability space", "A B within 0 1, or --space margin"
+    elif not a <= points[row] <= b:
+        found += f" and gap {row} of {file} is {points[row]:.4g} in the gap space"
+        allowed = "a window that holds every gap"
+    else:
+        return
+    raise InputError(f"--window is {found}; allowed: {allowed}.")
 
 
 def _describe(worst: WorstCase, tangents: int, *, as_json: bool) -> str:

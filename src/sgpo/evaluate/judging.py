@@ -37,8 +37,8 @@ def describe_cost(
     `missing` are the request bodies without a cached answer; prices are of a million tokens read and written.
     """
     if (price_in is None) != (price_out is None):
-        raise InputError(f"price_in is {price_in} and price_out {price_out}; allowed: both, or neither.")
-    for name, price in (("price_in", price_in), ("price_out", price_out)):
+        raise InputError(f"--price-in is {price_in} and --price-out {price_out}; allowed: both, or neither.")
+    for name, price in (("--price-in", price_in), ("--price-out", price_out)):
         if price is not None and not price >= 0:
             raise InputError(f"{name} is {price}; allowed: a number >= 0.")
     text = f"{len(bodies):,} requests, {len(bodies) - len(missing):,} of them answered already"

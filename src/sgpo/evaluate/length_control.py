@@ -194,7 +194,7 @@ def _fit(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray,
 
 
 def _negative_loss(model: Any, x: np.ndarray, y: np.ndarray, sample_weight: np.ndarray) -> float:
-    """Minus the mean weighted cross-entropy of held-out rows, each of which comes with both labels."""
+    """Minus the mean weighted cross-entropy of held-out rows; each row is present with both labels."""
     predicted = np.clip(model.predict_proba(x)[:, 1], _EPSILON, 1 - _EPSILON)
     return float(sample_weight @ np.log(np.where(y == 1, predicted, 1 - predicted)) / (len(y) / 2))
 

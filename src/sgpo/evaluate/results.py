@@ -106,19 +106,21 @@ def _preferences_table(result: dict[str, Any]) -> Table:
     parts = {"all": report["overall"]}
     parts |= {escape(f"source {source}"): accuracy for source, accuracy in report["by_source"].items()}
     for part in report["by_length"]:
-        parts[f"chosen longer by {part['shortest']:.0f} to {part['longest']:.0f} tokens"] = part["accuracy"]
+        ends = dict.fromkeys(f"{part[end]:.0f}" for end in ("shortest", "longest"))
+        unit = "token" if [*ends] == ["1"] else "tokens"
+        parts[f"chosen minus rejected: {' to '.join(ends)} {unit}"] = part["accuracy"]
     for name, found in parts.items():
         table.add_row(name, _number(found["accuracy"]), _span(found), f"{found['pairs']:,}")
     scale = report["calibration"]["temperature"]
     table.caption = (
-        f"Calibration error {report['calibration']['error']:.3f}; the gaps fit best times {_number(scale['scale'])} "
-        f"({_span(scale)}), where 1 is calibrated."
+        f"Calibration error {report['calibration']['error']:.3f}; scale of the gaps {_number(scale['scale'])} (95% "
+        f"interval {_span(scale)}; 1 is calibrated)."
     )
     if bound is not None:
         table.caption += (
             f" Certificate: mean log-likelihood of these pairs at least {bound['bound']:.4f} nats at the radius "
-            f"{bound['radius']:.4f} ({bound['space']} space); it is {bound['human']:.4f}, and {bound['own']:.4f} on "
-            "the self-annotated pairs."
+            f"{bound['radius']:.4f} ({bound['space']} space); measured: {bound['human']:.4f} on these pairs, "
+            f"{bound['own']:.4f} on the self-annotated pairs."
         )
     return table
 

@@ -21,6 +21,7 @@ from sgpo.evaluate.prompt_files import Answers, is_answer_file, read_answers_to,
 from sgpo.evaluate.results import as_plain
 from sgpo.evaluate.rewarding import compare_by_reward, reward_agreement
 from sgpo.policy.generators import load_model, open_generator
+from sgpo.policy.load import load_tokenizer
 from sgpo.policy.locate import check_exists
 from sgpo.policy.sampling import Sampling, prompt_seeds
 from sgpo.policy.score import PairScores, score_pairs, score_responses
@@ -36,6 +37,7 @@ from sgpo.serving.client import ServerPool
 from sgpo.stats.certificate import certify_policy
 from sgpo.stats.ranking import report_preferences
 from sgpo.store.files import write_jsonl
+from sgpo.store.hub import is_hub_id
 from sgpo.store.progress import Reporter
 from sgpo.store.records import Sample
 
@@ -95,7 +97,24 @@ class Job:
     log: Path | None = None
     approve: Callable[[list[Body], list[Body]], None] | None = None
 
-    def answers_of(self, model: ModelConfig, name: str, prompts: Sequence[Messages]) -> Answers:
+    def check(self) -> None:
+        """Checks inputs, models and the judge's servers, so that nothing is generated or scored in vain."""
+        settings, subject = self.settings, self.subject
+        check_inputs(settings, download=True)
+        compared = [subject.model, *([self.opponent] if settings.prompts else [])]
+        models = [model for model in compared if not is_answer_file(model.path)]
+        if subject.reference is not None and subject.model in models:
+            models.append(subject.reference)
+        for model in models:
+            if subject.generation.backend == "transformers":
+                load_model(model, device="meta")
+            else:
+                load_tokenizer(model.path, trust_remote_code=model.trust_remote_code)
+        # With verdicts on disk, a run may need no server.
+        if settings.kind == "judge" and models and not (self.verdicts and self.verdicts.is_file()):
+            _open_judge(settings)[1].check()
+
+    def answers_of(self, model: ModelConfig, name: str, prompts: Sequence[Messages], who: str) -> Answers:
         """The answers of a policy, generated or kept, or of the file at its path."""
         if is_answer_file(model.path):
             return read_answers_to(model.path, prompts)
@@ -108,7 +127,7 @@ class Job:
                 return read_answers_to(kept, prompts)
         with (
             open_generator(subject.generation, model, log=self.log) as generator,
-            self.reporter.bar("answers", len(prompts)) as advance,
+            self.reporter.bar(f"answers of the {who}", len(prompts)) as advance,
         ):
             seeds = prompt_seeds(subject.seed, len(prompts))
             rows = generator.generate(prompts, seeds, Sampling(n=1, **sampling), progress=advance)
@@ -118,13 +137,18 @@ class Job:
             write_answers_to(kept, prompts, answers)
         return answers
 
-    def baseline(self, prompts: Sequence[Messages]) -> Answers:
-        """The answers that the policy's are compared with: the baseline's, or the reference's if none is named."""
+    @property
+    def opponent(self) -> ModelConfig:
+        """What the policy is compared with: the baseline, or the reference if none is named."""
         if self.settings.baseline is not None:
-            return self.answers_of(self.subject.model.at(self.settings.baseline), self.settings.baseline, prompts)
+            return self.subject.model.at(self.settings.baseline)
         if self.subject.reference is None:
             raise InputError("baseline is missing; allowed: a file of answers, or a policy.")
-        return self.answers_of(self.subject.reference, self.subject.reference.path, prompts)
+        return self.subject.reference
+
+    def baseline(self, prompts: Sequence[Messages]) -> Answers:
+        """The answers that the policy's are compared with."""
+        return self.answers_of(self.opponent, self.opponent.path, prompts, "baseline")
 
     def score(self, model: ModelConfig, sets: Sequence[Dataset], who: str) -> list[PairScores]:
         """The scores of sets of pairs under a model, which is in memory only here."""
@@ -154,8 +178,11 @@ def run_evaluation(job: Job) -> dict[str, Any]:
     return as_plain({**headline, **kinds[kind](job)})
 
 
-def check_inputs(settings: EvaluateConfig) -> int:
-    """Reads the inputs of an evaluation, so that mistakes are found before any model runs; counts answers or pairs."""
+def check_inputs(settings: EvaluateConfig, *, download: bool = False) -> int:
+    """Reads the inputs of an evaluation before any model runs, and counts answers or pairs.
+
+    A reward model on the Hub is checked only with `download`.
+    """
     count = 0
     if settings.instructions:
         count = len(read_instructions(settings.instructions, split=settings.split).instructions)
@@ -176,15 +203,15 @@ def check_inputs(settings: EvaluateConfig) -> int:
         _open_judge(settings)
     if settings.function:
         open_reward(None, settings.function)
-    elif settings.kind == "reward":
-        check_exists(settings.model, "reward model")
+    elif settings.kind == "reward" and (download or not is_hub_id(settings.model)):
+        open_reward(settings.model, None, **{**settings.read_options.model_dump(), "device": "meta"})
     return count
 
 
 def _alpaca(job: Job) -> dict[str, Any]:
     asked = read_instructions(job.settings.instructions, split=job.settings.split)
     prompts = [[{"role": "user", "content": instruction}] for instruction in asked.instructions]
-    answers = job.answers_of(job.subject.model, job.subject.name, prompts)
+    answers = job.answers_of(job.subject.model, job.subject.name, prompts, "policy")
     write_model_outputs(job.answers, asked, answers.texts, job.subject.name)
     characters = float(np.mean([len(text) for text in answers.texts]))
     return {"count": len(prompts), "cut": answers.cut, "characters": characters, "answers": len(prompts)}
@@ -288,7 +315,7 @@ def _open_judge(settings: EvaluateConfig) -> tuple[PairwiseJudge, ServerPool]:
 def _both_answers(job: Job) -> tuple[list[Messages], Answers, Answers]:
     """The prompts with the policy's answers and the baseline's."""
     subject, prompts = job.subject, read_prompts(job.settings.prompts, split=job.settings.split)
-    policy = job.answers_of(subject.model, subject.name, prompts)
+    policy = job.answers_of(subject.model, subject.name, prompts, "policy")
     if job.answers is not None:
         write_answers_to(job.answers, prompts, policy)
     return prompts, policy, job.baseline(prompts)

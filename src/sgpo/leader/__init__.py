@@ -1,4 +1,4 @@
-"""The leader of the game: TRL's DPOTrainer against the worst case. The only room of the library that imports TRL."""
+"""The leader of the game: TRL's DPOTrainer against the worst case."""
 
 from typing import TYPE_CHECKING, Any
 

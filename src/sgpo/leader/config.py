@@ -38,7 +38,12 @@ class SGPOConfig(*(loss.Settings for loss in PAIR_LOSSES), DPOConfig):
         # TRL sets its default by a name that transformers has deprecated; a user's own use of that name still warns.
         if self.activation_checkpointing is None and self.gradient_checkpointing:
             self.activation_checkpointing = True
-        super().__post_init__()
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            # transformers names a wrong value of an enumeration, and not the argument.
+            wrong = [name for name, value in vars(self).items() if str(error).startswith(f"{value} is not a valid ")]
+            raise InputError(f"{wrong[0]}: {error}" if wrong else str(error)) from error
         given = {name: getattr(self, name) for name in _RANGES.model_fields}
         for name, value in validate(_RANGES, given, "SGPOConfig"):
             setattr(self, name, value)
@@ -51,9 +56,7 @@ def _ranges() -> type[Section]:
     hints = get_type_hints(SGPOConfig, include_extras=True)
     ours = [field.name for field in dataclasses.fields(SGPOConfig) if field.name not in DPOConfig.__dataclass_fields__]
     # A string is JSON, which TrainingArguments has parsed by then.
-    hints["source_radius"] = (
-        Annotated[dict[str, NotNegative], Field(min_length=1), "sources with a radius >= 0 each"] | None
-    )
+    hints["source_radius"] = Annotated[dict[str, NotNegative], Field(min_length=1), "sources with radii >= 0"] | None
     return create_model("SGPOConfig", __base__=Section, **{name: (hints[name], ...) for name in ours})
 
 

@@ -182,7 +182,7 @@ class Follower:
         """A follower of that `state`, which has answered; raises InputError for the state of another dataset."""
         if not np.array_equal(state["rows"], pairs.rows):
             raise InputError(
-                f"the checkpoint's follower knows {len(state['rows'])} pairs and train_dataset has {len(pairs.rows)} "
+                f"the checkpoint's follower has {len(state['rows'])} pairs and train_dataset has {len(pairs.rows)} "
                 "(or other rows were dropped); allowed: the dataset it was trained on."
             )
         follower = cls(args, pairs, state["gaps"])
@@ -234,7 +234,7 @@ class Follower:
         try:
             return solve_worst_case(gaps, ball, weights=weights, **how)
         except RuntimeError as error:
-            raise InputError(f"solver {args.solver!r} gave up ({error}); allowed: solver 'exact'.") from error
+            raise InputError(f"solver {args.solver!r} did not converge ({error}); allowed: solver 'exact'.") from error
 
 
 def choose_window(args: Any, gaps: np.ndarray, weights: np.ndarray | None) -> tuple[float, float]:

@@ -38,7 +38,7 @@ def check_loss(args: Any) -> None:
             f"replaced), or {what.off}."
         )
     # With another divergence a gap is not the implicit reward difference. WPO's weights follow the policy, and a moving
-    # reference changes all gaps: what is known of a pair would not last.
+    # reference changes all gaps, so stored gaps would become wrong.
     values = {"f_divergence_type": "reverse_kl", "use_weighting": False, "sync_ref_model": False}
     require(args, values, str(what), what.off)
 

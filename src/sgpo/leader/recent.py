@@ -1,4 +1,4 @@
-"""The latest whole optimiser steps: what they saw on all processes, and how much of it is kept."""
+"""Rows and margins of the latest complete optimiser steps, from all processes."""
 
 import numpy as np
 import torch

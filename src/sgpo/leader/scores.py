@@ -63,7 +63,7 @@ class StoredScores:
     """Whether the training set stores the reference's log-probabilities, and whether they must be `doubted`."""
 
     def __init__(self, train_dataset: Any, args: Any, *, has_model: bool) -> None:
-        """Where there are any, TRL is told to read them from the batch; `has_model`: a reference model was given."""
+        """If the dataset stores scores, TRL reads them from the batch; `has_model`: a reference model was given."""
         self.has_model, self.doubted = has_model, False
         self.stored = isinstance(train_dataset, Dataset) and has_columns(
             train_dataset, REFERENCE_COLUMNS, "train_dataset"

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from trl import get_peft_config as peft_config_of
 from trl import get_quantization_config as quantization_config_of
 from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
+from sgpo.config.read import read_recipe
 from sgpo.errors import InputError
 from sgpo.leader.config import SGPOConfig
 from sgpo.leader.train import without_trl_warnings
@@ -23,8 +25,19 @@ from sgpo.leader.trainer import SGPOTrainer
 from sgpo.preferences.layout import to_pairs
 from sgpo.preferences.source import load_pairs
 
+_EPILOG = "Arguments of accelerate launch, such as --num_processes 4 or --accelerate_config fsdp2, are accepted too."
 # Set in the processes of a launch, which read the launcher's arguments in a --config file a second time.
 _LAUNCHED = "SGPO_TRAIN_LAUNCHED"
+
+
+@dataclass
+class _Data(ScriptArguments, DatasetMixtureConfig):
+    """The datasets, parsed before the trainer's arguments: whoever names none gets to know that first."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if bool(self.datasets) == bool(self.dataset_name):
+            raise InputError("--dataset_name and datasets (in a --config file): exactly one of them must be given.")
 
 
 @without_trl_warnings()
@@ -34,7 +47,12 @@ def train(argv: Sequence[str]) -> int:
     `--config FILE` gives defaults in YAML. With arguments of `accelerate launch`, such as `--num_processes 2` or
     `--accelerate_config fsdp2`, the training is launched, else it runs in this process. Returns the exit code.
     """
-    parser = TrlParser((ScriptArguments, SGPOConfig, ModelConfig, DatasetMixtureConfig), prog="sgpo train")
+    parser = TrlParser((_Data, SGPOConfig, ModelConfig), prog="sgpo train", epilog=_EPILOG)
+    if "--config" in argv:
+        if argv[-1] == "--config":
+            raise InputError("--config needs a file.")
+        # TRL explains neither a file that is missing nor one that is not YAML.
+        read_recipe(argv[argv.index("--config") + 1], [])
     try:
         *settings, in_file, in_line = parser.parse_args_and_config(
             list(argv), return_remaining_strings=True, separate_remaining_strings=True
@@ -57,8 +75,8 @@ def launch(launcher: list[str], arguments: list[str]) -> int:
     _, unknown = launch_command_parser().parse_known_args([*launcher, *script])
     if unknown or "LOCAL_RANK" in os.environ:
         raise InputError(
-            f"{' '.join(unknown or launcher)}: unknown; allowed: an argument of `sgpo train` (see --help), or of "
-            "`accelerate launch` in a process that was not launched already."
+            f"{' '.join(unknown or launcher)}: unknown argument; see sgpo train --help. Arguments of accelerate launch "
+            "are accepted unless a launcher has already started this process."
         )
     command = [sys.executable, "-m", "accelerate.commands.launch", *launcher, *script]
     return subprocess.run(command, env={**os.environ, _LAUNCHED: "1"}).returncode
@@ -75,7 +93,7 @@ def _without(argv: Sequence[str], removed: list[str]) -> list[str]:
     return kept
 
 
-def _train(script: ScriptArguments, arguments: SGPOConfig, model: ModelConfig, mixture: DatasetMixtureConfig) -> None:
+def _train(script: _Data, arguments: SGPOConfig, model: ModelConfig) -> None:
     arguments.model_init_kwargs = {
         "revision": model.model_revision,
         "trust_remote_code": arguments.trust_remote_code,
@@ -83,7 +101,7 @@ def _train(script: ScriptArguments, arguments: SGPOConfig, model: ModelConfig, m
         "dtype": model.dtype,
         **(arguments.model_init_kwargs or {}),
     }
-    train_dataset, eval_dataset = _load_datasets(script, arguments, mixture)
+    train_dataset, eval_dataset = _load_datasets(script, arguments)
     if not model.model_name_or_path:
         raise InputError("--model_name_or_path is missing; allowed: a folder or a Hub id.")
     try:
@@ -115,17 +133,13 @@ def _ignore_bias_buffers(model: Any) -> None:
     model._ddp_params_and_buffers_to_ignore = names
 
 
-def _load_datasets(
-    script: ScriptArguments, arguments: SGPOConfig, mixture: DatasetMixtureConfig
-) -> tuple[Dataset, Dataset | None]:
-    if bool(mixture.datasets) == bool(script.dataset_name):
-        raise InputError("dataset_name and datasets: exactly one of them must be given.")
-    load = get_dataset(mixture).__getitem__ if mixture.datasets else partial(_load_split, script)
+def _load_datasets(script: _Data, arguments: SGPOConfig) -> tuple[Dataset, Dataset | None]:
+    load = get_dataset(script).__getitem__ if script.datasets else partial(_load_split, script)
     eval_dataset = load(script.dataset_test_split) if arguments.eval_strategy != "no" else None
     return load(script.dataset_train_split), eval_dataset
 
 
-def _load_split(script: ScriptArguments, split: str) -> Dataset:
+def _load_split(script: _Data, split: str) -> Dataset:
     name, config = script.dataset_name, script.dataset_config
     if script.dataset_streaming:
         raise InputError(

@@ -16,9 +16,9 @@ from sgpo.serving.launch import fill_command, launched_server
 from sgpo.store.processes import Processes
 
 
-def load_model(model: ModelConfig) -> Policy:
+def load_model(model: ModelConfig, device: str | None = None) -> Policy:
     """Loads the policy that a section `model` names; see `load_policy`."""
-    return load_policy(model.path, dtype=model.dtype, adapter=model.adapter, trust_remote_code=model.trust_remote_code)
+    return load_policy(device=device, **model.model_dump(include={"path", "dtype", "adapter", "trust_remote_code"}))
 
 
 def sampling_of(settings: GenerationConfig) -> Sampling:

@@ -64,7 +64,8 @@ def load_policy(
     Args:
         path: directory or Hub id of a model with a chat template, or of a PEFT adapter.
         dtype: "float32", "bfloat16", "float16", or "auto" (as the weights were saved).
-        device: "cpu", "cuda", "cuda:1", ...; None uses CUDA if there is any.
+        device: "cpu", "cuda", "cuda:1", ...; None uses CUDA if there is any. "meta" checks the files, and reads no
+            weights.
         trust_remote_code: run model code from a Hub repository.
         adapter: directory or Hub id of a PEFT adapter to merge into `path`.
 
@@ -92,8 +93,9 @@ def load_policy(
         raise InputError(f"model {source!r} has no config.json; allowed: a directory written by save_pretrained.")
     own_tokenizer = base is None or has_tokenizer(name)
     tokenizer = load_tokenizer(name if own_tokenizer else base, trust_remote_code=trust_remote_code)
-    model = load_weights(AutoModelForCausalLM, source, "model", dtype=dtype, trust_remote_code=trust_remote_code)
-    if merged is not None:
+    options = {"dtype": dtype, "device_map": "meta" if device == "meta" else None}
+    model = load_weights(AutoModelForCausalLM, source, "model", trust_remote_code=trust_remote_code, **options)
+    if merged is not None and device != "meta":
         from peft import PeftModel
 
         with loading("adapter", str(merged)):

@@ -15,7 +15,7 @@ from sgpo.serving.client import ServerPool
 from sgpo.store.files import read_json
 from sgpo.store.progress import Advance
 
-# `transformers serve` takes what a request leaves out from the checkpoint's generation config: these values do nothing.
+# `transformers serve` fills in missing fields from the checkpoint's generation config: these values turn each one off.
 _NEUTRAL = {
     "top_k": 0, "min_p": 0.0, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0,
     "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "no_repeat_ngram_size": 0,

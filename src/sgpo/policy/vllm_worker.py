@@ -14,7 +14,7 @@ from typing import Any
 
 def main() -> None:
     """Answers until the input ends."""
-    # The pipes are kept from everything else: what a library prints goes to stderr, what it reads is empty.
+    # Only this script uses the pipes: libraries print to stderr and read an empty stdin.
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     with open(os.devnull, "rb") as empty:
         os.dup2(empty.fileno(), 0)

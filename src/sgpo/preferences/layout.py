@@ -1,5 +1,6 @@
 """Layouts of preference datasets: all of them are converted to one."""
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -26,6 +27,7 @@ EQUAL, NO_RESPONSE, NO_PROMPT = "equal responses", "empty response", "empty prom
 DIFFERENT_PROMPTS, NO_USER_TURN, TOO_LONG = "different prompts", "prompt without a last user turn", "prompt too long"
 _MISSING = {"system": NO_PROMPT, "user": NO_PROMPT, "assistant": NO_RESPONSE}
 REASONS = (EQUAL, NO_RESPONSE, NO_PROMPT, DIFFERENT_PROMPTS, NO_USER_TURN, TOO_LONG)
+_NOUN = re.compile(r"\b(prompt|response)\b")
 # TRL renders these into its training text; scoring and generation here would ignore them.
 _UNSUPPORTED = ("tools", "chat_template_kwargs", "image", "images")
 
@@ -54,8 +56,9 @@ def clean_pairs(dataset: Dataset, name: str, *, max_prompt_chars: int | None = N
 
 
 def describe_counts(counts: dict[str, int]) -> str:
-    """Counts in one line: `3 equal responses, 1 empty prompt`."""
-    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items()) or "none"
+    """Counts in one line: `3 equal responses, 2 empty prompts, 1 prompt too long`."""
+    named = {reason: reason if count == 1 else _NOUN.sub(r"\1s", reason) for reason, count in counts.items()}
+    return ", ".join(f"{count:,} {named[reason]}" for reason, count in counts.items()) or "none"
 
 
 def to_prompts(dataset: Dataset, name: str) -> Dataset:

@@ -56,8 +56,8 @@ def _unsupported(record: RunRecord) -> Iterator[str]:
         return
     if shipped.pairs < shipped.enough:
         yield (
-            f"Only {shipped.pairs} validation pairs choose the round to ship: with fewer than {shipped.enough}, a good "
-            "round often finds no support. Raise data.validation_share or add seeds; leader.accept: always ships the "
+            f"Only {shipped.pairs} validation pairs choose the round to ship: with fewer than {shipped.enough}, the "
+            "test often misses a good round. Raise data.validation_share or add seeds; leader.accept: always ships the "
             "last round without a test."
         )
     if shipped.round is None:

@@ -37,7 +37,7 @@ class Chart(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """What a share says of a round if it is clearly above or below 1/2, what it cannot be told from, what it counts."""
+    """What a share means if it is clearly above or below 1/2, what it is compared with, and the unit that it counts."""
 
     better: str
     worse: str

@@ -251,7 +251,7 @@ def solve_slsqp(problem: Problem) -> WorstCase:
     start = np.concatenate([np.full(count * pieces, 1.0 / pieces), np.zeros(limits.shape[1] - count * pieces)])
     # 0 <= q <= (u - a) * s already holds s >= 0 where u > a, and SLSQP's time grows with the cube of its constraints.
     free = np.repeat(problem.points > problem.window[0], pieces)
-    # SLSQP's first model has unit curvature: gradients of 1/N would vanish beside it, and steep ones leap.
+    # SLSQP starts from unit curvature, so gradients of 1/N would be too small, and steep ones would overshoot.
     scale = count / max(1.0, abs(link_pieces(problem.link)[0]).max())
     objective = -scale * program.objective
     solved = minimize(

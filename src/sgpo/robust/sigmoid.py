@@ -1,4 +1,4 @@
-"""The sigmoid for PyTorch with a gradient that does not vanish before its time."""
+"""The sigmoid for PyTorch, with a gradient that does not underflow for large margins."""
 
 import torch
 from torch import Tensor

@@ -169,7 +169,7 @@ class _Stream:
         if fault is not None:
             raise InputError(fault)
         if summed[-1] > 0:
-            raise InputError(f"chunks: {int(summed[-1])} other processes refused their gaps; see their messages.")
+            raise InputError(f"chunks: {int(summed[-1])} other processes found invalid gaps; see their messages.")
         count, mass = summed[:2]
         if mass <= 0:
             raise InputError(f"chunks hold {int(count)} gaps of total weight {mass}; allowed: a weight above 0.")

@@ -98,7 +98,7 @@ def _with_split(config: RunConfig, folder: Path) -> RunConfig:
 
 
 def _changed(config: RunConfig, **changes: Any) -> RunConfig:
-    """The recipe with other values; those of a section are laid over it."""
+    """The recipe with other values; the values of a section are merged into it."""
     content = config.model_dump()
     for key, value in changes.items():
         content[key] = content[key] | value if isinstance(value, dict) else value

@@ -1,4 +1,4 @@
-"""The players' moves: the follower's worst case of a round, and the trainings of the leader."""
+"""The follower's worst case of a round, and the leader's trainings."""
 
 import json
 import math

@@ -83,8 +83,12 @@ class ServerPool:
         """
         return asyncio.run(self._map(bodies, progress, on_answer, concurrency or self._concurrency))
 
+    def check(self) -> None:
+        """Raises InputError if no server can be reached in as many attempts as a request gets; asks for no answer."""
+        asyncio.run(self._map([None], None, None, 1))
+
     async def _map(
-        self, bodies: Sequence[Body], progress: Advance | None, on_answer: OnAnswer | None, concurrency: int
+        self, bodies: Sequence[Body | None], progress: Advance | None, on_answer: OnAnswer | None, concurrency: int
     ) -> list[Answer]:
         # Connections belong to the event loop of one call.
         servers = [Server(url, self._api_key, self._timeout) for url in self._urls]
@@ -111,13 +115,14 @@ class ServerPool:
             await asyncio.gather(*(server.close() for server in servers))
         return answers
 
-    async def _ask(self, turns: Turns, body: Body, place: int) -> Answer:
+    async def _ask(self, turns: Turns, body: Body | None, place: int) -> Answer | None:
         failed: list[Server] = []
         while True:
             # Every server once before the first is asked again.
             turn = await turns.take(avoid=failed[len(failed) // len(turns.servers) * len(turns.servers) :])
             try:
-                answer = read_completion(await turn.server.complete(body))
+                reply = await turn.server.complete(body)
+                answer = None if reply is None else read_completion(reply)
                 turns.succeed(turn)
                 return answer
             except Refused as error:

@@ -1,4 +1,4 @@
-"""Child processes: output that is kept and quoted, and an end that comes even if this process is killed."""
+"""Child processes: their output is kept and quoted, and they are terminated even if this process is killed."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from sgpo.errors import InputError
 from sgpo.serving import watch
 
 _QUOTED_LINES, _QUOTED_BYTES = 20, 10_000
-# What `accelerate launch` tells its processes; a child is none of them.
+# Variables that `accelerate launch` sets for its own processes; a child must not inherit them.
 _LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 

@@ -4,7 +4,7 @@ from contextlib import suppress
 
 from sgpo.serving.answers import Body
 
-# A machine that is gone does not answer at all; that must not take as long as a long answer.
+# An unreachable host must time out much sooner than a slow answer.
 _CONNECT_TIMEOUT = 10.0
 
 
@@ -36,11 +36,14 @@ class Server:
         )
         self.close = self._client.close
 
-    async def complete(self, body: Body) -> str:
-        """The text of the reply to POST /chat/completions; raises Refused or Silent."""
+    async def complete(self, body: Body | None) -> str | None:
+        """The text of the reply to POST /chat/completions; raises Refused or Silent. No body: None once reached."""
         from openai import APIConnectionError, APIStatusError, APITimeoutError
 
         try:
+            if body is None:
+                await self._client.models.with_raw_response.list(timeout=_CONNECT_TIMEOUT)
+                return None
             # Fields that the client does not know are sent as they are.
             reply = await self._client.chat.completions.with_raw_response.create(
                 model=body["model"], messages=body["messages"], extra_body=body
@@ -51,6 +54,8 @@ class Server:
         except APIConnectionError as error:
             raise Silent(f"no connection ({error.__cause__ or error})") from error
         except APIStatusError as error:
+            if body is None:
+                return None
             failure = f"status {error.status_code}: {self._quote(error.response.text)}"
             if error.status_code in (408, 409, 429) or error.status_code >= 500:
                 raise Silent(failure, _retry_after(error.response.headers.get("retry-after", ""))) from error

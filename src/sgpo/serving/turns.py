@@ -20,7 +20,7 @@ class Turn(NamedTuple):
 
 
 class Turns:
-    """Hands out turns at several servers: the least busy first, and those that fail less and less often.
+    """Assigns requests to servers: the least busy first; a server that keeps failing is tried less and less often.
 
     A server that fails is paused. The pause doubles with each failure in a row, up to a minute. Afterwards one request
     at a time tries the server until one succeeds, so a server that is gone, or slow to fail, costs few requests.

@@ -83,7 +83,7 @@ def choose_radius(rounds: Sequence[Acceptance], radii: Sequence[float]) -> int |
     """Index of the radius to use, given one decision per radius; None where no round is accepted.
 
     Of the accepted rounds, the smallest radius within one paired standard error of the best calibrated likelihood is
-    chosen: robustness has a price, so that it must earn its place (PAPER.md D8).
+    chosen: a larger one must be clearly better (PAPER.md D8).
     """
     accepted = [place for place, decision in enumerate(rounds) if decision.accepted]
     if not accepted:
@@ -162,7 +162,7 @@ def _fit_slope(control: np.ndarray) -> np.ndarray:
     near = -1.0
     while score(near) < 0 and near > -1e3:
         near *= 2
-    # Where all pairs agree with the control no finite slope is best; a steep one stands in for it.
+    # Where all pairs agree with the control, no finite slope is optimal; a large one is used instead.
     if score(far) > 0 or score(near) < 0:
         return (far if score(far) > 0 else near) * unit
     return brentq(score, near, far) * unit

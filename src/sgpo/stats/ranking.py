@@ -54,7 +54,7 @@ class Calibration(NamedTuple):
         bins: the bins that hold a pair, by confidence.
         error: expected calibration error, the mean over pairs of |accuracy - confidence| of their bin; it is not 0
             for calibrated gaps either, but of the size of the bins' sampling error.
-        temperature: the scale that mends it.
+        temperature: the scale that calibrates the gaps.
         error_scaled: the expected calibration error of the gaps times that scale; nan where it is infinite or <= 0.
     """
 
@@ -70,8 +70,8 @@ class PreferenceReport(NamedTuple):
     Attributes:
         overall: accuracy over all pairs.
         by_source: accuracy by source, in the order in which sources come; empty where none were given.
-        by_length: accuracy by length difference, ascending; empty where no lengths were given. A reward that likes
-            length is right where the chosen response is the longer one and wrong where it is not.
+        by_length: accuracy by length difference, ascending; empty where no lengths were given. A length-biased
+            reward is right where the chosen response is the longer one and wrong elsewhere.
         calibration: reliability of sigma(gap).
     """
 

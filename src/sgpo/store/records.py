@@ -138,7 +138,7 @@ class Tried(Record):
 
 
 class Decision(Record):
-    """decision.json: whether a round was taken; place: index of the radius chosen, null if none was."""
+    """decision.json: whether the round was accepted; place: index of the radius chosen, null if none was."""
 
     place: int | None
     radius: float
@@ -189,7 +189,8 @@ class Evidence(Record):
 class Shipped(Record):
     """shipped.json: the round and the folder of the policy that a run ships; null and its path for the SFT model.
 
-    `pairs` held-out human pairs chose it by the evidence for each round, in order; `enough` would say something.
+    `pairs` held-out human pairs chose it by the evidence for each round, in order. The report warns if they are
+    fewer than `enough`.
     """
 
     round: Count | None

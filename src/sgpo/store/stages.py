@@ -34,8 +34,8 @@ class ShardWork(NamedTuple):
 class Stages:
     """Does the stages of a run that are not on disk yet.
 
-    Every stage is seeded by its own name, so an interrupted run ends with the same bytes as an uninterrupted one, and
-    shards do not depend on the number of processes.
+    Every stage derives its seed from its name, so an interrupted run ends with the same bytes as an uninterrupted one,
+    and shards do not depend on the number of processes.
     """
 
     def __init__(self, run: RunDir, seed: int, processes: Processes, reporter: Reporter) -> None:

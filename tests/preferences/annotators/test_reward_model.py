@@ -187,8 +187,9 @@ def test_progress_adds_up_to_the_prompts_and_nothing_is_no_error(path):
 
 def test_a_language_model_is_no_reward_model(tmp_path):
     # transformers would load it with a random head.
-    with pytest.raises(InputError, match=r"lacks 1 of its weights \(first: score.weight\)"):
-        RewardModel(build_tiny_model(tmp_path))
+    for device in ("cpu", "meta"):
+        with pytest.raises(InputError, match=r"lacks 1 of its weights \(first: score.weight\)"):
+            RewardModel(build_tiny_model(tmp_path), device=device)
 
 
 def test_pickled_weights_are_refused(tmp_path):

@@ -65,7 +65,7 @@ def spa(gaps: Tensor, threshold: Tensor, rate: Tensor) -> Tensor:
 
 
 def robust(gaps: Tensor, answer: Answer, rows: np.ndarray, step: str) -> Tensor:
-    """The leader's step against the follower's answer; the rows are the batch's places among the answered pairs."""
+    """The leader's loss at the follower's answer; `rows` index the batch's pairs among those that it answered to."""
     if step == "envelope":
         return envelope_loss(
             gaps,

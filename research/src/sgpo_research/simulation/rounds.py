@@ -14,7 +14,7 @@ from sgpo_research.worlds.arrays import ArrayWorld
 
 
 class Stage(NamedTuple):
-    """What one stage of the loop left, (T,) each: round 0 is the seeds'.
+    """Results of one stage of the loop, (T,) each; round 0 is DPO on the seeds.
 
     Attributes:
         theta: (T, d) the policies after it.
@@ -39,7 +39,7 @@ class Simulation:
     Attributes:
         world: the world.
         method: the method.
-        trials: what is tried, side by side; no trial knows of another.
+        trials: what is tried, side by side; trials are independent.
         training: what all methods share.
         seed: of sampling responses and of the order of pairs; methods with the same seed share the draws.
     """

@@ -10,7 +10,7 @@ from sgpo.preferences.farthest import farthest_points
 
 @dataclass(frozen=True)
 class SeedChoice:
-    """A rule with a seed of its own, so that runs can differ in this choice only.
+    """A rule with its own seed, so that runs can differ in this choice only.
 
     Attributes:
         rule: "random" or "farthest".

@@ -55,7 +55,7 @@ class Judge:
         """Ranks P lists of responses, see `Annotator`.
 
         Counts: `comparisons` that were asked for; of these `ties`, `inconsistent` (which are ties) and `unparsed`
-        (which do not count); `first_preferred`, verdicts for whichever was in front; and `too_long`, not asked for.
+        (which do not count); `first_preferred`, verdicts for the response shown first; and `too_long`, not asked for.
         """
         counts = Counter(dict.fromkeys(_COUNTS, 0))
         duels, bodies = [], []

@@ -28,7 +28,7 @@ class RewardModel:
 
     Args:
         path: folder or Hub id, weights in safetensors.
-        options: fields of `RewardOptions`.
+        options: fields of `RewardOptions`; the device "meta" checks the files and reads no weights.
 
     Raises:
         InputError: it cannot be loaded, has no trained head, or has several outputs and no `label` is given; or an
@@ -41,10 +41,9 @@ class RewardModel:
         name, trust = str(path), {"trust_remote_code": settings.trust_remote_code}
         with loading("reward model", name):
             self._tokenizer = AutoTokenizer.from_pretrained(name, **trust)
-        whole = "a complete sequence-classification model"
-        model = load_weights(
-            AutoModelForSequenceClassification, name, "reward model", whole=whole, dtype=settings.dtype, **trust
-        )
+        options = {"whole": "a complete sequence-classification model", "dtype": settings.dtype, **trust}
+        options["device_map"] = "meta" if settings.device == "meta" else None
+        model = load_weights(AutoModelForSequenceClassification, name, "reward model", **options)
         self._config = model.config.get_text_config()
         limit = self._tokenizer.model_max_length
         self._max_length = _find_max_length(settings.max_length, self._config, limit, name)

@@ -67,7 +67,7 @@ class PairwiseJudge:
         """The first answer's result in [0, 1]; None if a verdict is missing.
 
         `straight` is the verdict with the first answer in front, `swapped` with the second. `counts` gets comparisons,
-        ties, inconsistent (in words also ties), unparsed, and first_preferred: verdicts for whichever was in front.
+        ties, inconsistent (in words also ties), unparsed, and first_preferred: verdicts for the response shown first.
         """
         counts["comparisons"] += 1
         counts["first_preferred"] += sum(share is not None and share > 0.5 for share in (straight, swapped))
