@@ -269,7 +269,7 @@ def test_a_checkpoint_of_another_dataset_is_refused(make_trainer, pairs, tmp_pat
     options = {**TRAINING, "schedule": schedule, "max_steps": 1, "save_strategy": "steps", "save_steps": 1}
     make_trainer(**options).train()
     other = make_trainer(**options, dataset=pairs.select(range(6)))
-    with pytest.raises(InputError, match="knows 8 pairs and train_dataset has 6"):
+    with pytest.raises(InputError, match="follower has 8 pairs and train_dataset has 6"):
         other.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-1"))
 
 
