@@ -12,7 +12,6 @@ from sgpo.policy.tokens import Messages
 from sgpo.preferences.annotators.verdicts import NEEDS_LOGPROBS, PairwiseJudge, both_verdicts
 from sgpo.serving.answers import Body
 from sgpo.serving.cache import CachedPool
-from sgpo.serving.client import ServerPool
 from sgpo.stats.intervals import share_interval
 from sgpo.stats.win_rate import win_rate
 from sgpo.store.progress import Advance
@@ -56,7 +55,7 @@ def describe_cost(
 
 def compare_by_judge(
     judge: PairwiseJudge,
-    pool: ServerPool | CachedPool,
+    pool: CachedPool,
     bodies: Sequence[Body],
     prompts: Sequence[Messages],
     first: Sequence[str],

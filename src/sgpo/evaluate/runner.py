@@ -80,7 +80,7 @@ class Job:
     Attributes:
         answers: file of the policy's answers; `alpaca` and `mt_bench` need it.
         samples: JSON Lines of a few answers with their rewards (`Sample`).
-        verdicts: cache of the judge's answers.
+        verdicts: cache of the judge's answers; `judge` needs it.
         keep: folder in which answers of policies are kept and found again.
         log: output of servers and subprocesses.
         approve: called with all request bodies of a judge, and those without a cached answer, before any is sent; what
@@ -111,7 +111,7 @@ class Job:
             else:
                 load_tokenizer(model.path, trust_remote_code=model.trust_remote_code)
         # With verdicts on disk, a run may need no server.
-        if settings.kind == "judge" and models and not (self.verdicts and self.verdicts.is_file()):
+        if settings.kind == "judge" and models and not self.verdicts.is_file():
             _open_judge(settings)[1].check()
 
     def answers_of(self, model: ModelConfig, name: str, prompts: Sequence[Messages], who: str) -> Answers:
@@ -232,14 +232,13 @@ def _mt_bench(job: Job) -> dict[str, Any]:
 
 
 def _judge(job: Job) -> dict[str, Any]:
-    settings, verdicts = job.settings, job.verdicts
-    judge, pool = _open_judge(settings)
-    if verdicts is not None:
-        pool = CachedPool(pool, verdicts)
+    settings = job.settings
+    judge, servers = _open_judge(settings)
+    pool = CachedPool(servers, job.verdicts)
     prompts, policy, baseline = _both_answers(job)
     bodies = judge_requests(judge, prompts, policy.texts, baseline.texts)
     if job.approve is not None:
-        job.approve(bodies, bodies if verdicts is None else pool.missing(bodies))
+        job.approve(bodies, pool.missing(bodies))
     with job.reporter.bar("verdicts", len(bodies)) as advance:
         result = compare_by_judge(judge, pool, bodies, prompts, policy.texts, baseline.texts, progress=advance)
     return {
