@@ -103,7 +103,7 @@ def test_features_are_finite_for_any_text_and_the_same_everywhere():
         ({**ROW, "win_probability": 1.2}, r"line 1: win_probability is 1.2; allowed: a number in \[0, 1\]"),
         ({**ROW, "win_probability": True}, "line 1: win_probability is True"),
         ({**ROW, "response": None}, "line 1: response is None; allowed: a text"),
-        ([ROW], "line 1 holds a list; allowed: a JSON object"),
+        ([ROW], "line 1: a list; allowed: a JSON object"),
         (ROW, "has no prompt with two different responses"),
     ],
 )

@@ -88,22 +88,10 @@ def read_text(path: str | Path) -> str:
 
 def read_json(path: str | Path) -> dict[str, Any]:
     """The JSON object in a file; InputError if it holds anything else."""
-    content = parse_json(read_text(path), str(path))
+    content = _parse_json(read_text(path), path)
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}; allowed: a JSON object.")
     return content
-
-
-def parse_json(text: str | bytes, where: str, *, line: int | None = None) -> Any:
-    """Parses the JSON of a file, or of its line number `line`; the InputError names the place."""
-    try:
-        return json.loads(text if isinstance(text, str) else text.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        place = "" if line is None else f" line {line}"
-        raise InputError(f"{where}{place}: not valid UTF-8 (byte {error.start}).") from error
-    except json.JSONDecodeError as error:
-        place = error.lineno if line is None else line
-        raise InputError(f"{where} line {place}: not valid JSON: {error.msg} (column {error.colno}).") from error
 
 
 def read_objects(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
@@ -113,7 +101,7 @@ def read_objects(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
     """
     path = Path(path)
     if path.suffix == ".json":
-        content = parse_json(read_text(path), str(path))
+        content = _parse_json(read_text(path), path)
         if not isinstance(content, list):
             raise InputError(f"{path} holds a {type(content).__name__}; allowed: a list of JSON objects.")
         placed = [(f"{path} row {row}", value) for row, value in enumerate(content)]
@@ -127,12 +115,23 @@ def read_objects(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
     return placed
 
 
+def _parse_json(text: str | bytes, path: str | Path, *, line: int | None = None) -> Any:
+    """Parses the text of a file, or the bytes of its line number `line`; the InputError names the place."""
+    try:
+        return json.loads(text if isinstance(text, str) else text.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} line {line}: not valid UTF-8 (byte {error.start}).") from error
+    except json.JSONDecodeError as error:
+        place = line or error.lineno
+        raise InputError(f"{path} line {place}: not valid JSON: {error.msg} (column {error.colno}).") from error
+
+
 def _parse_lines(path: Path) -> Iterator[tuple[str, Any]]:
     opened = gzip.open if path.suffix == ".gz" else open
     try:
         with opened(path, "rb") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    yield f"{path} line {number}", parse_json(line.removeprefix(BOM_UTF8), str(path), line=number)
+                    yield f"{path} line {number}", _parse_json(line.removeprefix(BOM_UTF8), path, line=number)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or first_line(error)}.") from error

@@ -11,7 +11,6 @@ Seeds, held-out pairs, pools and tests share no prompt; the seed draws the split
 standard deviation over all responses, which uses no label.
 """
 
-import gzip
 import math
 from collections import defaultdict
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from sgpo.errors import InputError
-from sgpo.store.files import parse_json
+from sgpo.store.files import read_objects
 from sgpo_research.worlds.arrays import ArrayWorld, Candidates
 from sgpo_research.worlds.noise import NO_NOISE, LabelNoise
 from sgpo_research.worlds.pairs import draw_pairs
@@ -69,12 +68,8 @@ def load_candidates(folder: str | Path) -> Candidates:
     if path is None:
         raise InputError(f"{folder} holds neither {' nor '.join(FILES)}; allowed: a folder with one of them.")
     responses: dict[str, dict[str, float]] = defaultdict(dict)
-    content = path.read_bytes()
-    lines = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8").split("\n")
-    for number, line in enumerate(lines, start=1):
-        if not line:
-            continue
-        row = _checked(parse_json(line, str(path), line=number), f"{path} line {number}")
+    for where, row in read_objects(path):
+        _check(row, where)
         if row["generator"] != _LEFT_OUT:
             responses[row["prompt"]].setdefault(row["response"], float(row["win_probability"]))
     kept = {prompt: found for prompt, found in responses.items() if len(found) > 1}
@@ -117,16 +112,13 @@ def real_world(
     )
 
 
-def _checked(row: Any, where: str) -> dict[str, Any]:
-    if not isinstance(row, dict):
-        raise InputError(f"{where} holds a {type(row).__name__}; allowed: a JSON object.")
+def _check(row: dict[str, Any], where: str) -> None:
     for key in ("prompt", "response", "generator"):
         if not isinstance(row.get(key), str):
             raise InputError(f"{where}: {key} is {row.get(key)!r}; allowed: a text.")
     probability = row.get("win_probability")
     if isinstance(probability, bool) or not isinstance(probability, int | float) or not 0 <= probability <= 1:
         raise InputError(f"{where}: win_probability is {probability!r}; allowed: a number in [0, 1].")
-    return row
 
 
 def _as_arrays(responses: dict[str, dict[str, float]]) -> Candidates:
