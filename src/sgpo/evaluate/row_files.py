@@ -16,28 +16,25 @@ class Row(NamedTuple):
 
     def text(self, key: str) -> str:
         """The string at a key."""
-        value = self.values.get(key)
-        if not isinstance(value, str):
-            raise self.wrong(key, "a string")
-        return value
+        return self._typed(key, str, "a string")
 
     def whole(self, key: str) -> int:
         """The integer at a key; JSON's true and false are none."""
-        value = self.values.get(key)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise self.wrong(key, "an integer")
-        return value
+        return self._typed(key, int, "an integer")
 
     def number(self, key: str, allowed: str) -> float:
         """The number at a key, which may be NaN."""
-        value = self.values.get(key)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise self.wrong(key, allowed)
-        return float(value)
+        return float(self._typed(key, (int, float), allowed))
 
     def wrong(self, key: str, allowed: str) -> InputError:
         """The error for a value that is not allowed."""
         return InputError(f"{self.where}: {key!r} is {shorten(self.values.get(key))}; allowed: {allowed}.")
+
+    def _typed(self, key: str, kind: Any, allowed: str) -> Any:
+        value = self.values.get(key)
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise self.wrong(key, allowed)
+        return value
 
 
 def read_rows(path: str | Path) -> list[Row]:
