@@ -9,7 +9,7 @@ import numpy as np
 
 from sgpo.errors import InputError, shorten
 from sgpo.evaluate.prompt_files import read_answers_to
-from sgpo.evaluate.row_files import Row, list_missing, read_rows, refuse_duplicates, the_only
+from sgpo.evaluate.row_files import Row, list_missing, read_rows, rows_by_key, the_only
 from sgpo.preferences.source import load_rows
 from sgpo.store.files import write_json
 
@@ -70,12 +70,12 @@ def read_instructions(path: str | Path, *, split: str | None = None) -> Instruct
         raise InputError(f"{path} has the columns {', '.join(rows.column_names)}; allowed: one named instruction.")
     keep = [name for name in ("instruction", "dataset") if name in rows.column_names]
     listed = [Row(f"{path} row {index}", row) for index, row in enumerate(rows.select_columns(keep))]
-    instructions = _distinct_instructions(listed)
-    for instruction, row in zip(instructions, listed, strict=True):
+    found = rows_by_key(listed, lambda row: row.text("instruction"), "instruction")
+    for instruction, row in found.items():
         if not instruction.strip():
             raise InputError(f"{row.where}: the instruction is empty; allowed: text.")
     datasets = [DATASET if row.values.get("dataset") is None else row.text("dataset") for row in listed]
-    return Instructions(instructions, datasets)
+    return Instructions(list(found), datasets)
 
 
 def write_model_outputs(path: str | Path, asked: Instructions, outputs: Sequence[str], generator: str) -> Path:
@@ -132,7 +132,7 @@ def read_annotations(
             is its own baseline, or a preference outside [1, 2].
     """
     rows = read_rows(path)
-    instructions = _distinct_instructions(rows)
+    instructions = list(rows_by_key(rows, lambda row: row.text("instruction"), "instruction"))
     columns = ("generator_1", "generator_2", "annotator")
     found, generator, annotator = (the_only([row.text(name) for row in rows], rows, name) for name in columns)
     if baseline is not None and found != baseline:
@@ -151,12 +151,6 @@ def read_annotations(
         annotator=annotator,
         places=None if asked is None else _find_places(rows, asked, path),
     )
-
-
-def _distinct_instructions(rows: list[Row]) -> list[str]:
-    instructions = [row.text("instruction") for row in rows]
-    refuse_duplicates(instructions, [row.where for row in rows], "instruction")
-    return instructions
 
 
 def _find_places(rows: list[Row], asked: Instructions, path: str | Path) -> np.ndarray:

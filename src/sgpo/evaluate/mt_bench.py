@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sgpo.errors import InputError, shorten
-from sgpo.evaluate.row_files import Row, read_rows, refuse_duplicates
+from sgpo.evaluate.row_files import Row, read_rows, rows_by_key
 from sgpo.policy.sampling import Generator, Sampling, prompt_seeds
 from sgpo.store.files import write_jsonl
 from sgpo.store.progress import Advance
@@ -35,7 +35,7 @@ def read_questions(path: str | Path) -> list[Question]:
             or a number of references that differs from that of turns.
     """
     rows = read_rows(path)
-    refuse_duplicates([row.whole("question_id") for row in rows], [row.where for row in rows], "question_id")
+    rows_by_key(rows, lambda row: row.whole("question_id"), "question_id")
     return [_question(row) for row in rows]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from sgpo.errors import InputError
 from sgpo.evaluate.mt_bench import Question
-from sgpo.evaluate.row_files import Row, list_missing, read_rows, refuse_duplicates, the_only
+from sgpo.evaluate.row_files import Row, list_missing, read_rows, rows_by_key, the_only
 from sgpo.stats.intervals import mean_interval
 
 SCALE = (0.0, 10.0)
@@ -75,15 +75,14 @@ def read_judgments(path: str | Path, questions: Sequence[Question], *, model: st
     rows = [row for row, name in zip(rows, models, strict=True) if name == model]
     if not rows:
         raise InputError(f"{path} holds no judgment of the model {model!r}; allowed: one of its models.")
-    keys = [(row.whole("question_id"), row.whole("turn")) for row in rows]
-    refuse_duplicates(keys, [row.where for row in rows], "question and turn")
+    found = rows_by_key(rows, lambda row: (row.whole("question_id"), row.whole("turn")), "question and turn")
     judge = the_only([_judge(row) for row in rows], rows, "judge")
-    _check_turns(questions, keys, rows, path)
+    _check_turns(questions, found, path)
     category_of = {question.question_id: question.category for question in questions}
     return Judgments(
-        question_ids=np.array([question_id for question_id, _ in keys]),
-        categories=np.array([category_of[question_id] for question_id, _ in keys]),
-        turns=np.array([turn for _, turn in keys]),
+        question_ids=np.array([question_id for question_id, _ in found]),
+        categories=np.array([category_of[question_id] for question_id, _ in found]),
+        turns=np.array([turn for _, turn in found]),
         scores=np.array([_score(row) for row in rows]),
         model=model,
         judge=judge,
@@ -120,13 +119,13 @@ def _average(judgments: Judgments, rows: np.ndarray) -> Average:
     return Average(mean.mean, low, high, count, failed)
 
 
-def _check_turns(questions: Sequence[Question], keys: list[tuple[int, int]], rows: list[Row], path: str | Path) -> None:
+def _check_turns(questions: Sequence[Question], found: dict[tuple[int, int], Row], path: str | Path) -> None:
     """Every turn of every question has a judgment, and each judgment is of one of them."""
     wanted = {(one.question_id, turn) for one in questions for turn in range(1, len(one.turns) + 1)}
-    for (question_id, turn), row in zip(keys, rows, strict=True):
+    for (question_id, turn), row in found.items():
         if (question_id, turn) not in wanted:
             raise InputError(f"{row.where}: there is no turn {turn} of a question {question_id}; allowed: those asked.")
-    absent = sorted(wanted - set(keys))
+    absent = sorted(wanted - found.keys())
     if absent:
         shown = list_missing([f"turn {turn} of question {question_id}" for question_id, turn in absent])
         raise InputError(f"{path} lacks {shown}; allowed: every turn of every question.")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sgpo.errors import InputError, shorten
-from sgpo.evaluate.row_files import Row, list_missing, read_rows, refuse_duplicates
+from sgpo.evaluate.row_files import Row, list_missing, read_rows, rows_by_key
 from sgpo.policy.tokens import Messages
 from sgpo.preferences.layout import to_prompts
 from sgpo.preferences.source import load_rows
@@ -39,8 +39,8 @@ def read_prompts(path: str | Path, *, split: str | None = None) -> list[Messages
     if "instruction" in names and not {"prompt", "messages", "chosen"} & set(names):
         rows = rows.select_columns(["instruction"]).rename_column("instruction", "prompt")
     prompts = to_prompts(rows, str(path))["prompt"][:]
-    places = [f"{path} row {row}" for row in range(len(prompts))]
-    refuse_duplicates([_key(prompt) for prompt in prompts], places, "prompt")
+    placed = [Row(f"{path} row {row}", {"prompt": prompt}) for row, prompt in enumerate(prompts)]
+    rows_by_key(placed, lambda row: _key(row.values["prompt"]), "prompt")
     return prompts
 
 
@@ -56,9 +56,7 @@ def read_answers_to(path: str | Path, prompts: Sequence[Messages]) -> Answers:
     and optionally `generator`, `n_tokens` and `finish_reason`: AlpacaEval's model_outputs.json is such a file.
     """
     rows = read_rows(path)
-    keys = [_row_key(row) for row in rows]
-    refuse_duplicates(keys, [row.where for row in rows], "prompt")
-    found = dict(zip(keys, rows, strict=True))
+    found = rows_by_key(rows, _row_key, "prompt")
     absent = [place for place, prompt in enumerate(prompts) if _key(prompt) not in found]
     if absent:
         shown = list_missing([f"{place} ({shorten(prompts[place][-1]['content'], 40)})" for place in absent])

@@ -1,6 +1,6 @@
 """Rows of the JSON and JSON Lines files that evaluation exchanges with other programs."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,13 +44,15 @@ def read_rows(path: str | Path) -> list[Row]:
     return [Row(where, values) for where, values in read_objects(path)]
 
 
-def refuse_duplicates(keys: Sequence[Any], places: Iterable[str], what: str) -> None:
-    """Raises InputError if a key, such as an "instruction", occurs at two places."""
-    first: dict[Any, str] = {}
-    for key, where in zip(keys, places, strict=True):
-        if key in first:
-            raise InputError(f"{where}: the {what} {shorten(key)} is that of {first[key]}; allowed: each once.")
-        first[key] = where
+def rows_by_key(rows: Sequence[Row], key_of: Callable[[Row], Any], what: str) -> dict[Any, Row]:
+    """The rows by their keys, such as the "instruction" of each; raises InputError if a key occurs twice."""
+    found: dict[Any, Row] = {}
+    for key, row in zip(list(map(key_of, rows)), rows, strict=True):
+        if key in found:
+            first = found[key].where
+            raise InputError(f"{row.where}: the {what} {shorten(key)} is that of {first}; allowed: each once.")
+        found[key] = row
+    return found
 
 
 def the_only(values: Sequence[str], rows: Sequence[Row], what: str) -> str:
