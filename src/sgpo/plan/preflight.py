@@ -27,6 +27,8 @@ class Inputs:
     `warnings` are what a user should know, `unchecked` what could not be checked and what was assumed instead.
     """
 
+    config: RunConfig
+    offline: bool
     human: int = 0
     heldout: int = 0
     pools: list[int] = field(default_factory=list)
@@ -36,42 +38,15 @@ class Inputs:
     warnings: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
 
-
-def inspect_inputs(config: RunConfig, *, offline: bool) -> Inputs:
-    """Reads the data and the model's config; InputError for whatever would stop the run later.
-
-    If the Hub is out of reach (`offline`), what is neither on disk nor in the cache is taken from the recipe, if it
-    says enough, and listed in `unchecked`; otherwise it is an error.
-    """
-    preflight = _Preflight(config, offline)
-    if config.world is not None:
-        preflight.read_world()
-    else:
-        preflight.read_model()
-        if config.data.split is not None:
-            preflight.read_split()
-        else:
-            preflight.read_pairs()
-            preflight.read_pools()
-    preflight.read_rankers()
-    return preflight.found
-
-
-class _Preflight:
-    def __init__(self, config: RunConfig, offline: bool) -> None:
-        self._config, self._offline = config, offline
-        self.found = Inputs()
-
     def read_world(self) -> None:
-        world, found, rounds = self._config.world, self.found, range(1, self._config.rounds + 1)
-        found.human, found.heldout = world.seed_pairs, world.heldout_pairs
-        found.pools = pool_shares(self._config, world.pool_prompts, rounds, "world.pool_prompts")
-        found.parameters = count_parameters(layers=world.layers, hidden=world.hidden, heads=world.heads)
-        found.architecture = Architecture(world.layers, world.hidden, VOCABULARY)
+        world, rounds = self.config.world, range(1, self.config.rounds + 1)
+        self.human, self.heldout = world.seed_pairs, world.heldout_pairs
+        self.pools = pool_shares(self.config, world.pool_prompts, rounds, "world.pool_prompts")
+        self.parameters = count_parameters(layers=world.layers, hidden=world.hidden, heads=world.heads)
+        self.architecture = Architecture(world.layers, world.hidden, VOCABULARY)
 
     def read_model(self) -> None:
-        model, found = self._config.model, self.found
-        trust = model.trust_remote_code
+        model, trust = self.config.model, self.config.model.trust_remote_code
         try:
             check_exists(model.path, "model")
             with loading("model.path", model.path):
@@ -81,19 +56,19 @@ class _Preflight:
                 raise
             if model.parameters is None:
                 raise InputError(f"{error} To plan without the Hub, state model.parameters.") from error
-            found.unchecked.append(f"{model.path} (the Hub does not answer; the recipe says {model.parameters:,})")
-            found.parameters = model.parameters
+            self.unchecked.append(f"{model.path} (the Hub does not answer; the recipe says {model.parameters:,})")
+            self.parameters = model.parameters
             return
         text = config.get_text_config()
-        found.architecture = Architecture(text.num_hidden_layers, text.hidden_size, text.vocab_size)
+        self.architecture = Architecture(text.num_hidden_layers, text.hidden_size, text.vocab_size)
         with torch.device("meta"):
             built = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
-        found.parameters = sum(parameter.numel() for parameter in built.parameters())
+        self.parameters = sum(parameter.numel() for parameter in built.parameters())
 
     def read_rankers(self) -> None:
         """The configs of reward models and pair rankers; a judge's model is a name on its servers."""
-        named = [(f"evaluate, {one.title}: reward model", one) for one in self._config.evaluate]
-        for what, settings in [("annotation.model:", self._config.annotation), *named]:
+        named = [(f"evaluate, {one.title}: reward model", one) for one in self.config.evaluate]
+        for what, settings in [("annotation.model:", self.config.annotation), *named]:
             if settings.model is None or settings.servers:
                 continue
             check_exists(settings.model, what)
@@ -105,13 +80,13 @@ class _Preflight:
             except InputError:
                 if self._must_exist(settings.model):
                     raise
-                self.found.unchecked.append(f"{settings.model} (the Hub does not answer)")
+                self.unchecked.append(f"{settings.model} (the Hub does not answer)")
 
     def read_split(self) -> None:
-        split, found = self._config.data.split, self.found
-        found.human, found.heldout, found.pools = split.seeds, split.heldout, list(split.pools)
+        split = self.config.data.split
+        self.human, self.heldout, self.pools = split.seeds, split.heldout, list(split.pools)
         try:
-            mixture = mix_sources(split, seed=self._config.seed)
+            mixture = mix_sources(split, seed=self.config.seed)
         except InputError:
             here = [source for source in split.sources if self._must_exist(source.path)]
             if len(here) == len(split.sources):
@@ -119,54 +94,53 @@ class _Preflight:
             for source in here:
                 mix_pairs([source], max_prompt_chars=split.max_prompt_chars)
             paths = ", ".join(source.path for source in split.sources if source not in here)
-            found.unchecked.append(f"{paths} (the Hub does not answer; the recipe says how many pairs)")
+            self.unchecked.append(f"{paths} (the Hub does not answer; the recipe says how many pairs)")
             return
         for use in mixture.uses:
             if use.dropped:
                 dropped = describe_counts(use.dropped)
-                found.warnings.append(f"{use.path}: of {use.rows:,} rows are left out: {dropped}.")
+                self.warnings.append(f"{use.path}: of {use.rows:,} rows are left out: {dropped}.")
 
     def read_pairs(self) -> None:
-        data, wanted = self._config.data, self._config.data.seed_pairs
+        data, wanted = self.config.data, self.config.data.seed_pairs
         seeds = self._read(load_pairs, data.seeds, data.seeds_split, wanted, "data.seed_pairs")
         if seeds is not None and wanted is not None and wanted > len(seeds):
             raise InputError(
                 f"data.seeds: {data.seeds}: the number of seed pairs is {wanted}; allowed: 1 to {len(seeds)}, the "
                 "number of pairs."
             )
-        self.found.human = wanted or len(seeds)
+        self.human = wanted or len(seeds)
         if not data.heldout:
             return
         heldout = self._read(load_pairs, data.heldout, data.heldout_split, 0, "data.heldout")
         if heldout is None:
             return
-        self.found.heldout = len(heldout)
+        self.heldout = len(heldout)
         if seeds is not None and (shared := _distinct(seeds) & _distinct(heldout)):
-            self.found.warnings.append(
+            self.warnings.append(
                 f"{len(shared)} prompts of data.heldout are also among the seeds; held-out accuracy will be too high."
             )
 
     def read_pools(self) -> None:
-        sizes = self._config.data.prompts_per_round
-        for path, rounds in pools(self._config) if self._config.rounds else ():
-            shares = sizes if isinstance(sizes, list) else [sizes] * self._config.rounds
+        sizes = self.config.data.prompts_per_round
+        for path, rounds in pools(self.config) if self.config.rounds else ():
+            shares = sizes if isinstance(sizes, list) else [sizes] * self.config.rounds
             assumed = sizes and sum(shares[number - 1] for number in rounds)
             available = self._read_pool(path, assumed)
-            self.found.pools += pool_shares(self._config, available, rounds, f"data.prompts: {path}")
+            self.pools += pool_shares(self.config, available, rounds, f"data.prompts: {path}")
 
     def _read_pool(self, path: str, assumed: int | None) -> int:
         """The number of prompts in a pool; notes repeated and long ones."""
-        found = self.found
-        pool = self._read(load_prompts, path, self._config.data.prompts_split, assumed, "data.prompts_per_round")
+        pool = self._read(load_prompts, path, self.config.data.prompts_split, assumed, "data.prompts_per_round")
         if pool is None:
             return assumed
         if repeated := len(pool) - len(_distinct(pool)):
-            found.warnings.append(f"{path} repeats {repeated} of its {len(pool)} prompts.")
-        if found.architecture is not None:
-            lengths, room = prompt_lengths(self._config, self._config.model.path, pool, f"data.prompts: {path}")
-            found.prompt_tokens = float(lengths.mean())
+            self.warnings.append(f"{path} repeats {repeated} of its {len(pool)} prompts.")
+        if self.architecture is not None:
+            lengths, room = prompt_lengths(self.config, self.config.model.path, pool, f"data.prompts: {path}")
+            self.prompt_tokens = float(lengths.mean())
             if len(long := (lengths > room).nonzero()[0]):
-                found.warnings.append(
+                self.warnings.append(
                     f"{path}: {len(long)} of {len(pool)} prompts have more than {room} tokens (the first: row "
                     f"{long[0]}, {lengths[long[0]]} tokens). Rounds drop and count them: a response must fit in the "
                     "model's context, and some of it below leader.max_length."
@@ -185,12 +159,32 @@ class _Preflight:
             if assumed is None:
                 raise InputError(f"{error} To plan without the Hub, state {key}.") from error
         size = f"; the recipe says {assumed}" if assumed else ""
-        self.found.unchecked.append(f"{path} (the Hub does not answer{size})")
+        self.unchecked.append(f"{path} (the Hub does not answer{size})")
         return None
 
     def _must_exist(self, path: str) -> bool:
         """Whether an error is about a file or folder, or the Hub answers; the Hub must not excuse it then."""
-        return not self._offline or not is_hub_id(path) or path.endswith(SUFFIXES)
+        return not self.offline or not is_hub_id(path) or path.endswith(SUFFIXES)
+
+
+def inspect_inputs(config: RunConfig, *, offline: bool) -> Inputs:
+    """Reads the data and the model's config; InputError for whatever would stop the run later.
+
+    If the Hub is out of reach (`offline`), what is neither on disk nor in the cache is taken from the recipe, if it
+    says enough, and listed in `unchecked`; otherwise it is an error.
+    """
+    inputs = Inputs(config, offline)
+    if config.world is not None:
+        inputs.read_world()
+    else:
+        inputs.read_model()
+        if config.data.split is not None:
+            inputs.read_split()
+        else:
+            inputs.read_pairs()
+            inputs.read_pools()
+    inputs.read_rankers()
+    return inputs
 
 
 def _distinct(rows: Dataset) -> set[bytes]:
