@@ -201,10 +201,8 @@ def check_inputs(settings: EvaluateConfig, *, download: bool = False) -> int:
             check_exists(settings.baseline, "baseline")
     if settings.kind == "judge":
         _open_judge(settings)
-    if settings.function:
-        open_reward(None, settings.function)
-    elif settings.kind == "reward" and (download or not is_hub_id(settings.model)):
-        open_reward(settings.model, None, **{**settings.read_options.model_dump(), "device": "meta"})
+    if settings.kind == "reward" and (settings.function or download or not is_hub_id(settings.model)):
+        open_reward(settings.model, settings.function, **{**settings.read_options.model_dump(), "device": "meta"})
     return count
 
 
@@ -255,8 +253,7 @@ def _reward(job: Job) -> dict[str, Any]:
     settings, subject = job.settings, job.subject
     prompts, policy, baseline = _both_answers(job)
     kl = _estimate_kl(job, prompts, policy)
-    options = settings.read_options.model_dump()
-    annotator = open_reward(settings.model, settings.function, **options)
+    annotator = open_reward(settings.model, settings.function, **settings.read_options.model_dump())
     with job.reporter.bar("rewards", len(prompts)) as advance:
         result = compare_by_reward(annotator, prompts, policy.texts, baseline.texts, progress=advance)
     agreement = None
