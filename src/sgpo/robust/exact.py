@@ -1,7 +1,7 @@
 """The exact follower: the worst distribution of gaps in a Wasserstein ball, for all pairs at once."""
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -52,29 +52,24 @@ def solve_exact(problem: Problem) -> WorstCase:
     else:
         marginal = chosen.marginal
         price = float(link.drop(a, np.float64(marginal))) / (marginal - a)
-    sums, moved = _sum_losses(points, chosen, link, a, shares)
+    moved, empirical, gain, moved_share = _sum_losses(points, chosen, link, a, shares)
     return WorstCase.of(
         problem,
-        value=sums.empirical + sums.gain,
-        empirical_value=sums.empirical,
+        value=empirical + gain,
+        empirical_value=empirical,
         price=price,
         moved=moved,
-        moved_share=sums.share,
+        moved_share=moved_share,
         marginal=marginal,
         full_radius=chosen.full_radius,
     )
 
 
-class _Sums(NamedTuple):
-    """Means over the data: of the link, of what the moved mass adds to it, and of the moved mass."""
+def _sum_losses(points, chosen, link, lower, weights) -> tuple[np.ndarray, float, float, float]:
+    """(N,) moved shares; and means over the data of the link, of what the moved mass adds to it, and of that mass.
 
-    empirical: float
-    gain: float
-    share: float
-
-
-def _sum_losses(points, chosen, link, lower, weights) -> tuple[_Sums, np.ndarray]:
-    """One pass over the points: the losses are computed once and never stored."""
+    One pass over the points: the losses are computed once and never stored.
+    """
     moved = np.empty(len(points))
     top = float(link.value(np.float64(lower)))
     sums = np.zeros(3)
@@ -94,7 +89,7 @@ def _sum_losses(points, chosen, link, lower, weights) -> tuple[_Sums, np.ndarray
             sums += (w @ loss, (w * share) @ (top - loss), w @ share)
     if weights is None:
         sums /= len(points)
-    return _Sums(float(sums[0]), max(float(sums[1]), 0.0), min(float(sums[2]), 1.0)), moved
+    return moved, float(sums[0]), max(float(sums[1]), 0.0), min(float(sums[2]), 1.0)
 
 
 def _from_tensor(gaps, ball: Ball, weights) -> WorstCase:
