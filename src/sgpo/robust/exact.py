@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from sgpo.robust.ball import Ball, Problem, as_ball, prepare
-from sgpo.robust.link import is_tensor
+from sgpo.robust.link import as_array, is_tensor
 from sgpo.robust.selection import blocks, select
 from sgpo.robust.solution import WorstCase
 from sgpo.robust.two_sided import solve_two_sided
@@ -102,11 +102,8 @@ def _from_tensor(gaps, ball: Ball, weights) -> WorstCase:
         return solve_on_device(gaps, ball, weights)
     # On the CPU a tensor is a NumPy array by another name, and NumPy's selection beats torch.sort.
     dtype = torch.float64 if gaps.dtype == torch.float64 else torch.float32
-    solved = solve_exact(prepare(gaps.detach().double().cpu().numpy(), ball, weights))
-    changes = {}
-    for field in ("value", "empirical_value", "price", "moved_share", "marginal", "full_radius"):
-        changes[field] = torch.tensor(getattr(solved, field), dtype=dtype, device=gaps.device)
-    for field in ("moved", "points", "weights", "raised"):
-        array = getattr(solved, field)
-        changes[field] = None if array is None else torch.from_numpy(array).to(gaps.device, dtype)
-    return replace(solved, **changes)
+    solved = solve_exact(prepare(as_array(gaps), ball, weights))
+    fields = ("value", "empirical_value", "price", "moved", "moved_share", "marginal", "full_radius", "points")
+    optional = [field for field in ("weights", "raised") if getattr(solved, field) is not None]
+    changes = {field: torch.as_tensor(getattr(solved, field), dtype=dtype) for field in (*fields, *optional)}
+    return replace(solved, **{field: tensor.to(gaps.device) for field, tensor in changes.items()})

@@ -38,6 +38,11 @@ def as_float(x: Any) -> Any:
     return x if x.dtype in (np.float32, np.float64) else x.astype(np.float64)
 
 
+def as_array(x: Any) -> np.ndarray:
+    """A tensor, or anything that NumPy takes, as a float64 array on the host."""
+    return np.asarray(x.detach().double().cpu().numpy() if is_tensor(x) else x, dtype=np.float64)
+
+
 def sigmoid(x: Any) -> Any:
     r"""sigma(x), elementwise; its gradient keeps sigma(-x), however close to 1 sigma(x) is."""
     if is_tensor(x):
