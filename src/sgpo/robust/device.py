@@ -5,16 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sgpo.errors import InputError
-from sgpo.robust.ball import Ball, Problem, check_finite, check_inside, check_shape, check_weights
+from sgpo.robust.ball import Ball, Problem, check_finite, check_inside, check_weights
 from sgpo.robust.solution import WorstCase
-
-
-def check_tensor(gaps: Tensor) -> None:
-    """One axis of floats with at least one entry."""
-    if not gaps.is_floating_point():
-        raise InputError(f"gaps has dtype {gaps.dtype}; allowed: a float dtype.")
-    check_shape(tuple(gaps.shape), "gaps")
 
 
 def solve_on_device(gaps: Tensor, ball: Ball, weights: Any = None) -> WorstCase:

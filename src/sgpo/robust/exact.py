@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from sgpo.robust.ball import Ball, Problem, as_ball, prepare
+from sgpo.errors import InputError
+from sgpo.robust.ball import Ball, Problem, as_ball, check_shape, prepare
 from sgpo.robust.link import as_array, is_tensor
 from sgpo.robust.selection import blocks, select
 from sgpo.robust.solution import WorstCase
@@ -95,9 +96,11 @@ def _sum_losses(points, chosen, link, lower, weights) -> tuple[np.ndarray, float
 def _from_tensor(gaps, ball: Ball, weights) -> WorstCase:
     import torch
 
-    from sgpo.robust.device import check_tensor, solve_on_device
+    from sgpo.robust.device import solve_on_device
 
-    check_tensor(gaps)
+    if not gaps.is_floating_point():
+        raise InputError(f"gaps has dtype {gaps.dtype}; allowed: a float dtype.")
+    check_shape(tuple(gaps.shape), "gaps")
     if gaps.device.type != "cpu" and getattr(ball.link, "decreasing", True):
         return solve_on_device(gaps, ball, weights)
     # On the CPU a tensor is a NumPy array by another name, and NumPy's selection beats torch.sort.
