@@ -42,7 +42,7 @@ def sum_up(accelerator: Accelerator, losses: Tensor, beta: float) -> StepLosses:
     """Sums over the whole step, from (B,) losses of this process's share; every process must call it."""
     scaled = -losses.detach().double() / beta
     local = torch.stack([scaled.logsumexp(0), scaled.new_tensor(len(scaled))])
-    everywhere = accelerator.gather(local[None]) if accelerator.num_processes > 1 else local[None]
+    everywhere = accelerator.gather(local[None])
     return StepLosses(float(everywhere[:, 0].logsumexp(0)), int(everywhere[:, 1].sum()))
 
 

@@ -67,17 +67,14 @@ def refuse_bad_loss(loss: Tensor, rows: Tensor | None, accelerator: Accelerator,
     The InputError names the step, the (B,) rows of the process whose loss it was (None: a stream) and the last
     checkpoint.
     """
-    losses = loss.detach().float().reshape(1)
     # All processes must stop together, or the others wait forever in the next collective call.
-    if accelerator.num_processes > 1:
-        losses = accelerator.gather(losses)
+    losses = accelerator.gather(loss.detach().float().reshape(1))
     bad = ~torch.isfinite(losses)
     if not bad.any():
         return
     where = "a stream"
     if rows is not None:
-        if accelerator.num_processes > 1:
-            rows = accelerator.gather(accelerator.pad_across_processes(rows, pad_index=-1))
+        rows = accelerator.gather(accelerator.pad_across_processes(rows, pad_index=-1))
         rows = rows.reshape(len(losses), -1)[bad]
         where = f"rows {sorted(set(rows.flatten().tolist()) - {-1})} of train_dataset"
     raise InputError(f"step {step + 1}: the loss is {losses[bad][0].item()} on {where}; {_advice(output_dir)}")

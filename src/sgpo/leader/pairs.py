@@ -5,7 +5,6 @@ array outside the dataset would then belong to other pairs.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +16,8 @@ from sgpo.errors import InputError
 
 ROW, WEIGHT, SOURCE = "sgpo_row", "sgpo_weight", "sgpo_source"
 TAGS = {ROW: torch.int64, WEIGHT: torch.float32, SOURCE: torch.int64}
+
+Examples = list[dict[str, Any]]
 
 
 class PairTags(NamedTuple):
@@ -103,15 +104,10 @@ def _source_indices(dataset: Dataset, names: list[str], name: str) -> np.ndarray
     return np.array([names.index(source) for source in dataset["source"][:]])
 
 
-@dataclass
-class TaggedCollator:
-    """TRL's collator, and the tags of each pair."""
-
-    base: Callable[[list[dict[str, Any]]], dict[str, Any]]
-
-    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        tags = {tag: [example[tag] for example in examples] for tag in TAGS if tag in examples[0]}
-        return self.base(examples) | {tag: torch.tensor(values, dtype=TAGS[tag]) for tag, values in tags.items()}
+def collate_tagged(base: Callable[[Examples], dict[str, Any]], examples: Examples) -> dict[str, Any]:
+    """The batch that TRL's collator makes of examples, and the tags of each pair."""
+    tags = {tag: [example[tag] for example in examples] for tag in TAGS if tag in examples[0]}
+    return base(examples) | {tag: torch.tensor(values, dtype=TAGS[tag]) for tag, values in tags.items()}
 
 
 def pop_tags(inputs: dict[str, Any]) -> tuple[dict[str, Any], PairTags]:

@@ -31,10 +31,8 @@ class StepMargins:
         """
         columns = [torch.cat(column) for column in zip(*self._stash, strict=True)]
         self.clear()
-        if self._accelerator.num_processes > 1:
-            padded = (self._accelerator.pad_across_processes(column, pad_index=-1) for column in columns)
-            columns = [self._accelerator.gather(column) for column in padded]
-        order, rows, margins = (column.cpu().numpy() for column in columns)
+        padded = (self._accelerator.pad_across_processes(column, pad_index=-1) for column in columns)
+        order, rows, margins = (self._accelerator.gather(column).cpu().numpy() for column in padded)
         by_time = np.argsort(order, kind="stable")[(order < 0).sum() :]
         rows, first = np.unique(rows[by_time], return_index=True)
         return rows, margins[by_time][first].astype(np.float64)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate.commands.launch import launch_command_parser
@@ -118,19 +117,15 @@ def _train(script: _Data, arguments: SGPOConfig, model: ModelConfig) -> None:
     except ValueError as error:
         raise InputError(str(error)) from error
     if script.ignore_bias_buffers:
-        _ignore_bias_buffers(trainer.model)
+        # Keeps DistributedDataParallel from synchronising boolean buffers, as TRL's script does.
+        names = [name for name, buffer in trainer.model.named_buffers() if buffer.dtype == torch.bool]
+        trainer.model._ddp_params_and_buffers_to_ignore = names
     trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
     trainer.save_model(arguments.output_dir)
     trainer.accelerator.print(f"Model saved to {arguments.output_dir}")
     if arguments.push_to_hub:
         trainer.push_to_hub(dataset_name=script.dataset_name)
     trainer.end()
-
-
-def _ignore_bias_buffers(model: Any) -> None:
-    """Keeps DistributedDataParallel from synchronising boolean buffers, as TRL's script does."""
-    names = [name for name, buffer in model.named_buffers() if buffer.dtype == torch.bool]
-    model._ddp_params_and_buffers_to_ignore = names
 
 
 def _load_datasets(script: _Data, arguments: SGPOConfig) -> tuple[Dataset, Dataset | None]:

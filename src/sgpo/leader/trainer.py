@@ -3,6 +3,7 @@
 import os
 import textwrap
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from sgpo.leader.guards import Guards, last_checkpoint, refuse_bad_gradient, ref
 from sgpo.leader.margins import pair_margins, sum_pair_logps
 from sgpo.leader.pair_loss import PairBatch, PairLoss, PairLosses, Setup, weighted_mean
 from sgpo.leader.pair_losses import check_dataset, find_loss
-from sgpo.leader.pairs import TAGS, Pairs, PairTags, TaggedCollator, number_rows, pop_tags, tag_pairs
+from sgpo.leader.pairs import TAGS, Pairs, PairTags, collate_tagged, number_rows, pop_tags, tag_pairs
 from sgpo.leader.robust_loss import RobustLoss
 from sgpo.leader.scores import POLICY_COLUMNS, REFERENCE_COLUMNS, StoredScores, has_columns, stored_gaps
 from sgpo.robust.solution import WorstCase
@@ -99,7 +100,7 @@ class SGPOTrainer(DPOTrainer):
             model, ref_model, args, data_collator, train_dataset, eval_dataset, processing_class, compute_metrics,
             callbacks, optimizers, quantization_config, peft_config,
         )  # fmt: skip
-        self.data_collator = TaggedCollator(self.data_collator)
+        self.data_collator = partial(collate_tagged, self.data_collator)
         if self._scores.stored and is_peft_model(self.model) and "ref" in self.model.peft_config and not had_adapter:
             # TRL keeps a copy of a PeftModel's adapter as the reference and saves it beside the policy. In a second
             # round that would be the first round's policy, whatever the stored scores refer to.

@@ -3,32 +3,18 @@
 from importlib import import_module
 from typing import Any
 
-_HOMES = {
-    "Ball": "ball",
-    "ConvexLink": "link",
-    "Link": "link",
-    "TangentLink": "link",
-    "make_link": "link",
-    "tangent_link": "link",
-    "WorstCase": "solution",
-    "worst_case": "exact",
-    "certify": "proofs",
-    "dual_value": "proofs",
-    "paper_variables": "proofs",
-    "value_curve": "proofs",
-    "envelope_loss": "losses",
-    "marginal_split": "losses",
-    "mixture_loss": "losses",
-    "robust_value": "losses",
-    "transport_loss": "losses",
-    "StreamedCase": "streaming",
-    "solve_stream": "streaming",
-    "PriceTracker": "primal_dual",
-    "price_regret": "primal_dual",
-    "grouping_gap": "paper",
-    "solve_worst_case": "paper",
-    "surrogate_gap": "paper",
+_MODULES = {
+    "ball": ("Ball",),
+    "exact": ("worst_case",),
+    "link": ("ConvexLink", "Link", "TangentLink", "make_link", "tangent_link"),
+    "losses": ("envelope_loss", "marginal_split", "mixture_loss", "robust_value", "transport_loss"),
+    "paper": ("grouping_gap", "solve_worst_case", "surrogate_gap"),
+    "primal_dual": ("PriceTracker", "price_regret"),
+    "proofs": ("certify", "dual_value", "paper_variables", "value_curve"),
+    "solution": ("WorstCase",),
+    "streaming": ("StreamedCase", "solve_stream"),
 }
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = sorted(_HOMES)
 

@@ -126,8 +126,7 @@ def check_gaps(gaps: Any, name: str = "gaps") -> np.ndarray:
         InputError: anything else; names the argument and the entry.
     """
     try:
-        array = np.asarray(gaps)
-        array = array.astype(np.float64, copy=False)
+        array = np.asarray(gaps, dtype=np.float64)
     except (TypeError, ValueError):
         raise InputError(f"{name} is a {type(gaps).__name__}; allowed: (N,) finite numbers.") from None
     check_shape(array.shape, name)

@@ -5,16 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sgpo.errors import InputError
-from sgpo.robust.ball import Ball, Problem, check_finite, check_inside, check_shape, check_weights
+from sgpo.robust.ball import Ball, Problem, check_finite, check_inside, check_weights
 from sgpo.robust.solution import WorstCase
-
-
-def check_tensor(gaps: Tensor) -> None:
-    """One axis of floats with at least one entry."""
-    if not gaps.is_floating_point():
-        raise InputError(f"gaps has dtype {gaps.dtype}; allowed: a float dtype.")
-    check_shape(tuple(gaps.shape), "gaps")
 
 
 def solve_on_device(gaps: Tensor, ball: Ball, weights: Any = None) -> WorstCase:
@@ -30,7 +22,9 @@ def solve_on_device(gaps: Tensor, ball: Ball, weights: Any = None) -> WorstCase:
     _check_points(gaps, points, (a, b), ball.clip)
     if ball.clip:
         points = points.clamp(a, b)
-    mass = _mass(weights, points)
+    mass = torch.full_like(points, 1.0 / len(points), dtype=torch.float64)
+    if weights is not None:
+        mass = torch.as_tensor(check_weights(weights, len(points)), device=points.device)
     ranked, order = points.sort()
     cost = mass * (points.double() - a)
     spent = cost[order].cumsum(0)
@@ -57,12 +51,6 @@ def solve_on_device(gaps: Tensor, ball: Ball, weights: Any = None) -> WorstCase:
     return WorstCase.of(
         problem, marginal=marginal, **{name: number.to(points.dtype) for name, number in numbers.items()}
     )
-
-
-def _mass(weights: Any, points: Tensor) -> Tensor:
-    if weights is None:
-        return torch.full_like(points, 1.0 / len(points), dtype=torch.float64)
-    return torch.as_tensor(check_weights(weights, len(points)), device=points.device)
 
 
 def _check_points(gaps: Tensor, points: Tensor, window: tuple[float, float], clip: bool) -> None:

@@ -1,12 +1,13 @@
 """The exact follower: the worst distribution of gaps in a Wasserstein ball, for all pairs at once."""
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from sgpo.robust.ball import Ball, Problem, as_ball, prepare
-from sgpo.robust.link import is_tensor
+from sgpo.errors import InputError
+from sgpo.robust.ball import Ball, Problem, as_ball, check_shape, prepare
+from sgpo.robust.link import as_array, is_tensor
 from sgpo.robust.selection import blocks, select
 from sgpo.robust.solution import WorstCase
 from sgpo.robust.two_sided import solve_two_sided
@@ -52,29 +53,24 @@ def solve_exact(problem: Problem) -> WorstCase:
     else:
         marginal = chosen.marginal
         price = float(link.drop(a, np.float64(marginal))) / (marginal - a)
-    sums, moved = _sum_losses(points, chosen, link, a, shares)
+    moved, empirical, gain, moved_share = _sum_losses(points, chosen, link, a, shares)
     return WorstCase.of(
         problem,
-        value=sums.empirical + sums.gain,
-        empirical_value=sums.empirical,
+        value=empirical + gain,
+        empirical_value=empirical,
         price=price,
         moved=moved,
-        moved_share=sums.share,
+        moved_share=moved_share,
         marginal=marginal,
         full_radius=chosen.full_radius,
     )
 
 
-class _Sums(NamedTuple):
-    """Means over the data: of the link, of what the moved mass adds to it, and of the moved mass."""
+def _sum_losses(points, chosen, link, lower, weights) -> tuple[np.ndarray, float, float, float]:
+    """(N,) moved shares; and means over the data of the link, of what the moved mass adds to it, and of that mass.
 
-    empirical: float
-    gain: float
-    share: float
-
-
-def _sum_losses(points, chosen, link, lower, weights) -> tuple[_Sums, np.ndarray]:
-    """One pass over the points: the losses are computed once and never stored."""
+    One pass over the points: the losses are computed once and never stored.
+    """
     moved = np.empty(len(points))
     top = float(link.value(np.float64(lower)))
     sums = np.zeros(3)
@@ -94,24 +90,23 @@ def _sum_losses(points, chosen, link, lower, weights) -> tuple[_Sums, np.ndarray
             sums += (w @ loss, (w * share) @ (top - loss), w @ share)
     if weights is None:
         sums /= len(points)
-    return _Sums(float(sums[0]), max(float(sums[1]), 0.0), min(float(sums[2]), 1.0)), moved
+    return moved, float(sums[0]), max(float(sums[1]), 0.0), min(float(sums[2]), 1.0)
 
 
 def _from_tensor(gaps, ball: Ball, weights) -> WorstCase:
     import torch
 
-    from sgpo.robust.device import check_tensor, solve_on_device
+    from sgpo.robust.device import solve_on_device
 
-    check_tensor(gaps)
+    if not gaps.is_floating_point():
+        raise InputError(f"gaps has dtype {gaps.dtype}; allowed: a float dtype.")
+    check_shape(tuple(gaps.shape), "gaps")
     if gaps.device.type != "cpu" and getattr(ball.link, "decreasing", True):
         return solve_on_device(gaps, ball, weights)
     # On the CPU a tensor is a NumPy array by another name, and NumPy's selection beats torch.sort.
     dtype = torch.float64 if gaps.dtype == torch.float64 else torch.float32
-    solved = solve_exact(prepare(gaps.detach().double().cpu().numpy(), ball, weights))
-    changes = {}
-    for field in ("value", "empirical_value", "price", "moved_share", "marginal", "full_radius"):
-        changes[field] = torch.tensor(getattr(solved, field), dtype=dtype, device=gaps.device)
-    for field in ("moved", "points", "weights", "raised"):
-        array = getattr(solved, field)
-        changes[field] = None if array is None else torch.from_numpy(array).to(gaps.device, dtype)
-    return replace(solved, **changes)
+    solved = solve_exact(prepare(as_array(gaps), ball, weights))
+    fields = ("value", "empirical_value", "price", "moved", "moved_share", "marginal", "full_radius", "points")
+    optional = [field for field in ("weights", "raised") if getattr(solved, field) is not None]
+    changes = {field: torch.as_tensor(getattr(solved, field), dtype=dtype) for field in (*fields, *optional)}
+    return replace(solved, **{field: tensor.to(gaps.device) for field, tensor in changes.items()})

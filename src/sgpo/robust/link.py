@@ -38,6 +38,11 @@ def as_float(x: Any) -> Any:
     return x if x.dtype in (np.float32, np.float64) else x.astype(np.float64)
 
 
+def as_array(x: Any) -> np.ndarray:
+    """A tensor, or anything that NumPy takes, as a float64 array on the host."""
+    return np.asarray(x.detach().double().cpu().numpy() if is_tensor(x) else x, dtype=np.float64)
+
+
 def sigmoid(x: Any) -> Any:
     r"""sigma(x), elementwise; its gradient keeps sigma(-x), however close to 1 sigma(x) is."""
     if is_tensor(x):
@@ -266,21 +271,8 @@ def tangent_link(base: Link, knots: Any) -> TangentLink:
     )  # fmt: skip
 
 
-def place_knots(
-    rule: Knots, tangents: int, *, window: tuple[float, float] | None = None, points: Any = None
-) -> np.ndarray:
-    """Knots of a tangent surrogate, (K,) ascending.
-
-    Args:
-        rule: "equispaced" over the window, ends included (one knot: its middle), "quantiles" (the (k - 1/2)/K quantiles
-            of `points`) or "paper" (k/K, k = 1..K, on [0, 1]).
-        tangents: K >= 1.
-        window, points: [a, b] for "equispaced"; (N,) gap-space points for "quantiles".
-
-    Raises:
-        InputError: an unknown rule or what it lacks.
-
-    """
+def _place_knots(rule: Knots, tangents: int, window: Sequence[float] | None, points: Any) -> np.ndarray:
+    """(K,) ascending, from the window [a, b] or (N,) points of the gap space."""
     check_choice("knots", rule, Knots)
     if isinstance(tangents, bool) or not isinstance(tangents, int | np.integer) or tangents < 1:
         raise InputError(f"tangents is {tangents!r}; allowed: an integer >= 1, or None for the exact link.")
@@ -312,7 +304,9 @@ def make_link(
         tangents: K tangents instead of the exact link; None takes the exact one.
         name: "logistic" (-log sigma, margin; its default), "neg_log" (-log p, probability; its default), "hinge" or
             "exponential" (margin).
-        knots: where the tangents touch, see `place_knots`; default "paper" in probability space, else "equispaced".
+        knots: where the tangents touch: "equispaced" over the window, ends included (one knot: its middle), "quantiles"
+            (the (k - 1/2)/K quantiles of the gaps) or "paper" (k/K, k = 1..K, on [0, 1]); default "paper" in
+            probability space, else "equispaced".
         window: [a, b], for equispaced knots.
         gaps: (N,) beta-scaled reward differences (nats), for knots at their quantiles.
 
@@ -337,4 +331,4 @@ def make_link(
     points = None if gaps is None else link.to_space(as_float(gaps.detach().cpu().numpy() if is_tensor(gaps) else gaps))
     if window is None and space == "probability":
         window = (0.0, 1.0)
-    return tangent_link(link, place_knots(rule, tangents, window=window, points=points))
+    return tangent_link(link, _place_knots(rule, tangents, window, points))

@@ -65,11 +65,7 @@ def solve_worst_case(
             "exact solver without groups."
         )
     problem = prepare(gaps, ball, weights)
-    if solver == "exact":
-        solve: Callable[[Problem], WorstCase] = solve_exact
-    else:
-        link_pieces(problem.link)
-        solve = solve_highs if solver == "highs" else solve_slsqp
+    solve = {"exact": solve_exact, "highs": solve_highs, "slsqp": solve_slsqp}[solver]
     if group_size is None:
         return solve(problem)
     return solve_groups(problem, split_groups(len(problem.points), group_size, seed=seed), solve)
@@ -210,7 +206,7 @@ def _program(problem: Problem) -> _Program:
     rise = (mass[:, None] * slopes).ravel()
     spend = np.kron(mass, each)
     ways = 1 if problem.link.decreasing else 2
-    same, none = eye_array(count * pieces), csr_array((count * pieces, count * pieces))
+    same = eye_array(count * pieces)
     to_lower = diags_array(np.kron(u - a, each))
     to_upper = diags_array(np.kron(b - u, each))
     rows = [hstack([-to_lower, same, *[-same] * (ways - 1)])]
@@ -220,7 +216,7 @@ def _program(problem: Problem) -> _Program:
     limits = csr_array(vstack(rows))
     bounds = np.zeros(limits.shape[0])
     bounds[-1] = problem.radius
-    sums = csr_array(hstack([kron(eye_array(count), each[None]), *[csr_array((count, none.shape[1]))] * ways]))
+    sums = csr_array(hstack([kron(eye_array(count), each[None]), *[csr_array((count, count * pieces))] * ways]))
     return _Program(np.concatenate([value, -rise, *[rise] * (ways - 1)]), sums, limits, bounds)
 
 

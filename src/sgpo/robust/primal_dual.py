@@ -8,7 +8,7 @@ import numpy as np
 from sgpo.errors import InputError
 from sgpo.robust.ball import Ball, as_ball, check_monotone, prepare
 from sgpo.robust.exact import solve_exact
-from sgpo.robust.link import is_tensor
+from sgpo.robust.link import as_array, is_tensor
 from sgpo.robust.proofs import dual_value
 
 
@@ -55,9 +55,7 @@ class PriceTracker:
 
     def update(self, gaps: Any) -> float:
         """Takes a minibatch (B,) of gaps in nats, NumPy or tensor, and returns the new price."""
-        if is_tensor(gaps):
-            gaps = gaps.detach().double().cpu().numpy()
-        problem = prepare(gaps, self._ball)
+        problem = prepare(as_array(gaps) if is_tensor(gaps) else gaps, self._ball)
         points, a = problem.points, self.window[0]
         if self.price is None:
             self.price = solve_exact(problem).price

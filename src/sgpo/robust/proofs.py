@@ -1,11 +1,11 @@
 """What proves and describes a worst case: its dual certificate, its value at every radius, the paper's variables."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from sgpo.robust.ball import check_monotone
-from sgpo.robust.link import Link, TangentLink
+from sgpo.robust.link import Link, TangentLink, as_array
 from sgpo.robust.selection import blocks
 from sgpo.robust.solution import WorstCase
 from sgpo.robust.two_sided import segments_of
@@ -84,9 +84,9 @@ def dual_value(
 
 def certify(worst: WorstCase) -> Certificate:
     """The dual certificate of a worst case, computed from its points, moved shares and price alone."""
-    u, down, mass, up = _arrays(worst.points, worst.moved, worst.mass, worst.raised)
+    u, down, mass = as_array(worst.points), as_array(worst.moved), as_array(worst.mass)
     (a, b), link = worst.window, worst.link
-    up = np.zeros_like(u) if up is None else up
+    up = np.zeros_like(u) if worst.raised is None else as_array(worst.raised)
     top_a, top_b = float(link.value(np.float64(a))), float(link.value(np.float64(b)))
     primal = float(mass @ ((1.0 - down - up) * link.value(u) + down * top_a + up * top_b))
     dual = dual_value(u, float(worst.price), worst.radius, link=link, window=worst.window, weights=mass)
@@ -100,7 +100,7 @@ def value_curve(worst: WorstCase) -> Curve:
 
     Source: PAPER.md D1: each gap is a segment of length w_i (u_i - a) and slope (f(a) - f(u_i)) / (u_i - a).
     """
-    u, mass = _arrays(worst.points, worst.mass)
+    u, mass = as_array(worst.points), as_array(worst.mass)
     link, (a, b) = worst.link, worst.window
     empirical = float(mass @ link.value(u))
     if link.decreasing:
@@ -128,7 +128,7 @@ def paper_variables(worst: WorstCase) -> Transport:
     """
     link, (a, _) = worst.link, worst.window
     check_monotone(link)
-    u, moved = _arrays(worst.points, worst.moved)
+    u, moved = as_array(worst.points), as_array(worst.moved)
     if isinstance(link, TangentLink):
         stay, go, pieces = link.piece(u), int(link.piece(a)), len(link.slopes)
     else:
@@ -139,8 +139,3 @@ def paper_variables(worst: WorstCase) -> Transport:
     mass[:, go] += moved
     displacement[:, go] = moved * (u - a)
     return Transport(mass, displacement)
-
-
-def _arrays(*values: Any) -> list[np.ndarray | None]:
-    """Arrays or tensors as float64 NumPy arrays; None stays None."""
-    return [None if x is None else np.asarray(x.cpu() if hasattr(x, "cpu") else x, dtype=np.float64) for x in values]

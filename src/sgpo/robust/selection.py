@@ -20,15 +20,6 @@ class Selection(NamedTuple):
     full_radius: float
 
 
-class _Cut(NamedTuple):
-    """Points between two pivots (inclusive) with their weights, and the cost of the points below and between them."""
-
-    band: np.ndarray
-    weights: np.ndarray | None
-    below_cost: float
-    band_cost: float
-
-
 def blocks(count: int) -> Iterator[slice]:
     """Slices of at most BLOCK entries that cover `count`."""
     return (slice(start, start + BLOCK) for start in range(0, count, BLOCK))
@@ -54,19 +45,19 @@ def select(points: np.ndarray, lower: float, radius: float, weights: np.ndarray 
 def _marginal(points, lower, budget, weights) -> tuple[float, float]:
     while len(points) > _SORT_AT_MOST:
         low, high = _bracket(points, lower, budget, weights)
-        cut = _cut(points, lower, low, high, weights)
-        if cut.below_cost > budget:
+        band, band_weights, below_cost, band_cost = _cut(points, lower, low, high, weights)
+        if below_cost > budget:
             keep = points < low
-        elif cut.below_cost + cut.band_cost <= budget and (points > high).any():
+        elif below_cost + band_cost <= budget and (points > high).any():
             keep = points > high
-            budget -= cut.below_cost + cut.band_cost
+            budget -= below_cost + band_cost
         elif low == high:
-            return low, float(np.clip((budget - cut.below_cost) / cut.band_cost, 0.0, 1.0))
-        elif len(cut.band) == len(points):
+            return low, float(np.clip((budget - below_cost) / band_cost, 0.0, 1.0))
+        elif len(band) == len(points):
             break
         else:
-            points, weights = cut.band, cut.weights
-            budget -= cut.below_cost
+            points, weights = band, band_weights
+            budget -= below_cost
             continue
         points, weights = points[keep], None if weights is None else weights[keep]
     return _sorted_marginal(points, lower, budget, weights)
@@ -88,7 +79,8 @@ def _bracket(points, lower, budget, weights) -> tuple[float, float]:
     return low, high
 
 
-def _cut(points, lower, low, high, weights) -> _Cut:
+def _cut(points, lower, low, high, weights) -> tuple[np.ndarray, np.ndarray | None, float, float]:
+    """Points between two pivots (inclusive) with their weights, and the cost of the points below and between them."""
     bands, band_weights, below_cost, band_cost = [], [], 0.0, 0.0
     for part in blocks(len(points)):
         x = points[part]
@@ -104,7 +96,7 @@ def _cut(points, lower, low, high, weights) -> _Cut:
         bands.append(x)
         band_weights.append(w)
     weights = None if weights is None else np.concatenate(band_weights)
-    return _Cut(np.concatenate(bands), weights, below_cost, band_cost)
+    return np.concatenate(bands), weights, below_cost, band_cost
 
 
 def _cost(x, lower, w) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 
 from sgpo.errors import InputError
 from sgpo.robust.ball import Ball, as_ball, check_monotone
-from sgpo.robust.link import Link, is_tensor
+from sgpo.robust.link import Link, as_array
 
 _BINS = 256
 
@@ -44,7 +44,7 @@ class StreamedCase:
 
     def shares(self, gaps: Any) -> np.ndarray:
         """(B,) share of each gap of a chunk that moves to window[0]; gaps as the stream held them."""
-        points = np.clip(self.link.to_space(_array(gaps)), *self.window)
+        points = np.clip(self.link.to_space(as_array(gaps)), *self.window)
         low, high = self.bracket
         moved = np.where(points < low, 1.0, np.where(points < high, self.split, 0.0))
         return np.where(points > self.window[0], moved, 0.0)
@@ -141,10 +141,6 @@ def _restartable(chunks: Any) -> Callable[[], Iterable[Any]]:
     return lambda: chunks
 
 
-def _array(x: Any) -> np.ndarray:
-    return np.asarray(x.detach().double().cpu().numpy() if is_tensor(x) else x, dtype=np.float64)
-
-
 @dataclass
 class _Stream:
     """Sums over the chunks of all processes."""
@@ -187,8 +183,8 @@ class _Stream:
     def _read(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for chunk in self.chunks():
             gaps, weights = chunk if isinstance(chunk, tuple) else (chunk, None)
-            gaps = _array(gaps)
-            yield gaps, np.ones(len(gaps)) if weights is None else _array(weights)
+            gaps = as_array(gaps)
+            yield gaps, np.ones(len(gaps)) if weights is None else as_array(weights)
 
     def _points(self, gaps: np.ndarray) -> np.ndarray:
         return np.clip(self.link.to_space(gaps), *self.window)

@@ -38,11 +38,11 @@ def solve_two_sided(problem: Problem) -> WorstCase:
         value=empirical + max(gain, 0.0),
         empirical_value=empirical,
         price=price,
-        moved=np.where(u > a, lowered, 0.0),
-        moved_share=float(mass @ (np.where(u > a, lowered, 0.0) + np.where(u < b, raised, 0.0))),
+        moved=lowered,
+        moved_share=float(mass @ (lowered + raised)),
         marginal=float(stays.min()) if stays.size else b,
         full_radius=full_radius,
-        raised=np.where(u < b, raised, 0.0),
+        raised=raised,
     )
 
 

@@ -28,7 +28,6 @@ from sgpo.store.stages import ABOUT
 
 SEEDS, VALIDATION, HELDOUT = "seed/pairs", "validation/pairs", "heldout/pairs"
 COUNTS = "annotation.json"
-_SCORE_COLUMNS = {"policy": POLICY_COLUMNS, "reference": REFERENCE_COLUMNS}
 _COLUMNS = ["prompt", "chosen", "rejected", "source", *POLICY_COLUMNS, *REFERENCE_COLUMNS, FINGERPRINT_COLUMN, "gap"]
 
 
@@ -73,14 +72,13 @@ def _score_human_pairs(run: Run, stage: str, load: Callable[[], Dataset]) -> Non
 
 
 def add_scores(run: Run, pairs: Dataset, policy: Policy, who: str) -> Dataset:
-    """Adds or replaces the policy's or the reference's summed log-probabilities of both responses of N pairs, in nats.
+    """Adds the policy's or the reference's summed log-probabilities of both responses of N pairs, in nats.
 
     Prompt and response together are cut at `leader.max_length`.
     """
-    columns = _SCORE_COLUMNS[who]
     with run.reporter.bar(f"scoring by the {who}", 2 * len(pairs)) as advance:
         scores = score_pairs(policy, pairs, max_length=run.config.leader.max_length, progress=advance)
-    pairs = pairs.remove_columns([column for column in columns if column in pairs.column_names])
+    columns = POLICY_COLUMNS if who == "policy" else REFERENCE_COLUMNS
     for column, logps in zip(columns, (scores.chosen, scores.rejected), strict=True):
         pairs = pairs.add_column(column, logps.tolist())
     return pairs

@@ -102,8 +102,8 @@ def evidence(gaps: ArrayLike, *, control: ArrayLike | None = None) -> ScoreTest:
 
     With a control, such as the difference in length, only the information beyond it counts: annotators who prefer the
     longer response teach a policy to write long responses, and held-out pairs of the same annotators agree with it.
-    b is fitted with c = 0, and the efficient score is the residual of the gaps after a regression on the control. Its
-    variance is estimated by the sum of its squares, which needs no model of the noise.
+    b is fitted with c = 0, and the efficient score is the residual of the gaps after a weighted regression on the
+    control, through the origin. Its variance is estimated by the sum of its squares, which needs no model of the noise.
 
     Raises:
         InputError: no gap, a number that is not finite, or a control of another length.
@@ -117,7 +117,9 @@ def evidence(gaps: ArrayLike, *, control: ArrayLike | None = None) -> ScoreTest:
         if control.size != gaps.size:
             raise InputError(f"control has {control.size} pairs; allowed: as many as gaps, {gaps.size}.")
         residual = expit(-_fit_slope(control))
-        rest = _beyond(gaps, control, residual * (1 - residual))
+        weights = residual * (1 - residual)
+        scale = float(weights @ control**2)
+        rest = gaps if scale == 0 else gaps - float(weights @ (gaps * control)) / scale * control
     scores = rest * residual
     size = math.sqrt(float((scores**2).sum()))
     # The rounding error of gaps that equal the control is no evidence.
@@ -156,19 +158,12 @@ def _fit_slope(control: np.ndarray) -> np.ndarray:
     def score(slope: float) -> float:
         return float((unit * expit(-slope * unit)).sum())
 
-    far = 1.0
-    while score(far) > 0 and far < 1e3:
-        far *= 2
-    near = -1.0
-    while score(near) < 0 and near > -1e3:
-        near *= 2
-    # Where all pairs agree with the control, no finite slope is optimal; a large one is used instead.
-    if score(far) > 0 or score(near) < 0:
-        return (far if score(far) > 0 else near) * unit
-    return brentq(score, near, far) * unit
-
-
-def _beyond(gaps: np.ndarray, control: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Residual of the weighted regression of the gaps on the control, through the origin."""
-    scale = float(weights @ control**2)
-    return gaps if scale == 0 else gaps - float(weights @ (gaps * control)) / scale * control
+    ends = []
+    for end in (-1.0, 1.0):
+        while end * score(end) > 0 and abs(end) < 1e3:
+            end *= 2
+        # Where all pairs agree with the control, no finite slope is optimal; a large one is used instead.
+        if end * score(end) > 0:
+            return end * unit
+        ends.append(end)
+    return brentq(score, *ends) * unit
