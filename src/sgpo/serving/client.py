@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from urllib.parse import urlsplit
 
 from sgpo.errors import InputError, check_whole
-from sgpo.serving.answers import Answer, Body, OnAnswer, Unusable, read_completion
-from sgpo.serving.server import Refused, Server, Silent
+from sgpo.serving.answers import Answer, Body, NoAnswer, OnAnswer
+from sgpo.serving.server import Refused, Server
 from sgpo.serving.turns import Turns
 from sgpo.store.progress import Advance
 
@@ -121,15 +121,14 @@ class ServerPool:
             # Every server once before the first is asked again.
             turn = await turns.take(avoid=failed[len(failed) // len(turns.servers) * len(turns.servers) :])
             try:
-                reply = await turn.server.complete(body)
-                answer = None if reply is None else read_completion(reply)
+                answer = await turn.server.complete(body)
                 turns.succeed(turn)
                 return answer
             except Refused as error:
                 raise InputError(f"request {place}: {turn.server.url} refuses it: {error}.") from error
-            except (Silent, Unusable) as error:
+            except NoAnswer as error:
                 failed.append(turn.server)
-                turns.fail(turn, str(error), getattr(error, "retry_after", None))
+                turns.fail(turn, str(error), error.retry_after)
                 if turns.all_down(self._retries + 1):
                     raise InputError(f"no server answers ({turns.last_failures()}).") from error
                 if len(failed) == (self._retries + 1) * len(turns.servers):
