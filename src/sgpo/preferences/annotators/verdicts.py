@@ -33,14 +33,8 @@ class PairwiseJudge:
     """
 
     def __init__(
-        self,
-        model: str,
-        options: VerdictOptions | None = None,
-        *,
-        template: str | Path | None = None,
-        logprobs: bool = False,
+        self, model: str, options: VerdictOptions, *, template: str | Path | None = None, logprobs: bool = False
     ) -> None:
-        options = options or VerdictOptions()
         self.logprobs = logprobs
         self._template = read_template(template, logprobs=logprobs)
         fields = {"model": model, **options.model_dump(include={"max_tokens", "temperature", "seed"})}
