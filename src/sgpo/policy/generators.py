@@ -23,13 +23,8 @@ def load_model(model: ModelConfig, device: str | None = None) -> Policy:
 
 def sampling_of(settings: GenerationConfig) -> Sampling:
     """How a section `generation` samples."""
-    return Sampling(
-        n=settings.candidates,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        max_new_tokens=settings.max_new_tokens,
-        stop=tuple(settings.stop),
-    )
+    fields = settings.model_dump(include={"temperature", "top_p", "max_new_tokens"})
+    return Sampling(n=settings.candidates, stop=tuple(settings.stop), **fields)
 
 
 @contextmanager
