@@ -42,9 +42,7 @@ def open_generator(
         return
     tokenizer = load_tokenizer(model.path, trust_remote_code=model.trust_remote_code)
     if settings.backend == "vllm":
-        options = {"dtype": model.dtype, "trust_remote_code": model.trust_remote_code}
-        options |= settings.vllm.model_dump(exclude_none=True)
-        with VLLMGenerator(model.path, tokenizer, log=log, **options) as generator:
+        with VLLMGenerator(model, tokenizer, settings.vllm, log=log) as generator:
             yield generator
         return
     pool = _open_pool(settings)
