@@ -4,7 +4,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +111,7 @@ def read_template(path: str | Path | None, *, logprobs: bool = False) -> str:
     """
     if path is None:
         default = "letter_template.txt" if logprobs else "judge_template.txt"
-        return files("sgpo.preferences.annotators").joinpath(default).read_text(encoding="utf-8")
+        return Path(__file__).with_name(default).read_text(encoding="utf-8")
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
