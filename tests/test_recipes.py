@@ -73,7 +73,7 @@ def test_every_large_recipe_is_planned_without_a_network(tmp_path):
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("Plan of runs/") == 4
     # The recipes with vLLM cannot start where it is not installed, and none of them on a small disk.
-    assert result.stdout.count("exit code 2") == result.stderr.count("sgpo run: missing here: ")
+    assert result.stdout.count("exit code 2") == result.stderr.count("sgpo run: ")
     assert result.stdout.count("exit code 0") == 4 - result.stdout.count("exit code 2")
     assert result.stdout.count("30000 prompts, 60000 responses") == 2
     assert "about 53.96 GiB" in result.stdout

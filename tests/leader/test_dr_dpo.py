@@ -108,7 +108,7 @@ def test_a_loss_without_its_step_is_refused(make_trainer):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"dr_dpo_beta": 0.0}, r"dr_dpo_beta is 0\.0; allowed: greater than 0"),
+        ({"dr_dpo_beta": 0.0}, r"dr_dpo_beta is 0\.0; allowed: a number > 0"),
         ({"radius": 0.1}, r"radius is 0\.1 with dr_dpo_beta 0\.3; allowed: radius=0"),
         (
             {"confidence_smoothing": 0.1},

@@ -38,7 +38,7 @@ class Plan:
     def check_nothing_missing(self) -> None:
         """Raises InputError if the run would stop at something that is missing."""
         if self.missing:
-            raise InputError("\n".join(f"missing here: {what}." for what in self.missing))
+            raise InputError("\n".join(f"{what}." for what in self.missing))
 
     def __rich__(self) -> Group:
         timed = any(stage.hours is not None for stage in self.stages)
