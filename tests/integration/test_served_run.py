@@ -9,7 +9,7 @@ from datasets import load_from_disk
 
 from live_server import free_port
 from sgpo.cli import main
-from sgpo.serving.launch import answers
+from sgpo.serving.launch import is_ready
 
 PROGRAM = Path(sys.executable).with_name("transformers")
 
@@ -38,7 +38,7 @@ def test_a_round_is_written_by_a_server_that_is_gone_after_it(recipe):
     texts = [response for row in responses for response in row["responses"]]
     assert len(texts) == 36
     assert len(set(texts)) > 18 and not any("?" in text for text in texts)
-    assert not answers(url)
+    assert not is_ready(url)
 
 
 def test_a_server_that_does_not_start_is_quoted_and_nothing_is_lost(recipe, capsys):

@@ -12,6 +12,8 @@ import pytest
 
 from policy.conversations import PROMPTS, ask
 from refusals import unrefused
+from sgpo.config import ModelConfig, validate
+from sgpo.config.options import VLLMOptions
 from sgpo.errors import InputError
 from sgpo.policy.generate import TransformersGenerator
 from sgpo.policy.load import load_policy
@@ -21,6 +23,10 @@ from tiny_model import build_tiny_model
 
 STUB = Path(__file__).parent / "stub_vllm"
 SEEDS = prompt_seeds(0, len(PROMPTS))
+
+
+def in_vllm(policy, *, log=None, **options):
+    return VLLMGenerator(ModelConfig(path=policy.path), policy.tokenizer, VLLMOptions(**options), log=log)
 
 
 @pytest.fixture
@@ -44,7 +50,7 @@ def served(ending_policy, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(STUB), prepend=os.pathsep)
         patch.setenv("WORLD_SIZE", "4")
-        generator = VLLMGenerator(ending_policy.path, ending_policy.tokenizer, log=log).__enter__()
+        generator = in_vllm(ending_policy, log=log).__enter__()
     yield generator, log
     generator.__exit__(None, None, None)
 
@@ -174,7 +180,7 @@ def test_what_cannot_be_sampled_is_refused(served):
 
 def test_max_model_len_bounds_prompt_and_response(stub, policy):
     with (
-        VLLMGenerator(policy.path, policy.tokenizer, max_model_len=40) as generator,
+        in_vllm(policy, max_model_len=40) as generator,
         pytest.raises(InputError, match="vLLM's max_model_len for"),
     ):
         generator.generate(ask("a"), [0], Sampling(max_new_tokens=39))
@@ -182,7 +188,7 @@ def test_max_model_len_bounds_prompt_and_response(stub, policy):
 
 def test_no_process_runs_after_the_context(stub, monkeypatch, policy, tmp_path):
     monkeypatch.setenv("STUB_PIDS", str(tmp_path / "pids"))
-    generator = VLLMGenerator(policy.path, policy.tokenizer)
+    generator = in_vllm(policy)
     with generator:
         pids = read_pids(tmp_path / "pids")
         assert all(map(runs, pids))
@@ -194,7 +200,7 @@ def test_no_process_runs_after_the_context(stub, monkeypatch, policy, tmp_path):
 def test_an_error_of_vllm_is_reported_with_its_output(stub, monkeypatch, policy, tmp_path):
     monkeypatch.setenv("STUB_FAIL", "1")
     with (
-        VLLMGenerator(policy.path, policy.tokenizer) as generator,
+        in_vllm(policy) as generator,
         pytest.raises(InputError, match=r"(?s)RuntimeError: the engine is dead.*Processed prompts: 2"),
     ):
         generator.generate(ask("a"), [0], Sampling(max_new_tokens=8))
@@ -204,7 +210,7 @@ def test_an_error_of_vllm_is_reported_with_its_output(stub, monkeypatch, policy,
 def test_a_killed_process_ends_the_call_at_once(stub, monkeypatch, policy, tmp_path, sign):
     monkeypatch.setenv("STUB_HANG", "1")
     monkeypatch.setenv("STUB_PIDS", str(tmp_path / "pids"))
-    with VLLMGenerator(policy.path, policy.tokenizer) as generator:
+    with in_vllm(policy) as generator:
         pids = read_pids(tmp_path / "pids")
         killer = threading.Timer(0.5, os.kill, (pids[0], sign))
         killer.start()
@@ -219,7 +225,7 @@ def test_a_process_that_ends_while_it_loads_the_model_is_quoted(stub, monkeypatc
     monkeypatch.setenv("STUB_PIDS", str(tmp_path / "pids"))
     with (
         pytest.raises(InputError, match=r"(?s)ended with code 3 .*OutOfMemoryError: CUDA out of memory"),
-        VLLMGenerator(policy.path, policy.tokenizer),
+        in_vllm(policy),
     ):
         pass
     assert not any(map(runs, read_pids(tmp_path / "pids")))
@@ -244,7 +250,7 @@ def test_all_processes_end_when_the_run_is_killed(stub, monkeypatch, policy_path
 def test_an_argument_that_vllm_does_not_have_is_reported_as_its_error(stub, policy):
     with (
         pytest.raises(InputError, match=r"TypeError.*unexpected keyword argument 'enforce_eagre'"),
-        VLLMGenerator(policy.path, policy.tokenizer, engine={"enforce_eagre": True}),
+        in_vllm(policy, engine={"enforce_eagre": True}),
     ):
         pass
 
@@ -253,17 +259,17 @@ def test_an_interpreter_without_vllm_is_named(policy):
     """A file beside the worker is called vllm too, and must not be imported."""
     with (
         pytest.raises(InputError, match=r"python.*No module named 'vllm'"),
-        VLLMGenerator(policy.path, policy.tokenizer),
+        in_vllm(policy),
     ):
         pass
     with (
         pytest.raises(InputError, match=r"'/no/such/python' cannot be started.*that has vLLM"),
-        VLLMGenerator(policy.path, policy.tokenizer, python="/no/such/python"),
+        in_vllm(policy, python="/no/such/python"),
     ):
         pass
 
 
-def test_arguments_out_of_range_are_refused(policy):
+def test_options_out_of_range_are_refused():
     cases = [
         ({"tensor_parallel_size": 0}, "tensor_parallel_size is 0"),
         ({"tensor_parallel_size": "two"}, "tensor_parallel_size is 'two'; allowed: a whole number"),
@@ -271,10 +277,10 @@ def test_arguments_out_of_range_are_refused(policy):
         ({"max_model_len": 1}, "max_model_len is 1"),
         ({"engine": {"dtype": "auto", "model": "x"}}, "engine has dtype, model"),
     ]
-    assert unrefused(lambda case: VLLMGenerator(policy.path, policy.tokenizer, **case), cases) == {}
+    assert unrefused(lambda case: validate(VLLMOptions, case, "vllm"), cases) == {}
 
 
 def test_an_adapter_is_refused(policy, tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "some/base"}))
     with pytest.raises(InputError, match="is an adapter of 'some/base'; allowed with vLLM: the merged model"):
-        VLLMGenerator(tmp_path, policy.tokenizer)
+        VLLMGenerator(ModelConfig(path=str(tmp_path)), policy.tokenizer, VLLMOptions())

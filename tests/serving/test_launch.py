@@ -11,7 +11,7 @@ import pytest
 from live_server import free_port
 from refusals import unrefused
 from sgpo.errors import InputError
-from sgpo.serving.launch import answers, fill_command, launched_server
+from sgpo.serving.launch import fill_command, is_ready, launched_server
 
 # A server whose child may ignore SIGTERM, like the workers of an inference server.
 SERVER = """
@@ -71,10 +71,10 @@ def wait_until(holds, seconds=10):
 def test_a_server_answers_inside_and_is_gone_with_its_children_outside(tmp_path):
     words, url = command(tmp_path, child=CHILD)
     with launched_server(words, url, grace=0.5) as process:
-        assert answers(url)
+        assert is_ready(url)
         assert pids(tmp_path)[0] == process.pid
         assert [runs(pid) for pid in pids(tmp_path)] == [True, True]
-    assert not answers(url)
+    assert not is_ready(url)
     assert not any(runs(pid) for pid in pids(tmp_path))
 
 
@@ -88,7 +88,7 @@ def test_an_error_inside_ends_the_server(server, tmp_path):
 def test_a_server_without_a_health_page_answers_by_its_models(tmp_path):
     words, url = command(tmp_path, page="/v1/models")
     with launched_server(words, url, grace=0.1):
-        assert answers(url)
+        assert is_ready(url)
 
 
 def test_a_server_that_dies_first_is_quoted_and_its_children_are_ended(tmp_path):
@@ -125,7 +125,7 @@ def test_a_port_where_another_server_answers_is_refused(server):
         expected = r"answers before .* is started; allowed: a port that is free"
         with pytest.raises(InputError, match=expected), launched_server(words, url):
             pass
-        assert answers(url)
+        assert is_ready(url)
 
 
 def test_a_command_that_cannot_be_run_is_named():

@@ -86,19 +86,28 @@ def train_small_sft(
     set_seed(seed)
     tokenizer = _train_tokenizer((message["content"] for turns in conversations for message in turns), vocab_size)
     special = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    model = LlamaForCausalLM(
-        _model_config(len(tokenizer), layers, hidden, heads, max_position_embeddings=max_length, **special)
-    )
+    model = _build(len(tokenizer), layers, hidden, heads, max_position_embeddings=max_length, **special)
     with replacing(output_dir) as partial, tempfile.TemporaryDirectory() as scratch:
         trainer = SFTTrainer(
             model=model,
-            args=_arguments(
+            args=SFTConfig(
                 output_dir=scratch,
                 num_train_epochs=epochs,
                 learning_rate=learning_rate,
+                lr_scheduler_type="cosine",
+                warmup_steps=0.05,
                 per_device_train_batch_size=batch_size,
                 max_length=max_length,
                 seed=seed,
+                assistant_only_loss=True,
+                activation_checkpointing=False,
+                bf16=False,
+                use_cpu=not torch.cuda.is_available(),
+                dataloader_pin_memory=torch.cuda.is_available(),
+                save_strategy="no",
+                logging_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
             ),
             train_dataset=Dataset.from_dict({"messages": conversations}),
             processing_class=tokenizer,
@@ -115,7 +124,7 @@ def count_parameters(*, layers: int, hidden: int, heads: int) -> int:
     """Weights of the Llama that `train_small_sft` builds when its vocabulary is full."""
     _check_size(VOCABULARY, layers, hidden, heads)
     with torch.device("meta"):
-        model = LlamaForCausalLM(_model_config(VOCABULARY, layers, hidden, heads))
+        model = _build(VOCABULARY, layers, hidden, heads)
     return sum(weight.numel() for weight in model.parameters())
 
 
@@ -167,8 +176,8 @@ def _train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokeniz
     return fast
 
 
-def _model_config(vocab_size: int, layers: int, hidden: int, heads: int, **more: Any) -> LlamaConfig:
-    return LlamaConfig(
+def _build(vocab_size: int, layers: int, hidden: int, heads: int, **more: Any) -> LlamaForCausalLM:
+    config = LlamaConfig(
         vocab_size=vocab_size,
         hidden_size=hidden,
         intermediate_size=2 * hidden,
@@ -181,6 +190,7 @@ def _model_config(vocab_size: int, layers: int, hidden: int, heads: int, **more:
         bos_token_id=None,
         **more,
     )
+    return LlamaForCausalLM(config)
 
 
 class _Steps(TrainerCallback):
@@ -189,20 +199,3 @@ class _Steps(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         self._progress(state.global_step, state.max_steps)
-
-
-def _arguments(**settings: Any) -> SFTConfig:
-    return SFTConfig(
-        assistant_only_loss=True,
-        lr_scheduler_type="cosine",
-        warmup_steps=0.05,
-        activation_checkpointing=False,
-        bf16=False,
-        use_cpu=not torch.cuda.is_available(),
-        dataloader_pin_memory=torch.cuda.is_available(),
-        save_strategy="no",
-        logging_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        **settings,
-    )

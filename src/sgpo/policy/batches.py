@@ -1,29 +1,12 @@
 """Batches of sequences of similar length."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from sgpo.store.progress import Advance
-
-
-def batches_by_length(
-    lengths: Sequence[int], batch_tokens: int, *, ties: Sequence[int] | None = None
-) -> Iterator[list[int]]:
-    """Yields positions batch by batch, longest sequences first, so that a batch too large for memory fails at once.
-
-    A batch has at most `batch_tokens` tokens, padding included; a longer sequence is a batch of its own. Equal lengths
-    are ordered by `ties`, largest first, then by position.
-    """
-    ties = [0] * len(lengths) if ties is None else ties
-    order = sorted(range(len(lengths)), key=lambda place: (-lengths[place], -ties[place]))
-    done = 0
-    while done < len(order):
-        size = max(1, batch_tokens // lengths[order[done]])
-        yield order[done : done + size]
-        done += size
 
 
 @torch.inference_mode()
@@ -39,10 +22,17 @@ def fill_in_batches(
 ) -> None:
     """Fills `out`, (N, ...), with what `compute` returns for each batch of N rows, without gradients.
 
-    For the batches see `batches_by_length`; `progress` counts rows.
+    The longest rows come first, so that a batch too large for memory fails at once. Equal lengths are ordered by
+    `ties`, largest first, then by position. A batch has at most `batch_tokens` tokens, padding included; a longer row
+    is a batch of its own. `progress` counts rows.
     """
-    for batch in batches_by_length(lengths, batch_tokens, ties=ties):
+    ties = [0] * len(lengths) if ties is None else ties
+    order = sorted(range(len(lengths)), key=lambda place: (-lengths[place], -ties[place]))
+    done = 0
+    while done < len(order):
+        batch = order[done : done + max(1, batch_tokens // lengths[order[done]])]
         out[batch] = compute([rows[place] for place in batch])
+        done += len(batch)
         if progress is not None:
             progress(len(batch))
 

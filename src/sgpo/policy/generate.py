@@ -197,10 +197,9 @@ def _without_defaults(policy: Policy) -> Iterator[None]:
     """Inference without the checkpoint's generation defaults, except its end tokens; everything is restored on exit."""
     model = policy.model
     defaults = model.generation_config
-    devices = [policy.device] if policy.device.type == "cuda" else []
     model.generation_config = GenerationConfig(eos_token_id=defaults.eos_token_id)
     try:
-        with policy.inference(), torch.random.fork_rng(devices=devices):
+        with policy.inference():
             yield
     finally:
         model.generation_config = defaults

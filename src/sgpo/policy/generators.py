@@ -23,13 +23,8 @@ def load_model(model: ModelConfig, device: str | None = None) -> Policy:
 
 def sampling_of(settings: GenerationConfig) -> Sampling:
     """How a section `generation` samples."""
-    return Sampling(
-        n=settings.candidates,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        max_new_tokens=settings.max_new_tokens,
-        stop=tuple(settings.stop),
-    )
+    fields = settings.model_dump(include={"temperature", "top_p", "max_new_tokens"})
+    return Sampling(n=settings.candidates, stop=tuple(settings.stop), **fields)
 
 
 @contextmanager
@@ -47,9 +42,7 @@ def open_generator(
         return
     tokenizer = load_tokenizer(model.path, trust_remote_code=model.trust_remote_code)
     if settings.backend == "vllm":
-        options = {"dtype": model.dtype, "trust_remote_code": model.trust_remote_code}
-        options |= settings.vllm.model_dump(exclude_none=True)
-        with VLLMGenerator(model.path, tokenizer, log=log, **options) as generator:
+        with VLLMGenerator(model, tokenizer, settings.vllm, log=log) as generator:
             yield generator
         return
     pool = _open_pool(settings)

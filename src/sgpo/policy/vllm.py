@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from sgpo.choices import check_choice
-from sgpo.config import validate
+from sgpo.config import ModelConfig
 from sgpo.config.options import VLLMOptions
 from sgpo.errors import InputError
 from sgpo.policy.locate import adapter_base
@@ -28,34 +28,27 @@ class VLLMGenerator:
     context, even if this process is killed.
 
     Args:
-        path: folder or Hub id of the policy; an adapter must be merged first.
+        model: the policy; an adapter must be merged first.
         tokenizer: the policy's.
+        options: how vLLM is started.
         log: file that vLLM's output is appended to; None keeps it only as long as the process runs.
-        options: fields of `VLLMOptions`. Without them dtype is "auto", as the weights were saved, and no code from a
-            Hub repository is run.
 
     Raises:
-        InputError: an argument is out of range or set twice; on entering, the interpreter or vLLM is missing, or vLLM
-            cannot load the policy.
+        InputError: the policy is an adapter; on entering, the interpreter or vLLM is missing, or vLLM cannot load the
+            policy.
     """
 
     def __init__(
-        self,
-        path: str | Path,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        log: str | Path | None = None,
-        **options: Any,
+        self, model: ModelConfig, tokenizer: PreTrainedTokenizerBase, options: VLLMOptions, *, log: Path | None = None
     ) -> None:
-        settings = validate(VLLMOptions, options, "options")
-        if (base := adapter_base(path)) is not None:
-            raise InputError(f"{str(path)!r} is an adapter of {base!r}; allowed with vLLM: the merged model.")
-        own = settings.model_dump(include={"tensor_parallel_size", "gpu_memory_utilization", "max_model_len"})
-        trust = bool(settings.trust_remote_code)
-        self._opening = {"model": str(path), "dtype": settings.dtype or "auto", **own, "trust_remote_code": trust}
-        self._opening |= settings.engine
+        if (base := adapter_base(model.path)) is not None:
+            raise InputError(f"{model.path!r} is an adapter of {base!r}; allowed with vLLM: the merged model.")
+        own = options.model_dump(include={"tensor_parallel_size", "gpu_memory_utilization", "max_model_len"})
+        trust = model.trust_remote_code if options.trust_remote_code is None else options.trust_remote_code
+        self._opening = {"model": model.path, "dtype": options.dtype or model.dtype, **own, "trust_remote_code": trust}
+        self._opening |= options.engine
         self._tokenizer = tokenizer
-        self._python, self._log, self._grace = str(settings.python or sys.executable), log, settings.grace
+        self._python, self._log, self._grace = str(options.python or sys.executable), log, options.grace
         self._process: VLLMProcess | None = None
 
     def __enter__(self) -> "VLLMGenerator":

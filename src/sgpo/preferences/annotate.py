@@ -45,6 +45,17 @@ def implicit_rewards(policy_logps: np.ndarray, reference_logps: np.ndarray, beta
     return beta * (np.asarray(policy_logps, dtype=np.float64) - np.asarray(reference_logps, dtype=np.float64))
 
 
+def adjust_for_length(
+    rewards: np.ndarray, n_tokens: np.ndarray, *, per_token: bool = False, penalty: float = 0.0
+) -> np.ndarray:
+    """(R,) rewards divided by the tokens of each response, or less `penalty` for each of them; nan stays nan.
+
+    They rank the responses; the gaps do not change. Source: per token as in SimPO, arXiv:2405.14734, Section 2; the
+    penalty as in R-DPO, arXiv:2403.19159, Section 3.
+    """
+    return rewards / n_tokens if per_token else rewards - penalty * n_tokens
+
+
 def annotate_pairs(
     prompts: Sequence[Messages],
     responses: Sequence[Sequence[Response]],

@@ -50,8 +50,6 @@ def clean_pairs(dataset: Dataset, name: str, *, max_prompt_chars: int | None = N
     check_whole("max_prompt_chars", max_prompt_chars, 1, optional=True)
     dropped: Counter[str] = Counter()
     pairs = _convert(dataset, name, partial(_pair, max_prompt_chars=max_prompt_chars), PAIR_FEATURES, dropped)
-    if len(pairs) == 0:
-        raise InputError(f"{name}: none of the {len(dataset)} rows is a preference: {describe_counts(dropped)}.")
     return pairs, {reason: dropped[reason] for reason in REASONS if dropped[reason]}
 
 
@@ -79,21 +77,20 @@ def _convert(
     """Converts rows; bad ones are counted in `dropped`, or refused if it is None or the error has no reason."""
     replaced = list(PAIR_FEATURES) if features is PAIR_FEATURES else [*PAIR_FEATURES, "messages"]
     _check_columns(dataset, name, features)
-    converted: dict[str, list[list[Message]]] = {column: [] for column in features}
-    good = []
+    converted, good = [], []
     rows = dataset.select_columns([column for column in dataset.column_names if column in replaced])
     for index, row in enumerate(rows.with_format(None)):
         try:
-            values = convert(row)
+            converted.append(convert(row))
         except _BadRow as error:
             if dropped is None or error.reason is None:
                 raise InputError(f"{name} row {index}: {error}") from None
             dropped[error.reason] += 1
-            continue
-        good.append(index)
-        for column, value in values.items():
-            converted[column].append(value)
-    result = Dataset.from_dict(converted, features=features)
+        else:
+            good.append(index)
+    if not good:
+        raise InputError(f"{name}: none of the {len(dataset)} rows is a preference: {describe_counts(dropped)}.")
+    result = Dataset.from_list(converted, features=features)
     others = dataset.select_columns([column for column in dataset.column_names if column not in replaced])
     if not others.column_names:
         return result

@@ -71,7 +71,12 @@ def mix_pairs(
         InputError: a source cannot be read, or has too few pairs for its share of `least`; it is named, with the
             counts.
     """
-    _check(sources, seed)
+    if not sources:
+        raise InputError("there are no sources; allowed: at least one.")
+    check_whole("seed", seed, 0)
+    for (path, _), count in Counter((source.path, source.split) for source in sources).items():
+        if count > 1:
+            raise InputError(f"source {path!r} is named {count} times; allowed: once.")
     seen: set[bytes] = set()
     parts, found = [], []
     for source in sources:
@@ -99,15 +104,6 @@ def mix_sources(settings: SplitConfig, *, seed: int) -> Mixture:
     """`mix_pairs` of the sources of a split, with enough pairs for it."""
     least = settings.seeds + sum(settings.pools) + settings.heldout
     return mix_pairs(settings.sources, least=least, seed=seed, max_prompt_chars=settings.max_prompt_chars)
-
-
-def _check(sources: Sequence[SourceConfig], seed: int) -> None:
-    if not sources:
-        raise InputError("there are no sources; allowed: at least one.")
-    check_whole("seed", seed, 0)
-    for (path, _), count in Counter((source.path, source.split) for source in sources).items():
-        if count > 1:
-            raise InputError(f"source {path!r} is named {count} times; allowed: once.")
 
 
 def _shares(weights: list[float], usable: list[int]) -> list[int]:

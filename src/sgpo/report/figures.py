@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import matplotlib
 import numpy as np
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -54,9 +55,7 @@ def draw_figures(record: RunRecord) -> list[Picture]:
     """The figures that this run has numbers for."""
     shown = _shown_rounds(record)
     # A context of its own: what a caller has set in matplotlib must not change the bytes.
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_SETTINGS)
+    with style.context(_SETTINGS, after_reset=True):
         pictures = [
             Picture(one.chart.title, one.chart.reading, _svg(_by_round(record, one), f"chart-{index}"))
             for index, one in enumerate(one for one in find_quantities(record) if one.chart)
@@ -162,8 +161,7 @@ def _svg(figure: Figure, name: str) -> str:
     """The figure as an <svg> element that scales with its place, every id prefixed with `name`."""
     stream = io.StringIO()
     matplotlib.rcParams["svg.hashsalt"] = name
-    options = {"transparent": True, "bbox_inches": "tight", "pad_inches": 0.03}
-    figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None}, **options)
+    figure.savefig(stream, format="svg", transparent=True, bbox_inches="tight", pad_inches=0.03)
     text = "<svg" + stream.getvalue().partition("<svg")[2]
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)

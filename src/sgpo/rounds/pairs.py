@@ -16,8 +16,7 @@ from sgpo.policy.fingerprints import fingerprint_pairs
 from sgpo.policy.load import Policy
 from sgpo.policy.sampling import Response
 from sgpo.policy.score import score_pairs
-from sgpo.preferences.annotate import annotate_pairs, implicit_rewards
-from sgpo.preferences.length import adjust_for_length
+from sgpo.preferences.annotate import adjust_for_length, annotate_pairs, implicit_rewards
 from sgpo.preferences.seeds import hold_out, select_seeds
 from sgpo.preferences.source import load_pairs
 from sgpo.rounds.context import Run

@@ -11,8 +11,12 @@ Body = dict[str, Any]
 OnAnswer = Callable[[int, "Answer"], None]
 
 
-class Unusable(Exception):
-    """A reply that holds no answer."""
+class NoAnswer(Exception):
+    """The server gave no answer, or could not; a retry may help, after `retry_after` seconds if the server asks."""
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 @dataclass(frozen=True)
@@ -31,14 +35,14 @@ class Answer:
 
 
 def read_completion(reply: str) -> Answer:
-    """Reads the JSON of a chat completion; raises Unusable if a part is missing or has another form."""
+    """Reads the JSON of a chat completion; raises NoAnswer if a part is missing or has another form."""
     try:
         content = _object(json.loads(reply))
     except (json.JSONDecodeError, RecursionError) as error:
-        raise Unusable(f"a reply that is not JSON ({error})") from error
+        raise NoAnswer(f"a reply that is not JSON ({error})") from error
     choices = content.get("choices")
     if not isinstance(choices, list) or not choices:
-        raise Unusable("a reply without choices")
+        raise NoAnswer("a reply without choices")
     texts, reasons = zip(*map(_read_choice, choices), strict=True)
     usage = _object(content.get("usage"))
     counts = [_count(usage, name) for name in ("prompt_tokens", "completion_tokens")]
@@ -56,21 +60,21 @@ def _read_choice(choice: object) -> tuple[str, str]:
         # A reasoning model that was cut before its answer: asking again would not change that.
         text = ""
     if not isinstance(text, str):
-        raise Unusable("a choice without text")
+        raise NoAnswer("a choice without text")
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise Unusable("a text that is not Unicode: half of a surrogate pair")
+        raise NoAnswer("a text that is not Unicode: half of a surrogate pair")
     if not isinstance(reason, str):
-        raise Unusable("a choice without finish_reason")
+        raise NoAnswer("a choice without finish_reason")
     if reason in ("abort", "error"):
         # vLLM reports this if it is stopped, or fails, during a request.
-        raise Unusable(f"a choice that the server aborted (finish_reason {reason!r})")
+        raise NoAnswer(f"a choice that the server aborted (finish_reason {reason!r})")
     return text, reason
 
 
 def _count(usage: dict, name: str) -> int | None:
     count = usage.get(name)
     if count is not None and (type(count) is not int or count < 0):
-        raise Unusable(f"{name} that is not a count")
+        raise NoAnswer(f"{name} that is not a count")
     return count
 
 
@@ -80,4 +84,4 @@ def _first_logprobs(choice: dict) -> dict[str, float]:
         tops = tokens[0].get("top_logprobs") or [] if tokens else []
         return {top["token"]: float(top["logprob"]) for top in tops}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise Unusable("logprobs of another form") from error
+        raise NoAnswer("logprobs of another form") from error

@@ -51,7 +51,7 @@ def launched_server(
             quoted), or the URL answers already: that is another server, perhaps with another model.
     """
     command = shlex.join(words)
-    if _is_ready(url) is not None:
+    if is_ready(url) is not None:
         raise InputError(
             f"{url} answers before {command!r} is started; allowed: a port that is free. End the server that runs "
             "there, or remove the command to use it."
@@ -61,7 +61,7 @@ def launched_server(
         until = time.monotonic() + timeout
         while True:
             code = child.process.poll()
-            ready = answers(url)
+            ready = is_ready(url)
             if code is not None:
                 raise InputError(f"{name} ended with code {code} before {url} answered.{child.quote()}")
             if ready:
@@ -72,13 +72,11 @@ def launched_server(
         yield child.process
 
 
-def answers(url: str) -> bool:
-    """Whether the server with this base URL, such as http://localhost:8000/v1, is ready for requests."""
-    return bool(_is_ready(url))
+def is_ready(url: str) -> bool | None:
+    """Whether the server with this base URL takes requests; None if nothing answers there.
 
-
-def _is_ready(url: str) -> bool | None:
-    """Whether GET /health returns 200, or, without such a page, GET /v1/models; None if nothing answers."""
+    It does if GET /health returns 200, or, without such a page, GET /v1/models.
+    """
     base = url.rstrip("/")
     for page, ready in ((base.removesuffix("/v1") + "/health", {200}), (base + "/models", {200, 401, 403})):
         status = _status(page)

@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 
-from sgpo.serving.answers import Body
+from sgpo.serving.answers import Answer, Body, NoAnswer, read_completion
 
 # An unreachable host must time out much sooner than a slow answer.
 _CONNECT_TIMEOUT = 10.0
@@ -10,14 +10,6 @@ _CONNECT_TIMEOUT = 10.0
 
 class Refused(Exception):
     """The server reports that the request is wrong; a retry would not help."""
-
-
-class Silent(Exception):
-    """The server did not answer, or could not; a retry may help, after `retry_after` seconds if the server asks."""
-
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
 
 
 class Server:
@@ -36,8 +28,8 @@ class Server:
         )
         self.close = self._client.close
 
-    async def complete(self, body: Body | None) -> str | None:
-        """The text of the reply to POST /chat/completions; raises Refused or Silent. No body: None once reached."""
+    async def complete(self, body: Body | None) -> Answer | None:
+        """The answer to POST /chat/completions; raises Refused or NoAnswer. No body: None once reached."""
         from openai import APIConnectionError, APIStatusError, APITimeoutError
 
         try:
@@ -48,17 +40,17 @@ class Server:
             reply = await self._client.chat.completions.with_raw_response.create(
                 model=body["model"], messages=body["messages"], extra_body=body
             )
-            return reply.text
+            return read_completion(reply.text)
         except APITimeoutError as error:
-            raise Silent("no reply in time") from error
+            raise NoAnswer("no reply in time") from error
         except APIConnectionError as error:
-            raise Silent(f"no connection ({error.__cause__ or error})") from error
+            raise NoAnswer(f"no connection ({error.__cause__ or error})") from error
         except APIStatusError as error:
             if body is None:
                 return None
             failure = f"status {error.status_code}: {self._quote(error.response.text)}"
             if error.status_code in (408, 409, 429) or error.status_code >= 500:
-                raise Silent(failure, _retry_after(error.response.headers.get("retry-after", ""))) from error
+                raise NoAnswer(failure, _retry_after(error.response.headers.get("retry-after", ""))) from error
             if error.status_code == 404 and not self.url.rstrip("/").endswith("/v1"):
                 failure += " (base URLs usually end in /v1)"
             raise Refused(failure) from error

@@ -9,6 +9,7 @@ import pytest
 from faulty_server import Reply, completion, faulty
 from live_server import serving
 from sgpo.config import AnnotationConfig
+from sgpo.config.options import RankingJudgeOptions, VerdictOptions
 from sgpo.errors import InputError
 from sgpo.preferences.annotators.judge import Judge
 from sgpo.preferences.annotators.open import open_annotator
@@ -51,8 +52,9 @@ def counts(**found):
     return {**dict.fromkeys(names, 0), **found}
 
 
-def judge(server, **options):
-    return Judge(ServerPool([server.url], pause=0.01, retries=1), "judge", **options)
+def judge(server, template=None, **options):
+    pool = ServerPool([server.url], pause=0.01, retries=1)
+    return Judge(pool, "judge", RankingJudgeOptions(**options), template=template)
 
 
 def test_a_judge_with_a_preference_is_consistent_and_rewards_are_shares_of_wins():
@@ -112,8 +114,6 @@ def test_comparisons_over_the_limit_are_skipped_and_counted():
     assert found.counts == counts(comparisons=2, first_preferred=2, too_long=3)
     np.testing.assert_array_equal(found.rewards, [0, np.nan, 1, 0, 1, np.nan, np.nan])
     assert all(len(body["messages"][0]["content"]) <= 2000 for body in server.asked)
-    with pytest.raises(InputError, match="max_chars is 0; allowed: None or a whole number >= 1"):
-        judge(server, max_chars=0)
 
 
 def test_nothing_to_compare_asks_nothing():
@@ -143,7 +143,7 @@ def test_a_server_that_refuses_ends_the_ranking():
 def test_nonsense_from_a_real_server_is_unparsed(tmp_path):
     path = build_tiny_model(tmp_path, context=2048)
     with serving(path) as url:
-        found = Judge(ServerPool([url]), str(path), max_tokens=8)(PROMPTS, RESPONSES)
+        found = Judge(ServerPool([url]), str(path), RankingJudgeOptions(max_tokens=8))(PROMPTS, RESPONSES)
     assert np.isnan(found.rewards).all()
     assert found.counts == counts(comparisons=4, unparsed=4)
 
@@ -155,11 +155,6 @@ def test_options_of_a_recipe_go_to_the_servers_and_to_the_judge():
         annotator = open_annotator(AnnotationConfig(**settings))
         np.testing.assert_array_equal(annotator(PROMPTS, RESPONSES).rewards, [0, 1, 0.5, 1, 0])
         assert {body["max_tokens"] for body in server.asked} == {9}
-
-
-def test_a_judge_refuses_options_of_its_servers():
-    with pytest.raises(InputError, match="unknown key timeout; allowed: max_tokens, temperature, seed, request"):
-        Judge(ServerPool(["http://x/v1"]), "judge", timeout=5)
 
 
 VERDICTS = {
@@ -195,7 +190,7 @@ def test_an_answer_that_the_judge_did_not_end_has_no_verdict(reason):
 @pytest.mark.parametrize("swapped", [0.0, 0.5, 1.0, None])
 def test_swapping_two_responses_mirrors_their_result_and_keeps_the_counts(straight, swapped):
     counts, mirrored = Counter(), Counter()
-    settle = PairwiseJudge("judge").settle
+    settle = PairwiseJudge("judge", VerdictOptions()).settle
     result, other = settle(straight, swapped, counts), settle(swapped, straight, mirrored)
     assert counts == mirrored
     if result is None:

@@ -4,13 +4,10 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from sgpo.config import validate
-from sgpo.config.options import VerdictOptions
-from sgpo.errors import check_whole
+from sgpo.config.options import RankingJudgeOptions
 from sgpo.policy.tokens import Messages
 from sgpo.preferences.annotators.ranking import Ranking
 from sgpo.preferences.annotators.verdicts import PairwiseJudge, both_verdicts
@@ -30,24 +27,16 @@ class Judge:
     Args:
         pool: the servers.
         model: the judge's name there.
+        options: how it is asked. Comparisons with more than `max_chars` are skipped, because a judge whose context they
+            exceed would refuse them and end the run.
         template: file with the judge's prompt; None uses the built-in one.
-        max_chars: comparisons with more characters are skipped, because a judge whose context they exceed would refuse
-            them and end the run; None asks for all.
-        options: fields of `VerdictOptions`: max_tokens, temperature, seed, request.
     """
 
     def __init__(
-        self,
-        pool: ServerPool,
-        model: str,
-        *,
-        template: str | Path | None = None,
-        max_chars: int | None = None,
-        **options: Any,
+        self, pool: ServerPool, model: str, options: RankingJudgeOptions, *, template: str | Path | None = None
     ) -> None:
-        check_whole("max_chars", max_chars, 1, optional=True)
-        self._pool, self._max_chars = pool, max_chars
-        self._judge = PairwiseJudge(model, validate(VerdictOptions, options, "options"), template=template)
+        self._pool, self._max_chars = pool, options.max_chars
+        self._judge = PairwiseJudge(model, options, template=template)
 
     def __call__(
         self, prompts: Sequence[Messages], responses: Sequence[Sequence[str]], *, progress: Advance | None = None

@@ -1,7 +1,6 @@
 """The annotator that a recipe names."""
 
 from sgpo.config import AnnotationConfig
-from sgpo.config.options import ServerOptions
 from sgpo.preferences.annotators.ranking import Annotator
 
 
@@ -12,9 +11,8 @@ def open_annotator(settings: AnnotationConfig) -> Annotator:
         from sgpo.preferences.annotators.judge import Judge
         from sgpo.serving.client import ServerPool
 
-        judging = options.model_dump(exclude=set(ServerOptions.model_fields))
         pool = ServerPool(settings.servers, **options.connection())
-        return Judge(pool, settings.model, template=settings.template, **judging)
+        return Judge(pool, settings.model, options, template=settings.template)
     if settings.annotator == "pair_ranker":
         from sgpo.preferences.annotators.pair_ranker import PairRanker
 

@@ -4,7 +4,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +32,8 @@ class PairwiseJudge:
     """
 
     def __init__(
-        self,
-        model: str,
-        options: VerdictOptions | None = None,
-        *,
-        template: str | Path | None = None,
-        logprobs: bool = False,
+        self, model: str, options: VerdictOptions, *, template: str | Path | None = None, logprobs: bool = False
     ) -> None:
-        options = options or VerdictOptions()
         self.logprobs = logprobs
         self._template = read_template(template, logprobs=logprobs)
         fields = {"model": model, **options.model_dump(include={"max_tokens", "temperature", "seed"})}
@@ -118,7 +111,7 @@ def read_template(path: str | Path | None, *, logprobs: bool = False) -> str:
     """
     if path is None:
         default = "letter_template.txt" if logprobs else "judge_template.txt"
-        return files("sgpo.preferences.annotators").joinpath(default).read_text(encoding="utf-8")
+        return Path(__file__).with_name(default).read_text(encoding="utf-8")
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
