@@ -16,13 +16,25 @@ from sgpo.cli import main
 AFTER_ROUND_0 = ("metrics.jsonl", "shipped.json", "report.html")
 
 
-def launch(recipe, *overrides):
-    """Two processes, on the CPU; ended with an error if they hang."""
+# A command, which must not leave threads of gloo behind: they can abort a process that has done its work.
+ALONE = """
+import sys
+from pathlib import Path
+from sgpo.cli import main
+code = main(sys.argv[1:])
+left = [name for task in Path("/proc/self/task").glob("*/comm") if "gloo" in (name := task.read_text())]
+sys.exit(f"left behind: {left}" if code == 0 and left else code)
+"""
+
+
+def launch(tmp_path, *arguments):
+    """A command in two processes, on the CPU; ended with an error if they hang."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
-    command += ["-m", "sgpo", "run", "--config", str(recipe), "--quiet", *overrides]
+    (tmp_path / "alone.py").write_text(ALONE)
+    command += [str(tmp_path / "alone.py"), *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=240, env=environment)
 
@@ -43,7 +55,7 @@ def test_two_processes_make_the_data_of_one_and_train_on_it(recipe):
     shutil.copytree(one, two, ignore=shutil.ignore_patterns("round-1", "final", *AFTER_ROUND_0))
     config = yaml.safe_load((two / "config.yaml").read_text())
     (two / "config.yaml").write_text(yaml.safe_dump({**config, "output": str(two)}))
-    result = launch(recipe, *settings, f"output={two}")
+    result = launch(recipe.parent, "run", "--config", str(recipe), "--quiet", *settings, f"output={two}")
     assert result.returncode == 0, result.stderr
     for stage in ("responses", "scores/policy", "scores/reference", "pairs"):
         assert rows(two, f"round-1/{stage}") == rows(one, f"round-1/{stage}"), stage
@@ -80,9 +92,18 @@ def messages(result):
     ],
 )
 def test_what_goes_wrong_under_two_processes_is_said_once_and_nobody_hangs(recipe, overrides, said):
-    result = launch(recipe, *overrides)
+    result = launch(recipe.parent, "run", "--config", str(recipe), "--quiet", *overrides)
     assert result.returncode != 0
     assert len(messages(result)) == 1, result.stderr
     assert said in messages(result)[0]
     assert "[rank1]: Traceback" not in result.stderr
     assert not list(recipe.parent.rglob(".*.partial"))
+
+
+@pytest.mark.slow
+def test_a_training_leaves_no_communication_behind(tmp_path, recipe, micro_model):
+    arguments = ["--model_name_or_path", micro_model, "--dataset_name", str(tmp_path / "seeds.jsonl"), "--use_cpu"]
+    arguments += ["--output_dir", str(tmp_path / "out"), "--max_steps", "1", "--report_to", "none", "--bf16", "false"]
+    result = launch(tmp_path, "train", *arguments, "--dtype", "float32", "--save_strategy", "no")
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "out" / "model.safetensors").is_file()

@@ -25,7 +25,7 @@ def run(argv: list[str]) -> int:
 
     from sgpo.plan.run import plan_run
     from sgpo.rounds.loop import run_recipe
-    from sgpo.store.processes import Processes
+    from sgpo.store.processes import Processes, disconnect
     from sgpo.store.progress import Reporter
     from sgpo.store.run_dir import explaining_full_disk
 
@@ -48,6 +48,7 @@ def run(argv: list[str]) -> int:
         run_recipe(config, command=command, processes=processes, reporter=Reporter(console))
         if processes.is_main:
             _write_report(Path(config.output), console)
+    disconnect()
     return 0
 
 

@@ -23,6 +23,7 @@ from sgpo.leader.train import without_trl_warnings
 from sgpo.leader.trainer import SGPOTrainer
 from sgpo.preferences.layout import to_pairs
 from sgpo.preferences.source import load_pairs
+from sgpo.store.processes import disconnect
 
 _EPILOG = "Arguments of accelerate launch, such as --num_processes 4 or --accelerate_config fsdp2, are accepted too."
 # Set in the processes of a launch, which read the launcher's arguments in a --config file a second time.
@@ -61,6 +62,7 @@ def train(argv: Sequence[str]) -> int:
     if in_line or (in_file and _LAUNCHED not in os.environ):
         return launch(in_file + in_line, _without(argv, in_line))
     _train(*settings)
+    disconnect()
     return 0
 
 

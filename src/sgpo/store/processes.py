@@ -1,5 +1,6 @@
 """The processes of a run: one, or those that `accelerate launch` started."""
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,3 +62,14 @@ class Processes:
             # The process that failed reports why; one traceback or message is enough.
             reason = str(error).strip().partition("\n")[0]
             raise SystemExit(f"process {self.rank} of {self.count} ends, because another one has: {reason}") from error
+
+
+def disconnect() -> None:
+    """Ends the communication with the other processes; a command with several of them ends with it.
+
+    The threads of gloo live as long as anything refers to the process group, as a wrapped model does, and one that
+    still holds a tensor when the interpreter ends aborts the process.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    gc.collect()
