@@ -9,6 +9,7 @@ from datasets import load_from_disk
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sgpo.leader import SGPOConfig, SGPOTrainer
+from sgpo.store.processes import disconnect
 from sgpo.leader.robust_loss import RobustLoss
 
 
@@ -51,3 +52,4 @@ def main(arguments):
 
 if __name__ == "__main__":
     main(sys.argv[1])
+    disconnect()
