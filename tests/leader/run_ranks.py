@@ -9,8 +9,8 @@ from datasets import load_from_disk
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sgpo.leader import SGPOConfig, SGPOTrainer
-from sgpo.store.processes import disconnect
 from sgpo.leader.robust_loss import RobustLoss
+from sgpo.store.processes import disconnect
 
 
 def main(arguments):
