@@ -1,6 +1,6 @@
 """The named choices of every setting, each in one place: recipes, `SGPOConfig`, command lines and checks read them."""
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from sgpo.errors import InputError
 
@@ -31,11 +31,11 @@ Dialect = Literal["vllm", "transformers", "openai"]
 
 def listed(choices: Any) -> str:
     """The choices of a `Literal` as a message lists them: `'exact', 'highs' or 'slsqp'`."""
-    *others, last = map(repr, get_args(choices))
+    *others, last = map(repr, choices.__args__)
     return f"{', '.join(others)} or {last}"
 
 
 def check_choice(name: str, value: Any, choices: Any) -> None:
     """Raises InputError where a value is none of the choices of a `Literal`."""
-    if value not in get_args(choices):
+    if value not in choices.__args__:
         raise InputError(f"{name} is {value!r}; allowed: {listed(choices)}.")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,7 +91,7 @@ class Ball:
 
 def as_ball(ball: "Ball | float | None", options: dict[str, Any]) -> Ball:
     """A ball from a `Ball`, whose fields the options replace, or from a radius and the other fields."""
-    names = [field.name for field in fields(Ball)]
+    names = Ball.__dataclass_fields__
     if unknown := [name for name in options if name not in names]:
         raise InputError(f"{unknown[0]} is no option of a ball; allowed: {', '.join(names)}.")
     if isinstance(ball, Ball):
