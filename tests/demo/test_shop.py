@@ -220,3 +220,5 @@ def test_an_unknown_split_is_refused():
 def test_a_world_out_of_range_is_refused(value):
     with pytest.raises(InputError, match="allowed"):
         validate(WorldConfig, value, "world")
+    with pytest.raises(InputError, match="allowed"):
+        ShopWorld(**value)

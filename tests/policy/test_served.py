@@ -232,7 +232,9 @@ def test_progress_counts_prompts_that_have_all_their_responses(policy):
     assert done == [1] * len(PROMPTS)
 
 
-def test_seeds_are_checked(policy):
+def test_seeds_and_dialects_are_checked(policy):
     pool = ServerPool(["http://127.0.0.1:1/v1"])
     with pytest.raises(InputError, match=r"seeds has 1 numbers; allowed: one per prompt, 6"):
         ServedGenerator(pool, "m", policy.tokenizer).generate(PROMPTS, [0], GREEDY)
+    with pytest.raises(InputError, match="dialect is 'tgi'; allowed: 'vllm', 'transformers' or 'openai'"):
+        ServedGenerator(pool, "m", policy.tokenizer, dialect="tgi")

@@ -24,10 +24,18 @@ class ShopWorld:
             reward learns from a few seeds and which generalise to new requests; at 1 it is mostly whether the stated
             facts are the article's own, which a small model cannot judge.
         flip_rate: probability that the annotator's label is flipped, in [0, 1].
+
+    Raises:
+        InputError: `facts` or `flip_rate` is out of range.
     """
 
     facts: float = 0.0
     flip_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("facts", "flip_rate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} is {getattr(self, name)}; allowed: a number in [0, 1].")
 
     def prompts(self, n: int, seed: int, split: str) -> list[str]:
         """n distinct requests of a split; splits share no request, for any seeds."""

@@ -41,6 +41,7 @@ class ServedGenerator:
     def __init__(
         self, pool: ServerPool, model: str, tokenizer: PreTrainedTokenizerBase, *, dialect: Dialect = "vllm"
     ) -> None:
+        check_choice("dialect", dialect, Dialect)
         self._pool, self._model, self._tokenizer, self._dialect = pool, model, tokenizer, dialect
         self._ends = _read_ends(model, tokenizer) if dialect == "transformers" else None
         self._special = sorted(set(tokenizer.all_special_tokens), key=len, reverse=True)

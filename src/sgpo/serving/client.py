@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from urllib.parse import urlsplit
 
-from sgpo.errors import InputError
+from sgpo.errors import InputError, check_whole
 from sgpo.serving.answers import Answer, Body, NoAnswer, OnAnswer
 from sgpo.serving.server import Refused, Server
 from sgpo.serving.turns import Turns
@@ -23,7 +23,7 @@ class ServerPool:
     The key of the servers is read from OPENAI_API_KEY; without one, "none" is sent.
 
     Args:
-        urls: base URLs, such as http://localhost:8000/v1; at least one.
+        urls: base URLs, such as http://localhost:8000/v1.
         timeout: seconds for one attempt, of which connecting may take ten.
         retries: attempts of a request after the first at each server; also failures in a row, after the first, that all
             servers may have before the call ends.
@@ -31,7 +31,7 @@ class ServerPool:
         pause: seconds that a server is paused after its first failure; doubled each time, up to a minute.
 
     Raises:
-        InputError: a URL is none, or the `openai` package is not installed.
+        InputError: an argument is out of range, or the `openai` package is not installed.
     """
 
     def __init__(
@@ -43,9 +43,16 @@ class ServerPool:
         concurrency: int = 32,
         pause: float = 1.0,
     ) -> None:
+        if not urls:
+            raise InputError("servers is empty; allowed: at least one base URL, such as http://localhost:8000/v1.")
         for url in urls:
             if not _is_base_url(url):
                 raise InputError(f"server {url!r}; allowed: a base URL, such as http://localhost:8000/v1.")
+        check_whole("retries", retries, 0)
+        check_whole("concurrency", concurrency, 1)
+        for name, seconds in (("timeout", timeout), ("pause", pause)):
+            if not seconds > 0:
+                raise InputError(f"{name} is {seconds}; allowed: seconds > 0.")
         # Imported with the first request; checked here so that a run fails before it starts.
         if find_spec("openai") is None:
             raise InputError("servers need the openai package, which is not installed: pip install 'sgpo[server]'.")
