@@ -1,18 +1,19 @@
 """Loading a policy: a causal language model and its tokenizer, from a directory or the Hugging Face Hub."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from sgpo.choices import Dtype, check_choice
 from sgpo.errors import InputError
-from sgpo.policy.locate import adapter_base, check_exists, has_tokenizer, loading
+from sgpo.policy.locate import adapter_base, adapter_weights, check_exists, has_tokenizer, loading
 from sgpo.store.files import read_json
 
 _WHOLE = "a complete checkpoint of the architecture that its config.json names"
@@ -58,6 +59,7 @@ def load_policy(
     """Loads a policy, ready to score and generate.
 
     A directory (or Hub id) that holds a PEFT adapter loads the adapter's base model and merges the adapter into it. The
+    tokenizer is the adapter's own, if it has one; rows of the embedding for added tokens come from the adapter. The
     config of a merged model names the base, so save it before passing it to code that reloads by name. A tokenizer
     without a pad token pads with its end-of-sequence token. Weights are read from safetensors only.
 
@@ -70,43 +72,103 @@ def load_policy(
         adapter: directory or Hub id of a PEFT adapter to merge into `path`.
 
     Raises:
-        InputError: the model, its tokenizer, chat template, end-of-sequence token or adapter is missing or broken, or
-            an argument is out of range.
+        InputError: the model, its tokenizer, chat template, end-of-sequence token or adapter is missing or broken, the
+            tokenizer has ids beyond the embedding, or an argument is out of range.
     """
     check_choice("dtype", dtype, Dtype)
     chosen_device = choose_device(device)
-    name = str(path)
-    base = adapter_base(path)
-    if adapter is not None:
-        if base is not None:
-            raise InputError(f"model {name!r} is an adapter, and adapter is {str(adapter)!r}; allowed: one of them.")
-        if adapter_base(adapter, "adapter") is None:
-            raise InputError(f"adapter {str(adapter)!r} has no adapter_config.json; allowed: a PEFT adapter.")
-    source, merged = (name, adapter) if base is None else (base, name)
-    if merged is not None:
-        _check_adapter(str(merged))
+    source, merged = _base_and_adapter(path, adapter)
     check_exists(source, "base model")
     config = Path(source) / "config.json"
     if config.is_file():
         read_json(config)
     elif Path(source).is_dir():
         raise InputError(f"model {source!r} has no config.json; allowed: a directory written by save_pretrained.")
-    own_tokenizer = base is None or has_tokenizer(name)
-    tokenizer = load_tokenizer(name if own_tokenizer else base, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(path, adapter=adapter, trust_remote_code=trust_remote_code)
     options = {"dtype": dtype, "device_map": "meta" if device == "meta" else None}
     model = load_weights(AutoModelForCausalLM, source, "model", trust_remote_code=trust_remote_code, **options)
+    policy = _fitting(model, tokenizer, str(path), merged)
     if merged is not None and device != "meta":
         from peft import PeftModel
 
-        with loading("adapter", str(merged)):
-            model = PeftModel.from_pretrained(model, str(merged)).merge_and_unload()
-    return Policy(model.to(chosen_device).eval(), tokenizer, name)
+        with loading("adapter", merged):
+            model = PeftModel.from_pretrained(model, merged).merge_and_unload()
+    return replace(policy, model=model.to(chosen_device).eval())
 
 
-def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """Loads a tokenizer for conversations: it has a chat template and an end-of-sequence token."""
-    name = str(path)
+def sketch_policy(path: str | Path, *, trust_remote_code: bool = False, adapter: str | Path | None = None) -> Policy:
+    """A policy without weights, on the device "meta", from its configs and tokenizer; raises as `load_policy` does."""
+    source, merged = _base_and_adapter(path, adapter)
+    with loading("model", source), torch.device("meta"):
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    # Without this file a model has the end tokens of its config.
+    with suppress(OSError):
+        model.generation_config = model.generation_config.from_pretrained(source)
+    tokenizer = load_tokenizer(path, adapter=adapter, trust_remote_code=trust_remote_code)
+    return _fitting(model, tokenizer, str(path), merged)
+
+
+def _base_and_adapter(path: str | Path, adapter: str | Path | None) -> tuple[str, str | None]:
+    """The model that is loaded, and the adapter that is merged into it."""
+    name, base = str(path), adapter_base(path)
+    if adapter is not None:
+        if base is not None:
+            raise InputError(f"model {name!r} is an adapter, and adapter is {str(adapter)!r}; allowed: one of them.")
+        if adapter_base(adapter, "adapter") is None:
+            raise InputError(f"adapter {str(adapter)!r} has no adapter_config.json; allowed: a PEFT adapter.")
+    elif base is None:
+        return name, None
+    _check_adapter(merged := str(adapter or path))
+    return base or name, merged
+
+
+def _fitting(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, adapter: str | None) -> Policy:
+    """A policy with the rows for added tokens that an adapter brings; InputError for a token without a row."""
+    if adapter is not None and (file := adapter_weights(adapter)) is not None:
+        with loading("adapter", adapter), safe_open(file, "pt") as weights:
+            _add_rows(model, {key: weights.get_slice(key).get_shape() for key in weights.keys()}, adapter)  # noqa: SIM118
+    # More rows than tokens are usual: embeddings are padded to a round number.
+    rows, (token, largest) = _count_rows(model), max(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    if largest >= rows:
+        raise InputError(
+            f"the tokenizer of {adapter or name!r} has ids up to {largest} ({token!r}), and the embedding {rows} rows; "
+            f"allowed: ids below {rows}. Use the tokenizer that the model was trained with, or train the model after "
+            f"resize_token_embeddings({largest + 1}); PEFT saves new rows with save_embedding_layers=True."
+        )
+    return Policy(model, tokenizer, name)
+
+
+def _count_rows(model: PreTrainedModel) -> int:
+    return model.get_input_embeddings().weight.shape[0]
+
+
+def _add_rows(model: PreTrainedModel, shapes: dict[str, list[int]], adapter: str) -> None:
+    """Makes a base as large as an adapter's embedding, if it holds one; PEFT refuses another number of rows."""
+    layers, held = (model.get_input_embeddings(), model.get_output_embeddings()), {}
+    for name in [name for name, module in model.named_modules() if module in layers]:
+        found = [shape[0] for key, shape in shapes.items() if f".{name}." in key and key.endswith(".weight")]
+        held[name] = max(found, default=0)
+    rows, tied = max(held.values()), model.config.get_text_config().tie_word_embeddings
+    if rows > _count_rows(model):
+        if min(held.values()) < rows and not tied:
+            raise InputError(f"adapter {adapter!r} holds {held} rows for tokens; allowed: {rows} in each of them.")
+        model.resize_token_embeddings(rows, mean_resizing=False)
+
+
+def load_tokenizer(
+    path: str | Path, *, adapter: str | Path | None = None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """Loads a tokenizer for conversations: it has a chat template and an end-of-sequence token.
+
+    An adapter's own tokenizer comes first, because it may have added tokens; without one it is that of the base.
+    """
     check_exists(path, "tokenizer")
+    name, base = str(path), adapter_base(path, "tokenizer")
+    if adapter is not None and has_tokenizer(str(adapter)):
+        name = str(adapter)
+    elif base is not None and not has_tokenizer(name):
+        name = base
     if Path(name).is_dir() and not has_tokenizer(name):
         raise InputError(f"model {name!r} has no tokenizer.json or tokenizer_config.json; allowed: a folder with one.")
     with loading("tokenizer", name):
@@ -153,5 +215,5 @@ def choose_device(device: str | None) -> torch.device:
 def _check_adapter(adapter: str) -> None:
     if find_spec("peft") is None:
         raise InputError(f"adapter {adapter!r} needs PEFT, which is not installed: pip install 'sgpo[peft]'.")
-    if Path(adapter).is_dir() and not (Path(adapter) / "adapter_model.safetensors").is_file():
+    if Path(adapter).is_dir() and adapter_weights(adapter) is None:
         raise InputError(f"adapter {adapter!r} has no adapter_model.safetensors; allowed: weights in safetensors.")
