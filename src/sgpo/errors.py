@@ -1,5 +1,6 @@
 """The exception for bad input: its message says what is wrong and what is allowed."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from numbers import Integral
@@ -13,21 +14,13 @@ class InputError(ValueError):
     """
 
 
-class RowError(InputError):
-    """Bad input in one row, numbered from 0; `naming_rows` says where the row comes from."""
-
-    def __init__(self, row: int, said: str) -> None:
-        super().__init__(f"row {row}: {said}")
-        self.row, self.said = row, said
-
-
 @contextmanager
 def naming_rows(name: Callable[[int], str]) -> Iterator[None]:
-    """Calls the row of a RowError by the name that it has for the user, such as a line of a file."""
+    """A message that begins with "row 3", of what a function was given, begins with the name of that row instead."""
     try:
         yield
-    except RowError as error:
-        raise InputError(f"{name(error.row)}: {error.said}") from error
+    except InputError as error:
+        raise InputError(re.sub(r"^row (\d+)", lambda row: name(int(row[1])), str(error))) from error
 
 
 def check_whole(name: str, value: int | None, least: int, *, optional: bool = False) -> None:
@@ -43,11 +36,10 @@ def check_whole(name: str, value: int | None, least: int, *, optional: bool = Fa
 def first_line(error: BaseException) -> str:
     """The first line of an error of another library, at most 400 characters, without trailing punctuation.
 
-    A line that ends in a colon only announces the next one, which is shown with it.
+    If it ends in a colon, the cause is the next one, which is added.
     """
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    text = " ".join(line.strip() for line in lines[:2]) if lines[0].endswith(":") else lines[0]
-    return text.rstrip(".:")[:400]
+    first, *more = str(error).strip().splitlines() or [type(error).__name__]
+    return (f"{first} {more[0].strip()}" if more and first.endswith(":") else first).rstrip(".:")[:400]
 
 
 def shorten(value: object, length: int = 60) -> str:

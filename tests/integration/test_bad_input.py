@@ -94,7 +94,7 @@ def test_pair_of_equal_responses(capsys, recipe):
     write_rows(recipe, "seeds.jsonl", [PAIR, {**PAIR, "rejected": "The cat."}])
     message = run_refusal(capsys, recipe)
     assert "seeds.jsonl" in message
-    assert "row 1" in message
+    assert "seeds.jsonl line 2: " in message
 
 
 def test_invalid_json_names_the_line(capsys, recipe):

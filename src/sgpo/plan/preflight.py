@@ -11,6 +11,7 @@ from sgpo.demo.sft import VOCABULARY, count_parameters
 from sgpo.errors import InputError
 from sgpo.leader.pairs import number_rows
 from sgpo.policy.chat import inspect_chat, rows_with_ends
+from sgpo.policy.generators import load_model
 from sgpo.policy.load import Policy
 from sgpo.policy.locate import adapter_base, check_exists, loading
 from sgpo.preferences.distinct import prompt_key
@@ -18,7 +19,7 @@ from sgpo.preferences.layout import describe_counts
 from sgpo.preferences.mix import mix_pairs, mix_sources
 from sgpo.preferences.source import SUFFIXES, load_pairs, load_prompts
 from sgpo.rounds.costs import Architecture
-from sgpo.rounds.data import check_fit, human_pairs, places, pool_shares, pools, prompt_lengths, sketch_model
+from sgpo.rounds.data import check_fit, human_pairs, places, pool_shares, pools, prompt_lengths
 from sgpo.store.files import name_row
 from sgpo.store.hub import is_hub_id
 
@@ -53,7 +54,7 @@ class Inputs:
         model = self.config.model
         try:
             check_exists(model.path, "model.path")
-            self.policy = policy = sketch_model(model)
+            self.policy = policy = load_model(model, "meta")
         except InputError as error:
             if self._must_exist(model.path):
                 raise

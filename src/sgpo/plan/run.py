@@ -19,6 +19,7 @@ from sgpo.rounds.evaluations import check_evaluations
 from sgpo.rounds.loop import plan_rounds
 from sgpo.rounds.training import leader_arguments
 from sgpo.stats.acceptance import ENOUGH_PAIRS
+from sgpo.store.progress import hide_other_bars
 from sgpo.store.run_dir import check_same_config, start_of
 
 _GIB = 2**30
@@ -64,6 +65,7 @@ def plan_run(config: RunConfig, *, offline: bool = False, processes: int = 1) ->
     """
     output = Path(config.output)
     check_same_config(output, config)
+    hide_other_bars()
     with dated(start_of(output)):
         inputs = inspect_inputs(config, offline=offline)
         check_arguments(config, processes)

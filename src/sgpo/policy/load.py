@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -66,8 +66,8 @@ def load_policy(
     Args:
         path: directory or Hub id of a model with a chat template, or of a PEFT adapter.
         dtype: "float32", "bfloat16", "float16", or "auto" (as the weights were saved).
-        device: "cpu", "cuda", "cuda:1", ...; None uses CUDA if there is any. "meta" checks the files, and reads no
-            weights.
+        device: "cpu", "cuda", "cuda:1", ...; None uses CUDA if there is any. "meta" checks the files, of the Hub
+            but the weights, and reads no weights.
         trust_remote_code: run model code from a Hub repository.
         adapter: directory or Hub id of a PEFT adapter to merge into `path`.
 
@@ -77,7 +77,15 @@ def load_policy(
     """
     check_choice("dtype", dtype, Dtype)
     chosen_device = choose_device(device)
-    source, merged = _base_and_adapter(path, adapter)
+    name, base = str(path), adapter_base(path)
+    if adapter is not None:
+        if base is not None:
+            raise InputError(f"model {name!r} is an adapter, and adapter is {str(adapter)!r}; allowed: one of them.")
+        if adapter_base(adapter, "adapter") is None:
+            raise InputError(f"adapter {str(adapter)!r} has no adapter_config.json; allowed: a PEFT adapter.")
+    source, merged = (name, adapter) if base is None else (base, name)
+    if merged is not None:
+        _check_adapter(str(merged))
     check_exists(source, "base model")
     config = Path(source) / "config.json"
     if config.is_file():
@@ -85,67 +93,53 @@ def load_policy(
     elif Path(source).is_dir():
         raise InputError(f"model {source!r} has no config.json; allowed: a directory written by save_pretrained.")
     tokenizer = load_tokenizer(path, adapter=adapter, trust_remote_code=trust_remote_code)
-    options = {"dtype": dtype, "device_map": "meta" if device == "meta" else None}
-    model = load_weights(AutoModelForCausalLM, source, "model", trust_remote_code=trust_remote_code, **options)
-    policy = _fitting(model, tokenizer, str(path), merged)
+    if device == "meta" and not Path(source).is_dir():
+        model = _sketch(source, trust_remote_code)
+    else:
+        options = {"dtype": dtype, "device_map": "meta" if device == "meta" else None}
+        model = load_weights(AutoModelForCausalLM, source, "model", trust_remote_code=trust_remote_code, **options)
+    if merged is not None:
+        _add_rows(model, str(merged))
+    _check_vocabulary(tokenizer, model, str(merged or name))
     if merged is not None and device != "meta":
         from peft import PeftModel
 
-        with loading("adapter", merged):
-            model = PeftModel.from_pretrained(model, merged).merge_and_unload()
-    return replace(policy, model=model.to(chosen_device).eval())
+        with loading("adapter", str(merged)):
+            model = PeftModel.from_pretrained(model, str(merged)).merge_and_unload()
+    return Policy(model.to(chosen_device).eval(), tokenizer, name)
 
 
-def sketch_policy(path: str | Path, *, trust_remote_code: bool = False, adapter: str | Path | None = None) -> Policy:
-    """A policy without weights, on the device "meta", from its configs and tokenizer; raises as `load_policy` does."""
-    source, merged = _base_and_adapter(path, adapter)
-    with loading("model", source), torch.device("meta"):
-        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+def _sketch(name: str, trust_remote_code: bool) -> PreTrainedModel:
+    """A model of the Hub on the device "meta", from its configs: its weights need not be downloaded."""
+    with loading("model", name), torch.device("meta"):
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     # Without this file a model has the end tokens of its config.
     with suppress(OSError):
-        model.generation_config = model.generation_config.from_pretrained(source)
-    tokenizer = load_tokenizer(path, adapter=adapter, trust_remote_code=trust_remote_code)
-    return _fitting(model, tokenizer, str(path), merged)
+        model.generation_config = model.generation_config.from_pretrained(name)
+    return model
 
 
-def _base_and_adapter(path: str | Path, adapter: str | Path | None) -> tuple[str, str | None]:
-    """The model that is loaded, and the adapter that is merged into it."""
-    name, base = str(path), adapter_base(path)
-    if adapter is not None:
-        if base is not None:
-            raise InputError(f"model {name!r} is an adapter, and adapter is {str(adapter)!r}; allowed: one of them.")
-        if adapter_base(adapter, "adapter") is None:
-            raise InputError(f"adapter {str(adapter)!r} has no adapter_config.json; allowed: a PEFT adapter.")
-    elif base is None:
-        return name, None
-    _check_adapter(merged := str(adapter or path))
-    return base or name, merged
-
-
-def _fitting(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, adapter: str | None) -> Policy:
-    """A policy with the rows for added tokens that an adapter brings; InputError for a token without a row."""
-    if adapter is not None and (file := adapter_weights(adapter)) is not None:
-        with loading("adapter", adapter), safe_open(file, "pt") as weights:
-            _add_rows(model, {key: weights.get_slice(key).get_shape() for key in weights.keys()}, adapter)  # noqa: SIM118
-    # More rows than tokens are usual: embeddings are padded to a round number.
+def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name: str) -> None:
+    """Raises InputError for a token without a row. More rows than tokens are usual: embeddings are padded."""
     rows, (token, largest) = _count_rows(model), max(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
     if largest >= rows:
         raise InputError(
-            f"the tokenizer of {adapter or name!r} has ids up to {largest} ({token!r}), and the embedding {rows} rows; "
-            f"allowed: ids below {rows}. Use the tokenizer that the model was trained with, or train the model after "
+            f"the tokenizer of {name!r} has ids up to {largest} ({token!r}), and the embedding {rows} rows; allowed: "
+            f"ids below {rows}. Use the tokenizer that the model was trained with, or train the model after "
             f"resize_token_embeddings({largest + 1}); PEFT saves new rows with save_embedding_layers=True."
         )
-    return Policy(model, tokenizer, name)
 
 
 def _count_rows(model: PreTrainedModel) -> int:
     return model.get_input_embeddings().weight.shape[0]
 
 
-def _add_rows(model: PreTrainedModel, shapes: dict[str, list[int]], adapter: str) -> None:
+def _add_rows(model: PreTrainedModel, adapter: str) -> None:
     """Makes a base as large as an adapter's embedding, if it holds one; PEFT refuses another number of rows."""
-    layers, held = (model.get_input_embeddings(), model.get_output_embeddings()), {}
+    layers, held, file = (model.get_input_embeddings(), model.get_output_embeddings()), {}, adapter_weights(adapter)
+    with loading("adapter", adapter), safe_open(file, "pt") as weights:
+        shapes = {key: weights.get_slice(key).get_shape() for key in weights.keys()}  # noqa: SIM118
     for name in [name for name, module in model.named_modules() if module in layers]:
         found = [shape[0] for key, shape in shapes.items() if f".{name}." in key and key.endswith(".weight")]
         held[name] = max(found, default=0)

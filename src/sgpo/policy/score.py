@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from sgpo.errors import InputError, RowError, check_whole, naming_rows
+from sgpo.errors import InputError, check_whole, naming_rows
 from sgpo.policy.batches import fill_in_batches, pad_right
 from sgpo.policy.load import Policy
 from sgpo.policy.tokens import Messages, TokenizedResponse, response_texts, tokenize_responses
@@ -97,7 +97,7 @@ def score_responses(
 def fit_responses(
     policy: Policy, prompts: Sequence[Messages], responses: Sequence[str], max_length: int | None
 ) -> list[TokenizedResponse]:
-    """The tokens that `score_responses` scores; RowError for a row that it cannot. Needs no weights."""
+    """The tokens that `score_responses` scores; InputError for a row that it cannot. Needs no weights."""
     rows = tokenize_responses(policy.tokenizer, prompts, responses)
     return [_truncate(row, index, max_length, policy) for index, row in enumerate(rows)]
 
@@ -106,24 +106,21 @@ def _truncate(row: TokenizedResponse, index: int, max_length: int | None, policy
     prompt_length = len(row.prompt_ids)
     if max_length is not None:
         if prompt_length >= max_length:
-            raise RowError(
-                index,
-                f"the prompt has {prompt_length} tokens and max_length is {max_length}; allowed: prompts shorter than "
-                "max_length.",
+            raise InputError(
+                f"row {index}: the prompt has {prompt_length} tokens and max_length is {max_length}; allowed: prompts "
+                "shorter than max_length."
             )
         row = row._replace(response_ids=row.response_ids[: max_length - prompt_length])
     length = prompt_length + len(row.response_ids)
     if policy.context is not None and length > policy.context:
-        raise RowError(
-            index,
-            f"prompt and response have {length} tokens ({prompt_length} of the prompt) and the context of "
-            f"{policy.path!r} is {policy.context}; allowed: shorter rows, or max_length <= {policy.context}.",
+        raise InputError(
+            f"row {index}: prompt and response have {length} tokens ({prompt_length} of the prompt) and the context of "
+            f"{policy.path!r} is {policy.context}; allowed: shorter rows, or max_length <= {policy.context}."
         )
     if prompt_length == 0 or not row.response_ids:
-        raise RowError(
-            index,
-            f"the chat template leaves {prompt_length} tokens to the prompt and {len(row.response_ids)} to the "
-            "response; allowed: at least one each.",
+        raise InputError(
+            f"row {index}: the chat template leaves {prompt_length} tokens to the prompt and {len(row.response_ids)} "
+            "to the response; allowed: at least one each."
         )
     return row
 

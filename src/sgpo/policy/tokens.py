@@ -11,7 +11,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import chat_template_utils
 
-from sgpo.errors import RowError, first_line
+from sgpo.errors import InputError, first_line
 
 # Conversations tokenized at once: tokenizers keep offsets and strings, about a hundred bytes per token.
 _CHUNK = 1000
@@ -104,6 +104,6 @@ def _render(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Messages
                 except Exception as error:
                     roles = ", ".join(message["role"] for message in messages)
                     said = f"the chat template refuses its turns ({roles}): {first_line(error)}."
-                    raise RowError(row, said) from error
+                    raise InputError(f"row {row}: {said}") from error
             raise
     return ids

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from sgpo.config import ModelConfig, RunConfig
+from sgpo.config import RunConfig
 from sgpo.config.world import PROMPT_TOKENS, WORLD_EVALUATION
 from sgpo.demo.world import WorldFiles, prepare_world
 from sgpo.errors import InputError, naming_rows
 from sgpo.leader.pairs import ROW, number_rows
 from sgpo.policy.generators import load_model
-from sgpo.policy.load import Policy, sketch_policy
+from sgpo.policy.load import Policy
 from sgpo.policy.score import fit_responses
 from sgpo.policy.tokens import response_texts, tokenize_prompts
 from sgpo.preferences.seeds import select_seeds
@@ -151,11 +151,6 @@ def human_pairs(config: RunConfig, pairs: Dataset, *, seeds: bool) -> Dataset:
     return number_rows(pairs) if wanted is None else select_seeds(number_rows(pairs), wanted, config.seed)
 
 
-def sketch_model(model: ModelConfig) -> Policy:
-    """The policy that a section `model` names, without weights; see `sketch_policy`."""
-    return sketch_policy(**model.model_dump(include={"path", "adapter", "trust_remote_code"}))
-
-
 def prompt_lengths(config: RunConfig, policy: Policy, prompts: Dataset, path: str) -> tuple[np.ndarray, float]:
     """Tokens of each of P numbered prompts of a pool, (P,), and the most that a prompt may have.
 
@@ -188,7 +183,7 @@ def check_fit(config: RunConfig, policy: Policy, pairs: Dataset, path: str) -> N
 
 def check_files(config: RunConfig) -> None:
     """Raises InputError for what is wrong with the prompts of any round, the seeds or the held-out pairs."""
-    policy, data = sketch_model(config.model), config.data
+    policy, data = load_model(config.model, "meta"), config.data
     for number in range(1, config.rounds + 1):
         prompt_lengths(config, policy, round_prompts(config, number), pool_of(config, number)[0])
     check_fit(config, policy, human_pairs(config, load_pairs(data.seeds), seeds=True), data.seeds)
