@@ -100,7 +100,7 @@ def load_policy(
         model = load_weights(AutoModelForCausalLM, source, "model", trust_remote_code=trust_remote_code, **options)
     if merged is not None:
         _add_rows(model, str(merged))
-    _check_vocabulary(tokenizer, model, str(merged or name))
+    check_vocabulary(Policy(model, tokenizer, str(merged or name)))
     if merged is not None and device != "meta":
         from peft import PeftModel
 
@@ -120,13 +120,14 @@ def _sketch(name: str, trust_remote_code: bool) -> PreTrainedModel:
     return model
 
 
-def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name: str) -> None:
+def check_vocabulary(policy: Policy) -> None:
     """Raises InputError for a token without a row. More rows than tokens are usual: embeddings are padded."""
-    rows, (token, largest) = _count_rows(model), max(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    rows, vocabulary = _count_rows(policy.model), policy.tokenizer.get_vocab()
+    token, largest = max(vocabulary.items(), key=lambda entry: entry[1])
     if largest >= rows:
         raise InputError(
-            f"the tokenizer of {name!r} has ids up to {largest} ({token!r}), and the embedding {rows} rows; allowed: "
-            f"ids below {rows}. Use the tokenizer that the model was trained with, or train the model after "
+            f"the tokenizer of {policy.path!r} has ids up to {largest} ({token!r}), and the embedding {rows} rows; "
+            f"allowed: ids below {rows}. Use the tokenizer that the model was trained with, or train the model after "
             f"resize_token_embeddings({largest + 1}); PEFT saves new rows with save_embedding_layers=True."
         )
 
