@@ -9,7 +9,6 @@ from transformers import AutoConfig
 from sgpo.config import RunConfig
 from sgpo.demo.sft import VOCABULARY, count_parameters
 from sgpo.errors import InputError
-from sgpo.leader.pairs import number_rows
 from sgpo.policy.chat import inspect_chat, rows_with_ends
 from sgpo.policy.generators import load_model
 from sgpo.policy.load import Policy
@@ -19,7 +18,7 @@ from sgpo.preferences.layout import describe_counts
 from sgpo.preferences.mix import mix_pairs, mix_sources
 from sgpo.preferences.source import SUFFIXES, load_pairs, load_prompts
 from sgpo.rounds.costs import Architecture
-from sgpo.rounds.data import check_fit, human_pairs, places, pool_shares, pools, prompt_lengths
+from sgpo.rounds.data import check_fit, drawn_seeds, places, pool_shares, pools, prompt_lengths
 from sgpo.store.files import name_row
 from sgpo.store.hub import is_hub_id
 
@@ -66,8 +65,7 @@ class Inputs:
         text = policy.model.config.get_text_config()
         self.architecture = Architecture(text.num_hidden_layers, text.hidden_size, text.vocab_size)
         self.parameters = sum(parameter.numel() for parameter in policy.model.parameters())
-        generates, stop = self.config.rounds > 0, self.config.generation.stop
-        self.warnings += inspect_chat(policy, stop=stop, generates=generates)
+        self.warnings += inspect_chat(policy, stop=self.config.generation.stop, generates=self.config.rounds > 0)
 
     def read_rankers(self) -> None:
         """The configs of reward models and pair rankers; a judge's model is a name on its servers."""
@@ -108,12 +106,8 @@ class Inputs:
     def read_pairs(self) -> None:
         data, wanted = self.config.data, self.config.data.seed_pairs
         seeds = self._read(load_pairs, data.seeds, data.seeds_split, wanted, "data.seed_pairs")
-        if seeds is not None and wanted is not None and wanted > len(seeds):
-            raise InputError(
-                f"data.seeds: {data.seeds}: the number of seed pairs is {wanted}; allowed: 1 to {len(seeds)}, the "
-                "number of pairs."
-            )
-        self._inspect_pairs(seeds, data.seeds, seeds=True)
+        if seeds is not None:
+            self._inspect_pairs(drawn_seeds(self.config, seeds), data.seeds)
         self.human = wanted or len(seeds)
         if not data.heldout:
             return
@@ -121,17 +115,16 @@ class Inputs:
         if heldout is None:
             return
         self.heldout = len(heldout)
-        self._inspect_pairs(heldout, data.heldout, seeds=False)
+        self._inspect_pairs(heldout, data.heldout)
         if seeds is not None and (shared := _distinct(seeds) & _distinct(heldout)):
             self.warnings.append(
                 f"{len(shared)} prompts of data.heldout are also among the seeds; held-out accuracy will be too high."
             )
 
-    def _inspect_pairs(self, pairs: Dataset | None, path: str, *, seeds: bool) -> None:
+    def _inspect_pairs(self, pairs: Dataset, path: str) -> None:
         """Refuses pairs that could not be scored; notes those that hold an end token as text."""
-        if self.policy is None or pairs is None:
+        if self.policy is None:
             return
-        pairs = human_pairs(self.config, pairs, seeds=seeds)
         check_fit(self.config, self.policy, pairs, path)
         if rows := list(rows_with_ends(self.policy, pairs)):
             self.warnings.append(
@@ -155,7 +148,7 @@ class Inputs:
         if repeated := len(pool) - len(_distinct(pool)):
             self.warnings.append(f"{path} repeats {repeated} of its {len(pool)} prompts.")
         if self.policy is not None:
-            lengths, room = prompt_lengths(self.config, self.policy, number_rows(pool), path)
+            lengths, room = prompt_lengths(self.config, self.policy, pool, path)
             self.prompt_tokens = float(lengths.mean())
             if len(long := (lengths > room).nonzero()[0]):
                 self.warnings.append(

@@ -122,7 +122,7 @@ def _sketch(name: str, trust_remote_code: bool) -> PreTrainedModel:
 
 def check_vocabulary(policy: Policy) -> None:
     """Raises InputError for a token without a row. More rows than tokens are usual: embeddings are padded."""
-    rows, vocabulary = _count_rows(policy.model), policy.tokenizer.get_vocab()
+    rows, vocabulary = len(policy.model.get_input_embeddings().weight), policy.tokenizer.get_vocab()
     token, largest = max(vocabulary.items(), key=lambda entry: entry[1])
     if largest >= rows:
         raise InputError(
@@ -130,10 +130,6 @@ def check_vocabulary(policy: Policy) -> None:
             f"allowed: ids below {rows}. Use the tokenizer that the model was trained with, or train the model after "
             f"resize_token_embeddings({largest + 1}); PEFT saves new rows with save_embedding_layers=True."
         )
-
-
-def _count_rows(model: PreTrainedModel) -> int:
-    return model.get_input_embeddings().weight.shape[0]
 
 
 def _add_rows(model: PreTrainedModel, adapter: str) -> None:
@@ -145,7 +141,7 @@ def _add_rows(model: PreTrainedModel, adapter: str) -> None:
         found = [shape[0] for key, shape in shapes.items() if f".{name}." in key and key.endswith(".weight")]
         held[name] = max(found, default=0)
     rows, tied = max(held.values()), model.config.get_text_config().tie_word_embeddings
-    if rows > _count_rows(model):
+    if rows > len(layers[0].weight):
         if min(held.values()) < rows and not tied:
             raise InputError(f"adapter {adapter!r} holds {held} rows for tokens; allowed: {rows} in each of them.")
         model.resize_token_embeddings(rows, mean_resizing=False)

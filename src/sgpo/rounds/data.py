@@ -130,14 +130,9 @@ def pool_shares(config: RunConfig, available: int, rounds: range, source: str) -
     return shares
 
 
-def pool_of(config: RunConfig, number: int) -> tuple[str, range]:
-    """The pool of prompts of a round, and the rounds that share it."""
-    return next(pool for pool in pools(config) if number in pool[1])
-
-
 def round_prompts(config: RunConfig, number: int) -> Dataset:
     """The prompts of one round, shuffled by the run's seed: P rows with `prompt`, numbered as in the pool."""
-    path, rounds = pool_of(config, number)
+    path, rounds = next(pool for pool in pools(config) if number in pool[1])
     pool = load_prompts(path, split=config.data.prompts_split)
     shares = pool_shares(config, len(pool), rounds, f"data.prompts: {path}")
     place = rounds.index(number)
@@ -145,14 +140,14 @@ def round_prompts(config: RunConfig, number: int) -> Dataset:
     return number_rows(pool).shuffle(seed=config.seed).select(range(start, start + shares[place]))
 
 
-def human_pairs(config: RunConfig, pairs: Dataset, *, seeds: bool) -> Dataset:
-    """The pairs of a file of seeds, or of held-out pairs, that a run uses, numbered as in the file."""
-    wanted = config.data.seed_pairs if seeds else None
-    return number_rows(pairs) if wanted is None else select_seeds(number_rows(pairs), wanted, config.seed)
+def drawn_seeds(config: RunConfig, pairs: Dataset) -> Dataset:
+    """The seed pairs that a run draws from those of its file, numbered as in the file."""
+    wanted = config.data.seed_pairs
+    return pairs if wanted is None else select_seeds(number_rows(pairs), wanted, config.seed)
 
 
 def prompt_lengths(config: RunConfig, policy: Policy, prompts: Dataset, path: str) -> tuple[np.ndarray, float]:
-    """Tokens of each of P numbered prompts of a pool, (P,), and the most that a prompt may have.
+    """Tokens of each of P prompts of a pool, (P,), and the most that a prompt may have.
 
     A response must fit in the context of the policy, and some of it within `leader.max_length`. InputError: every
     prompt is too long, or the chat template refuses one.
@@ -170,12 +165,12 @@ def prompt_lengths(config: RunConfig, policy: Policy, prompts: Dataset, path: st
 
 
 def places(dataset: Dataset, path: str) -> Callable[[int], str]:
-    """What messages call the rows of a dataset that were numbered before they were drawn from a file."""
-    return lambda row: name_row(path, dataset[row][ROW])
+    """What messages call the rows of a dataset: a file, or rows of it that were numbered before they were drawn."""
+    return lambda row: name_row(path, dataset[row].get(ROW, row))
 
 
 def check_fit(config: RunConfig, policy: Policy, pairs: Dataset, path: str) -> None:
-    """Raises InputError for one of the numbered pairs of a file that the policy could not score."""
+    """Raises InputError for a pair of a file that the policy could not score."""
     for side in ("chosen", "rejected"):
         with naming_rows(places(pairs, path)):
             fit_responses(policy, pairs["prompt"][:], response_texts(pairs, side), config.leader.max_length)
@@ -184,8 +179,9 @@ def check_fit(config: RunConfig, policy: Policy, pairs: Dataset, path: str) -> N
 def check_files(config: RunConfig) -> None:
     """Raises InputError for what is wrong with the prompts of any round, the seeds or the held-out pairs."""
     policy, data = load_model(config.model, "meta"), config.data
-    for number in range(1, config.rounds + 1):
-        prompt_lengths(config, policy, round_prompts(config, number), pool_of(config, number)[0])
-    check_fit(config, policy, human_pairs(config, load_pairs(data.seeds), seeds=True), data.seeds)
+    for path, rounds in pools(config):
+        for number in rounds:
+            prompt_lengths(config, policy, round_prompts(config, number), path)
+    check_fit(config, policy, drawn_seeds(config, load_pairs(data.seeds)), data.seeds)
     if data.heldout:
-        check_fit(config, policy, human_pairs(config, load_pairs(data.heldout), seeds=False), data.heldout)
+        check_fit(config, policy, load_pairs(data.heldout), data.heldout)

@@ -11,7 +11,6 @@ from sgpo.errors import InputError
 from sgpo.evaluate.held_out import self_annotated
 from sgpo.evaluate.prompt_files import is_answer_file, read_prompts, write_answers_to
 from sgpo.evaluate.runner import ANSWER_FILES, Job, Subject, check_inputs, run_evaluation
-from sgpo.leader.pairs import number_rows
 from sgpo.leader.scores import REFERENCE_COLUMNS
 from sgpo.policy.generators import load_model
 from sgpo.preferences.source import load_pairs
@@ -34,7 +33,7 @@ def check_evaluations(config: RunConfig) -> dict[str, int]:
         with _naming(settings):
             counts[settings.title] = check_inputs(settings)
             if settings.pairs:
-                pairs = number_rows(load_pairs(settings.pairs, split=settings.split))
+                pairs = load_pairs(settings.pairs, split=settings.split)
                 check_fit(config, load_model(config.model, "meta"), pairs, settings.pairs)
             needs_sft = settings.prompts and settings.baseline is None
             if needs_sft and config.model.adapter and config.generation.backend != "transformers":

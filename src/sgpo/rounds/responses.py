@@ -20,7 +20,7 @@ from sgpo.preferences.annotators.open import open_annotator
 from sgpo.preferences.layout import MESSAGES
 from sgpo.rounds.context import Run
 from sgpo.rounds.costs import Scale, StagePlan, forward_flops, hours
-from sgpo.rounds.data import pool_of, prompt_lengths, round_prompts
+from sgpo.rounds.data import prompt_lengths, round_prompts
 from sgpo.store.progress import Advance, in_shares
 from sgpo.store.stages import Rows, ShardWork
 
@@ -46,7 +46,7 @@ def generate_candidates(run: Run, number: int) -> None:
         return
     policy = run.model(start)
     pool = round_prompts(config, number)
-    lengths, room = prompt_lengths(config, load_model(policy, "meta"), pool, pool_of(config, number)[0])
+    lengths, room = prompt_lengths(config, load_model(policy, "meta"), pool, f"round {number}")
     prompts = pool.select((lengths <= room).nonzero()[0])["prompt"][:]
     seed, sampling = run.stages.seed(name), sampling_of(config.generation)
 
