@@ -206,5 +206,5 @@ def choose_device(device: str | None) -> torch.device:
 def _check_adapter(adapter: str) -> None:
     if find_spec("peft") is None:
         raise InputError(f"adapter {adapter!r} needs PEFT, which is not installed: pip install 'sgpo[peft]'.")
-    if Path(adapter).is_dir() and adapter_weights(adapter) is None:
+    if adapter_weights(adapter) is None:
         raise InputError(f"adapter {adapter!r} has no adapter_model.safetensors; allowed: weights in safetensors.")
