@@ -34,10 +34,7 @@ def check_whole(name: str, value: int | None, least: int, *, optional: bool = Fa
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error of another library, at most 400 characters, without trailing punctuation.
-
-    If it ends in a colon, the cause is the next one, which is added.
-    """
+    """The first line of a library's error, with the second if a colon announces it; at most 400 characters."""
     first, *more = str(error).strip().splitlines() or [type(error).__name__]
     return (f"{first} {more[0].strip()}" if more and first.endswith(":") else first).rstrip(".:")[:400]
 

@@ -41,6 +41,10 @@ def test_an_end_token_of_the_checkpoint_ends_a_turn_as_well_as_the_tokenizers(po
         InputError, match=r"closes a response with '<\|im_end\|>' \(2\), and generation ends only at .*pad"
     ):
         notes(policy, CHAT_TEMPLATE)
+    policy.model.generation_config.eos_token_id = [2, 5000]
+    [said] = notes(policy, CHAT_TEMPLATE)
+    assert "the end tokens [5000] of the generation config are none of" in said
+    policy.model.generation_config.eos_token_id = 0
     [said] = notes(policy, CHAT_TEMPLATE, generates=False)
     assert "none would end" in said
     # An end token after the one that closes the turn, as Phi-3 has it, ends the response too.
@@ -52,7 +56,7 @@ def test_an_end_token_of_the_checkpoint_ends_a_turn_as_well_as_the_tokenizers(po
     [
         (
             template(HEADER + TURN + "\n"),
-            r"closes a response with '\\n', where no generation ends: it ends at .*im_end",
+            r"closes a response with '\\n', where none ends: it ends at .*im_end",
         ),
         (template(HEADER + TURN + "\n### End\n"), r"closes a response with '\\n### End\\n'"),
         (

@@ -131,7 +131,8 @@ def _train(script: _Data, arguments: SGPOConfig, model: ModelConfig) -> None:
             for side in ("chosen", "rejected"):
                 tokenize_responses(tokenizer, train_dataset["prompt"][:], response_texts(train_dataset, side))
         raise
-    policy = Policy(trainer.model, trainer.processing_class, model.model_name_or_path)
+    tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
+    policy = Policy(trainer.model, tokenizer, model.model_name_or_path)
     check_vocabulary(policy)
     for note in inspect_chat(policy, generates=False):
         trainer.accelerator.print(f"Note: {note}")

@@ -32,6 +32,8 @@ def inspect_chat(policy: Policy, *, stop: Sequence[str] = (), generates: bool = 
     if not found:
         raise InputError(f"{who} leaves out what the assistant says; allowed: one that renders every turn.")
     notes = _inspect_closing(policy, closing, stop, who, generates=generates)
+    if unknown := sorted(set(_ends(policy)) - set(policy.tokenizer.get_vocab().values())):
+        notes.append(f"the end tokens {unknown} of the generation config are none of {policy.path!r}'s tokens.")
     if shared != prompt:
         notes.append(
             f"{who} ends a prompt in {prompt[len(shared) :]!r} for generation only: what is scored and trained on "
@@ -47,26 +49,23 @@ def inspect_chat(policy: Policy, *, stop: Sequence[str] = (), generates: bool = 
 
 
 def _inspect_closing(policy: Policy, closing: str, stop: Sequence[str], who: str, *, generates: bool) -> list[str]:
-    tokenizer, ends = policy.tokenizer, _ends(policy)
-    ids, at = tokenizer(closing, add_special_tokens=False)["input_ids"], tokenizer.convert_ids_to_tokens(ends)
-    if set(ids) & set(ends):
+    tokenizer, ends, texts = policy.tokenizer, _ends(policy), _end_texts(policy)
+    ids = tokenizer(closing, add_special_tokens=False)["input_ids"]
+    mark = next((token for token in ids if token in tokenizer.added_tokens_decoder), None)
+    if set(ids) & set(ends) or (mark is None and closing.strip() and any(text in closing for text in stop)):
         return []
-    if marks := [token for token in ids if token in tokenizer.added_tokens_decoder]:
-        mark = f"{tokenizer.convert_ids_to_tokens(marks[0])!r} ({marks[0]})"
-        said = f"{who} closes a response with {mark}, and generation ends only at {at}: none would end"
-        if generates:
-            raise InputError(
-                f"{said}; allowed: an end token. Add {marks[0]} to eos_token_id in generation_config.json."
-            )
-        return [f"{said}."]
-    if closing.strip() and any(text in closing for text in stop):
-        return []
-    return [f"{who} closes a response with {closing!r}, where no generation ends: it ends at {at}, or generation.stop."]
+    if mark is None:
+        return [f"{who} closes a response with {closing!r}, where none ends: it ends at {texts}, or generation.stop."]
+    named = f"{tokenizer.convert_ids_to_tokens(mark)!r} ({mark})"
+    said = f"{who} closes a response with {named}, and generation ends only at {texts}: none would end"
+    if generates:
+        raise InputError(f"{said}; allowed: an end token. Add {mark} to eos_token_id in generation_config.json.")
+    return [f"{said}."]
 
 
 def rows_with_ends(policy: Policy, pairs: Dataset) -> Iterator[int]:
     """Rows of the pairs that hold an end token as text, which the tokenizer reads as the token itself."""
-    ends = policy.tokenizer.convert_ids_to_tokens(_ends(policy))
+    ends = _end_texts(policy)
     for row, pair in enumerate(pairs.select_columns(["prompt", "chosen", "rejected"])):
         if any(end in message["content"] for end in ends for messages in pair.values() for message in messages):
             yield row
@@ -74,3 +73,7 @@ def rows_with_ends(policy: Policy, pairs: Dataset) -> Iterator[int]:
 
 def _ends(policy: Policy) -> list[int]:
     return end_tokens(policy.tokenizer, policy.model.generation_config.eos_token_id)
+
+
+def _end_texts(policy: Policy) -> list[str]:
+    return list(filter(None, policy.tokenizer.convert_ids_to_tokens(_ends(policy))))

@@ -155,11 +155,8 @@ def load_tokenizer(
     An adapter's own tokenizer comes first, because it may have added tokens; without one it is that of the base.
     """
     check_exists(path, "tokenizer")
-    name, base = str(path), adapter_base(path, "tokenizer")
-    if adapter is not None and has_tokenizer(str(adapter)):
-        name = str(adapter)
-    elif base is not None and not has_tokenizer(name):
-        name = base
+    owners = [str(place) for place in (adapter, path) if place is not None]
+    name = next(filter(has_tokenizer, owners), adapter_base(path, "tokenizer") or str(path))
     if Path(name).is_dir() and not has_tokenizer(name):
         raise InputError(f"model {name!r} has no tokenizer.json or tokenizer_config.json; allowed: a folder with one.")
     with loading("tokenizer", name):

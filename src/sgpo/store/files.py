@@ -9,9 +9,8 @@ import zlib
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from sgpo.errors import InputError, first_line
 
@@ -117,12 +116,9 @@ def read_objects(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def name_row(path: str | Path, row: int) -> str:
-    """The place of row number `row`, from 0, of a dataset: as `read_objects` names it in a file, or "NAME row 3"."""
-    if not (str(path).endswith((".jsonl", ".jsonl.gz")) and Path(path).is_file()):
-        return f"{path} row {row}"
-    with _open_lines(path) as lines:
-        filled = (number for number, line in enumerate(lines, start=1) if line.strip())
-        return f"{path} line {next(islice(filled, row, None))}"
+    """What messages call row number `row`, from 0, of a dataset: its place, as in `read_objects`, or "NAME row 3"."""
+    is_lines = str(path).endswith((".jsonl", ".jsonl.gz")) and Path(path).is_file()
+    return read_objects(path)[row][0] if is_lines else f"{path} row {row}"
 
 
 def _parse_json(text: str | bytes, path: str | Path, *, line: int | None = None) -> Any:
@@ -137,14 +133,11 @@ def _parse_json(text: str | bytes, path: str | Path, *, line: int | None = None)
 
 
 def _parse_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    opened = gzip.open if path.suffix == ".gz" else open
     try:
-        with _open_lines(path) as lines:
+        with opened(path, "rb") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     yield f"{path} line {number}", _parse_json(line.removeprefix(BOM_UTF8), path, line=number)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or first_line(error)}.") from error
-
-
-def _open_lines(path: str | Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if str(path).endswith(".gz") else open(path, "rb")
