@@ -69,6 +69,7 @@ def test_an_adapter_brings_the_rows_of_its_added_tokens(base, tmp_path, keeping)
     for options in ({"path": tmp_path / "adapter"}, {"path": base, "adapter": tmp_path / "adapter"}):
         policy = load_policy(**options, device="cpu")
         assert policy.tokenizer.convert_tokens_to_ids(NEW) == [384, 385]
+        assert all(weights.requires_grad for weights in policy.model.parameters())
         with policy.inference():
             found = policy.model(torch.tensor([[300, 384, 301, 385]])).logits
         torch.testing.assert_close(found, trained, atol=1e-4, rtol=1e-4)

@@ -52,7 +52,6 @@ class Inputs:
     def read_model(self) -> None:
         model = self.config.model
         try:
-            check_exists(model.path, "model.path")
             self.policy = policy = load_model(model, "meta")
         except InputError as error:
             if self._must_exist(model.path):

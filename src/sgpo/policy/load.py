@@ -105,7 +105,8 @@ def load_policy(
         from peft import PeftModel
 
         with loading("adapter", str(merged)):
-            model = PeftModel.from_pretrained(model, str(merged)).merge_and_unload()
+            # PEFT freezes the base; a run trains the merged model.
+            model = PeftModel.from_pretrained(model, str(merged)).merge_and_unload().requires_grad_(True)
     return Policy(model.to(chosen_device).eval(), tokenizer, name)
 
 
