@@ -144,9 +144,8 @@ class Job:
             conditions = {**sampling, "seed": subject.seed, "dtype": model.dtype, "backend": subject.generation.backend}
             kept = self.keep / f"answers-{answers_key(model.path, prompts, conditions)}.json"
         answers = kept_answers(kept, prompts, name)
-        wanted = [row for row, reason in enumerate(answers.finish_reasons) if reason is None]
-        if self.settings.retry_failed:
-            wanted = [row for row, text in enumerate(answers.texts) if text is None]
+        absent = [row for row, text in enumerate(answers.texts) if text is None]
+        wanted = [row for row in absent if self.settings.retry_failed or answers.finish_reasons[row] is None]
         if wanted:
             bar = self.reporter.bar(f"answers of the {who}", len(wanted))
             with self.open_generator(model) as generator, bar as advance:
