@@ -1,7 +1,7 @@
 """Win rates of AlpacaEval 2: raw, and controlled for the effect of response lengths."""
 
+import math
 import warnings
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from scipy.special import expit
 from sgpo.errors import InputError
 from sgpo.evaluate.alpaca import Annotations
 from sgpo.evaluate.gamed import Gamed
+from sgpo.evaluate.row_files import list_missing
 from sgpo.stats.intervals import standard_error
 
 NEEDS_EXTRA = "the length-controlled win rate needs scikit-learn, which is not installed: pip install 'sgpo[alpaca]'."
@@ -20,6 +21,14 @@ FOLDS = 5
 GAMED_WEIGHT = 0.1
 _SEED = 123
 _EPSILON = 1e-15
+
+# Fewest wins, and losses, with which a rate is given: five for each coefficient of the minimal model. Its penalty
+# otherwise returns 50% for whatever the judge said. Below ten for each coefficient the report remarks on it. Sources:
+# E. Vittinghoff, C. McCulloch, Am. J. Epidemiology 165 (2007); P. Peduzzi et al., J. Clin. Epidemiology 49 (1996).
+FEWEST = 10
+_ENOUGH = 10
+# At this standard error, in points, the 95% interval of a rate of 50% is the whole scale.
+_WIDEST = 25.0
 
 
 class RawWinRate(NamedTuple):
@@ -46,7 +55,9 @@ class LengthControlled(NamedTuple):
     """A length-controlled win rate, in percent.
 
     Attributes:
-        win_rate: predicted win rate if each response were as long as its baseline.
+        win_rate: predicted win rate if each response were as long as its baseline. Only the full model's is what
+            leaderboards call LC win rate; the minimal model's is 6.5 points higher on average (over 56 published
+            models), and up to 27.
         standard_error: of the win rate over instructions, including the error of the fitted coefficients.
         spread: standard error of the mean prediction alone, which alpaca_eval prints as `lc_standard_error`. Zero for
             the minimal model, which predicts one number for all instructions.
@@ -103,8 +114,9 @@ def length_controlled_win_rate(
         places: (N,) index of each row's instruction in the evaluation set; None: rows are the set, in its order.
 
     Raises:
-        InputError: arrays of wrong shapes or values, fewer judgments than folds, lengths that differ by the same number
-            everywhere, an index that the difficulty file lacks, or scikit-learn is not installed (extra `alpaca`).
+        InputError: arrays of wrong shapes or values, fewer than ten wins or losses (a preference counts as a share of
+            both), lengths that cannot separate their effect from the policy's, an index that the difficulty file lacks,
+            or scikit-learn is not installed (extra `alpaca`).
 
     Source: Y. Dubois et al., "Length-controlled AlpacaEval: a simple way to debias automatic evaluators",
         arXiv:2404.04475; alpaca_eval 0.6.6, `length_controlled_minimal` and `length_controlled_v1`.
@@ -112,13 +124,15 @@ def length_controlled_win_rate(
     shares = _check_preferences(preferences)
     delta = _check_lengths(baseline_lengths, "baseline_lengths", shares.size)
     delta = delta - _check_lengths(lengths, "lengths", shares.size)
+    difficulty = {} if gamed is None else {"difficulty": _difficulty(gamed, places, shares.size)}
     judged = ~np.isnan(shares)
-    if judged.sum() < FOLDS:
-        raise InputError(f"preferences holds {judged.sum()} judgments; allowed: at least {FOLDS}, one for each fold.")
-    columns = {"length": np.tanh(_standardise(delta))}
-    if gamed is not None:
-        columns["difficulty"] = _difficulty(gamed, places, shares.size)
-    columns["policy"] = np.ones(shares.size)
+    wins, losses = np.nansum(shares), np.nansum(1 - shares)
+    if min(wins, losses) < FEWEST:
+        raise InputError(
+            f"preferences holds {wins:.1f} wins and {losses:.1f} losses; allowed: at least {FEWEST} of each, because "
+            "with fewer the model's penalty decides the rate."
+        )
+    columns = {"length": np.tanh(_standardise(delta)), **difficulty, "policy": np.ones(shares.size)}
     design = np.stack(list(columns.values()), axis=1)
     x, y, weights = design[judged], shares[judged], np.ones(judged.sum())
     if gamed is not None:
@@ -133,10 +147,15 @@ def length_controlled_win_rate(
     level = design.copy()
     level[:, 0] = 0.0
     predicted = expit(level @ coefficients)
-    influence = _influence(x, y, weights, coefficients, level, judged)
+    error = 100 * _standard_error(x, y, weights, coefficients, level, judged)
+    if error > _WIDEST:
+        raise InputError(
+            f"lengths and preferences leave the win rate a standard error of {error:.3g} points; allowed: at most "
+            f"{_WIDEST:g}, with more judgments, or lengths on both sides of the baseline's."
+        )
     return LengthControlled(
         win_rate=100 * float(predicted.mean()),
-        standard_error=100 * standard_error(influence),
+        standard_error=error,
         spread=100 * standard_error(predicted),
         model="minimal" if gamed is None else "full",
         coefficients=dict(zip(columns, coefficients.tolist(), strict=True)),
@@ -144,23 +163,74 @@ def length_controlled_win_rate(
     )
 
 
-def report_win_rates(annotations: Annotations, gamed: Gamed | None) -> dict[str, Any]:
-    """The raw and, with scikit-learn, the length-controlled win rates of annotations; the full model needs `gamed`."""
-    arrays = (annotations.preferences, annotations.lengths, annotations.baseline_lengths)
-    controlled = {}
-    if find_spec("sklearn") is not None:
-        controlled["minimal"] = length_controlled_win_rate(*arrays)
-        if gamed is not None:
-            controlled["full"] = length_controlled_win_rate(*arrays, gamed=gamed, places=annotations.places)
+def report_win_rates(annotations: Annotations, gamed: Gamed | None, *, by_row: bool = False) -> dict[str, Any]:
+    """The raw win rate, the length-controlled ones or why there is none, and remarks; the full model needs `gamed`.
+
+    `by_row` finds difficulties by row number, as alpaca_eval does.
+    """
+    raw, missing, remarks = raw_win_rate(annotations.preferences), annotations.missing, []
+    if missing:
+        shown, count = list_missing(list(map(str, missing))), len(annotations.outputs) + len(missing)
+        remarks.append(f"{len(missing)} of {count} instructions have no row and count in no number: {shown} (from 0).")
+    if raw.win_rate == 0:
+        remarks.append("Every judgment is a loss; if the file writes a win as 1, name its coding: --coding 0-1.")
+    if by_row:
+        remarks.append(
+            "Difficulties are found by row number (--by-row), as for the leaderboard: if an instruction has no row, "
+            "all rows after it get another's difficulty."
+        )
+    controlled: dict[str, LengthControlled | None] = {}
+    for model in ["minimal", "full"][: 1 if gamed is None else 2]:
+        try:
+            controlled[model] = found = _control(annotations, gamed if model == "full" else None, by_row)
+            remarks += _remarks(found, raw)
+        except InputError as error:
+            controlled[model] = None
+            remarks.append(f"No length-controlled ({model}) win rate: {error}")
     return {
         "generator": annotations.generator,
         "baseline": annotations.baseline,
         "annotator": annotations.annotator,
         "characters": float(annotations.lengths.mean()),
         "baseline_characters": float(annotations.baseline_lengths.mean()),
-        "raw": raw_win_rate(annotations.preferences),
+        "raw": raw,
         "length_controlled": controlled,
+        "remarks": remarks,
     }
+
+
+def _control(read: Annotations, gamed: Gamed | None, by_row: bool) -> LengthControlled:
+    places, count = read.places, len(read.outputs) + len(read.missing)
+    if gamed is not None and places is not None and count != (known := len(gamed.difficulty)):
+        raise InputError(
+            f"the evaluation set has {count} instructions and the difficulty file {known}; allowed: as many."
+        )
+    places = np.arange(len(read.outputs)) if by_row else places
+    return length_controlled_win_rate(read.preferences, read.lengths, read.baseline_lengths, gamed=gamed, places=places)
+
+
+def _remarks(found: LengthControlled, raw: RawWinRate) -> list[str]:
+    """What a reader has to know of a length-controlled win rate."""
+    name, remarks = f"The length-controlled ({found.model}) win rate", []
+    rate, distance = raw.win_rate, min(raw.win_rate, 100 - raw.win_rate)
+    if found.model == "minimal":
+        remarks.append(
+            f"{name} is not the leaderboard's, which is the full model's (--difficulty df_gamed.csv): over 56 "
+            "published models it is 6.5 points higher on average and up to 27."
+        )
+    # Source: alpaca_eval 0.6.6, metrics/glm_winrate.py, `get_is_extreme_changes`.
+    if not rate - max(rate / 4, 10) <= found.win_rate <= rate + max((100 - rate) / 4, 10):
+        remarks.append(
+            f"{name} is very different from the raw one, {found.win_rate:.1f}% against {rate:.1f}%: its model may not "
+            "fit (alpaca_eval's warning)."
+        )
+    fewest, enough = (raw.wins + raw.draws + raw.losses) * distance / 100, _ENOUGH * len(found.coefficients)
+    if fewest < enough:
+        remarks.append(
+            f"{name} rests on {fewest:.1f} {'wins' if rate < 50 else 'losses'}, and its {len(found.coefficients)} "
+            f"coefficients need {enough}: the penalty pulls it towards 50%, and its standard error may be too small."
+        )
+    return remarks
 
 
 def _fit(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, float]:
@@ -199,16 +269,18 @@ def _negative_loss(model: Any, x: np.ndarray, y: np.ndarray, sample_weight: np.n
     return float(sample_weight @ np.log(np.where(y == 1, predicted, 1 - predicted)) / (len(y) / 2))
 
 
-def _influence(x, y, weights, coefficients, level, judged) -> np.ndarray:
-    """(N,) influence of each instruction on the win rate, to first order; their standard error is its own."""
+def _standard_error(x, y, weights, coefficients, level, judged) -> float:
+    """Of the win rate: that of the instructions' influences on it, to first order; infinite if it is undetermined."""
     # Without the penalty: a coefficient that it shrinks to zero is no more certain than another.
     predicted, fitted = expit(level @ coefficients), expit(x @ coefficients)
     curvature = (x * (weights * fitted * (1 - fitted))[:, None]).T @ x
     gradient = (predicted * (1 - predicted)) @ level
-    residual = ((y - fitted)[:, None] * x)[-int(judged.sum()) :]
+    response = np.linalg.pinv(curvature, hermitian=True) @ gradient
+    if not np.allclose(curvature @ response, gradient, rtol=1e-6, atol=1e-6 * np.abs(gradient).max()):
+        return math.inf
     influence = predicted - predicted.mean()
-    influence[judged] += residual @ np.linalg.pinv(curvature, hermitian=True) @ gradient
-    return influence
+    influence[judged] += ((y - fitted)[:, None] * x)[-int(judged.sum()) :] @ response
+    return standard_error(influence)
 
 
 def _difficulty(gamed: Gamed, places: ArrayLike | None, count: int) -> np.ndarray:
@@ -217,7 +289,7 @@ def _difficulty(gamed: Gamed, places: ArrayLike | None, count: int) -> np.ndarra
     if places is None and count != known:
         raise InputError(
             f"preferences has {count} rows and the difficulty file {known} instructions; allowed: the whole evaluation "
-            "set in its order, or the place of each row in it."
+            "set in its order, or the place of each row in it, which --instructions gives and --by-row assumes."
         )
     rows = np.arange(count) if places is None else np.asarray(places)
     if rows.shape != (count,) or not np.issubdtype(rows.dtype, np.integer):

@@ -1,20 +1,25 @@
-"""MT-Bench's judgments, and their averages by category and turn."""
+"""MT-Bench's judgments: averages of scores by category and turn, and wins, ties and losses of pairs."""
 
 import math
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from sgpo.choices import Keep
 from sgpo.errors import InputError
 from sgpo.evaluate.mt_bench import Question
 from sgpo.evaluate.row_files import Row, list_missing, read_rows, rows_by_key, the_only
-from sgpo.stats.intervals import mean_interval
+from sgpo.stats.intervals import mean_interval, share_interval
 
 SCALE = (0.0, 10.0)
 # -1 is FastChat's sign for a score that it could not read.
 _SCORES = "0 to 10, or -1 for none"
+# Of a game, what goes to model_1.
+_SHARES = {"model_1": 1.0, "model_2": 0.0, "tie": 0.5, "error": math.nan}
+_REPEATED = ", or --keep last or first, as after a trial run"
 
 
 class Judgments(NamedTuple):
@@ -24,6 +29,7 @@ class Judgments(NamedTuple):
         question_ids, categories, turns: (N,) of each judgment; turns count from 1.
         scores: (N,) from 0 to 10; nan if the judge's score could not be read.
         model, judge: names.
+        repeated: judgments of the file that another of the same turn replaces.
     """
 
     question_ids: np.ndarray
@@ -32,6 +38,7 @@ class Judgments(NamedTuple):
     scores: np.ndarray
     model: str
     judge: str
+    repeated: int
 
 
 class Average(NamedTuple):
@@ -56,13 +63,34 @@ class MTBench(NamedTuple):
     by_category_and_turn: dict[tuple[str, int], Average]
 
 
-def read_judgments(path: str | Path, questions: Sequence[Question], *, model: str | None = None) -> Judgments:
+class Record(NamedTuple):
+    """A model's games as FastChat's show_result.py counts them: a win needs the same winner in both orders of answers.
+
+    Every other game is a tie, which counts half in `win_rate_adjusted`, whose 95% interval is over questions. Games
+    that `failed`, for want of a verdict, count in no other number. Rates are nan without a game.
+    """
+
+    wins: int
+    ties: int
+    losses: int
+    failed: int
+    win_rate: float
+    loss_rate: float
+    win_rate_adjusted: float
+    low: float
+    high: float
+
+
+def read_judgments(
+    path: str | Path, questions: Sequence[Question], *, model: str | None = None, keep: Keep | None = None
+) -> Judgments:
     """Reads FastChat's model_judgment/JUDGE_single.jsonl.
 
     Args:
         path: the file; FastChat appends every model to the same one.
         questions: the questions, all turns of which must be judged; they also name the categories.
         model: the model whose judgments are read; None: the file's only model.
+        keep: which judgment of a turn that was judged several times, as after a trial run; None refuses them.
 
     Raises:
         InputError: naming the line: several models without `model`, more than one judge, a turn that is repeated or
@@ -75,18 +103,57 @@ def read_judgments(path: str | Path, questions: Sequence[Question], *, model: st
     rows = [row for row, name in zip(rows, models, strict=True) if name == model]
     if not rows:
         raise InputError(f"{path} holds no judgment of the model {model!r}; allowed: one of its models.")
-    found = rows_by_key(rows, lambda row: (row.whole("question_id"), row.whole("turn")), "question and turn")
+    found = rows_by_key(rows, _turn, "question and turn", keep=keep, hint=_REPEATED)
     judge = the_only([_judge(row) for row in rows], rows, "judge")
-    _check_turns(questions, found, path)
+    _check_turns(questions, found, str(path))
     category_of = {question.question_id: question.category for question in questions}
     return Judgments(
         question_ids=np.array([question_id for question_id, _ in found]),
         categories=np.array([category_of[question_id] for question_id, _ in found]),
         turns=np.array([turn for _, turn in found]),
-        scores=np.array([_score(row) for row in rows]),
+        scores=np.array([_score(row) for row in found.values()]),
         model=model,
         judge=judge,
+        repeated=len(rows) - len(found),
     )
+
+
+def holds_pairs(path: str | Path) -> bool:
+    """Whether a file of FastChat's judgments compares two models in each row."""
+    return "g1_winner" in read_rows(path)[0].values
+
+
+def read_pairs(
+    path: str | Path, questions: Sequence[Question], *, model: str | None = None, baseline: str | None = None,
+    keep: Keep | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Reads FastChat's model_judgment/JUDGE_pair.jsonl as {judge, baseline, repeated, models: {name: Record}}.
+
+    Args:
+        path: the file.
+        questions: the questions, all turns of which must be judged for each two models.
+        model: the only model in the result; None: all but the baseline, the best first.
+        baseline: counts games against this model alone, FastChat's pairwise-baseline; None: all, its pairwise-all.
+        keep: which of several judgments of a turn is read; None refuses them.
+
+    Raises:
+        InputError: naming the line: a model against itself, a winner that FastChat does not write, more than one judge,
+            a turn that is repeated or belongs to none of the questions; or naming the turn without a judgment, or the
+            model without a game.
+    """
+    asked = [name for name in (model, baseline) if name is not None]
+    rows = [row for row in read_rows(path) if set(asked) <= set(_models(row))]
+    if not rows or len(set(asked)) < len(asked):
+        raise InputError(f"{path} holds no comparison of {' with '.join(asked)}; allowed: two of its models.")
+    what = "models, question and turn"
+    found = rows_by_key(rows, lambda row: (*sorted(_models(row)), *_turn(row)), what, keep=keep, hint=_REPEATED)
+    for two, keys in groupby(sorted(found), key=lambda key: key[:2]):
+        _check_turns(questions, {key[2:]: found[key] for key in keys}, f"{path}, {' against '.join(two)},")
+    judge = the_only([_judge(row) for row in rows], rows, "judge")
+    names = {model} if model else {name for key in found for name in key[:2]} - {baseline}
+    records = [(name, _record(name, [row for key, row in found.items() if name in key[:2]])) for name in sorted(names)]
+    records.sort(key=lambda record: -np.nan_to_num(record[1].win_rate_adjusted))
+    return {"judge": judge, "baseline": baseline, "repeated": len(rows) - len(found), "models": dict(records)}
 
 
 def average_judgments(judgments: Judgments) -> MTBench:
@@ -119,7 +186,11 @@ def _average(judgments: Judgments, rows: np.ndarray) -> Average:
     return Average(mean.mean, low, high, count, failed)
 
 
-def _check_turns(questions: Sequence[Question], found: dict[tuple[int, int], Row], path: str | Path) -> None:
+def _turn(row: Row) -> tuple[int, int]:
+    return row.whole("question_id"), row.whole("turn")
+
+
+def _check_turns(questions: Sequence[Question], found: dict[tuple[int, int], Row], path: str) -> None:
     """Every turn of every question has a judgment, and each judgment is of one of them."""
     wanted = {(one.question_id, turn) for one in questions for turn in range(1, len(one.turns) + 1)}
     for (question_id, turn), row in found.items():
@@ -146,3 +217,30 @@ def _score(row: Row) -> float:
     if not SCALE[0] <= value <= SCALE[1]:
         raise row.wrong("score", _SCORES)
     return value
+
+
+def _models(row: Row) -> tuple[str, str]:
+    if (names := (row.text("model_1"), row.text("model_2")))[0] == names[1]:
+        raise row.wrong("model_2", "another model than model_1")
+    return names
+
+
+def _record(name: str, rows: list[Row]) -> Record:
+    shares = np.array([_share(row) if row.text("model_1") == name else 1 - _share(row) for row in rows])
+    ids, read = np.array([row.whole("question_id") for row in rows]), ~np.isnan(shares)
+    ids, shares, failed = ids[read], shares[read], int((~read).sum())
+    if not shares.size:
+        return Record(0, 0, 0, failed, *[math.nan] * 5)
+    wins, losses = int((shares == 1).sum()), int((shares == 0).sum())
+    interval = share_interval(np.array([shares[ids == one].mean() for one in np.unique(ids)]))
+    rates = wins / shares.size, losses / shares.size, float(shares.mean())
+    return Record(wins, shares.size - wins - losses, losses, failed, *rates, *interval)
+
+
+def _share(row: Row) -> float:
+    """The share of a game that goes to model_1; nan if a verdict could not be read."""
+    for key in ("g1_winner", "g2_winner"):
+        if row.text(key) not in _SHARES:
+            raise row.wrong(key, ", ".join(_SHARES))
+    one, other = _SHARES[row.text("g1_winner")], _SHARES[row.text("g2_winner")]
+    return one if one == other or math.isnan(one) else other if math.isnan(other) else 0.5

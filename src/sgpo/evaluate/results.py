@@ -30,6 +30,7 @@ def result_table(result: dict[str, Any]) -> Table:
     return {
         "alpaca": _alpaca_table,
         "mt_bench": _mt_bench_table,
+        "mt_bench_pairs": _mt_bench_pairs_table,
         "judge": _judge_table,
         "reward": _reward_table,
         "preferences": _preferences_table,
@@ -42,7 +43,8 @@ def _alpaca_table(result: dict[str, Any]) -> Table:
     raw = result["raw"]
     rates = {"raw": raw, **{f"length-controlled ({name})": one for name, one in result["length_controlled"].items()}}
     for name, rate in rates.items():
-        table.add_row(name, _number(rate["win_rate"], 2), _number(rate["standard_error"], 2))
+        cells = [_number(rate[key] if rate else None, 2) for key in ("win_rate", "standard_error")]
+        table.add_row(name, *cells)
     table.caption = (
         f"{raw['wins']:,} wins, {raw['draws']:,} draws, {raw['losses']:,} losses; {raw['unjudged']:,} without a "
         f"judgment. Mean characters: {result['characters']:.0f}, the baseline's {result['baseline_characters']:.0f}."
@@ -63,6 +65,17 @@ def _mt_bench_table(result: dict[str, Any]) -> Table:
         cells = [_number(part["mean"] if part else None, 2) for part in parts]
         judged = f"{whole['judgments'] - whole['failed']:,} of {whole['judgments']:,}"
         table.add_row(name, _number(whole["mean"], 2), _span(whole, 2), *cells, judged)
+    return table
+
+
+def _mt_bench_pairs_table(result: dict[str, Any]) -> Table:
+    columns = ("wins", "ties", "losses", "failed", "win rate", "ties counted half", "95% interval")
+    against = f"games against {result['baseline']}, " if result["baseline"] else ""
+    table = _table(f"{against}judged by {result['judge']}", "model", *columns)
+    for name, one in result["models"].items():
+        counts = (f"{one[key]:,}" for key in ("wins", "ties", "losses", "failed"))
+        rates = (_number(one[key]) for key in ("win_rate", "win_rate_adjusted"))
+        table.add_row(escape(name), *counts, *rates, _span(one))
     return table
 
 
