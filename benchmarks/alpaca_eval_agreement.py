@@ -11,9 +11,9 @@ libraries that reading these files needs:
     peer/bin/pip install -c constraints.txt alpaca_eval "setuptools<80" scikit-learn datasets transformers jinja2
     PYTHONPATH=src peer/bin/python benchmarks/alpaca_eval_agreement.py
 
-alpaca_eval downloads its difficulty file from the Hub; here it reads the file given, or a simulated one. A file that one
-of the programs refuses is named and left out. The last line is the largest difference in points; the program fails if a
-number differs by more than 1e-6, or if no file could be compared.
+alpaca_eval downloads its difficulty file from the Hub; here it reads the file given, or a simulated one. A file that
+either program refuses is named and left out. The last line is the largest difference in points; the program fails if
+a number differs by more than 1e-6, or if no file could be compared.
 """
 
 import argparse
