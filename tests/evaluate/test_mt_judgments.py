@@ -108,7 +108,7 @@ def test_of_repeated_judgments_the_named_one_is_kept(tmp_path):
     rows = judgment_rows([(3, 3)] * 5)[:4] + judgment_rows([(8, 6)] * 5)
     path = write_lines(tmp_path / "gpt-4_single.jsonl", rows)
     with pytest.raises(
-        InputError, match=r"line 5: .* \(81, 1\) is that of .*line 1, and 3 more rows .* --keep last or f"
+        InputError, match=r"line 5: .* \(81, 1\) is that of .*line 1 \(4 rows repeat others\); .* --keep last"
     ):
         read_judgments(path, QUESTIONS)
     for keep, mean in (("last", 7.0), ("first", (4 * 3 + 3 * (8 + 6)) / 10)):
@@ -121,7 +121,7 @@ def test_of_repeated_judgments_the_named_one_is_kept(tmp_path):
 def test_a_pair_that_was_judged_again_the_other_way_round_is_repeated(tmp_path):
     rows = pair_rows(("ours", "base"), winners=["model_1"]) + pair_rows(("base", "ours"), winners=["model_1"])[:2]
     path = write_lines(tmp_path / "p.jsonl", rows)
-    with pytest.raises(InputError, match=r"line 11: the models, question and turn .*line 1, and 1 more .* --keep"):
+    with pytest.raises(InputError, match=r"line 11: the models, question and turn .*line 1 \(2 rows .* --keep"):
         read_pairs(path, QUESTIONS)
     for keep, wins in (("first", 10), ("last", 8)):
         found = read_pairs(path, QUESTIONS, model="ours", keep=keep)

@@ -54,9 +54,8 @@ def _add_alpaca(kinds: Any) -> None:
     parser.add_argument("--difficulty", metavar="FILE", help="df_gamed.csv, for the full length-controlled model.")
     parser.add_argument("--baseline", metavar="NAME", help="Baseline that the annotations must have.")
     parser.add_argument("--answers", metavar="FILE", help="model_outputs.json that must have been judged.")
-    help_ = "How the annotations write preferences: 1-2 as alpaca_eval, 0-1 as shares of the policy's win."
-    parser.add_argument("--coding", choices=get_args(Coding), help=help_)
-    help_ = "Find difficulties by row number, which assumes the set's order and no missing row, as alpaca_eval does."
+    parser.add_argument("--coding", choices=get_args(Coding), help="Coding of preferences: alpaca_eval's 1-2, or 0-1.")
+    help_ = "Find difficulties by row number, as alpaca_eval does; assumes the set's order and no missing row."
     parser.add_argument("--by-row", action="store_true", help=help_)
     _add_generation(parser)
 
@@ -67,9 +66,7 @@ def _add_mt_bench(kinds: Any) -> None:
     parser.add_argument("--name", help="Name of the policy in the files.")
     parser.add_argument("--judgments", metavar="FILE", help="FastChat's JUDGE_single or _pair.jsonl to read instead.")
     parser.add_argument("--baseline", metavar="NAME", help="Of pairs: count games against this model only.")
-    parser.add_argument(
-        "--keep", choices=get_args(Keep), help="Which judgment of a turn that was judged several times."
-    )
+    parser.add_argument("--keep", choices=get_args(Keep), help="The one to read of repeated judgments of a turn.")
     _add_generation(parser)
 
 

@@ -15,8 +15,6 @@ from sgpo.preferences.source import load_rows
 from sgpo.store.files import write_json
 
 DATASET = "alpaca_eval"
-# The codings of a preference: alpaca_eval's own, and that of most other programs.
-_CODINGS = {"1-2": "1 to 2, 0 for a draw, or null", "0-1": "0 to 1, or null"}
 # Share of the evaluation set that may lack a row: it moves the raw rate by at most one point.
 _MISSING = 0.01
 
@@ -34,6 +32,7 @@ class Annotations(NamedTuple):
     Attributes:
         instructions: (N,) distinct.
         outputs, baseline_outputs: (N,) answers of the policy and of the baseline.
+        lengths, baseline_lengths: (N,) characters of them.
         preferences: (N,) in [0, 1], the share of the win that goes to the policy; nan if the judge gave none.
         generator, baseline, annotator: names of the policy, the baseline and the judge.
         places: (N,) index of each row's instruction in the evaluation set; None if no set was given.
@@ -43,22 +42,14 @@ class Annotations(NamedTuple):
     instructions: list[str]
     outputs: list[str]
     baseline_outputs: list[str]
+    lengths: np.ndarray
+    baseline_lengths: np.ndarray
     preferences: np.ndarray
     generator: str
     baseline: str
     annotator: str
     places: np.ndarray | None
     missing: list[int]
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """(N,) characters of the policy's answers."""
-        return np.array([len(text) for text in self.outputs])
-
-    @property
-    def baseline_lengths(self) -> np.ndarray:
-        """(N,) characters of the baseline's answers."""
-        return np.array([len(text) for text in self.baseline_outputs])
 
 
 def read_instructions(path: str | Path, *, split: str | None = None) -> Instructions:
@@ -129,12 +120,10 @@ def read_annotations(
 
     Args:
         path: the file.
-        asked: the evaluation set, 99% of which must be judged (published files lack up to 3 of 805 instructions); None
-            skips this check.
+        asked: the evaluation set, 99% of which must be judged (published files lack up to 3 of 805); None: any.
         baseline: the baseline's name that the file must have; None accepts any.
         answers: model_outputs.json with the answers that must have been judged; None skips this check.
-        coding: "1-2" as above, or "0-1" for preferences that are shares of the win; None takes the former, unless the
-            file has a 0 and nothing above 1, which would be draws and losses in one and losses and wins in the other.
+        coding: "1-2" as above, or "0-1" for shares of the win; None: "1-2", and an error if it could be either.
 
     Raises:
         InputError: naming the row: an instruction that is repeated or not in the set, more than 1% of the set without a
@@ -154,10 +143,13 @@ def read_annotations(
     if answers is not None:
         _check_answers(rows, generator, answers)
     places, missing = (None, []) if asked is None else _find_places(rows, asked, path)
+    outputs, others = ([row.text(name) for row in rows] for name in ("output_2", "output_1"))
     return Annotations(
         instructions=instructions,
-        outputs=[row.text("output_2") for row in rows],
-        baseline_outputs=[row.text("output_1") for row in rows],
+        outputs=outputs,
+        baseline_outputs=others,
+        lengths=np.array(list(map(len, outputs))),
+        baseline_lengths=np.array(list(map(len, others))),
         preferences=_read_preferences(rows, coding),
         generator=generator,
         baseline=found,
@@ -194,25 +186,22 @@ def _check_answers(rows: list[Row], generator: str, path: str | Path) -> None:
 
 
 def _read_preferences(rows: list[Row], coding: Coding | None) -> np.ndarray:
-    """(N,) shares of the win; the coding is asked for where two are possible and differ."""
-    values = np.array([_preference(row, coding) for row in rows])
-    if coding == "0-1":
-        return values
-    zero = values == 0
-    if coding is None and zero.any() and not (values > 1).any():
+    """(N,) shares of the win; the coding is asked for where both are possible and differ."""
+    low, allowed = (0, "0 to 1, or null") if coding == "0-1" else (1, "1 to 2, 0 for a draw, or null (or --coding 0-1)")
+    values = np.array([_preference(row, low, allowed) for row in rows])
+    draw = (values == 0) & (low == 1)
+    if coding is None and draw.any() and not (values > 1).any():
         raise InputError(
-            f"{rows[int(zero.argmax())].where}: 'preference' is 0 and none of the file is above 1; coded 1 to 2, as "
-            "alpaca_eval does, 0 is a draw and 1 a loss, and coded 0 to 1 they are a loss and a win; allowed: the name "
-            "of the coding (--coding), '1-2' or '0-1'."
+            f"{rows[draw.argmax()].where}: 'preference' is 0, and none of the file is above 1: coded 1 to 2, as by "
+            "alpaca_eval, 0 is a draw and 1 a loss, and coded 0 to 1 a loss and a win; allowed: --coding 1-2 or 0-1."
         )
-    return np.where(zero, 0.5, values - 1)
+    return np.where(draw, 0.5, values - low)
 
 
-def _preference(row: Row, coding: Coding | None) -> float:
-    allowed = _CODINGS[coding or "1-2"]
+def _preference(row: Row, low: int, allowed: str) -> float:
     if "preference" not in row.values:
         raise InputError(f"{row.where}: there is no 'preference'; allowed: {allowed}.")
     value = math.nan if row.values["preference"] is None else row.number("preference", allowed)
-    if (not 0 <= value <= 1 if coding == "0-1" else value != 0 and not 1 <= value <= 2) and not math.isnan(value):
-        raise row.wrong("preference", allowed if coding or not 0 < value < 1 else f"{allowed}; --coding 0-1: 0 to 1")
+    if (value < low and value != 0) or value > low + 1:
+        raise row.wrong("preference", allowed)
     return value

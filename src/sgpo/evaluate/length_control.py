@@ -22,10 +22,9 @@ GAMED_WEIGHT = 0.1
 _SEED = 123
 _EPSILON = 1e-15
 
-# Fewest wins, and losses, with which a rate is given: five for each coefficient of the minimal model. Its penalty
-# otherwise returns 50% for whatever the judge said. Below ten for each coefficient the report remarks on it. Sources:
-# E. Vittinghoff, C. McCulloch, Am. J. Epidemiology 165 (2007); P. Peduzzi et al., J. Clin. Epidemiology 49 (1996).
-FEWEST = 10
+# Fewest wins, and losses, of a rate: with fewer the penalty decides it, and its interval covers half of the samples.
+FEWEST = 5
+# Wins and losses for each coefficient. Source: P. Peduzzi et al., J. Clin. Epidemiology 49 (1996).
 _ENOUGH = 10
 # At this standard error, in points, the 95% interval of a rate of 50% is the whole scale.
 _WIDEST = 25.0
@@ -114,9 +113,9 @@ def length_controlled_win_rate(
         places: (N,) index of each row's instruction in the evaluation set; None: rows are the set, in its order.
 
     Raises:
-        InputError: arrays of wrong shapes or values, fewer than ten wins or losses (a preference counts as a share of
-            both), lengths that cannot separate their effect from the policy's, an index that the difficulty file lacks,
-            or scikit-learn is not installed (extra `alpaca`).
+        InputError: arrays of wrong shapes or values, fewer than five wins or losses (a preference is a share of both),
+            lengths whose effect cannot be separated from the policy's, an index that the difficulty file lacks, or
+            scikit-learn is not installed (extra `alpaca`).
 
     Source: Y. Dubois et al., "Length-controlled AlpacaEval: a simple way to debias automatic evaluators",
         arXiv:2404.04475; alpaca_eval 0.6.6, `length_controlled_minimal` and `length_controlled_v1`.
@@ -168,10 +167,10 @@ def report_win_rates(annotations: Annotations, gamed: Gamed | None, *, by_row: b
 
     `by_row` finds difficulties by row number, as alpaca_eval does.
     """
-    raw, missing, remarks = raw_win_rate(annotations.preferences), annotations.missing, []
-    if missing:
-        shown, count = list_missing(list(map(str, missing))), len(annotations.outputs) + len(missing)
-        remarks.append(f"{len(missing)} of {count} instructions have no row and count in no number: {shown} (from 0).")
+    raw, remarks = raw_win_rate(annotations.preferences), []
+    if missing := annotations.missing:
+        shown, asked = list_missing(missing), len(annotations.outputs) + len(missing)
+        remarks.append(f"{len(missing)} of {asked} instructions have no row and count in no number: {shown} (from 0).")
     if raw.win_rate == 0:
         remarks.append("Every judgment is a loss; if the file writes a win as 1, name its coding: --coding 0-1.")
     if by_row:
@@ -179,13 +178,12 @@ def report_win_rates(annotations: Annotations, gamed: Gamed | None, *, by_row: b
             "Difficulties are found by row number (--by-row), as for the leaderboard: if an instruction has no row, "
             "all rows after it get another's difficulty."
         )
-    controlled: dict[str, LengthControlled | None] = {}
-    for model in ["minimal", "full"][: 1 if gamed is None else 2]:
+    controlled = dict.fromkeys(("minimal",) if gamed is None else ("minimal", "full"))
+    for model in controlled:
         try:
-            controlled[model] = found = _control(annotations, gamed if model == "full" else None, by_row)
-            remarks += _remarks(found, raw)
+            controlled[model] = _control(annotations, gamed if model == "full" else None, by_row)
+            remarks += _remarks(controlled[model], raw)
         except InputError as error:
-            controlled[model] = None
             remarks.append(f"No length-controlled ({model}) win rate: {error}")
     return {
         "generator": annotations.generator,
@@ -200,37 +198,30 @@ def report_win_rates(annotations: Annotations, gamed: Gamed | None, *, by_row: b
 
 
 def _control(read: Annotations, gamed: Gamed | None, by_row: bool) -> LengthControlled:
-    places, count = read.places, len(read.outputs) + len(read.missing)
-    if gamed is not None and places is not None and count != (known := len(gamed.difficulty)):
+    count, arrays = len(read.outputs), (read.preferences, read.lengths, read.baseline_lengths)
+    asked, known = count + len(read.missing), None if gamed is None else len(gamed.difficulty)
+    if read.places is not None and known not in (None, asked):
         raise InputError(
-            f"the evaluation set has {count} instructions and the difficulty file {known}; allowed: as many."
+            f"the evaluation set has {asked} instructions and the difficulty file {known}; allowed: equal."
         )
-    places = np.arange(len(read.outputs)) if by_row else places
-    return length_controlled_win_rate(read.preferences, read.lengths, read.baseline_lengths, gamed=gamed, places=places)
+    return length_controlled_win_rate(*arrays, gamed=gamed, places=np.arange(count) if by_row else read.places)
 
 
 def _remarks(found: LengthControlled, raw: RawWinRate) -> list[str]:
     """What a reader has to know of a length-controlled win rate."""
-    name, remarks = f"The length-controlled ({found.model}) win rate", []
-    rate, distance = raw.win_rate, min(raw.win_rate, 100 - raw.win_rate)
-    if found.model == "minimal":
-        remarks.append(
-            f"{name} is not the leaderboard's, which is the full model's (--difficulty df_gamed.csv): over 56 "
-            "published models it is 6.5 points higher on average and up to 27."
-        )
-    # Source: alpaca_eval 0.6.6, metrics/glm_winrate.py, `get_is_extreme_changes`.
-    if not rate - max(rate / 4, 10) <= found.win_rate <= rate + max((100 - rate) / 4, 10):
-        remarks.append(
-            f"{name} is very different from the raw one, {found.win_rate:.1f}% against {rate:.1f}%: its model may not "
-            "fit (alpaca_eval's warning)."
-        )
-    fewest, enough = (raw.wins + raw.draws + raw.losses) * distance / 100, _ENOUGH * len(found.coefficients)
-    if fewest < enough:
-        remarks.append(
-            f"{name} rests on {fewest:.1f} {'wins' if rate < 50 else 'losses'}, and its {len(found.coefficients)} "
-            f"coefficients need {enough}: the penalty pulls it towards 50%, and its standard error may be too small."
-        )
-    return remarks
+    name, rate, count = f"The length-controlled ({found.model}) win rate", raw.win_rate, len(found.coefficients)
+    fewest = (raw.wins + raw.draws + raw.losses) * min(rate, 100 - rate) / 100
+    remarks = {
+        f"{name} is not the leaderboard's, which is the full model's (--difficulty df_gamed.csv): over 56 published "
+        "models it is 6.5 points higher on average and up to 27.": found.model == "minimal",
+        # Source: alpaca_eval 0.6.6, metrics/glm_winrate.py, `get_is_extreme_changes`.
+        f"{name} is very different from the raw one, {found.win_rate:.1f}% against {rate:.1f}%: its model may not fit "
+        "(alpaca_eval's warning).": not -max(rate / 4, 10) <= found.win_rate - rate <= max((100 - rate) / 4, 10),
+        f"{name} rests on {fewest:.1f} {'wins' if rate < 50 else 'losses'}, and its {count} coefficients need "
+        f"{_ENOUGH * count}: the penalty pulls it towards 50%, and its standard error may be too small.": fewest
+        < _ENOUGH * count,
+    }
+    return [remark for remark, holds in remarks.items() if holds]
 
 
 def _fit(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, float]:

@@ -66,8 +66,8 @@ class MTBench(NamedTuple):
 class Record(NamedTuple):
     """A model's games as FastChat's show_result.py counts them: a win needs the same winner in both orders of answers.
 
-    Every other game is a tie, which counts half in `win_rate_adjusted`, whose 95% interval is over questions. Games
-    that `failed`, for want of a verdict, count in no other number. Rates are nan without a game.
+    Others are ties, which count half in `win_rate_adjusted`, whose 95% interval is over questions. Games that `failed`,
+    for want of a verdict, count in no other number. Rates are nan without a game.
     """
 
     wins: int
@@ -137,9 +137,7 @@ def read_pairs(
         keep: which of several judgments of a turn is read; None refuses them.
 
     Raises:
-        InputError: naming the line: a model against itself, a winner that FastChat does not write, more than one judge,
-            a turn that is repeated or belongs to none of the questions; or naming the turn without a judgment, or the
-            model without a game.
+        InputError: as `read_judgments`; a model without a game or against itself, or a winner that FastChat lacks.
     """
     asked = [name for name in (model, baseline) if name is not None]
     rows = [row for row in read_rows(path) if set(asked) <= set(_models(row))]

@@ -55,8 +55,8 @@ def rows_by_key(
     keys = list(map(key_of, rows))
     for key, row in zip(keys, rows, strict=True):
         if key in found and keep is None:
-            first, more = found[key].where, len(keys) - len(set(keys)) - 1
-            others = f", and {more} more rows repeat others" if more else ""
+            first, count = found[key].where, len(keys) - len(set(keys))
+            others = f" ({count} rows repeat others)" if count > 1 else ""
             raise InputError(
                 f"{row.where}: the {what} {shorten(key)} is that of {first}{others}; allowed: each once{hint}."
             )
@@ -75,6 +75,6 @@ def the_only(values: Sequence[str], rows: Sequence[Row], what: str) -> str:
     return values[0]
 
 
-def list_missing(shown: list[str]) -> str:
+def list_missing(shown: Sequence[object]) -> str:
     """The first three of what is missing, and how many more there are."""
-    return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
+    return ", ".join(map(str, shown[:3])) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
