@@ -177,7 +177,7 @@ def test_answers_of_the_baselines_length_leave_the_raw_win_rate():
             [1, 2, 3, 4, 5],
             [1] * 5,
             {},
-            "2.5 wins and 1.5 losses; allowed: at least 5",
+            "2.5 wins and 1.5 losses; allowed: 5 of each, or more",
         ),
         ([0.5] * 20, [4] * 20, [1] * 20, {}, "lengths differ from baseline_lengths by 3 in every row"),
         ([0.5] * 6, [1, 2, 3, 4, 5, 6], [1] * 6, {"full": True}, "6 rows and the difficulty file 805"),

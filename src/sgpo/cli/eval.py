@@ -55,8 +55,7 @@ def _add_alpaca(kinds: Any) -> None:
     parser.add_argument("--baseline", metavar="NAME", help="Baseline that the annotations must have.")
     parser.add_argument("--answers", metavar="FILE", help="model_outputs.json that must have been judged.")
     parser.add_argument("--coding", choices=get_args(Coding), help="Coding of preferences: alpaca_eval's 1-2, or 0-1.")
-    help_ = "Find difficulties by row number, as alpaca_eval does; assumes the set's order and no missing row."
-    parser.add_argument("--by-row", action="store_true", help=help_)
+    parser.add_argument("--by-row", action="store_true", help="Find difficulties by row number: none may be missing.")
     _add_generation(parser)
 
 

@@ -30,7 +30,6 @@ class Annotations(NamedTuple):
     """A judge's verdicts on N instructions, in the order of the file.
 
     Attributes:
-        instructions: (N,) distinct.
         outputs, baseline_outputs: (N,) answers of the policy and of the baseline.
         lengths, baseline_lengths: (N,) characters of them.
         preferences: (N,) in [0, 1], the share of the win that goes to the policy; nan if the judge gave none.
@@ -39,7 +38,6 @@ class Annotations(NamedTuple):
         missing: indices in the evaluation set of the instructions without a row; empty if no set was given.
     """
 
-    instructions: list[str]
     outputs: list[str]
     baseline_outputs: list[str]
     lengths: np.ndarray
@@ -133,7 +131,7 @@ def read_annotations(
     if coding is not None:
         check_choice("coding", coding, Coding)
     rows = read_rows(path)
-    instructions = list(rows_by_key(rows, lambda row: row.text("instruction"), "instruction"))
+    rows_by_key(rows, lambda row: row.text("instruction"), "instruction")
     columns = ("generator_1", "generator_2", "annotator")
     found, generator, annotator = (the_only([row.text(name) for row in rows], rows, name) for name in columns)
     if baseline is not None and found != baseline:
@@ -144,19 +142,9 @@ def read_annotations(
         _check_answers(rows, generator, answers)
     places, missing = (None, []) if asked is None else _find_places(rows, asked, path)
     outputs, others = ([row.text(name) for row in rows] for name in ("output_2", "output_1"))
-    return Annotations(
-        instructions=instructions,
-        outputs=outputs,
-        baseline_outputs=others,
-        lengths=np.array(list(map(len, outputs))),
-        baseline_lengths=np.array(list(map(len, others))),
-        preferences=_read_preferences(rows, coding),
-        generator=generator,
-        baseline=found,
-        annotator=annotator,
-        places=places,
-        missing=missing,
-    )
+    lengths = [np.array(list(map(len, texts))) for texts in (outputs, others)]
+    preferences = _read_preferences(rows, coding)
+    return Annotations(outputs, others, *lengths, preferences, generator, found, annotator, places, missing)
 
 
 def _find_places(rows: list[Row], asked: Instructions, path: str | Path) -> tuple[np.ndarray, list[int]]:

@@ -22,7 +22,7 @@ GAMED_WEIGHT = 0.1
 _SEED = 123
 _EPSILON = 1e-15
 
-# Fewest wins, and losses, of a rate: with fewer the penalty decides it, and its interval covers half of the samples.
+# Fewest wins, and losses, of a rate: with fewer the penalty decides it, and its interval may miss every other sample.
 FEWEST = 5
 # Wins and losses for each coefficient. Source: P. Peduzzi et al., J. Clin. Epidemiology 49 (1996).
 _ENOUGH = 10
@@ -128,10 +128,11 @@ def length_controlled_win_rate(
     wins, losses = np.nansum(shares), np.nansum(1 - shares)
     if min(wins, losses) < FEWEST:
         raise InputError(
-            f"preferences holds {wins:.1f} wins and {losses:.1f} losses; allowed: at least {FEWEST} of each, because "
-            "with fewer the model's penalty decides the rate."
+            f"preferences holds {wins:.1f} wins and {losses:.1f} losses; allowed: {FEWEST} of each, or more."
         )
-    columns = {"length": np.tanh(_standardise(delta)), **difficulty, "policy": np.ones(shares.size)}
+    if (scale := delta.std(ddof=1)) == 0 and delta[0] != 0:
+        raise InputError(f"lengths differ from baseline_lengths by {-delta[0]:g} in every row; allowed: not all alike.")
+    columns = {"length": np.tanh(delta / (scale or 1.0)), **difficulty, "policy": np.ones(shares.size)}
     design = np.stack(list(columns.values()), axis=1)
     x, y, weights = design[judged], shares[judged], np.ones(judged.sum())
     if gamed is not None:
@@ -149,8 +150,7 @@ def length_controlled_win_rate(
     error = 100 * _standard_error(x, y, weights, coefficients, level, judged)
     if error > _WIDEST:
         raise InputError(
-            f"lengths and preferences leave the win rate a standard error of {error:.3g} points; allowed: at most "
-            f"{_WIDEST:g}, with more judgments, or lengths on both sides of the baseline's."
+            f"lengths leave the rate a standard error of {error:.3g} points; allowed: at most {_WIDEST:g}."
         )
     return LengthControlled(
         win_rate=100 * float(predicted.mean()),
@@ -163,20 +163,15 @@ def length_controlled_win_rate(
 
 
 def report_win_rates(annotations: Annotations, gamed: Gamed | None, *, by_row: bool = False) -> dict[str, Any]:
-    """The raw win rate, the length-controlled ones or why there is none, and remarks; the full model needs `gamed`.
-
-    `by_row` finds difficulties by row number, as alpaca_eval does.
-    """
+    """The raw win rate, the length-controlled ones or why there is none, and remarks; the full model needs `gamed`."""
     raw, remarks = raw_win_rate(annotations.preferences), []
     if missing := annotations.missing:
-        shown, asked = list_missing(missing), len(annotations.outputs) + len(missing)
-        remarks.append(f"{len(missing)} of {asked} instructions have no row and count in no number: {shown} (from 0).")
+        remarks.append(f"{len(missing)} instructions of the set have no row: {list_missing(missing)} (from 0).")
     if raw.win_rate == 0:
-        remarks.append("Every judgment is a loss; if the file writes a win as 1, name its coding: --coding 0-1.")
+        remarks.append("Every judgment is a loss: check how the file codes preferences (--coding 1-2, --coding 0-1).")
     if by_row:
         remarks.append(
-            "Difficulties are found by row number (--by-row), as for the leaderboard: if an instruction has no row, "
-            "all rows after it get another's difficulty."
+            "Difficulties are found by row number: after a missing row, all are those of other instructions."
         )
     controlled = dict.fromkeys(("minimal",) if gamed is None else ("minimal", "full"))
     for model in controlled:
@@ -186,9 +181,7 @@ def report_win_rates(annotations: Annotations, gamed: Gamed | None, *, by_row: b
         except InputError as error:
             remarks.append(f"No length-controlled ({model}) win rate: {error}")
     return {
-        "generator": annotations.generator,
-        "baseline": annotations.baseline,
-        "annotator": annotations.annotator,
+        **{name: getattr(annotations, name) for name in ("generator", "baseline", "annotator")},
         "characters": float(annotations.lengths.mean()),
         "baseline_characters": float(annotations.baseline_lengths.mean()),
         "raw": raw,
@@ -201,25 +194,25 @@ def _control(read: Annotations, gamed: Gamed | None, by_row: bool) -> LengthCont
     count, arrays = len(read.outputs), (read.preferences, read.lengths, read.baseline_lengths)
     asked, known = count + len(read.missing), None if gamed is None else len(gamed.difficulty)
     if read.places is not None and known not in (None, asked):
-        raise InputError(
-            f"the evaluation set has {asked} instructions and the difficulty file {known}; allowed: equal."
-        )
+        raise InputError(f"the set has {asked} instructions and the difficulty file {known}; allowed: the same number.")
     return length_controlled_win_rate(*arrays, gamed=gamed, places=np.arange(count) if by_row else read.places)
 
 
 def _remarks(found: LengthControlled, raw: RawWinRate) -> list[str]:
     """What a reader has to know of a length-controlled win rate."""
-    name, rate, count = f"The length-controlled ({found.model}) win rate", raw.win_rate, len(found.coefficients)
-    fewest = (raw.wins + raw.draws + raw.losses) * min(rate, 100 - rate) / 100
+    name, rate = f"The length-controlled ({found.model}) win rate", raw.win_rate
+    fewest, enough = (
+        (raw.wins + raw.draws + raw.losses) * min(rate, 100 - rate) / 100,
+        _ENOUGH * len(found.coefficients),
+    )
     remarks = {
         f"{name} is not the leaderboard's, which is the full model's (--difficulty df_gamed.csv): over 56 published "
         "models it is 6.5 points higher on average and up to 27.": found.model == "minimal",
         # Source: alpaca_eval 0.6.6, metrics/glm_winrate.py, `get_is_extreme_changes`.
         f"{name} is very different from the raw one, {found.win_rate:.1f}% against {rate:.1f}%: its model may not fit "
         "(alpaca_eval's warning).": not -max(rate / 4, 10) <= found.win_rate - rate <= max((100 - rate) / 4, 10),
-        f"{name} rests on {fewest:.1f} {'wins' if rate < 50 else 'losses'}, and its {count} coefficients need "
-        f"{_ENOUGH * count}: the penalty pulls it towards 50%, and its standard error may be too small.": fewest
-        < _ENOUGH * count,
+        f"{name} rests on {fewest:.1f} {'wins' if rate < 50 else 'losses'}, and its coefficients need {enough}: the "
+        "penalty pulls it towards 50%, and its standard error may be too small.": fewest < enough,
     }
     return [remark for remark, holds in remarks.items() if holds]
 
@@ -287,18 +280,6 @@ def _difficulty(gamed: Gamed, places: ArrayLike | None, count: int) -> np.ndarra
         raise InputError(f"places has the shape {rows.shape}; allowed: ({count},) integers.")
     _check_rows((rows >= 0) & (rows < known), "places", rows, f"0 to {known - 1}, the difficulty file's")
     return gamed.difficulty[rows]
-
-
-def _standardise(delta: np.ndarray) -> np.ndarray:
-    scale = delta.std(ddof=1)
-    if scale > 0:
-        return delta / scale
-    if delta[0] == 0:
-        return delta
-    raise InputError(
-        f"lengths differ from baseline_lengths by {-delta[0]:g} in every row; allowed: differences that vary, because "
-        "only they separate the effect of length from the policy's."
-    )
 
 
 def _check_preferences(preferences: ArrayLike) -> np.ndarray:

@@ -42,10 +42,7 @@ class Judgments(NamedTuple):
 
 
 class Average(NamedTuple):
-    """A mean score with its 95% interval over questions, the number of judgments and how many could not be read.
-
-    The mean is nan if nothing could be read, and so are the ends of an interval over one question.
-    """
+    """A mean score and its 95% interval over questions, nan where there is none; of judgments, some of them failed."""
 
     mean: float
     low: float
@@ -61,24 +58,6 @@ class MTBench(NamedTuple):
     by_turn: dict[int, Average]
     by_category: dict[str, Average]
     by_category_and_turn: dict[tuple[str, int], Average]
-
-
-class Record(NamedTuple):
-    """A model's games as FastChat's show_result.py counts them: a win needs the same winner in both orders of answers.
-
-    Others are ties, which count half in `win_rate_adjusted`, whose 95% interval is over questions. Games that `failed`,
-    for want of a verdict, count in no other number. Rates are nan without a game.
-    """
-
-    wins: int
-    ties: int
-    losses: int
-    failed: int
-    win_rate: float
-    loss_rate: float
-    win_rate_adjusted: float
-    low: float
-    high: float
 
 
 def read_judgments(
@@ -107,15 +86,9 @@ def read_judgments(
     judge = the_only([_judge(row) for row in rows], rows, "judge")
     _check_turns(questions, found, str(path))
     category_of = {question.question_id: question.category for question in questions}
-    return Judgments(
-        question_ids=np.array([question_id for question_id, _ in found]),
-        categories=np.array([category_of[question_id] for question_id, _ in found]),
-        turns=np.array([turn for _, turn in found]),
-        scores=np.array([_score(row) for row in found.values()]),
-        model=model,
-        judge=judge,
-        repeated=len(rows) - len(found),
-    )
+    ids, turns = np.array(list(found)).T
+    categories, scores = [category_of[one] for one in ids.tolist()], list(map(_score, found.values()))
+    return Judgments(ids, np.array(categories), turns, np.array(scores), model, judge, len(rows) - len(found))
 
 
 def holds_pairs(path: str | Path) -> bool:
@@ -127,20 +100,22 @@ def read_pairs(
     path: str | Path, questions: Sequence[Question], *, model: str | None = None, baseline: str | None = None,
     keep: Keep | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Reads FastChat's model_judgment/JUDGE_pair.jsonl as {judge, baseline, repeated, models: {name: Record}}.
+    """Reads FastChat's model_judgment/JUDGE_pair.jsonl, and counts games as its show_result.py does.
 
     Args:
-        path: the file.
-        questions: the questions, all turns of which must be judged for each two models.
+        path, questions, keep: as in `read_judgments`; every turn must be judged for each two models.
         model: the only model in the result; None: all but the baseline, the best first.
         baseline: counts games against this model alone, FastChat's pairwise-baseline; None: all, its pairwise-all.
-        keep: which of several judgments of a turn is read; None refuses them.
+
+    Returns: {judge, baseline, repeated, models: {name: counts and rates}}. A win has the same winner in both orders of
+        answers, and other games are ties, which count half in `win_rate_adjusted`; its interval, `low` to `high`, is
+        over questions. Games that `failed`, for want of a verdict, count in nothing else. Rates are nan without a game.
 
     Raises:
         InputError: as `read_judgments`; a model without a game or against itself, or a winner that FastChat lacks.
     """
     asked = [name for name in (model, baseline) if name is not None]
-    rows = [row for row in read_rows(path) if set(asked) <= set(_models(row))]
+    rows = [row for row in read_rows(path) if set(asked) <= _models(row)]
     if not rows or len(set(asked)) < len(asked):
         raise InputError(f"{path} holds no comparison of {' with '.join(asked)}; allowed: two of its models.")
     what = "models, question and turn"
@@ -148,9 +123,9 @@ def read_pairs(
     for two, keys in groupby(sorted(found), key=lambda key: key[:2]):
         _check_turns(questions, {key[2:]: found[key] for key in keys}, f"{path}, {' against '.join(two)},")
     judge = the_only([_judge(row) for row in rows], rows, "judge")
-    names = {model} if model else {name for key in found for name in key[:2]} - {baseline}
-    records = [(name, _record(name, [row for key, row in found.items() if name in key[:2]])) for name in sorted(names)]
-    records.sort(key=lambda record: -np.nan_to_num(record[1].win_rate_adjusted))
+    names = {model} if model else set().union(*map(_models, found.values())) - {baseline}
+    records = [(name, _record(name, [row for row in found.values() if name in _models(row)])) for name in sorted(names)]
+    records.sort(key=lambda record: -np.nan_to_num(record[1]["win_rate_adjusted"]))
     return {"judge": judge, "baseline": baseline, "repeated": len(rows) - len(found), "models": dict(records)}
 
 
@@ -161,16 +136,12 @@ def average_judgments(judgments: Judgments) -> MTBench:
     """
     turns = {turn: judgments.turns == turn for turn in np.unique(judgments.turns).tolist()}
     categories = {name: judgments.categories == name for name in dict.fromkeys(judgments.categories.tolist())}
+    both = {(category, turn): one & other for category, one in categories.items() for turn, other in turns.items()}
     return MTBench(
         overall=_average(judgments, np.full(len(judgments.scores), True)),
         by_turn={turn: _average(judgments, rows) for turn, rows in turns.items()},
         by_category={category: _average(judgments, rows) for category, rows in categories.items()},
-        by_category_and_turn={
-            (category, turn): _average(judgments, one & other)
-            for category, one in categories.items()
-            for turn, other in turns.items()
-            if (one & other).any()
-        },
+        by_category_and_turn={key: _average(judgments, rows) for key, rows in both.items() if rows.any()},
     )
 
 
@@ -182,10 +153,6 @@ def _average(judgments: Judgments, rows: np.ndarray) -> Average:
     mean = mean_interval(judgments.scores[read], judgments.question_ids[read])
     low, high = np.clip((mean.low, mean.high), *SCALE).tolist()
     return Average(mean.mean, low, high, count, failed)
-
-
-def _turn(row: Row) -> tuple[int, int]:
-    return row.whole("question_id"), row.whole("turn")
 
 
 def _check_turns(questions: Sequence[Question], found: dict[tuple[int, int], Row], path: str) -> None:
@@ -217,22 +184,26 @@ def _score(row: Row) -> float:
     return value
 
 
-def _models(row: Row) -> tuple[str, str]:
-    if (names := (row.text("model_1"), row.text("model_2")))[0] == names[1]:
+def _turn(row: Row) -> tuple[int, int]:
+    return row.whole("question_id"), row.whole("turn")
+
+
+def _models(row: Row) -> set[str]:
+    if row.text("model_1") == row.text("model_2"):
         raise row.wrong("model_2", "another model than model_1")
-    return names
+    return {row.text("model_1"), row.text("model_2")}
 
 
-def _record(name: str, rows: list[Row]) -> Record:
+def _record(name: str, rows: list[Row]) -> dict[str, float]:
     shares = np.array([_share(row) if row.text("model_1") == name else 1 - _share(row) for row in rows])
-    ids, read = np.array([row.whole("question_id") for row in rows]), ~np.isnan(shares)
-    ids, shares, failed = ids[read], shares[read], int((~read).sum())
-    if not shares.size:
-        return Record(0, 0, 0, failed, *[math.nan] * 5)
-    wins, losses = int((shares == 1).sum()), int((shares == 0).sum())
-    interval = share_interval(np.array([shares[ids == one].mean() for one in np.unique(ids)]))
-    rates = wins / shares.size, losses / shares.size, float(shares.mean())
-    return Record(wins, shares.size - wins - losses, losses, failed, *rates, *interval)
+    read = ~np.isnan(shares)
+    ids, shares = np.array([row.whole("question_id") for row in rows])[read], shares[read]
+    counts = {"wins": int((shares == 1).sum()), "losses": int((shares == 0).sum()), "failed": int((~read).sum())}
+    counts["ties"] = len(rows) - sum(counts.values())
+    means, total = np.array([shares[ids == one].mean() for one in np.unique(ids)]), shares.size or math.nan
+    low, high = share_interval(means) if means.size else (math.nan, math.nan)
+    rates = {"win_rate": counts["wins"] / total, "loss_rate": counts["losses"] / total}
+    return {**counts, **rates, "win_rate_adjusted": float(shares.sum()) / total, "low": low, "high": high}
 
 
 def _share(row: Row) -> float:

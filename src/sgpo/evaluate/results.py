@@ -43,8 +43,7 @@ def _alpaca_table(result: dict[str, Any]) -> Table:
     raw = result["raw"]
     rates = {"raw": raw, **{f"length-controlled ({name})": one for name, one in result["length_controlled"].items()}}
     for name, rate in rates.items():
-        cells = [_number(rate[key] if rate else None, 2) for key in ("win_rate", "standard_error")]
-        table.add_row(name, *cells)
+        table.add_row(name, *(_number(rate and rate[key], 2) for key in ("win_rate", "standard_error")))
     table.caption = (
         f"{raw['wins']:,} wins, {raw['draws']:,} draws, {raw['losses']:,} losses; {raw['unjudged']:,} without a "
         f"judgment. Mean characters: {result['characters']:.0f}, the baseline's {result['baseline_characters']:.0f}."
@@ -69,13 +68,12 @@ def _mt_bench_table(result: dict[str, Any]) -> Table:
 
 
 def _mt_bench_pairs_table(result: dict[str, Any]) -> Table:
-    columns = ("wins", "ties", "losses", "failed", "win rate", "ties counted half", "95% interval")
-    against = f"games against {result['baseline']}, " if result["baseline"] else ""
-    table = _table(f"{against}judged by {result['judge']}", "model", *columns)
+    counts, title = ("wins", "ties", "losses", "failed"), f"Against {result['baseline'] or 'each other'}"
+    columns = ("model", *counts, "win rate", "ties counted half", "95% interval")
+    table = _table(f"{title}, judged by {result['judge']}", *columns)
     for name, one in result["models"].items():
-        counts = (f"{one[key]:,}" for key in ("wins", "ties", "losses", "failed"))
         rates = (_number(one[key]) for key in ("win_rate", "win_rate_adjusted"))
-        table.add_row(escape(name), *counts, *rates, _span(one))
+        table.add_row(escape(name), *(f"{one[key]:,}" for key in counts), *rates, _span(one))
     return table
 
 

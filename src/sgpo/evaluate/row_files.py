@@ -55,11 +55,8 @@ def rows_by_key(
     keys = list(map(key_of, rows))
     for key, row in zip(keys, rows, strict=True):
         if key in found and keep is None:
-            first, count = found[key].where, len(keys) - len(set(keys))
-            others = f" ({count} rows repeat others)" if count > 1 else ""
-            raise InputError(
-                f"{row.where}: the {what} {shorten(key)} is that of {first}{others}; allowed: each once{hint}."
-            )
+            once = f"allowed: each once{hint} (repeated rows: {len(keys) - len(set(keys))})"
+            raise InputError(f"{row.where}: the {what} {shorten(key)} is that of {found[key].where}; {once}.")
         if keep == "last" or key not in found:
             found[key] = row
     return found
