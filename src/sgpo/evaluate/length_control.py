@@ -149,9 +149,7 @@ def length_controlled_win_rate(
     predicted = expit(level @ coefficients)
     error = 100 * _standard_error(x, y, weights, coefficients, level, judged)
     if error > _WIDEST:
-        raise InputError(
-            f"lengths leave the rate a standard error of {error:.3g} points; allowed: at most {_WIDEST:g}."
-        )
+        raise InputError(f"lengths leave a standard error of {error:.3g} points; allowed: at most {_WIDEST:g}.")
     return LengthControlled(
         win_rate=100 * float(predicted.mean()),
         standard_error=error,
