@@ -180,6 +180,7 @@ def test_answers_of_the_baselines_length_leave_the_raw_win_rate():
             "2.5 wins and 1.5 losses; allowed: 5 of each, or more",
         ),
         ([0.5] * 20, [4] * 20, [1] * 20, {}, "lengths differ from baseline_lengths by 3 in every row"),
+        ([0, 1] * 40, np.arange(80) + 9000, np.arange(80) % 7, {}, "standard error of inf points; allowed: at most 25"),
         ([0.5] * 6, [1, 2, 3, 4, 5, 6], [1] * 6, {"full": True}, "6 rows and the difficulty file 805"),
         ([0.5] * 6, [1, 2, 3, 4, 5, 6], [1] * 6, {"places": [0, 1, 2, 3, 4, 805]}, "places row 5 is 805"),
         ([0.5] * 6, [1, 2, 3, 4, 5, 6], [1] * 6, {"places": [0.0] * 6}, "allowed: .6,. integers"),
