@@ -279,5 +279,5 @@ def test_the_order_in_which_a_judge_sees_the_answers_decides_what_docs_say_it_do
         odds = {one["token"]: np.exp(one["logprob"]) for one in tokens}
         front, share = odds.get("m", 0) / (odds.get("m", 0) + odds.get("M", 0)), row["preference"] - 1
         shares["first" if abs(front - share) < abs(1 - front - share) else "second"].append(share)
-    means = {place: round(float(np.mean(values)), 3) for place, values in shares.items()}
-    assert means == {"first": 0.016, "second": 0.052}
+    found = {place: (len(values), round(float(np.mean(values)), 3)) for place, values in shares.items()}
+    assert found == {"first": (406, 0.016), "second": (399, 0.052)}

@@ -136,9 +136,9 @@ def length_controlled_win_rate(
     design = np.stack(list(columns.values()), axis=1)
     x, y, weights = design[judged], shares[judged], np.ones(judged.sum())
     if gamed is not None:
-        length, difficulty = gamed.features.T
+        length, hardness = gamed.features.T
         # The last column is the policy's, which the gamed baselines do not have.
-        other = np.stack([np.tanh(length), difficulty, np.zeros(len(length))], axis=1)
+        other = np.stack([np.tanh(length), hardness, np.zeros(len(length))], axis=1)
         # The gamed rows come first, as in alpaca_eval: the order decides which folds they share with the policy's.
         x = np.concatenate([other, x])
         y = np.concatenate([gamed.preferences, y])
