@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -80,8 +79,8 @@ def test_alpaca_reads_annotations_and_prints_both_models(tmp_path, capsys):
     assert (result["characters"], result["baseline_characters"]) == (lengths.mean(), baseline.mean())
     assert main(["eval", "alpaca", "--annotations", str(annotations)]) == 0
     table = capsys.readouterr().out
-    assert f"{minimal.win_rate:.2f}" in table
-    assert "full" not in table
+    assert f"length-controlled (minimal) {minimal.win_rate:.2f}" in " ".join(table.split())
+    assert "length-controlled (full)" not in table
 
 
 @pytest.mark.parametrize(
@@ -102,8 +101,8 @@ def test_alpaca_refuses_what_does_not_go_together(capsys, arguments, words):
 
 
 READING = {
-    "alpaca": ("--annotations", {"instructions", "split", "difficulty", "baseline", "answers"}),
-    "mt-bench": ("--judgments", {"questions", "name"}),
+    "alpaca": ("--annotations", {"instructions", "split", "difficulty", "baseline", "answers", "coding", "by-row"}),
+    "mt-bench": ("--judgments", {"questions", "name", "baseline", "keep"}),
 }
 
 
@@ -501,17 +500,6 @@ def test_a_wrong_input_is_found_before_any_model_runs(capsys, monkeypatch, files
     refused = run(capsys, *command.format(**files).split(), code=2)
     assert FOUND_EARLY[command] in refused
     assert ran == []
-
-
-def test_without_scikit_learn_the_raw_win_rate_is_reported(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn", None)
-    annotations = write_annotations(tmp_path / "annotations.json", annotation_rows("even_long_soft", count=20))
-    assert main(["eval", "alpaca", "--annotations", str(annotations), "--json"]) == 0
-    printed = capsys.readouterr()
-    result = json.loads(printed.out)
-    assert result["raw"]["win_rate"] > 0
-    assert result["length_controlled"] == {}
-    assert "pip install 'sgpo[alpaca]'" in printed.err
 
 
 def pairs_of(words):
