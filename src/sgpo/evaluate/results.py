@@ -8,6 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from sgpo.evaluate.row_files import list_missing
+
 EN_DASH = "\N{EN DASH}"
 
 
@@ -30,6 +32,7 @@ def result_table(result: dict[str, Any]) -> Table:
     return {
         "alpaca": _alpaca_table,
         "mt_bench": _mt_bench_table,
+        "mt_bench_pairs": _mt_bench_pairs_table,
         "judge": _judge_table,
         "reward": _reward_table,
         "preferences": _preferences_table,
@@ -42,7 +45,7 @@ def _alpaca_table(result: dict[str, Any]) -> Table:
     raw = result["raw"]
     rates = {"raw": raw, **{f"length-controlled ({name})": one for name, one in result["length_controlled"].items()}}
     for name, rate in rates.items():
-        table.add_row(name, _number(rate["win_rate"], 2), _number(rate["standard_error"], 2))
+        table.add_row(name, *(_number(rate and rate[key], 2) for key in ("win_rate", "standard_error")))
     table.caption = (
         f"{raw['wins']:,} wins, {raw['draws']:,} draws, {raw['losses']:,} losses; {raw['unjudged']:,} without a "
         f"judgment. Mean characters: {result['characters']:.0f}, the baseline's {result['baseline_characters']:.0f}."
@@ -66,6 +69,16 @@ def _mt_bench_table(result: dict[str, Any]) -> Table:
     return table
 
 
+def _mt_bench_pairs_table(result: dict[str, Any]) -> Table:
+    counts, title = ("wins", "ties", "losses", "failed"), f"Against {result['baseline'] or 'each other'}"
+    columns = ("model", *counts, "win rate", "ties counted half", "95% interval")
+    table = _table(f"{title}, judged by {result['judge']}", *columns)
+    for name, one in result["models"].items():
+        rates = (_number(one[key]) for key in ("win_rate", "win_rate_adjusted"))
+        table.add_row(escape(name), *(f"{one[key]:,}" for key in counts), *rates, _span(one))
+    return table
+
+
 def _judge_table(result: dict[str, Any]) -> Table:
     title = f"{result['policy']} against {result['baseline']}, judged by {result['judge']}"
     table = _table(title, "", "share", "95% interval", "of")
@@ -76,8 +89,7 @@ def _judge_table(result: dict[str, Any]) -> Table:
     table.add_row("for the answer in front", _number(result["front_share"]), _span(front), verdicts)
     table.caption = (
         f"{result['wins']:,} wins, {result['ties']:,} ties ({result['identical']:,} between equal answers), "
-        f"{result['losses']:,} losses. {result['inconsistent']:,} inconsistent; {result['unparsed']:,} unparsed and "
-        "left out of all other numbers."
+        f"{result['losses']:,} losses. {result['inconsistent']:,} inconsistent{left_out(result)}."
     )
     return table
 
@@ -96,7 +108,9 @@ def _reward_table(result: dict[str, Any]) -> Table:
         if result[key] is not None:
             table.add_row(name, _number(result[key], digits), "")
     counts = "".join(f", {count:,} {name.replace('_', ' ')}" for name, count in result["counts"].items() if count)
-    table.caption = f"{result['prompts']:,} prompts, {result['unrewarded']:,} without a reward{counts}."
+    table.caption = (
+        f"{result['prompts']:,} prompts, {result['unrewarded']:,} without a reward{counts}{left_out(result)}."
+    )
     return table
 
 
@@ -123,6 +137,15 @@ def _preferences_table(result: dict[str, Any]) -> Table:
             f"{bound['own']:.4f} on the self-annotated pairs."
         )
     return table
+
+
+def left_out(result: dict[str, Any], what: str = "row") -> str:
+    """What is missing, by reason and row, as the end of a sentence; empty if nothing is."""
+    parts = [
+        f"{len(rows):,} {reason.replace('_', ' ')} ({what} {list_missing(list(map(str, rows)))})"
+        for reason, rows in result["failed"].items()
+    ]
+    return f"; left out of all other numbers: {', '.join(parts)}" if parts else ""
 
 
 def _table(title: str, *columns: str) -> Table:

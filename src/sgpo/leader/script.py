@@ -128,13 +128,14 @@ def _train(script: _Data, arguments: SGPOConfig, model: ModelConfig) -> None:
     except TemplateError:
         tokenizer = load_tokenizer(model.model_name_or_path, trust_remote_code=arguments.trust_remote_code)
         with naming_rows(partial(name_row, script.dataset_name)):
+            pairs = to_pairs(train_dataset, str(script.dataset_name))
             for side in ("chosen", "rejected"):
-                tokenize_responses(tokenizer, train_dataset["prompt"][:], response_texts(train_dataset, side))
+                tokenize_responses(tokenizer, pairs["prompt"][:], response_texts(pairs, side))
         raise
     tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
     policy = Policy(trainer.model, tokenizer, model.model_name_or_path)
     check_vocabulary(policy)
-    for note in inspect_chat(policy, generates=False):
+    for note in inspect_chat(policy, generates=False) if tokenizer.chat_template else ():
         trainer.accelerator.print(f"Note: {note}")
     if script.ignore_bias_buffers:
         # Keeps DistributedDataParallel from synchronising boolean buffers, as TRL's script does.
