@@ -72,6 +72,10 @@ def test_an_end_token_of_the_checkpoint_ends_a_turn_as_well_as_the_tokenizers(po
             r"leaves out <think>...</think>: what a response reasons there is not scored",
         ),
         (template(HEADER + TURN + "<|im_end|>", OPEN + "{% set d = strftime_now('%d %b %Y') %}"), "renders the date"),
+        (
+            "{% if messages | length > 2 %}{{ raise_exception('one turn only') }}{% endif %}" + CHAT_TEMPLATE,
+            "refuses a second question, such as MT-Bench asks: one turn only",
+        ),
         (template("{{ m['content'] + 1 }}"), "refuses a question and an answer, .*can only concatenate str"),
     ],
 )

@@ -18,12 +18,13 @@ def inspect_chat(policy: Policy, *, stop: Sequence[str] = (), generates: bool = 
     """
     who = f"the chat template of {policy.tokenizer.name_or_path!r}"
 
-    def render(*answer: str) -> str:
-        turns = [{"role": "user", "content": _QUESTION}] + [{"role": "assistant", "content": text} for text in answer]
-        return policy.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=not answer)
+    def render(*texts: str) -> str:
+        turns = [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(texts)]
+        return policy.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=len(texts) % 2 == 1)
 
     try:
-        prompt, whole, thoughtful = render(), render(_ANSWER), render(f"<think>\n{_THOUGHT}\n</think>\n\n{_ANSWER}")
+        prompt, whole = render(_QUESTION), render(_QUESTION, _ANSWER)
+        thoughtful = render(_QUESTION, f"<think>\n{_THOUGHT}\n</think>\n\n{_ANSWER}")
     except Exception as error:
         # It may want a system turn, say. Whether it takes the rows of the data is seen when these are tokenized.
         return [f"{who} refuses a question and an answer, so its use is not checked: {first_line(error)}."]
@@ -43,6 +44,10 @@ def inspect_chat(policy: Policy, *, stop: Sequence[str] = (), generates: bool = 
         notes.append(f"{who} adds no generation prompt: {header!r} is scored and trained on as part of the response.")
     if _THOUGHT not in thoughtful:
         notes.append(f"{who} leaves out <think>...</think>: what a response reasons there is not scored or trained on.")
+    try:
+        render(_QUESTION, _ANSWER, _QUESTION)
+    except Exception as error:
+        notes.append(f"{who} refuses a second question, such as MT-Bench asks: {first_line(error)}.")
     if "strftime_now" in str(policy.tokenizer.chat_template):
         notes.append(f"{who} renders the date: all of a run has that of its start, but servers that of the day.")
     return notes
