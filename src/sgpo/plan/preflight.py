@@ -12,7 +12,7 @@ from sgpo.errors import InputError
 from sgpo.policy.chat import inspect_chat, rows_with_ends
 from sgpo.policy.generators import load_model
 from sgpo.policy.load import Policy
-from sgpo.policy.locate import adapter_base, check_exists, loading
+from sgpo.policy.locate import adapter_base, loading
 from sgpo.preferences.distinct import prompt_key
 from sgpo.preferences.layout import describe_counts
 from sgpo.preferences.mix import mix_pairs, mix_sources
@@ -72,7 +72,6 @@ class Inputs:
         for what, settings in [("annotation.model:", self.config.annotation), *named]:
             if settings.model is None or settings.servers:
                 continue
-            check_exists(settings.model, what)
             try:
                 name = adapter_base(settings.model, what) or settings.model
                 with loading(what, name):
