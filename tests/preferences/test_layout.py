@@ -4,6 +4,7 @@ from trl.data_utils import extract_prompt
 
 from refusals import unrefused
 from sgpo.errors import InputError
+from sgpo.preferences.columns import from_objects
 from sgpo.preferences.layout import PAIR_FEATURES, clean_pairs, to_pairs, to_prompts
 
 
@@ -17,34 +18,53 @@ def assistant(content):
 
 PAIR = {"prompt": [user("Why?")], "chosen": [assistant("Because.")], "rejected": [assistant("No.")]}
 
+
+def human(content):
+    return {"from": "human", "value": content}
+
+
+def gpt(content):
+    return {"from": "gpt", "value": content}
+
+
+TEXTS = {"chosen": "Because.", "rejected": "No."}
+WHOLE = {"chosen": [user("Why?"), assistant("Because.")], "rejected": [user("Why?"), assistant("No.")]}
+DIALOGUE = "\n\nHuman: Why?\n\nAssistant:"
 LAYOUTS = {
-    "UltraFeedback-binarized": {
-        "prompt": "Why?",
-        "chosen": [user("Why?"), assistant("Because.")],
-        "rejected": [user("Why?"), assistant("No.")],
-    },
+    "UltraFeedback-binarized": {"prompt": "Why?", **WHOLE},
     "conversational, explicit prompt": PAIR,
-    "conversational, prompt twice": {
-        "prompt": [user("Why?")],
-        "chosen": [user("Why?"), assistant("Because.")],
-        "rejected": [user("Why?"), assistant("No.")],
+    "conversational, prompt twice": {"prompt": [user("Why?")], **WHOLE},
+    "conversational, implicit prompt": WHOLE,
+    "standard, explicit prompt": {"prompt": "Why?", **TEXTS},
+    "string prompt, message responses": {**PAIR, "prompt": "Why?"},
+    "Anthropic": {side: f"{DIALOGUE} {text}" for side, text in TEXTS.items()},
+    "Anthropic, explicit prompt": {"prompt": DIALOGUE, "chosen": " Because."[1:], "rejected": "No."},
+    "Anthropic, prompt twice": {"prompt": DIALOGUE, **{side: f"{DIALOGUE} {text}" for side, text in TEXTS.items()}},
+    "ShareGPT": {side: [human("Why?"), gpt(text)] for side, text in TEXTS.items()},
+    "ShareGPT, one message a side": {
+        "conversations": [human("Why?")], "chosen": gpt("Because."), "rejected": gpt("No.")
     },
-    "conversational, implicit prompt": {
-        "chosen": [user("Why?"), assistant("Because.")],
-        "rejected": [user("Why?"), assistant("No.")],
+    "messages under another key": {"messages": [user("Why?")], **TEXTS},
+    "conversation and responses": {"conversation": [user("Why?")], "chosen": assistant("Because."), **TEXTS},
+    "Argilla, UltraFeedback": {"instruction": "Why?", "chosen_response": "Because.", "rejected_response": "No."},
+    "Intel, Orca": {"system": "", "question": "Why?", **TEXTS},
+    "distilabel, Orca": {
+        "system": None, "input": "Why?", **TEXTS, "generations": ["No.", "Because."], "rating": [1.0, 9.0]
     },
-    "standard, explicit prompt": {"prompt": "Why?", "chosen": "Because.", "rejected": "No."},
-    "string prompt, message responses": {
-        "prompt": "Why?",
-        "chosen": [assistant("Because.")],
-        "rejected": [assistant("No.")],
+    "distilabel, ratings": {
+        "instruction": "Why?", "generations": ["So.", "Because.", "No.", "Or?"], "ratings": [3, 5, 1, None]
     },
-}
+    "distilabel, conversations": {
+        "prompt": "Why?", "generation_models": ["a", "b"], "chosen_model": "a", **WHOLE, "generations": ["x", "y"]
+    },
+    "Alpaca without an input": {"instruction": "Why?", "input": "", **TEXTS},
+    "a prompt in two columns": {"question": "Why?", "messages": [user("Why?")], **TEXTS},
+}  # fmt: skip
 
 
 def test_every_layout_becomes_the_same_pair():
     for name, row in LAYOUTS.items():
-        pairs = to_pairs(Dataset.from_list([row]), "pairs")
+        pairs = to_pairs(from_objects([row]), "pairs").select_columns(list(PAIR_FEATURES))
         assert (pairs[0], pairs.features) == (PAIR, PAIR_FEATURES), name
 
 
@@ -134,9 +154,29 @@ def test_an_empty_dataset_is_refused():
         to_pairs(Dataset.from_list([GOOD]).select([]), "f")
 
 
-def test_tools_are_refused_because_they_would_change_the_training_text():
-    with pytest.raises(InputError, match="the column 'tools', which is not supported"):
-        to_pairs(Dataset.from_list([{**GOOD, "tools": "[]"}]), "f")
+CONTENT = {
+    "tools": [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}],
+    "chat_template_kwargs": {"enable_thinking": False},
+    "images": ["cat.png"],
+    "image": "cat.png",
+}
+EMPTY = {
+    "tools": [None, [], "", "[]", "null"],
+    "chat_template_kwargs": [None, {}, {"enable_thinking": None}],
+    "images": [None, [], [None]],
+    "image": [None, ""],
+}
+
+
+def test_tools_and_images_are_refused_by_the_row_that_has_some_and_dropped_if_none_has():
+    for column, values in EMPTY.items():
+        rows = [{**GOOD, column: value} for value in values]
+        for convert in (to_pairs, to_prompts):
+            assert column not in convert(from_objects(rows), "f").column_names, column
+            with pytest.raises(
+                InputError, match=f"f row {len(values)}: '{column}' has content, which is not supported"
+            ):
+                convert(from_objects([*rows, {**GOOD, column: CONTENT[column]}]), "f")
 
 
 POOLS = {
@@ -144,14 +184,20 @@ POOLS = {
     "messages as prompt": {"prompt": [user("Why?")]},
     "messages with an answer": {"messages": [user("Why?"), assistant("Because.")]},
     "messages without": {"messages": [user("Why?")]},
+    "ShareGPT with an answer": {"conversations": [human("Why?"), gpt("Because.")]},
+    "a conversation": {"conversation": [user("Why?"), assistant("Because.")]},
+    "an instruction": {"instruction": "Why?", "output": "Because."},
+    "a dialogue": {"prompt": DIALOGUE},
+    "a dialogue with an answer": {"prompt": f"{DIALOGUE} Because."},
+    "an empty answer": {side: f"{DIALOGUE} " for side in TEXTS},
     **LAYOUTS,
 }
 
 
 def test_every_pool_becomes_the_same_prompts():
     for name, row in POOLS.items():
-        prompts = to_prompts(Dataset.from_list([{**row, "id": 7}]), "pool")
-        assert prompts[:] == {"prompt": [[user("Why?")]], "id": [7]}, name
+        prompts = to_prompts(from_objects([{**row, "id": 7}]), "pool")
+        assert (prompts["prompt"][:], prompts["id"][:]) == ([[user("Why?")]], [7]), name
 
 
 def test_a_pool_of_pairs_may_hold_equal_responses_but_no_bad_prompt():

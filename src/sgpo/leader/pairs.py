@@ -13,6 +13,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from sgpo.errors import InputError
+from sgpo.leader.scores import read_numbers
 
 ROW, WEIGHT, SOURCE = "sgpo_row", "sgpo_weight", "sgpo_source"
 TAGS = {ROW: torch.int64, WEIGHT: torch.float32, SOURCE: torch.int64}
@@ -83,7 +84,7 @@ def require(args: Any, values: Mapping[str, Any], reason: str, otherwise: str) -
 
 
 def _normalised_weights(dataset: Dataset, name: str) -> np.ndarray:
-    weights = np.asarray(dataset["weight"][:], dtype=np.float64)
+    weights = read_numbers(dataset, "weight", f"{name} dataset")
     bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
     if bad.size:
         row = dataset[ROW][int(bad[0])]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 from accelerate.commands.launch import launch_command_parser
@@ -19,15 +20,18 @@ from trl.cli.accelerate_config import resolve_accelerate_config_argument
 from sgpo.config.read import read_recipe
 from sgpo.errors import InputError
 from sgpo.leader.config import SGPOConfig
+from sgpo.leader.scores import FINGERPRINT_COLUMN, POLICY_COLUMNS, REFERENCE_COLUMNS
 from sgpo.leader.train import without_trl_warnings
 from sgpo.leader.trainer import SGPOTrainer
-from sgpo.preferences.layout import to_pairs
-from sgpo.preferences.source import load_pairs
+from sgpo.preferences.columns import read_columns, without_empty
+from sgpo.preferences.layout import PAIR_FEATURES, UNSUPPORTED, to_pairs
+from sgpo.preferences.source import load_rows
 from sgpo.store.processes import disconnect
 
 _EPILOG = "Arguments of accelerate launch, such as --num_processes 4 or --accelerate_config fsdp2, are accepted too."
 # Set in the processes of a launch, which read the launcher's arguments in a --config file a second time.
 _LAUNCHED = "SGPO_TRAIN_LAUNCHED"
+_USED = (*PAIR_FEATURES, *UNSUPPORTED, "weight", "source", *POLICY_COLUMNS, *REFERENCE_COLUMNS, FINGERPRINT_COLUMN)
 
 
 @dataclass
@@ -40,6 +44,13 @@ class _Data(ScriptArguments, DatasetMixtureConfig):
             raise InputError("--dataset_name and datasets (in a --config file): exactly one of them must be given.")
 
 
+class _Parser(TrlParser):
+    """TRL's parser; its usage, which names some 200 arguments, is left to --help."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see sgpo train --help.")
+
+
 @without_trl_warnings()
 def train(argv: Sequence[str]) -> int:
     """Trains from command-line arguments: those of `trl dpo`, of SGPOConfig, and of `accelerate launch`.
@@ -47,7 +58,7 @@ def train(argv: Sequence[str]) -> int:
     `--config FILE` gives defaults in YAML. With arguments of `accelerate launch`, such as `--num_processes 2` or
     `--accelerate_config fsdp2`, the training is launched, else it runs in this process. Returns the exit code.
     """
-    parser = TrlParser((_Data, SGPOConfig, ModelConfig), prog="sgpo train", epilog=_EPILOG)
+    parser = _Parser((_Data, SGPOConfig, ModelConfig), prog="sgpo train", epilog=_EPILOG)
     if "--config" in argv:
         if argv[-1] == "--config":
             raise InputError("--config needs a file.")
@@ -131,7 +142,10 @@ def _train(script: _Data, arguments: SGPOConfig, model: ModelConfig) -> None:
 
 
 def _load_datasets(script: _Data, arguments: SGPOConfig) -> tuple[Dataset, Dataset | None]:
-    load = get_dataset(script).__getitem__ if script.datasets else partial(_load_split, script)
+    load = partial(_load_split, script)
+    if script.datasets:
+        mixture = get_dataset(script)
+        load = lambda split: as_trl_reads(mixture[split], "datasets")  # noqa: E731
     eval_dataset = load(script.dataset_test_split) if arguments.eval_strategy != "no" else None
     return load(script.dataset_train_split), eval_dataset
 
@@ -142,10 +156,46 @@ def _load_split(script: _Data, split: str) -> Dataset:
         raise InputError(
             "dataset_streaming is True; allowed: False, because the follower needs the gaps of every pair."
         )
-    if Path(name).is_file():
-        if split != "train" or config:
-            raise InputError(f"{name} is one file; it has no split {split!r} and no dataset_config.")
-        return load_pairs(name)
-    if config is None:
-        return load_pairs(name, split=split)
-    return to_pairs(load_dataset(name, config, split=split), f"{name} ({config}, {split})")
+    if Path(name).is_file() and (split != "train" or config):
+        raise InputError(f"{name} is one file; it has no split {split!r} and no dataset_config.")
+    if config is not None:
+        return as_trl_reads(load_dataset(name, config, split=split), f"{name} ({config}, {split})")
+    return as_trl_reads(load_rows(name, split=None if Path(name).is_file() else split), name)
+
+
+def as_trl_reads(dataset: Any, name: str) -> Any:
+    """The columns of a dataset that the trainer uses, so that it tokenizes them as `trl dpo` does.
+
+    Rows of texts, or of messages, stay as they are: TRL applies the chat template to messages only, with the `tools`
+    and `chat_template_kwargs` of the row. All else goes through `to_pairs`, or is refused. A stream is unchanged.
+    """
+    if not isinstance(dataset, Dataset):
+        return dataset
+    kind = _trl_layout(dataset, name)
+    if kind is None:
+        dataset = to_pairs(dataset, name)
+    dataset = without_empty(dataset, UNSUPPORTED[:2], name, "text only")
+    allowed = "messages, because TRL applies no chat template to texts" if kind is str else None
+    dataset = without_empty(dataset, UNSUPPORTED[2:], name, allowed)
+    return dataset.select_columns([column for column in dataset.column_names if column in _USED])
+
+
+def _trl_layout(dataset: Dataset, name: str) -> type | None:
+    """`str` or `list`, if TRL can train on every row as texts or as messages, and would learn; None if not."""
+    columns = [column for column in PAIR_FEATURES if column in dataset.column_names]
+    kinds = set()
+    for row in read_columns(dataset, columns if columns[-2:] == ["chosen", "rejected"] else [], name):
+        kinds.update(map(_kind, row.values()))
+        prompt, chosen = row.get("prompt"), row["chosen"]
+        if kinds not in ({str}, {list}) or chosen == row["rejected"]:
+            return None
+        # TRL would train on a prompt twice that the responses repeat.
+        if isinstance(prompt, list) and prompt == chosen[: len(prompt)]:
+            return None
+    return kinds.pop() if kinds else None
+
+
+def _kind(value: Any) -> type | None:
+    if isinstance(value, list) and value and all(isinstance(one, dict) and one.get("role") for one in value):
+        return list
+    return str if isinstance(value, str) else None
