@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from datasets import Dataset
 from trl.data_utils import extract_prompt
@@ -6,6 +8,7 @@ from refusals import unrefused
 from sgpo.errors import InputError
 from sgpo.preferences.columns import from_objects
 from sgpo.preferences.layout import PAIR_FEATURES, clean_pairs, to_pairs, to_prompts
+from sgpo.preferences.source import load_rows
 
 
 def user(content):
@@ -75,10 +78,90 @@ def test_an_implicit_prompt_is_the_one_that_trl_extracts():
 
 
 def test_converting_pairs_twice_changes_nothing():
-    once = to_pairs(Dataset.from_list([LAYOUTS["UltraFeedback-binarized"]]), "pairs")
-    twice = to_pairs(once, "pairs")
-    assert twice[:] == once[:]
-    assert twice.features == once.features
+    for name, row in LAYOUTS.items():
+        once = to_pairs(from_objects([row]), "pairs")
+        twice = to_pairs(once, "pairs")
+        assert (twice[:], twice.features) == (once[:], once.features), name
+        assert to_prompts(to_prompts(once, "pairs"), "pool")["prompt"][:] == once["prompt"][:], name
+
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+WITH_SYSTEM = {
+    "a column beside texts": {"system": "Be brief.", "question": "Why?", **TEXTS},
+    "distilabel's column": {"system_prompt": "Be brief.", "instruction": "Why?", **TEXTS},
+    "a column beside conversations": {"system": "Be brief.", **WHOLE},
+    "a column and the same turn": {"system": "Be brief.", **{side: [SYSTEM, *turns] for side, turns in WHOLE.items()}},
+    "a turn of messages": {**PAIR, "prompt": [SYSTEM, user("Why?")], "system": " "},
+    "a turn of ShareGPT": {
+        "conversations": [{"from": "system", "value": "Be brief."}, human("Why?")],
+        "chosen": gpt("Because."),
+        "rejected": gpt("No."),
+    },
+}
+
+
+def test_a_system_turn_begins_the_prompt_wherever_it_is_written():
+    for name, row in WITH_SYSTEM.items():
+        assert to_pairs(from_objects([row]), "f")[0]["prompt"] == [SYSTEM, user("Why?")], name
+        assert to_prompts(from_objects([row]), "f")[0]["prompt"] == [SYSTEM, user("Why?")], name
+
+
+def dialogue(*turns):
+    return "".join(f"\n\n{('Human', 'Assistant')[place % 2]}: {text}" for place, text in enumerate(turns))
+
+
+def test_the_turns_that_dialogues_share_are_their_prompt():
+    shared = ["Why?", "Which one?\n\n1. This\n\n2. Human: that", "The first."]
+    row = {side: dialogue(*shared, text) for side, text in TEXTS.items()}
+    roles = [user, assistant, user]
+    prompt = [turn(text) for turn, text in zip(roles, shared, strict=True)]
+    assert to_pairs(Dataset.from_list([row]), "f")[0] == {**PAIR, "prompt": prompt}
+
+
+def test_turns_of_one_speaker_in_a_row_are_one_turn():
+    """Chat templates want them to alternate; in Anthropic's data a few dialogues open a turn twice."""
+    row = {
+        "chosen": "\n\nHuman: Why?\n\nHuman: Tell me.\n\nAssistant: Because.\n\nAssistant: It is.",
+        "rejected": "\n\nHuman: Why?\n\nHuman: Tell me.\n\nAssistant: No.",
+    }
+    found = to_pairs(Dataset.from_list([row]), "f")[0]
+    assert found["prompt"] == [user("Why?\n\nTell me.")]
+    assert (found["chosen"], found["rejected"]) == ([assistant("Because.\n\nIt is.")], [assistant("No.")])
+
+
+def test_dialogues_that_differ_before_their_last_turn_are_named_or_dropped():
+    good = {side: dialogue("Why?", text) for side, text in TEXTS.items()}
+    differ = "the prompts of 'chosen' and 'rejected' differ"
+    others = {
+        dialogue("How?", "No."): differ,
+        dialogue("Why?", "No.", "So?", "Because."): differ,
+        dialogue("Why?", "No.", "So?"): "rejected ends in a turn of 'user'",
+    }
+    for other, message in others.items():
+        rows = Dataset.from_list([good, {**good, "rejected": other}])
+        with pytest.raises(InputError, match=f"f row 1: {message}"):
+            to_pairs(rows, "f")
+        pairs, dropped = clean_pairs(rows, "f")
+        assert (len(pairs), sum(dropped.values())) == (1, 1)
+
+
+def test_text_that_only_mentions_speakers_is_text():
+    row = {"prompt": "Human: is this a dialogue?", "chosen": "No.\n\nAssistant: yes.", "rejected": "\n\nHuman: why?"}
+    found = to_pairs(Dataset.from_list([row]), "f")[0]
+    assert {name: turns[0]["content"] for name, turns in found.items()} == row
+
+
+def rated(generations, ratings):
+    return {"instruction": "Why?", "generations": generations, "ratings": ratings}
+
+
+def test_of_rated_responses_the_best_and_the_worst_make_the_pair():
+    row = rated(["a", "b", "c", "d", "e", "f"], [2.0, 5.0, None, 5.0, 1.0, 1.0])
+    pair = to_pairs(from_objects([row]), "f")[0]
+    assert (pair["chosen"], pair["rejected"]) == ([assistant("b")], [assistant("e")])
+    assert pair["ratings"] == row["ratings"]
+    tied = [rated(["a", "b"], [1, 1]), rated(["a", "b"], [1, None]), rated(["a", "b"], [None, None])]
+    assert clean_pairs(from_objects([row, *tied]), "f")[1] == {"equal ratings": 3}
 
 
 def test_other_columns_are_kept_row_by_row():
@@ -125,6 +208,41 @@ BAD_ROWS = {
         {"chosen": [assistant("a")], "rejected": [assistant("b")]},
         "chosen holds a response and no prompt",
     ),
+    "dialogues and another prompt": (
+        {"prompt": DIALOGUE, **{side: f"{DIALOGUE} {text}" for side, text in TEXTS.items()}},
+        {"prompt": dialogue("How?", ""), **{side: f"{DIALOGUE} {text}" for side, text in TEXTS.items()}},
+        "chosen begins with other messages than 'prompt'",
+    ),
+    "two prompts": (
+        {"instruction": "Why?", "input": "", **TEXTS},
+        {"instruction": "Why?", "input": "2 + 2", **TEXTS},
+        "there are prompts in 'instruction', 'input', and they differ; allowed: one of them, or a column 'prompt'",
+    ),
+    "no prompt in any of two columns": (
+        {"instruction": "Why?", "input": "", **TEXTS},
+        {"instruction": None, "input": "", **TEXTS},
+        "instruction is None; allowed: a string",
+    ),
+    "two system turns": (
+        {"system": "", "prompt": [SYSTEM, user("Why?")], **TEXTS},
+        {"system": "Be long.", "prompt": [SYSTEM, user("Why?")], **TEXTS},
+        "system is 'Be long.'; allowed: a string, and the one of the system turn if prompt has one",
+    ),
+    "a number as system turn": ({**GOOD, "system": ""}, {**GOOD, "system": 3}, "system is 3; allowed: a string"),
+    "an answer before a response": (
+        {"conversations": [human("Why?")], **TEXTS},
+        {"conversations": [human("Why?"), gpt("So.")], **TEXTS},
+        "the prompt in conversations ends in a turn of 'assistant'",
+    ),
+    "an unknown speaker": (
+        WHOLE,
+        {"chosen": [human("Why?"), {"from": "bot", "value": "x"}], **TEXTS},
+        "the roles system",
+    ),
+    "ratings for other responses": (rated(["a", "b"], [1, 2]), rated(["a"], [1, 2]), "generations is .*; allowed: two"),
+    "a rating that is no number": (rated(["a", "b"], [1, 2]), rated(["a", "b"], [1, "2"]), "ratings is .*of numbers"),
+    "one rating": (rated(["a", "b"], [1, 2]), rated(["a", "b"], [1, None]), "ratings is .*two different numbers"),
+    "a response that is no text": (rated(["a", "b"], [1, 2]), rated(["a", 3], [1, 2]), r"generations\[1\] is 3"),
     "unknown role": (PAIR, {**PAIR, "chosen": [{"role": "tool", "content": "x"}]}, "the roles system, user, assistant"),
     "content that is no text": (PAIR, {**PAIR, "chosen": [{"role": "assistant", "content": None}]}, "content None"),
 }
@@ -132,7 +250,7 @@ BAD_ROWS = {
 
 def test_a_bad_row_is_named():
     cases = [(name, rf"^seeds\.jsonl row 1: .*{message}") for name, (_, _, message) in BAD_ROWS.items()]
-    assert unrefused(lambda name: to_pairs(Dataset.from_list(list(BAD_ROWS[name][:2])), "seeds.jsonl"), cases) == {}
+    assert unrefused(lambda name: to_pairs(from_objects(BAD_ROWS[name][:2]), "seeds.jsonl"), cases) == {}
 
 
 def test_a_number_as_content_is_named():
@@ -206,6 +324,13 @@ def test_a_pool_of_pairs_may_hold_equal_responses_but_no_bad_prompt():
         to_prompts(Dataset.from_list([{**GOOD, "prompt": ""}]), "pool")
 
 
+def test_prompts_of_two_columns_that_differ_are_refused_by_row():
+    same = {"instruction": "Why?", "conversations": [human("Why?"), gpt("So.")]}
+    rows = from_objects([same, {**same, "instruction": "How?"}])
+    with pytest.raises(InputError, match="pool row 1: there are prompts in 'instruction', 'conversations', and they"):
+        to_prompts(rows, "pool")
+
+
 def test_a_pool_without_prompts_is_refused_with_its_columns():
     with pytest.raises(InputError, match=r"pool has the columns \['text'\] and no prompt; allowed: 'prompt'"):
         to_prompts(Dataset.from_list([{"text": "a"}]), "pool")
@@ -260,3 +385,17 @@ def test_a_dataset_without_any_preference_is_refused_with_the_reasons():
     rows = [plain(rejected="Because."), plain(prompt="")]
     with pytest.raises(InputError, match="none of the 2 rows is a preference: 1 equal responses, 1 empty prompt"):
         clean_pairs(Dataset.from_list(rows), "pairs")
+
+
+def test_real_dialogues_are_read():
+    """Anthropic's harmless-base test set, less 500 dialogues; three of its responses are empty."""
+    folder = os.environ.get("SGPO_REAL_DIALOGUES", "")
+    if not folder:
+        pytest.skip("SGPO_REAL_DIALOGUES names no folder with pairs.jsonl.gz")
+    rows = load_rows(f"{folder}/pairs.jsonl.gz")
+    prompts, (pairs, dropped) = to_prompts(rows, "f"), clean_pairs(rows, "f")
+    assert (len(prompts), len(pairs), dropped) == (1812, 1809, {"empty response": 3})
+    for turns in prompts["prompt"]:
+        assert [turn["role"] for turn in turns] == ["user", "assistant"] * (len(turns) // 2) + ["user"]
+    texts = [turn["content"] for name in PAIR_FEATURES for turns in pairs[name] for turn in turns]
+    assert not any("\n\nHuman:" in text or "\n\nAssistant:" in text for text in texts)

@@ -24,7 +24,7 @@ from sgpo.leader.scores import FINGERPRINT_COLUMN, POLICY_COLUMNS, REFERENCE_COL
 from sgpo.leader.train import without_trl_warnings
 from sgpo.leader.trainer import SGPOTrainer
 from sgpo.preferences.columns import read_columns, without_empty
-from sgpo.preferences.layout import PAIR_FEATURES, UNSUPPORTED, to_pairs
+from sgpo.preferences.layout import OTHER_PROMPTS, PAIR_FEATURES, UNSUPPORTED, to_pairs
 from sgpo.preferences.source import load_rows
 from sgpo.store.processes import disconnect
 
@@ -182,9 +182,11 @@ def as_trl_reads(dataset: Any, name: str) -> Any:
 
 def _trl_layout(dataset: Dataset, name: str) -> type | None:
     """`str` or `list`, if TRL can train on every row as texts or as messages, and would learn; None if not."""
-    columns = [column for column in PAIR_FEATURES if column in dataset.column_names]
-    kinds = set()
-    for row in read_columns(dataset, columns if columns[-2:] == ["chosen", "rejected"] else [], name):
+    columns, kinds = [column for column in PAIR_FEATURES if column in dataset.column_names], set()
+    # TRL would not look for a prompt in other columns.
+    if columns[-2:] != ["chosen", "rejected"] or (len(columns) == 2 and {*OTHER_PROMPTS} & {*dataset.column_names}):
+        return None
+    for row in read_columns(dataset, columns, name):
         kinds.update(map(_kind, row.values()))
         prompt, chosen = row.get("prompt"), row["chosen"]
         if kinds not in ({str}, {list}) or chosen == row["rejected"]:

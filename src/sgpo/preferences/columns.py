@@ -75,28 +75,27 @@ def is_empty(value: Any) -> bool:
 
 def _to_array(values: list[Any]) -> pa.Array | pa.ChunkedArray:
     """Values as an Arrow array that gives them back: of Arrow's own types if it can, else of JSON texts."""
-    if all(type(value) in (int, type(None)) for value in values) and not all(map(_fits, values)):
-        values = [None if value is None else Decimal(value) for value in values]
+    wholes = all(type(value) in (int, type(None)) for value in values) and not all(map(_fits, values))
     try:
         if len({key for value in values if isinstance(value, dict) for key in value}) <= _MOST_KEYS:
-            array = pa.array(values)
+            array = pa.array([value if value is None else Decimal(value) for value in values] if wholes else values)
             # Arrow gives every object the keys of all.
             if _is_plain(array.type) and (not pa.types.is_nested(array.type) or array.to_pylist() == values):
                 return array
     except (pa.ArrowException, OverflowError, UnicodeEncodeError):
         pass
     texts = [None if value is None else json.dumps(value, default=str) for value in values]
-    # `datasets` cannot decode larger integers; they become texts.
-    exact = [text and json.dumps(json.loads(text, parse_int=_parse_whole)) for text in texts]
-    return pa.array(exact, pa.string()).cast(pa.json_())
+    # `datasets` cannot decode larger integers.
+    texts = [text and json.dumps(json.loads(text, parse_int=_parse_whole)) for text in texts]
+    return pa.array(texts, pa.string()).cast(pa.json_())
 
 
 def _fits(value: int | None) -> bool:
     return value is None or -(2**63) <= value < 2**63
 
 
-def _parse_whole(digits: str) -> int | str:
-    return int(digits) if _fits(int(digits)) else digits
+def _parse_whole(digits: str) -> int | float:
+    return int(digits) if _fits(int(digits)) else float(digits)
 
 
 def _is_plain(kind: pa.DataType) -> bool:

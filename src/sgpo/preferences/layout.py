@@ -27,16 +27,20 @@ _TURNS = ("messages", "conversation", "conversations")
 _SIDES = (("chosen", "rejected"), ("chosen_response", "rejected_response"))
 _RATED = (("generations", "ratings"), ("generations", "rating"))
 # The prompt is in the column of that name, or else in one of these.
-_PROMPTS = ("instruction", "question", "input", *_TURNS)
+OTHER_PROMPTS = ("instruction", "question", "input", *_TURNS)
 _SYSTEMS = ("system", "system_prompt")
-PROMPT_LAYOUTS = f"'prompt' (a string or a list of messages), or one of {', '.join(map(repr, _PROMPTS))}"
+PROMPT_LAYOUTS = f"'prompt' (a string or a list of messages), or one of {', '.join(map(repr, OTHER_PROMPTS))}"
 PAIR_LAYOUTS = (
     "'chosen' and 'rejected', 'chosen_response' and 'rejected_response', or 'generations' and 'ratings'; as lists of "
     f"messages or dialogues that begin with the prompt, or with a prompt in {PROMPT_LAYOUTS}"
 )
 # Why a row is not a preference, as counted by `clean_pairs`.
 EQUAL, EQUAL_RATINGS, NO_RESPONSE, NO_PROMPT = "equal responses", "equal ratings", "empty response", "empty prompt"
-DIFFERENT_PROMPTS, NO_USER_TURN, TOO_LONG = "different prompts", "prompt without a last user turn", "prompt too long"
+DIFFERENT_PROMPTS, NO_USER_TURN, TOO_LONG = (
+    "different prompts",
+    "prompt without a last user turn",
+    "prompt too long",
+)
 REASONS = (EQUAL, EQUAL_RATINGS, NO_RESPONSE, NO_PROMPT, DIFFERENT_PROMPTS, NO_USER_TURN, TOO_LONG)
 _MISSING = {"system": NO_PROMPT, "user": NO_PROMPT, "assistant": NO_RESPONSE}
 _NOUN = re.compile(r"\b(prompt|response)\b")
@@ -124,7 +128,7 @@ def _find_layout(dataset: Dataset, name: str, features: Features) -> _Layout:
         raise InputError(f"{name} has no rows; allowed: at least one.")
     columns = dataset.column_names
     sides, rated = (next((pair for pair in kind if {*pair} <= {*columns}), ()) for kind in (_SIDES, _RATED))
-    prompts = ("prompt",) if "prompt" in columns else tuple(column for column in _PROMPTS if column in columns)
+    prompts = ("prompt",) if "prompt" in columns else tuple(column for column in OTHER_PROMPTS if column in columns)
     if features is PAIR_FEATURES and not sides + rated:
         missing = "rejected" if "chosen" in columns else "chosen"
         raise InputError(f"{name} has the columns {columns} and no {missing!r}; allowed: {PAIR_LAYOUTS}.")
@@ -146,8 +150,6 @@ def _pair(row: dict[str, Any], layout: _Layout, *, max_prompt_chars: int | None 
     sides = {column: row[column] for column in layout.sides} or _best_and_worst(row, *layout.rated)
     (prompt, chosen), (rejected_prompt, rejected) = (_split(row, layout, *side) for side in sides.items())
     for column, response in zip(sides, (chosen, rejected), strict=True):
-        if (role := response["role"]) != "assistant":
-            raise _BadRow(f"{column} ends in a turn of {role!r}; allowed: an assistant turn.", NO_RESPONSE)
         if not response["content"].strip():
             raise _BadRow(f"the response of {column} is empty; allowed: some text.", NO_RESPONSE)
     if prompt != rejected_prompt:
@@ -187,6 +189,8 @@ def _prompt(row: dict[str, Any], layout: _Layout) -> dict[str, list[Message]]:
 def _split(row: dict[str, Any], layout: _Layout, column: str, value: Any) -> tuple[list[Message], Message]:
     """Prompt and response of one side of a pair."""
     *prompt, response = _turns(value, column, "assistant")
+    if (role := response["role"]) != "assistant":
+        raise _BadRow(f"{column} ends in a turn of {role!r}; allowed: an assistant turn.", NO_RESPONSE)
     if not prompt:
         if not layout.prompts:
             raise _BadRow(f"{column} holds a response and no prompt; allowed: {PAIR_LAYOUTS}.")
@@ -274,7 +278,7 @@ def _split_dialogue(text: str) -> list[Message]:
     for speaker, content in zip(parts[::2], parts[1::2], strict=True):
         role = "user" if speaker == "Human" else "assistant"
         if turns and turns[-1]["role"] == role:
-            turns[-1]["content"] = f"{turns[-1]['content']}\n\n{content}".strip()
+            turns[-1]["content"] = f"{turns[-1]['content']}\n\n{content.strip()}".strip()
         else:
             turns.append({"role": role, "content": content.strip()})
     return turns
