@@ -235,9 +235,9 @@ BAD_ROWS = {
         "the prompt in conversations ends in a turn of 'assistant'",
     ),
     "an unknown speaker": (
-        WHOLE,
-        {"chosen": [human("Why?"), {"from": "bot", "value": "x"}], **TEXTS},
-        "the roles system",
+        {"prompt": "Why?", **WHOLE},
+        {**TEXTS, "prompt": "Why?", "chosen": [human("Why?"), {"from": "bot", "value": "x"}]},
+        "the roles system, user, assistant, or ShareGPT's human, gpt",
     ),
     "ratings for other responses": (rated(["a", "b"], [1, 2]), rated(["a"], [1, 2]), "generations is .*; allowed: two"),
     "a rating that is no number": (rated(["a", "b"], [1, 2]), rated(["a", "b"], [1, "2"]), "ratings is .*of numbers"),
@@ -397,5 +397,8 @@ def test_real_dialogues_are_read():
     assert (len(prompts), len(pairs), dropped) == (1812, 1809, {"empty response": 3})
     for turns in prompts["prompt"]:
         assert [turn["role"] for turn in turns] == ["user", "assistant"] * (len(turns) // 2) + ["user"]
-    texts = [turn["content"] for name in PAIR_FEATURES for turns in pairs[name] for turn in turns]
-    assert not any("\n\nHuman:" in text or "\n\nAssistant:" in text for text in texts)
+    raw = [row for row in rows if all(row[side].rpartition("Assistant:")[2].strip() for side in TEXTS)]
+    for row, pair in zip(raw, pairs, strict=True):
+        for side in TEXTS:
+            said = " ".join(turn["content"] for turn in [*pair["prompt"], *pair[side]])
+            assert said.split() == row[side].replace("\n\nHuman:", " ").replace("\n\nAssistant:", " ").split()
