@@ -165,7 +165,7 @@ def test_a_value_of_a_used_column_is_named_with_file_row_and_column(tmp_path):
 
 def test_half_a_character_is_damage_and_not_a_row_to_drop(tmp_path):
     dataset = load_rows(write(tmp_path, [*PAIRS, {**PAIRS[0], "chosen": "a\ud83d"}]))
-    with pytest.raises(InputError, match=r"f row 4: chosen: not valid text: \\ud83d is half of a surrogate pair"):
+    with pytest.raises(InputError, match=r"f row 4: chosen: not valid text: '\\ud83d' is half of a surrogate pair"):
         clean_pairs(dataset, "f")
     file = write(tmp_path, [{"instruction": "a"}, {"instruction": "b\udc00"}])
     with pytest.raises(InputError, match=r"a\.jsonl row 1: instruction: not valid text"):

@@ -30,13 +30,11 @@ def has_columns(dataset: Dataset, columns: tuple[str, str], name: str) -> bool:
 
 def read_numbers(dataset: Dataset, column: str, name: str) -> np.ndarray:
     """(N,) float64 numbers of a column, null as nan; InputError, which names the row, for anything else."""
-    numbers = np.full(len(dataset), np.nan)
-    for row, value in enumerate(dataset[column][:]):
-        try:
-            numbers[row] = np.nan if value is None else float(value)
-        except (TypeError, ValueError):
-            raise InputError(f"{name} row {row}: {column} is {shorten(value)}; allowed: a finite number.") from None
-    return numbers
+    values = dataset[column][:]
+    for row, value in enumerate(values):
+        if not isinstance(value, int | float | None):
+            raise InputError(f"{name} row {row}: {column} is {shorten(value)}; allowed: a finite number.")
+    return np.asarray(values, dtype=np.float64)
 
 
 def stored_gaps(dataset: Dataset, beta: float) -> np.ndarray:

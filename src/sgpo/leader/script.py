@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import torch
 from accelerate.commands.launch import launch_command_parser
 from datasets import Dataset, load_dataset
+from jinja2.exceptions import TemplateError
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser, get_dataset
 from trl import get_peft_config as peft_config_of
 from trl import get_quantization_config as quantization_config_of
@@ -44,11 +45,8 @@ class _Data(ScriptArguments, DatasetMixtureConfig):
             raise InputError("--dataset_name and datasets (in a --config file): exactly one of them must be given.")
 
 
-class _Parser(TrlParser):
-    """TRL's parser; its usage, which names some 200 arguments, is left to --help."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see sgpo train --help.")
+def _refuse(message: str) -> NoReturn:
+    raise InputError(f"{message}; see sgpo train --help.")
 
 
 @without_trl_warnings()
@@ -58,7 +56,9 @@ def train(argv: Sequence[str]) -> int:
     `--config FILE` gives defaults in YAML. With arguments of `accelerate launch`, such as `--num_processes 2` or
     `--accelerate_config fsdp2`, the training is launched, else it runs in this process. Returns the exit code.
     """
-    parser = _Parser((_Data, SGPOConfig, ModelConfig), prog="sgpo train", epilog=_EPILOG)
+    parser = TrlParser((_Data, SGPOConfig, ModelConfig), prog="sgpo train", epilog=_EPILOG)
+    # The usage would list some 200 arguments.
+    parser.error = _refuse
     if "--config" in argv:
         if argv[-1] == "--config":
             raise InputError("--config needs a file.")
@@ -96,13 +96,8 @@ def launch(launcher: list[str], arguments: list[str]) -> int:
 
 def _without(argv: Sequence[str], removed: list[str]) -> list[str]:
     """Arguments without a subsequence of them."""
-    removed, kept = list(removed), []
-    for argument in argv:
-        if removed and argument == removed[0]:
-            removed.pop(0)
-        else:
-            kept.append(argument)
-    return kept
+    rest = list(removed)
+    return [argument for argument in argv if not (rest and argument == rest[0] and [rest.pop(0)])]
 
 
 def _train(script: _Data, arguments: SGPOConfig, model: ModelConfig) -> None:
@@ -127,8 +122,9 @@ def _train(script: _Data, arguments: SGPOConfig, model: ModelConfig) -> None:
         )
     except OSError as error:
         raise InputError(f"--model_name_or_path {model.model_name_or_path}: {str(error).splitlines()[0]}") from error
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    except (ValueError, TemplateError) as error:
+        what = "the chat template refuses a row: " if isinstance(error, TemplateError) else ""
+        raise InputError(f"{what}{error}") from error
     if script.ignore_bias_buffers:
         # Keeps DistributedDataParallel from synchronising boolean buffers, as TRL's script does.
         names = [name for name, buffer in trainer.model.named_buffers() if buffer.dtype == torch.bool]
@@ -142,10 +138,7 @@ def _train(script: _Data, arguments: SGPOConfig, model: ModelConfig) -> None:
 
 
 def _load_datasets(script: _Data, arguments: SGPOConfig) -> tuple[Dataset, Dataset | None]:
-    load = partial(_load_split, script)
-    if script.datasets:
-        mixture = get_dataset(script)
-        load = lambda split: as_trl_reads(mixture[split], "datasets")  # noqa: E731
+    load = get_dataset(script).__getitem__ if script.datasets else partial(_load_split, script)
     eval_dataset = load(script.dataset_test_split) if arguments.eval_strategy != "no" else None
     return load(script.dataset_train_split), eval_dataset
 
@@ -163,14 +156,12 @@ def _load_split(script: _Data, split: str) -> Dataset:
     return as_trl_reads(load_rows(name, split=None if Path(name).is_file() else split), name)
 
 
-def as_trl_reads(dataset: Any, name: str) -> Any:
+def as_trl_reads(dataset: Dataset, name: str) -> Dataset:
     """The columns of a dataset that the trainer uses, so that it tokenizes them as `trl dpo` does.
 
     Rows of texts, or of messages, stay as they are: TRL applies the chat template to messages only, with the `tools`
-    and `chat_template_kwargs` of the row. All else goes through `to_pairs`, or is refused. A stream is unchanged.
+    and `chat_template_kwargs` of the row. All else goes through `to_pairs`, or is refused.
     """
-    if not isinstance(dataset, Dataset):
-        return dataset
     kind = _trl_layout(dataset, name)
     if kind is None:
         dataset = to_pairs(dataset, name)

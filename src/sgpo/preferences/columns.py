@@ -1,6 +1,7 @@
 """Columns of any type: what no dataset can hold becomes JSON, so that only the columns that are used must be right."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any
@@ -13,6 +14,7 @@ from sgpo.errors import InputError
 # Objects with more keys than this in all, such as identifiers, would become a table of little but nulls.
 _MOST_KEYS = 256
 _CHUNK = 1000
+_INT64 = range(-(2**63), 2**63)
 
 
 def from_objects(rows: Sequence[dict[str, Any]]) -> Dataset:
@@ -41,20 +43,14 @@ def read_columns(dataset: Dataset, columns: Sequence[str], name: str | None) -> 
         for index, row in enumerate(selected[first : first + _CHUNK].to_pylist(), start=first):
             row |= {column: _decode(row[column], feature) for column, feature in encoded.items()}
             for column in encoded if name is not None else ():
-                try:
-                    json.dumps(row[column], ensure_ascii=False).encode()
-                except UnicodeEncodeError as error:
-                    half = error.object[error.start].encode("unicode_escape").decode()
-                    message = f"{name} row {index}: {column}: not valid text: {half} is half of a surrogate pair."
-                    raise InputError(message) from error
+                if half := re.search("[\ud800-\udfff]", json.dumps(row[column], ensure_ascii=False)):
+                    where = f"{name} row {index}: {column}"
+                    raise InputError(f"{where}: not valid text: {half[0]!r} is half of a surrogate pair.")
             yield row
 
 
 def without_empty(dataset: Dataset, columns: Sequence[str], name: str, allowed: str | None = None) -> Dataset:
-    """The dataset without those of some columns that are empty in every row.
-
-    Others are kept; if `allowed` says what to have instead, they are refused, and their first row with content named.
-    """
+    """The dataset without the columns that are empty in every row; `allowed` says what to have instead of the others."""
     for column in [column for column in columns if column in dataset.column_names]:
         rows = enumerate(read_columns(dataset, [column], name))
         row = next((index for index, values in rows if not is_empty(values[column])), None)
@@ -75,10 +71,12 @@ def is_empty(value: Any) -> bool:
 
 def _to_array(values: list[Any]) -> pa.Array | pa.ChunkedArray:
     """Values as an Arrow array that gives them back: of Arrow's own types if it can, else of JSON texts."""
-    wholes = all(type(value) in (int, type(None)) for value in values) and not all(map(_fits, values))
+    is_whole = all(type(value) in (int, type(None)) for value in values)
     try:
         if len({key for value in values if isinstance(value, dict) for key in value}) <= _MOST_KEYS:
-            array = pa.array([value if value is None else Decimal(value) for value in values] if wholes else values)
+            if is_whole and any(value not in _INT64 for value in filter(None, values)):
+                return pa.array([None if value is None else Decimal(value) for value in values])
+            array = pa.array(values)
             # Arrow gives every object the keys of all.
             if _is_plain(array.type) and (not pa.types.is_nested(array.type) or array.to_pylist() == values):
                 return array
@@ -86,16 +84,9 @@ def _to_array(values: list[Any]) -> pa.Array | pa.ChunkedArray:
         pass
     texts = [None if value is None else json.dumps(value, default=str) for value in values]
     # `datasets` cannot decode larger integers.
-    texts = [text and json.dumps(json.loads(text, parse_int=_parse_whole)) for text in texts]
+    parse = {"parse_int": lambda digits: int(digits) if int(digits) in _INT64 else float(digits)}
+    texts = [text and json.dumps(json.loads(text, **parse)) for text in texts]
     return pa.array(texts, pa.string()).cast(pa.json_())
-
-
-def _fits(value: int | None) -> bool:
-    return value is None or -(2**63) <= value < 2**63
-
-
-def _parse_whole(digits: str) -> int | float:
-    return int(digits) if _fits(int(digits)) else float(digits)
 
 
 def _is_plain(kind: pa.DataType) -> bool:

@@ -4,6 +4,8 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from datasets import Dataset, Features, List, Value, concatenate_datasets
@@ -18,12 +20,12 @@ PAIR_FEATURES = Features({"prompt": MESSAGES, "chosen": MESSAGES, "rejected": ME
 PROMPT_FEATURES = Features({"prompt": MESSAGES})
 
 ROLES = ("system", "user", "assistant")
-_SHAREGPT = {"human": "user", "gpt": "assistant"}
+_SHAREGPT, _SPEAKERS = {"human": "user", "gpt": "assistant"}, {"Human": "user", "Assistant": "assistant"}
 _DIALOGUE = re.compile(r"\s*Human:.*\n\nAssistant:", re.DOTALL)
 _SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 # Columns of whole conversations, whose last turn may be an answer.
 _TURNS = ("messages", "conversation", "conversations")
-# The responses are in the first two columns of these that a dataset has, or in a list with a list of ratings.
+# The responses are in the first two columns of these that a dataset has; in the last two, lists with lists of ratings.
 _SIDES = (("chosen", "rejected"), ("chosen_response", "rejected_response"))
 _RATED = (("generations", "ratings"), ("generations", "rating"))
 # The prompt is in the column of that name, or else in one of these.
@@ -36,11 +38,7 @@ PAIR_LAYOUTS = (
 )
 # Why a row is not a preference, as counted by `clean_pairs`.
 EQUAL, EQUAL_RATINGS, NO_RESPONSE, NO_PROMPT = "equal responses", "equal ratings", "empty response", "empty prompt"
-DIFFERENT_PROMPTS, NO_USER_TURN, TOO_LONG = (
-    "different prompts",
-    "prompt without a last user turn",
-    "prompt too long",
-)
+DIFFERENT_PROMPTS, NO_USER_TURN, TOO_LONG = "different prompts", "prompt without a last user turn", "prompt too long"
 REASONS = (EQUAL, EQUAL_RATINGS, NO_RESPONSE, NO_PROMPT, DIFFERENT_PROMPTS, NO_USER_TURN, TOO_LONG)
 _MISSING = {"system": NO_PROMPT, "user": NO_PROMPT, "assistant": NO_RESPONSE}
 _NOUN = re.compile(r"\b(prompt|response)\b")
@@ -49,10 +47,9 @@ UNSUPPORTED = ("image", "images", "tools", "chat_template_kwargs")
 
 
 class _Layout(NamedTuple):
-    """The columns to read: of the two responses; of rated ones, without those; of the prompt; of a system turn."""
+    """The columns to read: of the two responses, or of rated ones; of the prompt; of a system turn."""
 
     sides: tuple[str, ...]
-    rated: tuple[str, ...]
     prompts: tuple[str, ...]
     systems: tuple[str, ...]
 
@@ -94,11 +91,7 @@ def to_prompts(dataset: Dataset, name: str) -> Dataset:
 
 
 def _convert(
-    dataset: Dataset,
-    name: str,
-    convert: Callable[[dict[str, Any], _Layout], dict[str, list[Message]]],
-    features: Features,
-    dropped: Counter[str] | None = None,
+    dataset: Dataset, name: str, convert: Callable, features: Features, dropped: Counter[str] | None = None
 ) -> Dataset:
     """Converts rows; bad ones are counted in `dropped`, or refused if it is None or the error has no reason."""
     replaced = list(PAIR_FEATURES) if features is PAIR_FEATURES else [*PAIR_FEATURES, "messages"]
@@ -126,16 +119,15 @@ def _convert(
 def _find_layout(dataset: Dataset, name: str, features: Features) -> _Layout:
     if len(dataset) == 0:
         raise InputError(f"{name} has no rows; allowed: at least one.")
-    columns = dataset.column_names
-    sides, rated = (next((pair for pair in kind if {*pair} <= {*columns}), ()) for kind in (_SIDES, _RATED))
+    columns, are_pairs = dataset.column_names, features is PAIR_FEATURES
+    possible = _SIDES + _RATED if are_pairs else _SIDES
+    sides = next((pair for pair in possible if {*pair} <= {*columns}), ())
     prompts = ("prompt",) if "prompt" in columns else tuple(column for column in OTHER_PROMPTS if column in columns)
-    if features is PAIR_FEATURES and not sides + rated:
-        missing = "rejected" if "chosen" in columns else "chosen"
-        raise InputError(f"{name} has the columns {columns} and no {missing!r}; allowed: {PAIR_LAYOUTS}.")
-    if not sides and not prompts:
-        raise InputError(f"{name} has the columns {columns} and no prompt; allowed: {PROMPT_LAYOUTS}.")
-    rated = () if sides or features is PROMPT_FEATURES else rated
-    return _Layout(sides, rated, prompts, tuple(column for column in _SYSTEMS if column in columns))
+    if not sides and (are_pairs or not prompts):
+        what = repr("rejected" if "chosen" in columns else "chosen") if are_pairs else "prompt"
+        allowed = PAIR_LAYOUTS if are_pairs else PROMPT_LAYOUTS
+        raise InputError(f"{name} has the columns {columns} and no {what}; allowed: {allowed}.")
+    return _Layout(sides, prompts, tuple(column for column in _SYSTEMS if column in columns))
 
 
 class _BadRow(Exception):
@@ -147,7 +139,8 @@ class _BadRow(Exception):
 
 
 def _pair(row: dict[str, Any], layout: _Layout, *, max_prompt_chars: int | None = None) -> dict[str, list[Message]]:
-    sides = {column: row[column] for column in layout.sides} or _best_and_worst(row, *layout.rated)
+    is_rated = layout.sides in _RATED
+    sides = _best_and_worst(row, *layout.sides) if is_rated else {column: row[column] for column in layout.sides}
     (prompt, chosen), (rejected_prompt, rejected) = (_split(row, layout, *side) for side in sides.items())
     for column, response in zip(sides, (chosen, rejected), strict=True):
         if not response["content"].strip():
@@ -166,8 +159,8 @@ def _pair(row: dict[str, Any], layout: _Layout, *, max_prompt_chars: int | None 
 def _best_and_worst(row: dict[str, Any], responses: str, ratings: str) -> dict[str, Any]:
     """The first response of the highest rating, and of the lowest; null means unrated."""
     texts, numbers = row[responses], row[ratings]
-    lists = isinstance(texts, list) and isinstance(numbers, list) and len(texts) == len(numbers)
-    if not lists or any(type(number) not in (int, float, type(None)) for number in numbers):
+    are_lists = isinstance(texts, list) and isinstance(numbers, list) and len(texts) == len(numbers)
+    if not are_lists or any(type(number) not in (int, float, type(None)) for number in numbers):
         found = f"{responses} is {shorten(texts)} and {ratings} is {shorten(numbers)}"
         reason = NO_RESPONSE if is_empty(texts) or is_empty(numbers) else None
         raise _BadRow(f"{found}; allowed: two lists of one length, of responses and of numbers.", reason)
@@ -191,15 +184,14 @@ def _split(row: dict[str, Any], layout: _Layout, column: str, value: Any) -> tup
     *prompt, response = _turns(value, column, "assistant")
     if (role := response["role"]) != "assistant":
         raise _BadRow(f"{column} ends in a turn of {role!r}; allowed: an assistant turn.", NO_RESPONSE)
+    where, stated = column, row.get("prompt")
     if not prompt:
         if not layout.prompts:
             raise _BadRow(f"{column} holds a response and no prompt; allowed: {PAIR_LAYOUTS}.")
-        return _checked_prompt(row, layout, _stated_prompt(row, layout), layout.prompts[0]), response
-    stated = row.get("prompt")
-    if (isinstance(stated, list) or _is_dialogue(stated)) and prompt != _stated_prompt(row, layout):
-        message = f"{column} begins with other messages than 'prompt'; allowed: these, or none."
-        raise _BadRow(message, DIFFERENT_PROMPTS)
-    return _checked_prompt(row, layout, prompt, column), response
+        prompt, where = _stated_prompt(row, layout), layout.prompts[0]
+    elif (isinstance(stated, list) or _is_dialogue(stated)) and prompt != _stated_prompt(row, layout):
+        raise _BadRow(f"{column} begins with other messages than 'prompt'; allowed: these, or none.", DIFFERENT_PROMPTS)
+    return _checked_prompt(row, layout, prompt, where), response
 
 
 def _stated_prompt(row: dict[str, Any], layout: _Layout, *, answered: bool = False) -> list[Message]:
@@ -231,8 +223,8 @@ def _checked_prompt(row: dict[str, Any], layout: _Layout, prompt: list[Message],
         if is_empty(row[column]) or prompt[0] == turn:
             continue
         if prompt[0]["role"] == "system" or not isinstance(row[column], str):
-            found = f"{column} is {shorten(row[column])}"
-            raise _BadRow(f"{found}; allowed: a string, and the one of the system turn if {where} has one.")
+            allowed = f"a string, and the one of the system turn if {where} has one"
+            raise _BadRow(f"{column} is {shorten(row[column])}; allowed: {allowed}.")
         prompt = [turn, *prompt]
     return prompt
 
@@ -258,9 +250,7 @@ def _turns(value: Any, column: str, writer: str) -> list[Message]:
 
 def _read_message(message: Any, column: str) -> Message:
     given = message if isinstance(message, dict) else {}
-    role, content = given.get("role"), given.get("content")
-    if role is None and "from" in given:
-        role, content = given["from"], given.get("value")
+    role, content = (given.get(key) for key in (("from", "value") if given.get("from") else ("role", "content")))
     role = _SHAREGPT.get(role, role) if isinstance(role, str) else None
     if role not in ROLES:
         allowed = f"the roles {', '.join(ROLES)}, or ShareGPT's {', '.join(_SHAREGPT)}"
@@ -274,11 +264,6 @@ def _read_message(message: Any, column: str) -> Message:
 def _split_dialogue(text: str) -> list[Message]:
     """The turns of a dialogue without the white space around them; turns of one speaker in a row are one."""
     _, *parts = _SPEAKER.split("\n\n" + text.lstrip())
-    turns: list[Message] = []
-    for speaker, content in zip(parts[::2], parts[1::2], strict=True):
-        role = "user" if speaker == "Human" else "assistant"
-        if turns and turns[-1]["role"] == role:
-            turns[-1]["content"] = f"{turns[-1]['content']}\n\n{content.strip()}".strip()
-        else:
-            turns.append({"role": role, "content": content.strip()})
-    return turns
+    by_speaker = groupby(zip(parts[::2], parts[1::2], strict=True), key=itemgetter(0))
+    said = ((speaker, "\n\n".join(text.strip() for _, text in turns)) for speaker, turns in by_speaker)
+    return [{"role": _SPEAKERS[speaker], "content": text.strip()} for speaker, text in said]
