@@ -81,7 +81,7 @@ def test_what_the_trainer_refuses_is_one_message_for_the_user(command, arguments
 
 def test_what_the_parser_refuses_is_one_message_without_the_usage(command, capsys):
     lines = {
-        ("--schedule", "never"): "--schedule: invalid choice: 'never' .choose from 'round', 'epoch', 'step'.; see sgpo",
+        ("--schedule", "never"): "--schedule: invalid choice: 'never' .choose from 'round', 'epoch', 'step'.$",
         ("--radius", "much"): "--radius: invalid float value: 'much'",
         ("--max_steps",): "--max_steps.*: expected one argument",
     }

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from sgpo.errors import InputError, shorten
+from sgpo.errors import InputError
+from sgpo.leader.pairs import read_numbers
 from sgpo.policy.fingerprints import fingerprint_tokens
 
 POLICY_COLUMNS = ("chosen_logps", "rejected_logps")
@@ -21,20 +22,8 @@ def has_columns(dataset: Dataset, columns: tuple[str, str], name: str) -> bool:
         (missing,) = set(columns) - set(present)
         raise InputError(f"{name} has the column {present[0]!r} without {missing!r}; allowed: both or neither.")
     for column in present:
-        values = read_numbers(dataset, column, name)
-        bad = np.flatnonzero(~np.isfinite(values))
-        if bad.size:
-            raise InputError(f"{name} row {bad[0]}: {column} is {values[bad[0]]}; allowed: a finite number (nats).")
+        read_numbers(dataset, column, name, "a finite number (nats)")
     return bool(present)
-
-
-def read_numbers(dataset: Dataset, column: str, name: str) -> np.ndarray:
-    """(N,) float64 numbers of a column, null as nan; InputError, which names the row, for anything else."""
-    values = dataset[column][:]
-    for row, value in enumerate(values):
-        if not isinstance(value, int | float | None):
-            raise InputError(f"{name} row {row}: {column} is {shorten(value)}; allowed: a finite number.")
-    return np.asarray(values, dtype=np.float64)
 
 
 def stored_gaps(dataset: Dataset, beta: float) -> np.ndarray:

@@ -3,11 +3,12 @@
 import os
 import subprocess
 import sys
+from argparse import ArgumentError
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from accelerate.commands.launch import launch_command_parser
@@ -45,10 +46,6 @@ class _Data(ScriptArguments, DatasetMixtureConfig):
             raise InputError("--dataset_name and datasets (in a --config file): exactly one of them must be given.")
 
 
-def _refuse(message: str) -> NoReturn:
-    raise InputError(f"{message}; see sgpo train --help.")
-
-
 @without_trl_warnings()
 def train(argv: Sequence[str]) -> int:
     """Trains from command-line arguments: those of `trl dpo`, of SGPOConfig, and of `accelerate launch`.
@@ -56,9 +53,9 @@ def train(argv: Sequence[str]) -> int:
     `--config FILE` gives defaults in YAML. With arguments of `accelerate launch`, such as `--num_processes 2` or
     `--accelerate_config fsdp2`, the training is launched, else it runs in this process. Returns the exit code.
     """
-    parser = TrlParser((_Data, SGPOConfig, ModelConfig), prog="sgpo train", epilog=_EPILOG)
-    # The usage would list some 200 arguments.
-    parser.error = _refuse
+    # On errors, the usage would list some 200 arguments.
+    about = {"prog": "sgpo train", "epilog": _EPILOG, "exit_on_error": False}
+    parser = TrlParser((_Data, SGPOConfig, ModelConfig), **about)
     if "--config" in argv:
         if argv[-1] == "--config":
             raise InputError("--config needs a file.")
@@ -68,7 +65,7 @@ def train(argv: Sequence[str]) -> int:
         *settings, in_file, in_line = parser.parse_args_and_config(
             list(argv), return_remaining_strings=True, separate_remaining_strings=True
         )
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ArgumentError) as error:
         raise InputError(str(error)) from error
     if in_line or (in_file and _LAUNCHED not in os.environ):
         return launch(in_file + in_line, _without(argv, in_line))
@@ -163,9 +160,7 @@ def as_trl_reads(dataset: Dataset, name: str) -> Dataset:
     and `chat_template_kwargs` of the row. All else goes through `to_pairs`, or is refused.
     """
     kind = _trl_layout(dataset, name)
-    if kind is None:
-        dataset = to_pairs(dataset, name)
-    dataset = without_empty(dataset, UNSUPPORTED[:2], name, "text only")
+    dataset = to_pairs(dataset, name) if kind is None else without_empty(dataset, UNSUPPORTED[:2], name, "text only")
     allowed = "messages, because TRL applies no chat template to texts" if kind is str else None
     dataset = without_empty(dataset, UNSUPPORTED[2:], name, allowed)
     return dataset.select_columns([column for column in dataset.column_names if column in _USED])
@@ -173,22 +168,20 @@ def as_trl_reads(dataset: Dataset, name: str) -> Dataset:
 
 def _trl_layout(dataset: Dataset, name: str) -> type | None:
     """`str` or `list`, if TRL can train on every row as texts or as messages, and would learn; None if not."""
-    columns, kinds = [column for column in PAIR_FEATURES if column in dataset.column_names], set()
+    columns = [column for column in PAIR_FEATURES if column in dataset.column_names]
     # TRL would not look for a prompt in other columns.
     if columns[-2:] != ["chosen", "rejected"] or (len(columns) == 2 and {*OTHER_PROMPTS} & {*dataset.column_names}):
         return None
-    for row in read_columns(dataset, columns, name):
-        kinds.update(map(_kind, row.values()))
-        prompt, chosen = row.get("prompt"), row["chosen"]
-        if kinds not in ({str}, {list}) or chosen == row["rejected"]:
-            return None
-        # TRL would train on a prompt twice that the responses repeat.
-        if isinstance(prompt, list) and prompt == chosen[: len(prompt)]:
-            return None
-    return kinds.pop() if kinds else None
+    kinds = set(map(_kind, read_columns(dataset, columns, name)))
+    return kinds.pop() if len(kinds) == 1 else None
 
 
-def _kind(value: Any) -> type | None:
-    if isinstance(value, list) and value and all(isinstance(one, dict) and one.get("role") for one in value):
-        return list
-    return str if isinstance(value, str) else None
+def _kind(row: dict[str, Any]) -> type | None:
+    prompt, chosen = row.get("prompt"), row["chosen"]
+    # TRL would train on a prompt twice that the responses repeat.
+    if chosen == row["rejected"] or (isinstance(prompt, list) and prompt == (chosen or [])[: len(prompt)]):
+        return None
+    if all(isinstance(value, str) for value in row.values()):
+        return str
+    turns = [turn for value in row.values() for turn in (value if isinstance(value, list) and value else [None])]
+    return list if all(isinstance(turn, dict) and turn.get("role") for turn in turns) else None

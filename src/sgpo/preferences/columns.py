@@ -33,10 +33,7 @@ def from_table(table: pa.Table) -> Dataset:
 
 
 def read_columns(dataset: Dataset, columns: Sequence[str], name: str | None) -> Iterator[dict[str, Any]]:
-    """The rows of some columns as Python values, exactly as a file has them.
-
-    Raises InputError, with the dataset's `name`, for half of a surrogate pair, which is no text; not if it is None.
-    """
+    """The rows of some columns, exactly as a file has them; half of a surrogate pair is refused if there is a name."""
     selected = dataset.select_columns(list(columns)).with_format("arrow")
     encoded = {column: dataset.features[column] for column in columns if "Json(" in repr(dataset.features[column])}
     for first in range(0, len(dataset) if columns else 0, _CHUNK):
@@ -50,7 +47,7 @@ def read_columns(dataset: Dataset, columns: Sequence[str], name: str | None) -> 
 
 
 def without_empty(dataset: Dataset, columns: Sequence[str], name: str, allowed: str | None = None) -> Dataset:
-    """The dataset without the columns that are empty in every row; `allowed` says what to have instead of the others."""
+    """The dataset without those columns that are empty in every row; others are kept, or refused if `allowed`."""
     for column in [column for column in columns if column in dataset.column_names]:
         rows = enumerate(read_columns(dataset, [column], name))
         row = next((index for index, values in rows if not is_empty(values[column])), None)
@@ -82,10 +79,10 @@ def _to_array(values: list[Any]) -> pa.Array | pa.ChunkedArray:
                 return array
     except (pa.ArrowException, OverflowError, UnicodeEncodeError):
         pass
-    texts = [None if value is None else json.dumps(value, default=str) for value in values]
     # `datasets` cannot decode larger integers.
     parse = {"parse_int": lambda digits: int(digits) if int(digits) in _INT64 else float(digits)}
-    texts = [text and json.dumps(json.loads(text, **parse)) for text in texts]
+    small = (value if value is None else json.loads(json.dumps(value, default=str), **parse) for value in values)
+    texts = [None if value is None else json.dumps(value) for value in small]
     return pa.array(texts, pa.string()).cast(pa.json_())
 
 

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from itertools import groupby
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 from datasets import Dataset, Features, List, Value, concatenate_datasets
@@ -199,12 +198,11 @@ def _stated_prompt(row: dict[str, Any], layout: _Layout, *, answered: bool = Fal
     columns = [column for column in layout.prompts if not is_empty(row[column])] or layout.prompts[:1]
     found = []
     for column in columns:
-        turns = _turns(row[column], column, "user")
+        *turns, last = _turns(row[column], column, "user")
         is_whole = column in _TURNS or _is_dialogue(row[column])
         # A dialogue opens the assistant's turn.
-        if is_whole and turns[-1]["role"] == "assistant" and (answered or not turns[-1]["content"]):
-            turns.pop()
-        found.append(turns)
+        is_answer = is_whole and last["role"] == "assistant" and (answered or not last["content"])
+        found.append(turns if is_answer else [*turns, last])
     if any(turns != found[0] for turns in found):
         named = ", ".join(map(repr, columns))
         raise _BadRow(f"there are prompts in {named}, and they differ; allowed: one of them, or a column 'prompt'.")
@@ -264,6 +262,6 @@ def _read_message(message: Any, column: str) -> Message:
 def _split_dialogue(text: str) -> list[Message]:
     """The turns of a dialogue without the white space around them; turns of one speaker in a row are one."""
     _, *parts = _SPEAKER.split("\n\n" + text.lstrip())
-    by_speaker = groupby(zip(parts[::2], parts[1::2], strict=True), key=itemgetter(0))
+    by_speaker = groupby(zip(parts[::2], parts[1::2], strict=True), key=lambda part: part[0])
     said = ((speaker, "\n\n".join(text.strip() for _, text in turns)) for speaker, turns in by_speaker)
     return [{"role": _SPEAKERS[speaker], "content": text.strip()} for speaker, text in said]
