@@ -197,6 +197,13 @@ REFUSED = {
         "f row 1: chosen and rejected are",
     ),
     "a number among texts": ([TEXT[0], {**TEXT[1], "prompt": 3}], "f row 1: prompt is 3; allowed: a string or a list"),
+    "a number beside messages": ([CHAT[0], {**CHAT[1], "chosen": 7}], "f row 1: chosen is 7; allowed: a string or"),
+    "an object beside messages": ([CHAT[0], {**CHAT[1], "chosen": {}}], r"f row 1: chosen has a message \{\}"),
+    "no turns": ([CHAT[0], {**CHAT[1], "prompt": []}], r"f row 1: prompt is \[\]; allowed: a string or a list"),
+    "arguments of the template in some rows": (
+        [{**CHAT[0], "chat_template_kwargs": {"brief": True}}, CHAT[1]],
+        "f row 1: chat_template_kwargs is null",
+    ),
     "a text that is missing": ([TEXT[0], {**TEXT[1], "rejected": None}], "f row 1: rejected is None"),
     "tools for texts": ([TEXT[0], {**TEXT[1], "tools": [tool("a")]}], "f row 1: 'tools' has content.*no chat template"),
     "images": ([CHAT[0], {**CHAT[1], "images": ["cat.png"]}], "f row 1: 'images' has content.*text only"),

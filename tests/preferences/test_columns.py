@@ -137,8 +137,8 @@ def test_a_type_may_change_after_the_first_thousand_rows(tmp_path):
     rows[2500]["extra"] = {"late": True}
     assert len(load_pairs(write(tmp_path, rows))) == 3000
     rows[2700]["chosen"] = 7
-    with pytest.raises(InputError, match=r"a\.jsonl row 2700: chosen is 7; allowed: a string or a list"):
-        load_pairs(write(tmp_path, rows))
+    with pytest.raises(InputError, match=r"a\.json row 2700: chosen is 7; allowed: a string or a list"):
+        load_pairs(write(tmp_path, rows, "a.json"))
 
 
 def test_one_column_may_mix_texts_and_messages(tmp_path):
@@ -157,9 +157,9 @@ WRONG = {
 def test_a_value_of_a_used_column_is_named_with_file_row_and_column(tmp_path):
     def load(case):
         column, value = case
-        load_pairs(write(tmp_path, [*PAIRS[:3], {**PAIRS[3], column: value}]))
+        load_pairs(write(tmp_path, [*PAIRS[:3], {**PAIRS[3], column: value}], "a.json"))
 
-    cases = [((column, value), rf"a\.jsonl row 3: {column}\b") for column, values in WRONG.items() for value in values]
+    cases = [((column, value), rf"a\.json row 3: {column}\b") for column, values in WRONG.items() for value in values]
     assert unrefused(load, cases) == {}
 
 
@@ -167,8 +167,8 @@ def test_half_a_character_is_damage_and_not_a_row_to_drop(tmp_path):
     dataset = load_rows(write(tmp_path, [*PAIRS, {**PAIRS[0], "chosen": "a\ud83d"}]))
     with pytest.raises(InputError, match=r"f row 4: chosen: not valid text: '\\ud83d' is half of a surrogate pair"):
         clean_pairs(dataset, "f")
-    file = write(tmp_path, [{"instruction": "a"}, {"instruction": "b\udc00"}])
-    with pytest.raises(InputError, match=r"a\.jsonl row 1: instruction: not valid text"):
+    file = write(tmp_path, [{"instruction": "a"}, {"instruction": "b\udc00"}], "a.json")
+    with pytest.raises(InputError, match=r"a\.json row 1: instruction: not valid text"):
         read_instructions(file)
 
 

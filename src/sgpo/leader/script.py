@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from accelerate.commands.launch import launch_command_parser
 from datasets import Dataset, load_dataset
-from jinja2.exceptions import TemplateError
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser, get_dataset
 from trl import get_peft_config as peft_config_of
 from trl import get_quantization_config as quantization_config_of
@@ -54,8 +53,7 @@ def train(argv: Sequence[str]) -> int:
     `--accelerate_config fsdp2`, the training is launched, else it runs in this process. Returns the exit code.
     """
     # On errors, the usage would list some 200 arguments.
-    about = {"prog": "sgpo train", "epilog": _EPILOG, "exit_on_error": False}
-    parser = TrlParser((_Data, SGPOConfig, ModelConfig), **about)
+    parser = TrlParser((_Data, SGPOConfig, ModelConfig), prog="sgpo train", epilog=_EPILOG, exit_on_error=False)
     if "--config" in argv:
         if argv[-1] == "--config":
             raise InputError("--config needs a file.")
@@ -119,9 +117,8 @@ def _train(script: _Data, arguments: SGPOConfig, model: ModelConfig) -> None:
         )
     except OSError as error:
         raise InputError(f"--model_name_or_path {model.model_name_or_path}: {str(error).splitlines()[0]}") from error
-    except (ValueError, TemplateError) as error:
-        what = "the chat template refuses a row: " if isinstance(error, TemplateError) else ""
-        raise InputError(f"{what}{error}") from error
+    except ValueError as error:
+        raise InputError(str(error)) from error
     if script.ignore_bias_buffers:
         # Keeps DistributedDataParallel from synchronising boolean buffers, as TRL's script does.
         names = [name for name, buffer in trainer.model.named_buffers() if buffer.dtype == torch.bool]
@@ -163,6 +160,9 @@ def as_trl_reads(dataset: Dataset, name: str) -> Dataset:
     dataset = to_pairs(dataset, name) if kind is None else without_empty(dataset, UNSUPPORTED[:2], name, "text only")
     allowed = "messages, because TRL applies no chat template to texts" if kind is str else None
     dataset = without_empty(dataset, UNSUPPORTED[2:], name, allowed)
+    kwargs = dataset["chat_template_kwargs"][:] if "chat_template_kwargs" in dataset.column_names else []
+    if None in kwargs:
+        raise InputError(f"{name} row {kwargs.index(None)}: chat_template_kwargs is null; allowed: an object.")
     return dataset.select_columns([column for column in dataset.column_names if column in _USED])
 
 
@@ -177,11 +177,13 @@ def _trl_layout(dataset: Dataset, name: str) -> type | None:
 
 
 def _kind(row: dict[str, Any]) -> type | None:
-    prompt, chosen = row.get("prompt"), row["chosen"]
-    # TRL would train on a prompt twice that the responses repeat.
-    if chosen == row["rejected"] or (isinstance(prompt, list) and prompt == (chosen or [])[: len(prompt)]):
+    if row["chosen"] == row["rejected"]:
         return None
     if all(isinstance(value, str) for value in row.values()):
         return str
     turns = [turn for value in row.values() for turn in (value if isinstance(value, list) and value else [None])]
-    return list if all(isinstance(turn, dict) and turn.get("role") for turn in turns) else None
+    if not all(isinstance(turn, dict) and turn.get("role") for turn in turns):
+        return None
+    # TRL would train on a prompt twice that the responses repeat.
+    prompt = row.get("prompt")
+    return None if prompt and prompt == row["chosen"][: len(prompt)] else list
