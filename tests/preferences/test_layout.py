@@ -1,7 +1,7 @@
 import os
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, Json, List
 from trl.data_utils import extract_prompt
 
 from refusals import unrefused
@@ -75,6 +75,14 @@ def test_an_implicit_prompt_is_the_one_that_trl_extracts():
     turns = [{"role": "system", "content": "Be brief."}, user("Who?"), assistant("He."), user("Why?")]
     row = {"chosen": [*turns, assistant("Because.")], "rejected": [*turns, assistant("No.")]}
     assert to_pairs(Dataset.from_list([row]), "pairs")[0] == extract_prompt(row)
+
+
+def test_messages_of_other_keys_are_read_as_the_hub_loads_them():
+    """There each message is a JSON text of its own."""
+    turns = {side: [user("Why?"), {**assistant(text), "name": "Ann"}] for side, text in TEXTS.items()}
+    dataset = Dataset.from_list([turns, WHOLE], on_mixed_types="use_json")
+    assert dataset.features["chosen"] == List(Json())
+    assert list(to_pairs(dataset, "f")) == [PAIR, PAIR]
 
 
 def test_converting_pairs_twice_changes_nothing():

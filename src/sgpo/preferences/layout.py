@@ -119,8 +119,7 @@ def _find_layout(dataset: Dataset, name: str, features: Features) -> _Layout:
     if len(dataset) == 0:
         raise InputError(f"{name} has no rows; allowed: at least one.")
     columns, are_pairs = dataset.column_names, features is PAIR_FEATURES
-    possible = _SIDES + _RATED if are_pairs else _SIDES
-    sides = next((pair for pair in possible if {*pair} <= {*columns}), ())
+    sides = next((pair for pair in (_SIDES + _RATED if are_pairs else _SIDES) if {*pair} <= {*columns}), ())
     prompts = ("prompt",) if "prompt" in columns else tuple(column for column in OTHER_PROMPTS if column in columns)
     if not sides and (are_pairs or not prompts):
         what = repr("rejected" if "chosen" in columns else "chosen") if are_pairs else "prompt"
