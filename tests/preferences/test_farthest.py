@@ -10,7 +10,6 @@ from refusals import unrefused
 from sgpo.preferences import farthest
 from sgpo.preferences.farthest import farthest_points
 
-
 # What float32 may add to a distance or take from it, whatever the processor's kernels.
 ROUNDING = 5e-7
 
