@@ -94,13 +94,17 @@ class _ShowKeys(argparse.Action):
 def _write_report(directory: Path, console) -> None:
     from sgpo.report.build import write_report
     from sgpo.report.read import read_run
-    from sgpo.report.story import shipping_sentence
+    from sgpo.report.story import tell_made
     from sgpo.report.table import rich_table
+    from sgpo.report.verdict import judge, judge_shipping
 
     page = write_report(directory)
     if console:
         record = read_run(directory)
-        console.print(rich_table(record))
-        if record.shipped:
-            console.print(shipping_sentence(record), highlight=False, markup=False)
-        console.print(f"Report: {page}", highlight=False, markup=False)
+        if made := tell_made(record, f"{directory}/"):
+            lines = [made, *judge(record)]
+        else:
+            console.print(rich_table(record))
+            lines = []
+        for line in (*lines, *judge_shipping(record), f"Report: {page}"):
+            console.print(line, highlight=False, markup=False)

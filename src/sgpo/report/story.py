@@ -3,8 +3,10 @@
 from collections import Counter
 from typing import Any, NamedTuple
 
+from sgpo.report.quantities import find_quantities
 from sgpo.report.read import RunRecord
 from sgpo.report.table import EN_DASH
+from sgpo.report.verdict import name_of
 
 
 class Grid(NamedTuple):
@@ -74,20 +76,16 @@ def tell_missing(record: RunRecord) -> str:
     return f"{what} {last} Run the same recipe again to continue from there; this page shows what exists."
 
 
-def shipping_sentence(record: RunRecord) -> str:
-    """What to ship and why; empty if the run does not choose."""
-    shipped = record.shipped
-    if shipped is None:
+def tell_made(record: RunRecord, directory: str = "") -> str:
+    """Which policies a run made, where it measured nothing that a table could show; else empty."""
+    if find_quantities(record):
         return ""
-    if shipped.round is None:
-        return f"Ship the SFT model ({shipped.path}): the {shipped.pairs} validation pairs support no round."
-    found, later = shipped.rounds[shipped.round], len(shipped.rounds) - 1 - shipped.round
-    last = " after a last DPO on all human pairs" if record.ships_final else ""
-    others = f", and support no later round ({later} tested)" if later else ""
-    return (
-        f"Ship {_name_of(shipped.round)}{last} ({shipped.path}): the {shipped.pairs} validation pairs support it "
-        f"(p = {found.p_value:.2g}, below {found.threshold:.2g}){others}."
+    last = record.config["rounds"]
+    policies = (
+        f"{metrics.name} ({directory}{'final' if metrics.round > last else f'round-{metrics.round}'}/policy)"
+        for metrics in record.rounds
     )
+    return f"Made: {', '.join(policies)}." if record.rounds else ""
 
 
 def shipping_evidence(record: RunRecord) -> Grid | None:
@@ -96,7 +94,7 @@ def shipping_evidence(record: RunRecord) -> Grid | None:
         return None
     formats = {"accuracy": ".3f", "score": ".2f", "p_value": ".2g", "threshold": ".2g"}
     rows = [
-        (_name_of(one.round), [format(getattr(one, field), how) for field, how in formats.items()])
+        (name_of(one.round), [format(getattr(one, field), how) for field, how in formats.items()])
         for one in record.shipped.rounds
     ]
     return Grid(["round", "accuracy", "score of the test", "p-value", "threshold"], rows)
@@ -136,10 +134,6 @@ def stage_times(record: RunRecord) -> Grid | None:
         for name, parts in {**groups, "all": whole}.items()
     ]
     return Grid(["stage", *columns, "total"], rows) if groups else None
-
-
-def _name_of(number: int) -> str:
-    return f"round {number}" if number else "DPO on the seeds"
 
 
 def _count(number: int, noun: str) -> str:

@@ -2,7 +2,8 @@
 
 from sgpo.report.quantities import Estimate, Quantity, capital, find_quantities
 from sgpo.report.read import RunRecord
-from sgpo.store.records import RoundMetrics
+from sgpo.stats.acceptance import smallest_p_value
+from sgpo.store.records import RoundMetrics, Shipped
 
 _EVEN = Estimate(0.5, (0.5, 0.5))
 
@@ -27,7 +28,8 @@ def judge(record: RunRecord) -> list[str]:
         if quantity.claim and (found := quantity.read(judged)) and found.interval
     ]
     if not shown:
-        return [f"{capital(judged.name)} was not evaluated: it has no win rate, no held-out pairs and no accuracy."]
+        what = "it has no win rate and no accuracy (evaluate and data.heldout in the recipe measure them)"
+        return [f"{capital(judged.name)} was not evaluated: {what}."]
     headline, *others = (_headline(judged, quantity) for quantity in shown)
     lines = zip(["", *others], shown, strict=True)
     sentences = (f"{line} {_against_seeds(record, quantity)}".strip() for line, quantity in lines)
@@ -54,3 +56,58 @@ def _against_seeds(record: RunRecord, quantity: Quantity) -> str:
     overlap = "no clear difference, the intervals overlap"
     claim = overlap if result == "no clear difference" else f"{judged.name} is clearly {result}"
     return f"{first.name} reached {before}: {claim}."
+
+
+def name_of(number: int) -> str:
+    """A round by its number."""
+    return f"round {number}" if number else "DPO on the seeds"
+
+
+def judge_shipping(record: RunRecord) -> list[str]:
+    """What to ship, why, and what to do where that is the SFT model; empty if the run does not choose."""
+    shipped = record.shipped
+    if shipped is None:
+        return []
+    if shipped.round is None:
+        found, why = _why_none(record, shipped)
+        to_do = (
+            "The policies of all rounds are kept: compare them in the evaluations, and take "
+            f"round-{len(shipped.rounds) - 1}/policy if they convince you (leader.accept: always ships it without a "
+            "test). More human pairs, in data.seeds or by a larger data.validation_share, make the test surer."
+        )
+        return [f"Ship the SFT model ({shipped.path}): {found}.", why, to_do]
+    found, later = shipped.rounds[shipped.round], len(shipped.rounds) - 1 - shipped.round
+    last = " after a last DPO on all human pairs" if record.ships_final else ""
+    others = f", and support no later round ({later} tested)" if later else ""
+    return [
+        f"Ship {name_of(shipped.round)}{last} ({shipped.path}): the {shipped.pairs} validation pairs support it "
+        f"(p = {found.p_value:.2g}, below {found.threshold:.2g}){others}."
+    ]
+
+
+def _why_none(record: RunRecord, shipped: Shipped) -> tuple[str, str]:
+    """Why no round is shipped: the pairs cannot tell, are few, speak against the last round, or show nothing."""
+    last, name = shipped.rounds[-1], name_of(len(shipped.rounds) - 1)
+    pairs = f"{shipped.pairs} validation pair{'' if shipped.pairs == 1 else 's'}"
+    length = " once the length of the responses is taken into account" if record.controls_length else ""
+    nothing = "there is no evidence for or against any round"
+    least = smallest_p_value(shipped.pairs)
+    if least >= last.threshold:
+        return nothing, (
+            f"{pairs} cannot give any: even if a round ordered all of them as people did, its p-value "
+            f"would be {least:.2g}, and it has to be below {last.threshold:.2g}."
+        )
+    if 1 - last.p_value < last.threshold:
+        return f"there is evidence against {name}", (
+            f"On {pairs} its implicit reward prefers what people rejected, more often than chance "
+            f"explains{length} (p = {1 - last.p_value:.2g}): self-annotation or the labels may have gone wrong."
+        )
+    agrees = (
+        f"The implicit reward of {name} agrees with people in {last.accuracy:.0%} of {pairs} "
+        f"(p = {last.p_value:.2g}{length}; below {last.threshold:.2g} would be evidence)."
+    )
+    if shipped.pairs < shipped.enough:
+        return nothing, f"{agrees} With fewer than {shipped.enough} pairs the test often misses a good round."
+    return "no round is shown to be better", (
+        f"{agrees} So many pairs usually recognise a good round, unless many labels are wrong."
+    )

@@ -129,6 +129,14 @@ def evidence(gaps: ArrayLike, *, control: ArrayLike | None = None) -> ScoreTest:
     return ScoreTest(score, float(norm.sf(score)))
 
 
+def smallest_p_value(pairs: int) -> float:
+    """The p-value of `evidence` below which no number of `pairs` can get it: all of them agree, with equal gaps.
+
+    The score is a sum over the root of the sum of its squares, so it is at most the root of the number of its terms.
+    """
+    return float(norm.sf(math.sqrt(pairs)))
+
+
 def latest_supported(gaps: Sequence[ArrayLike], *, control: ArrayLike | None = None) -> Shipment:
     """Selects the latest of K policies whose gaps (K, N) on held-out pairs carry information about the human order.
 
