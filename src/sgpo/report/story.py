@@ -15,6 +15,12 @@ class Grid(NamedTuple):
     titles: list[str]
     rows: list[tuple[str, list[str]]]
 
+    def turned(self) -> "Grid":
+        """The rows as columns: what has long names and grows with the recipe goes down the page."""
+        columns = map(list, zip(*(cells for _, cells in self.rows), strict=True))
+        names = [name for name, _ in self.rows]
+        return Grid([self.titles[0], *names], list(zip(self.titles[1:], columns, strict=True)))
+
 
 def tell_story(record: RunRecord) -> str:
     """What was run, for a reader who is new to the project."""
@@ -113,27 +119,37 @@ def pair_flow(record: RunRecord) -> Grid | None:
             cells[3] += f" ({paired / one.prompts:.1%})"
         rows.append((name, cells))
     dropped = (f"dropped: {reason.replace('_', ' ')}" for reason in reasons)
-    return Grid(["round", "prompts", "responses", "pairs", "prompts with a pair", *dropped], rows) if rows else None
+    titles = ["count", "prompts", "responses", "pairs", "prompts with a pair", *dropped]
+    return Grid(titles, rows).turned() if rows else None
 
 
 def stage_times(record: RunRecord) -> Grid | None:
-    """Seconds per stage, a row per round; None if no stage is complete."""
-    groups: dict[str, Counter[str]] = {}
-    whole: Counter[str] = Counter()
+    """Seconds of each stage, a column per round; None if no stage is complete."""
+    rounds: dict[str, Counter[str]] = {}
+    others, whole = Counter(), Counter()
     for stage, entry in record.manifest.stages.items():
         group, _, part = stage.partition("/")
-        # All trials of a round are one column; their number is the grid's.
-        part = "trials" if part.startswith("trials/") else part.partition(".")[0].replace("_", " ").replace("/", ": ")
-        for parts in (groups.setdefault(group.partition(".")[0].replace("-", " "), Counter()), whole):
-            parts[part] += entry.seconds
-    # The group with the most stages first: a whole round shows the order of the loop.
-    fullest_first = sorted(groups.values(), key=len, reverse=True)
-    columns = list(dict.fromkeys(part for parts in fullest_first for part in parts))
-    rows = [
-        (name, [*(_duration(parts.get(part)) for part in columns), _duration(parts.total())])
-        for name, parts in {**groups, "all": whole}.items()
-    ]
-    return Grid(["stage", *columns, "total"], rows) if groups else None
+        if group == "final" or group.startswith("round-"):
+            # All trials of a round are one row; their number is the grid's.
+            part = "trials" if part.startswith("trials/") else _words(part)
+            for parts in (rounds.setdefault(group.replace("-", " "), Counter()), whole):
+                parts[part] += entry.seconds
+        else:
+            others[_words(stage)] += entry.seconds
+    # The round with the most stages first: a whole round shows the order of the loop.
+    fullest_first = sorted(rounds.values(), key=len, reverse=True)
+    stages = list(dict.fromkeys(part for parts in fullest_first for part in parts))
+    columns = {**rounds, "all": whole}
+    rows = [(name, [_duration(parts.get(stage)) for stage in stages]) for name, parts in columns.items()]
+    grid = Grid(["stage", *stages], rows).turned()
+    grid.rows.extend((name, [*(EN_DASH for _ in rounds), _duration(seconds)]) for name, seconds in others.items())
+    totals = [*(parts.total() for parts in rounds.values()), whole.total() + others.total()]
+    grid.rows.append(("all", [*map(_duration, totals)]))
+    return grid if record.manifest.stages else None
+
+
+def _words(stage: str) -> str:
+    return stage.removesuffix(".json").removesuffix(".parquet").replace("_", " ").replace("/", ": ")
 
 
 def _count(number: int, noun: str) -> str:

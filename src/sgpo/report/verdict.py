@@ -90,7 +90,7 @@ def _why_none(record: RunRecord, shipped: Shipped) -> tuple[str, str]:
     last, name = shipped.rounds[-1], name_of(len(shipped.rounds) - 1)
     pairs = f"{shipped.pairs} validation pair{'' if shipped.pairs == 1 else 's'}"
     length = " once the length of the responses is taken into account" if record.controls_length else ""
-    nothing = "there is no evidence for or against any round"
+    nothing = "the validation pairs give no evidence for or against any round"
     least = smallest_p_value(shipped.pairs)
     if least >= last.threshold:
         return nothing, (
@@ -98,7 +98,7 @@ def _why_none(record: RunRecord, shipped: Shipped) -> tuple[str, str]:
             f"would be {least:.2g}, and it has to be below {last.threshold:.2g}."
         )
     if 1 - last.p_value < last.threshold:
-        return f"there is evidence against {name}", (
+        return f"the validation pairs are evidence against {name}", (
             f"On {pairs} its implicit reward prefers what people rejected, more often than chance "
             f"explains{length} (p = {1 - last.p_value:.2g}): self-annotation or the labels may have gone wrong."
         )
@@ -108,6 +108,6 @@ def _why_none(record: RunRecord, shipped: Shipped) -> tuple[str, str]:
     )
     if shipped.pairs < shipped.enough:
         return nothing, f"{agrees} With fewer than {shipped.enough} pairs the test often misses a good round."
-    return "no round is shown to be better", (
+    return "the validation pairs do not show that a round is better", (
         f"{agrees} So many pairs usually recognise a good round, unless many labels are wrong."
     )
