@@ -70,7 +70,7 @@ def unsupported(pairs, p_value, accuracy=0.55):
             "agrees with people in 55% of 3 validation pairs",
         ),
         (49, 0.3, "give no evidence for or against any round", "With fewer than 50 pairs the test often misses"),
-        (50, 0.3, "do not show that a round is better", "So many pairs usually recognise a good round"),
+        (50, 0.3, "do not show that a round is better", "So many usually recognise one unless labels are wrong."),
         (20, 0.97, "are evidence against round 3", "On 20 validation pairs its implicit reward prefers what people"),
         (80, 0.97, "are evidence against round 3", "(p = 0.03): self-annotation or the labels may have gone wrong."),
     ],

@@ -101,10 +101,7 @@ def _write_report(directory: Path, console) -> None:
     page = write_report(directory)
     if console:
         record = read_run(directory)
-        if made := tell_made(record, f"{directory}/"):
-            lines = [made, *judge(record)]
-        else:
-            console.print(rich_table(record))
-            lines = []
-        for line in (*lines, *judge_shipping(record), f"Report: {page}"):
-            console.print(line, highlight=False, markup=False)
+        made = tell_made(record, f"{directory}/")
+        numbers = (made, *judge(record)) if made else (rich_table(record),)
+        for shown in (*numbers, *judge_shipping(record), f"Report: {page}"):
+            console.print(shown, highlight=False, markup=False)

@@ -54,9 +54,8 @@ def _few_pairs(record: RunRecord) -> Iterator[str]:
     shipped = record.shipped
     if shipped and shipped.round is not None and shipped.pairs < shipped.enough:
         yield (
-            f"Only {shipped.pairs} validation pairs choose the round to ship: with fewer than {shipped.enough}, the "
-            "test often misses a good round. Raise data.validation_share or add seeds; leader.accept: always ships the "
-            "last round without a test."
+            f"Only {shipped.pairs} validation pairs choose the round to ship: with fewer than {shipped.enough} the "
+            "test often misses a later and better one. Raise data.validation_share or add seeds."
         )
 
 

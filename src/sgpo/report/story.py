@@ -84,14 +84,11 @@ def tell_missing(record: RunRecord) -> str:
 
 def tell_made(record: RunRecord, directory: str = "") -> str:
     """Which policies a run made, where it measured nothing that a table could show; else empty."""
-    if find_quantities(record):
+    if find_quantities(record) or not record.rounds:
         return ""
-    last = record.config["rounds"]
-    policies = (
-        f"{metrics.name} ({directory}{'final' if metrics.round > last else f'round-{metrics.round}'}/policy)"
-        for metrics in record.rounds
-    )
-    return f"Made: {', '.join(policies)}." if record.rounds else ""
+    folders = ("final" if one.round > record.config["rounds"] else f"round-{one.round}" for one in record.rounds)
+    policies = zip(record.rounds, folders, strict=True)
+    return f"Made: {', '.join(f'{one.name} ({directory}{folder}/policy)' for one, folder in policies)}."
 
 
 def shipping_evidence(record: RunRecord) -> Grid | None:
@@ -126,26 +123,23 @@ def pair_flow(record: RunRecord) -> Grid | None:
 def stage_times(record: RunRecord) -> Grid | None:
     """Seconds of each stage, a column per round; None if no stage is complete."""
     rounds: dict[str, Counter[str]] = {}
-    others, whole = Counter(), Counter()
+    whole: Counter[str] = Counter()
     for stage, entry in record.manifest.stages.items():
         group, _, part = stage.partition("/")
+        name = _words(stage)
         if group == "final" or group.startswith("round-"):
             # All trials of a round are one row; their number is the grid's.
-            part = "trials" if part.startswith("trials/") else _words(part)
-            for parts in (rounds.setdefault(group.replace("-", " "), Counter()), whole):
-                parts[part] += entry.seconds
-        else:
-            others[_words(stage)] += entry.seconds
+            name = "trials" if part.startswith("trials/") else _words(part)
+            rounds.setdefault(group.replace("-", " "), Counter())[name] += entry.seconds
+        whole[name] += entry.seconds
     # The round with the most stages first: a whole round shows the order of the loop.
     fullest_first = sorted(rounds.values(), key=len, reverse=True)
-    stages = list(dict.fromkeys(part for parts in fullest_first for part in parts))
-    columns = {**rounds, "all": whole}
-    rows = [(name, [_duration(parts.get(stage)) for stage in stages]) for name, parts in columns.items()]
-    grid = Grid(["stage", *stages], rows).turned()
-    grid.rows.extend((name, [*(EN_DASH for _ in rounds), _duration(seconds)]) for name, seconds in others.items())
-    totals = [*(parts.total() for parts in rounds.values()), whole.total() + others.total()]
-    grid.rows.append(("all", [*map(_duration, totals)]))
-    return grid if record.manifest.stages else None
+    stages = list(dict.fromkeys(name for parts in (*fullest_first, whole) for name in parts))
+    rows = [
+        (name, [*(_duration(parts.get(stage)) for stage in stages), _duration(parts.total())])
+        for name, parts in {**rounds, "all": whole}.items()
+    ]
+    return Grid(["stage", *stages, "all"], rows).turned() if whole else None
 
 
 def _words(stage: str) -> str:

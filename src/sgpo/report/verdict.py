@@ -28,8 +28,9 @@ def judge(record: RunRecord) -> list[str]:
         if quantity.claim and (found := quantity.read(judged)) and found.interval
     ]
     if not shown:
-        what = "it has no win rate and no accuracy (evaluate and data.heldout in the recipe measure them)"
-        return [f"{capital(judged.name)} was not evaluated: {what}."]
+        return [
+            f"{capital(judged.name)} was not evaluated: it has no win rate and no accuracy (evaluate, data.heldout)."
+        ]
     headline, *others = (_headline(judged, quantity) for quantity in shown)
     lines = zip(["", *others], shown, strict=True)
     sentences = (f"{line} {_against_seeds(record, quantity)}".strip() for line, quantity in lines)
@@ -75,7 +76,7 @@ def judge_shipping(record: RunRecord) -> list[str]:
             f"round-{len(shipped.rounds) - 1}/policy if they convince you (leader.accept: always ships it without a "
             "test). More human pairs, in data.seeds or by a larger data.validation_share, make the test surer."
         )
-        return [f"Ship the SFT model ({shipped.path}): {found}.", why, to_do]
+        return [f"Ship the SFT model ({shipped.path}): the validation pairs {found}.", why, to_do]
     found, later = shipped.rounds[shipped.round], len(shipped.rounds) - 1 - shipped.round
     last = " after a last DPO on all human pairs" if record.ships_final else ""
     others = f", and support no later round ({later} tested)" if later else ""
@@ -86,28 +87,26 @@ def judge_shipping(record: RunRecord) -> list[str]:
 
 
 def _why_none(record: RunRecord, shipped: Shipped) -> tuple[str, str]:
-    """Why no round is shipped: the pairs cannot tell, are few, speak against the last round, or show nothing."""
+    """What the validation pairs say where they support no round, and the numbers that show it."""
     last, name = shipped.rounds[-1], name_of(len(shipped.rounds) - 1)
     pairs = f"{shipped.pairs} validation pair{'' if shipped.pairs == 1 else 's'}"
     length = " once the length of the responses is taken into account" if record.controls_length else ""
-    nothing = "the validation pairs give no evidence for or against any round"
-    least = smallest_p_value(shipped.pairs)
+    nothing, bound = "give no evidence for or against any round", f"below {last.threshold:.2g}"
+    least, opposite = smallest_p_value(shipped.pairs), 1 - last.p_value
     if least >= last.threshold:
         return nothing, (
-            f"{pairs} cannot give any: even if a round ordered all of them as people did, its p-value "
-            f"would be {least:.2g}, and it has to be below {last.threshold:.2g}."
+            f"{pairs} cannot give any: even if a round ordered all of them as people did, its p-value would be "
+            f"{least:.2g}, and it has to be {bound}."
         )
-    if 1 - last.p_value < last.threshold:
-        return f"the validation pairs are evidence against {name}", (
-            f"On {pairs} its implicit reward prefers what people rejected, more often than chance "
-            f"explains{length} (p = {1 - last.p_value:.2g}): self-annotation or the labels may have gone wrong."
+    if opposite < last.threshold:
+        return f"are evidence against {name}", (
+            f"On {pairs} its implicit reward prefers what people rejected, more often than chance explains{length} "
+            f"(p = {opposite:.2g}): self-annotation or the labels may have gone wrong."
         )
     agrees = (
-        f"The implicit reward of {name} agrees with people in {last.accuracy:.0%} of {pairs} "
-        f"(p = {last.p_value:.2g}{length}; below {last.threshold:.2g} would be evidence)."
+        f"The implicit reward of {name} agrees with people in {last.accuracy:.0%} of {pairs} (p = {last.p_value:.2g}"
+        f"{length}; {bound} would be evidence)."
     )
     if shipped.pairs < shipped.enough:
         return nothing, f"{agrees} With fewer than {shipped.enough} pairs the test often misses a good round."
-    return "the validation pairs do not show that a round is better", (
-        f"{agrees} So many pairs usually recognise a good round, unless many labels are wrong."
-    )
+    return "do not show that a round is better", f"{agrees} So many usually recognise one unless labels are wrong."

@@ -130,10 +130,7 @@ def evidence(gaps: ArrayLike, *, control: ArrayLike | None = None) -> ScoreTest:
 
 
 def smallest_p_value(pairs: int) -> float:
-    """The p-value of `evidence` below which no number of `pairs` can get it: all of them agree, with equal gaps.
-
-    The score is a sum over the root of the sum of its squares, so it is at most the root of the number of its terms.
-    """
+    """The smallest p-value that `evidence` can have: N pairs that agree alike have a score of sqrt(N), the largest."""
     return float(norm.sf(math.sqrt(pairs)))
 
 
