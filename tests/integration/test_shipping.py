@@ -140,7 +140,7 @@ def test_a_run_that_measures_nothing_ends_with_what_it_made_and_where_it_lies(re
     assert (start, done.split()[:2]) == ("  … round-0/policy", ["✓", "round-0/policy"])
     assert metrics == "  … round-0/metrics.json" and "✓ round-0/metrics.json" in measured
     assert made == f"Made: DPO on seeds ({policy})." and policy.is_dir()
-    assert judged.startswith("DPO on seeds was not evaluated: it has no win rate and no accuracy")
+    assert judged.startswith("DPO on seeds was not evaluated: no win rate, no accuracy")
     assert report.startswith("Report: ")
     assert made.replace(f"{policy.parents[1]}/", "") in (policy.parents[1] / "report.html").read_text()
 

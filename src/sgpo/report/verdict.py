@@ -28,9 +28,7 @@ def judge(record: RunRecord) -> list[str]:
         if quantity.claim and (found := quantity.read(judged)) and found.interval
     ]
     if not shown:
-        return [
-            f"{capital(judged.name)} was not evaluated: it has no win rate and no accuracy (evaluate, data.heldout)."
-        ]
+        return [f"{capital(judged.name)} was not evaluated: no win rate, no accuracy (evaluate, data.heldout)."]
     headline, *others = (_headline(judged, quantity) for quantity in shown)
     lines = zip(["", *others], shown, strict=True)
     sentences = (f"{line} {_against_seeds(record, quantity)}".strip() for line, quantity in lines)
