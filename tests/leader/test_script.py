@@ -15,6 +15,7 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from leader.batches import ROWS
+from refusals import unrefused
 from sgpo.choices import Schedule, Solver, Space, Step, WindowRule
 from sgpo.errors import InputError
 from sgpo.leader.script import launch, train
@@ -80,6 +81,14 @@ def test_what_the_trainer_refuses_is_one_message_for_the_user(command, arguments
         train(command(*arguments, **columns))
 
 
+def turns(role, place):
+    """A column of ROWS as messages, to which TRL applies the template."""
+    return [[{"role": role, "content": row[place]}] for row in ROWS]
+
+
+MESSAGES = {"prompt": turns("user", 0), "chosen": turns("assistant", 1), "rejected": turns("assistant", 2)}
+
+
 def with_template(policy_path, folder, change, eos="<|im_end|>"):
     """The tiny policy with another chat template and end token."""
     shutil.copytree(policy_path, folder)
@@ -98,7 +107,7 @@ def test_a_training_has_one_date_and_says_what_the_template_does(command, tmp_pa
     monkeypatch.setattr(
         SGPOTrainer, "_prepare_dataset", lambda *arguments: prompts.append(keep(*arguments)) or prompts[-1]
     )
-    train(command(*options))
+    train(command(*options, **MESSAGES))
     tokenizer = AutoTokenizer.from_pretrained(policy_path)
     starts = {tokenizer.decode(ids).partition("<|im_start|>")[0] for ids in prompts[0]["prompt_ids"]}
     assert len(starts) == 1
@@ -110,19 +119,23 @@ def test_a_pair_that_the_template_refuses_is_named_by_its_line(command, tmp_path
     refusing = "{% if messages[0]['content'] == '" + third + "' %}{{ raise_exception('not this') }}{% endif %}"
     options = with_template(policy_path, tmp_path / "refusing", lambda text: refusing + text)
     with pytest.raises(InputError, match=r"pairs\.jsonl line 3: the chat template refuses its turns .*not this"):
-        train(command(*options))
+        train(command(*options, **MESSAGES))
 
 
 def test_a_token_without_a_row_is_found_before_training(command, tmp_path, policy_path):
     options = with_template(policy_path, tmp_path / "small", lambda text: text, eos="<|new|>")
     with pytest.raises(InputError, match=r"ids up to \d+ \('<\|new\|>'\), and the embedding"):
-        train(command(*options))
+        train(command(*options, **MESSAGES))
 
 
-def test_a_choice_that_does_not_exist_is_listed_by_the_parser(command, capsys):
-    with pytest.raises(SystemExit):
-        train(command("--schedule", "never"))
-    assert "--schedule: invalid choice: 'never' (choose from 'round', 'epoch', 'step')" in capsys.readouterr().err
+def test_what_the_parser_refuses_is_one_message_without_the_usage(command, capsys):
+    lines = {
+        ("--schedule", "never"): "--schedule: invalid choice: 'never' .choose from 'round', 'epoch', 'step'.$",
+        ("--radius", "much"): "--radius: invalid float value: 'much'",
+        ("--max_steps",): "--max_steps.*: expected one argument",
+    }
+    assert unrefused(lambda line: train(command(*line)), lines.items()) == {}
+    assert capsys.readouterr() == ("", "")
 
 
 def test_help_lists_the_choices_of_every_named_setting(capsys):

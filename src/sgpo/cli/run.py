@@ -94,13 +94,14 @@ class _ShowKeys(argparse.Action):
 def _write_report(directory: Path, console) -> None:
     from sgpo.report.build import write_report
     from sgpo.report.read import read_run
-    from sgpo.report.story import shipping_sentence
+    from sgpo.report.story import tell_made
     from sgpo.report.table import rich_table
+    from sgpo.report.verdict import judge, judge_shipping
 
     page = write_report(directory)
     if console:
         record = read_run(directory)
-        console.print(rich_table(record))
-        if record.shipped:
-            console.print(shipping_sentence(record), highlight=False, markup=False)
-        console.print(f"Report: {page}", highlight=False, markup=False)
+        made = tell_made(record, f"{directory}/")
+        numbers = (made, *judge(record)) if made else (rich_table(record),)
+        for shown in (*numbers, *judge_shipping(record), f"Report: {page}"):
+            console.print(shown, highlight=False, markup=False)
