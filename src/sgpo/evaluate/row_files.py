@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sgpo.errors import InputError, shorten
-from sgpo.store.files import read_objects
+from sgpo.store.files import is_unicode, read_objects
 
 
 class Row(NamedTuple):
@@ -18,13 +18,25 @@ class Row(NamedTuple):
         """The string at a key."""
         return self._typed(key, str, "a string")
 
+    def name(self, key: str) -> str:
+        """The string at a key, as a terminal shows it."""
+        if not is_unicode(value := self.text(key)):
+            raise self.wrong(key, "a string without half of a surrogate pair")
+        return value
+
     def whole(self, key: str) -> int:
-        """The integer at a key; JSON's true and false are none."""
-        return self._typed(key, int, "an integer")
+        """The integer at a key, of 64 bits; JSON's true and false are none."""
+        value = self._typed(key, int, "an integer")
+        if not -(2**63) <= value < 2**63:
+            raise self.wrong(key, "an integer of 64 bits")
+        return value
 
     def number(self, key: str, allowed: str) -> float:
         """The number at a key, which may be NaN."""
-        return float(self._typed(key, (int, float), allowed))
+        try:
+            return float(self._typed(key, (int, float), allowed))
+        except OverflowError as error:
+            raise self.wrong(key, allowed) from error
 
     def wrong(self, key: str, allowed: str) -> InputError:
         """The error for a value that is not allowed."""
@@ -58,9 +70,10 @@ def rows_by_key(rows: Sequence[Row], key_of: Callable[[Row], Any], what: str) ->
 def the_only(values: Sequence[str], rows: Sequence[Row], what: str) -> str:
     """The one value, such as a "generator", that all rows share; raises InputError if there is another."""
     for value, row in zip(values, rows, strict=True):
-        if value != values[0]:
+        if value != values[0] or not is_unicode(value):
             raise InputError(
-                f"{row.where}: the {what} is {value!r} and that of {rows[0].where} {values[0]!r}; allowed: one."
+                f"{row.where}: the {what} is {shorten(value)} and that of {rows[0].where} {shorten(values[0])}; "
+                "allowed: one, without half of a surrogate pair."
             )
     return values[0]
 

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from sgpo.store.files import is_unicode
+
 # The JSON body of a request.
 Body = dict[str, Any]
 # Called with the position of a body and its answer.
@@ -61,7 +63,7 @@ def _read_choice(choice: object) -> tuple[str, str]:
         text = ""
     if not isinstance(text, str):
         raise NoAnswer("a choice without text")
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+    if not is_unicode(text):
         raise NoAnswer("a text that is not Unicode: half of a surrogate pair")
     if not isinstance(reason, str):
         raise NoAnswer("a choice without finish_reason")
@@ -82,6 +84,7 @@ def _first_logprobs(choice: dict) -> dict[str, float]:
     try:
         tokens = (choice.get("logprobs") or {}).get("content") or []
         tops = tokens[0].get("top_logprobs") or [] if tokens else []
-        return {top["token"]: float(top["logprob"]) for top in tops}
+        # Half of a surrogate pair is no letter, and no cache can hold it.
+        return {top["token"]: float(top["logprob"]) for top in tops if is_unicode(top["token"])}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise NoAnswer("logprobs of another form") from error
