@@ -458,7 +458,7 @@ def _read_answer(path: Path) -> dict[str, Any]:
 
 def _use_record(record: Any, folder: Path) -> None:
     record.write(folder / "record.json")
-    assert type(record).read(folder / "record.json") == record
+    type(record).read(folder / "record.json")
 
 
 RUN_FILES = {
