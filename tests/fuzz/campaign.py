@@ -109,26 +109,31 @@ def _remove(path: Path) -> None:
 
 
 def _failure(reader: Reader, path: Path, home: Path, scratch: Path) -> tuple[str, str] | None:
-    before, peak = _listing(home), _peak()
+    peak = _peak()
     try:
         with _limits():
-            try:
-                value = reader.read(path)
-            except InputError as error:
-                return _wrong_message(reader, path, str(error))
-            finally:
-                if _listing(home) != before:
-                    return "something on disk changed", ""
-            try:
-                reader.use(value, scratch)
-            except InputError:
-                return None
+            found = _read_and_use(reader, path, home, scratch)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
         return _kind(error), _detail(error)
     if _peak() - peak > MEGABYTES:
         return f"{_peak() - peak} MB", ""
+    return found
+
+
+def _read_and_use(reader: Reader, path: Path, home: Path, scratch: Path) -> tuple[str, str] | None:
+    before = _listing(home)
+    try:
+        value = reader.read(path)
+    except InputError as error:
+        found = _wrong_message(reader, path, str(error))
+        return found if _listing(home) == before else ("something on disk changed", "")
+    if _listing(home) != before:
+        return "something on disk changed", ""
+    # Numbers that are too few, or a mean of nothing, may be refused later, by a message that names no file.
+    with suppress(InputError):
+        reader.use(value, scratch)
     return None
 
 

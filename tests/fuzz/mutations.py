@@ -1,4 +1,4 @@
-"""Ways in which a file comes to hold what no writer of ours wrote: by bytes, by tokens of its text, by its structure."""
+"""Ways in which a file comes to hold what no writer wrote: by bytes, by tokens of its text, by its structure."""
 
 import gzip
 import io
@@ -16,22 +16,29 @@ import yaml
 LONG, DEEP = 50_000, 20_000
 # As they stand in JSON and YAML; Python's json reads most of them and not all of them are values that a reader wants.
 TOKENS = (
-    "null", "true", "false", "-1", "0", "1", "3.5", "-0.0", "1e999", "-1e999", "1e-999", "NaN", "Infinity", "-Infinity",
+    "null", "true", "false", "-1", "0", "1", "3.5", "-0.0", "1e999", "-1e999", "1e-999", "NaN",
+    "Infinity", "-Infinity",
     str(10**30), str(10**400), "9" * 5000, str(2**63), '""', '" "', "[]", "{}", "[[]]", "[null]", '[{"role": "user"}]',
-    '{"a": {"b": [1, null]}}', '"\\ud83d"', '"\\udc00x"', '"\\u0000"', '"\\ud83c\\udf09"', '"\\u2028\\u0085"', '"\\r\\n"',
+    '{"a": {"b": [1, null]}}', '"\\ud83d"', '"\\udc00x"', '"\\u0000"', '"\\ud83c\\udf09"', '"\\u2028\\u0085"',
+    '"\\r\\n"',
     f'"{"x" * LONG}"', "[" * DEEP, "[" * DEEP + "]" * DEEP, '{"a":' * DEEP, "[" * 900 + "]" * 900, '"1"', '"nan"',
     '{"role": "user", "content": "\\ud83d"}', '[{"role": "tool", "content": ""}]', '"../../x"', '"\\u0000/x"',
 )  # fmt: skip
 # What only YAML reads as something of its own.
 YAML_TOKENS = (
-    "&a [*a]", "&a {b: *a}", "*b", "!!python/object:os.system x", "!!binary x", "!!int x", "!!float x", "!!bool x",
-    "!!timestamp x", "!!set {a}", "2020-99-99", "2020-01-01", "2020-01-01 99:00:00", "0b_", "0x_", "0o9", "1:99", ".inf",
-    ".nan", "~", "{1: 2}", "{[a]: b}", "{null: 1}", "{<<: 3}", "{<<: [1]}", "- - -", "? x", "@", "%", "|", "!<x> y", "1_0",
+    "&a [*a]", "&a {b: *a}", "*b", "!!python/object:os.system x", "!!binary x", "!!int x", "!!float x",
+    "!!bool x",
+    "!!timestamp x", "!!set {a}", "2020-99-99", "2020-01-01", "2020-01-01 99:00:00", "0b_", "0x_", "0o9", "1:99",
+    ".inf",
+    ".nan", "~", "{1: 2}", "{[a]: b}", "{null: 1}", "{<<: 3}", "{<<: [1]}", "- - -", "? x", "@", "%", "|", "!<x> y",
+    "1_0",
     "{a: 1, a: 2}", "!!omap [a]", "!!pairs [[a, b]]", "=", "&a", '"\\ud83d"', '"\\xff"',
 )  # fmt: skip
 BYTES = (
-    b"\x00", b"\xff", b"\xc3", b"\xed\xa0\xbd", b"\xef\xbb\xbf", b"\xff\xfe", b"\r\n", b"\r", b"\n", b"\n\n", b"\x1b[31m",
-    b"\xe2\x80\xa8", b'"', b"\\", b",", b":", b"{", b"}", b"[", b"]", b"-", b"#", b"x" * LONG, b"\x00" * 99, b"\t", b"'",
+    b"\x00", b"\xff", b"\xc3", b"\xed\xa0\xbd", b"\xef\xbb\xbf", b"\xff\xfe", b"\r\n", b"\r", b"\n", b"\n\n",
+    b"\x1b[31m",
+    b"\xe2\x80\xa8", b'"', b"\\", b",", b":", b"{", b"}", b"[", b"]", b"-", b"#", b"x" * LONG, b"\x00" * 99, b"\t",
+    b"'",
 )  # fmt: skip
 _MARK = "\x01%d\x01"
 _SCALAR = re.compile(rb'"(?:[^"\\\n]|\\.)*"|-?\d[\d.eE+-]*|\b(?:true|false|null)\b')
@@ -197,7 +204,8 @@ def jinja_file(rng: random.Random, content: bytes) -> bytes:
     """A mutated template."""
     tokens = (
         "{{ 1 / 0 }}", "{{ x.y.z }}", "{% for a in 3 %}{% endfor %}", "{{ 'a' * 99 }}", "{% set x = messages[9] %}",
-        "{{ messages[0].content.nope() }}", "{% if", "{{", "}}", "{#", "{{ raise_exception('no') }}", "{% include 'x' %}",
+        "{{ messages[0].content.nope() }}", "{% if", "{{", "}}", "{#", "{{ raise_exception('no') }}",
+        "{% include 'x' %}",
         "{{ messages + 1 }}", "{{ strftime_now('%Y') }}", "{{ 'x' | nope }}", "{{ none.a }}", "{{ range(10 ** 9) }}",
         "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "{{ 9 ** 999999 }}", "{{ ''.__class__ }}", "{% break %}",
     )  # fmt: skip
@@ -250,7 +258,7 @@ def _table_file(rng: random.Random, content: bytes, read: Any, write: Any) -> by
 
 
 def change_table(rng: random.Random, table: pa.Table) -> pa.Table:
-    """A table with a column dropped, renamed, retyped, or of other values; or without rows, or with its metadata lost."""
+    """A table with a column dropped, renamed, retyped, or of other values; or without rows or metadata."""
     place = rng.randrange(table.num_columns)
     name, column, rows = table.column_names[place], table.column(place), table.num_rows
     kind = rng.randrange(9)
@@ -325,8 +333,10 @@ def npy_file(rng: random.Random, content: bytes) -> bytes:
         body = head[10:].rstrip(" \n").encode("latin-1").ljust(117)[:117] + b"\n"
         return content[:10] + body + content[128:]
     arrays = (
-        np.array([1, None], object), np.array(["a"]), np.array([1 + 2j]), np.zeros((2, 2)), np.array(3.0), np.array([True]),
-        np.array(["2020"], "M8[s]"), np.zeros(3, [("a", "f8")]), np.array([1, 2], "f2"), np.array([]), np.array([np.nan]),
+        np.array([1, None], object), np.array(["a"]), np.array([1 + 2j]), np.zeros((2, 2)), np.array(3.0),
+        np.array([True]),
+        np.array(["2020"], "M8[s]"), np.zeros(3, [("a", "f8")]), np.array([1, 2], "f2"), np.array([]),
+        np.array([np.nan]),
         np.array([1e300, -1e300]), np.array([2**63], "u8"), np.array([1, 2], ">i4"), np.array([1.5], np.longdouble),
     )  # fmt: skip
     sink = io.BytesIO()

@@ -1,10 +1,13 @@
-"""Every reader of files: a valid file of its kind, how it is mutated, the call that reads it, and what its callers do."""
+"""Every reader of files: a valid file of its kind, its mutations, the call that reads it, and what callers do."""
 
 import gzip
 import json
+import zlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -34,17 +37,15 @@ from sgpo.preferences.annotators.verdicts import PairwiseJudge, both_verdicts
 from sgpo.preferences.layout import clean_pairs
 from sgpo.preferences.source import load_pairs, load_prompts, load_rows
 from sgpo.preferences.split_files import check_split, hash_rows
-from sgpo.report.alerts import find_alerts
-from sgpo.report.quantities import find_quantities
-from sgpo.report.read import RunRecord, read_run
-from sgpo.report.story import pair_flow, shipping_evidence, shipping_sentence, stage_times, tell_missing, tell_story
-from sgpo.report.table import rich_table, summary_rows
-from sgpo.report.verdict import judge
+from sgpo.report.build import write_report
+from sgpo.report.read import read_run
+from sgpo.report.story import shipping_sentence
+from sgpo.report.table import rich_table
 from sgpo.robust import make_link, worst_case
 from sgpo.serving.answers import Answer
 from sgpo.serving.cache import CachedPool
 from sgpo.store.hub import is_hub_id
-from sgpo.store.records import Decision, Manifest, RoundMetrics, Shipped
+from sgpo.store.records import Manifest, RoundMetrics, Shipped
 from sgpo.store.run_dir import check_same_config
 from sgpo.store.stages import Shards
 from tiny_model import build_tiny_tokenizer
@@ -110,7 +111,7 @@ def _plain(value: Any) -> None:
 def _print(renderable: Any, folder: Path) -> None:
     from rich.console import Console
 
-    with (folder / "terminal").open("w", encoding="utf-8") as file:
+    with (folder / "terminal").open("w", encoding="utf-8", errors="backslashreplace") as file:
         Console(file=file, width=100).print(renderable)
 
 
@@ -407,14 +408,18 @@ def _write_run(file: str, gold: bool = False) -> Callable[[Path], Path]:
     return write
 
 
-def _read_run(path: Path) -> RunRecord:
-    return read_run(next(parent for parent in path.parents if parent.name == "run"))
+def _read_run(path: Path) -> Path:
+    root = next(parent for parent in path.parents if parent.name == "run")
+    read_run(root)
+    return root
 
 
-def _use_run(record: RunRecord, folder: Path) -> None:
-    told = [tell_story(record), tell_missing(record), judge(record), find_alerts(record), find_quantities(record)]
-    told += [summary_rows(record), pair_flow(record), shipping_evidence(record), stage_times(record)]
-    str(told).encode()
+def _use_run(root: Path, folder: Path) -> None:
+    # A figure takes half a second, so few pages have any.
+    drawn = zlib.crc32(b"".join(file.read_bytes() for file in sorted(root.rglob("*")) if file.is_file())) % 40 == 0
+    with nullcontext() if drawn else mock.patch("sgpo.report.build.draw_figures", lambda record: []):
+        write_report(root).unlink()
+    record = read_run(root)
     _print(rich_table(record), folder)
     if record.shipped:
         _print(shipping_sentence(record), folder)
@@ -498,13 +503,15 @@ READERS = [
     Reader("pairs.jsonl", _text("pairs.jsonl", _jsonl(PAIR_ROWS)), mutations.json_lines, load_pairs, _use_pairs),
     Reader("talks.json", _text("talks.json", json.dumps(TALKS)), mutations.json_file, load_pairs, _use_pairs),
     Reader("pairs.jsonl.gz", _write_gzip, mutations.gzipped_lines, load_pairs, _use_pairs),
-    Reader("pairs.parquet", _write_table("pairs.parquet", PAIR_ROWS), mutations.parquet_file, load_pairs, _use_pairs, 2),
+    Reader("pairs.parquet", _write_table("pairs.parquet", PAIR_ROWS), mutations.parquet_file, load_pairs, _use_pairs,
+           2),
     Reader("talks.parquet", _write_table("talks.parquet", TALKS), mutations.parquet_file, load_pairs, _use_pairs, 2),
     Reader("file.arrow", _write_table("file.arrow", PAIR_ROWS), mutations.arrow_file, load_pairs, _use_pairs),
     Reader("talks.arrow", _write_table("talks.arrow", TALKS), mutations.arrow_stream, load_pairs, _use_pairs, 2),
     Reader("prompts.parquet", _write_table("prompts.parquet", PAIR_ROWS), mutations.parquet_file, load_prompts,
            _use_prompt_rows),
-    *(Reader(f"saved {part}", _write_saved(part), mutate, lambda path: load_pairs(path.parent), _use_pairs, 0.5, "saved")
+    *(Reader(f"saved {part}", _write_saved(part), mutate, lambda path: load_pairs(path.parent), _use_pairs, 0.5,
+           "saved")
       for part, mutate in (("*.arrow", mutations.arrow_stream), ("state.json", mutations.json_file),
                            ("dataset_info.json", mutations.json_file))),
     Reader("split.json", _write_split, mutations.json_file, lambda path: check_split(path.parent), lambda *_: None, 0.5,
@@ -512,10 +519,12 @@ READERS = [
     Reader("gaps.txt", _text("gaps.csv", "\n".join(map(str, GAPS))), mutations.text_file,
            lambda path: read_gaps(path, "gap"), _use_gaps),
     Reader("gaps.npy", _write_npy, mutations.npy_file, lambda path: read_gaps(path, "gap"), _use_gaps, 2),
-    Reader("gaps.parquet", _write_gaps_parquet, mutations.parquet_file, lambda path: read_gaps(path, "gap"), _use_gaps, 2),
+    Reader("gaps.parquet", _write_gaps_parquet, mutations.parquet_file, lambda path: read_gaps(path, "gap"),
+           _use_gaps, 2),
     Reader("recipe.yaml", _text("recipe.yaml", SPLIT_RECIPE), mutations.yaml_file, _read_config, _use_config, 2),
     Reader("old recipe.yaml", _text("recipe.yaml", OLD), mutations.yaml_file, _read_config, _use_config),
-    Reader("stored config.yaml", _text("config.yaml", OLD), mutations.yaml_file, _read_stored, lambda *_: None, 1, "home"),
+    Reader("stored config.yaml", _text("config.yaml", OLD), mutations.yaml_file, _read_stored, lambda *_: None, 1,
+           "home"),
     Reader("judge template", _text("judge.txt", TEMPLATE), mutations.jinja_file, _read_judge, _use_judge),
     Reader("adapter_config.json", _text("adapter_config.json", '{"base_model_name_or_path": "some/base", "r": 8}'),
            mutations.json_file, lambda path: adapter_base(path.parent), _use_base),

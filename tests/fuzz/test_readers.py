@@ -16,6 +16,7 @@ KNOWN = {
     "shards": "store/stages.py",
     "worst_case.parquet": "rounds/worst_case.py",
     "run config.yaml": "report/read.py",
+    "run manifest.json": "report/build.py",
 }
 CRASHING = ("file.arrow", "talks.arrow", "saved *.arrow")
 

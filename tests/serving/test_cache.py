@@ -44,9 +44,11 @@ def test_a_damaged_line_is_named_whatever_the_damage(cache):
         return CachedPool(Servers(), cache).missing(BODIES)
 
     lines = (
-        "", "{", "[1]", "null", "{}", '{"key": "k"}', "\ud83d", "\x00", "[" * 50_000, f'{{"key": "k", "answer": {"9" * 5000}}}',
-        damaged(texts=[5]), damaged(texts="left out"), damaged(texts=[]), damaged(texts=["a", "b"]), 
-        damaged(finish_reasons=[None]), damaged(finish_reasons=[]), damaged(prompt_tokens=2.5), damaged(prompt_tokens="many"),
+        "", "{", "[1]", "null", "{}", '{"key": "k"}', "\ud83d", "\x00", "[" * 50_000, f'{{"key": "k",
+        "answer": {"9" * 5000}}}',
+        damaged(texts=[5]), damaged(texts="left out"), damaged(texts=[]), damaged(texts=["a", "b"]),
+        damaged(finish_reasons=[None]), damaged(finish_reasons=[]), damaged(prompt_tokens=2.5),
+        damaged(prompt_tokens="many"),
         damaged(top_logprobs=[1]), damaged(top_logprobs={"A": None}), damaged(top_logprobs={"A": float("nan")}),
         damaged(top_logprobs={"A": float("inf")}), damaged(other=1),
     )  # fmt: skip

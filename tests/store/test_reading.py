@@ -44,7 +44,8 @@ def test_what_is_no_json_for_any_program_is_refused_by_its_place(tmp_path):
 
     deep, long = "[" * 50_000, "9" * 5000
     wrong = [
-        (deep, "not valid JSON: maximum recursion depth"), ('{"a":' * 50_000, "not valid JSON: maximum recursion depth"),
+        (deep, "not valid JSON: maximum recursion depth"), ('{"a":' * 50_000,
+        "not valid JSON: maximum recursion depth"),
         (f'{{"a": {long}}}', "not valid JSON: Exceeds the limit"), ('{"a": "\ud83d"}', "not valid UTF-8"),
         ('{"a": 1} {"b": 2}', "not valid JSON: Extra data"), ("\x00", "not valid JSON"), ("3", "allowed: a"),
     ]  # fmt: skip
@@ -59,7 +60,8 @@ def test_what_is_no_json_for_any_program_is_refused_by_its_place(tmp_path):
 
 def test_what_is_no_yaml_is_refused_in_one_line_whatever_pyyaml_raises():
     texts = (
-        "a: [", "a: b: c", "- !!python/object:os.system x", "a: 2020-99-99", "a: 2020-01-01 99:00:00", "a: !!bool maybe",
+        "a: [", "a: b: c", "- !!python/object:os.system x", "a: 2020-99-99", "a: 2020-01-01 99:00:00",
+        "a: !!bool maybe",
         "a: !!int x", "a: !!float x", "a: !!timestamp x", "a: !!binary é", "a: 0b_", f"a: {'9' * 5000}", "a: *b",
         "[" * 5000, "{" * 5000, "a: \x00", "? [a]: b\n? {c}: d", "<<: 3", "a: 1\n--- \nb: 2", "@", "\ud83d: 1",
     )  # fmt: skip
