@@ -50,7 +50,7 @@ def test_a_damaged_line_is_named_whatever_the_damage(cache):
         damaged(finish_reasons=[None]), damaged(finish_reasons=[]), damaged(prompt_tokens=2.5),
         damaged(prompt_tokens="many"),
         damaged(top_logprobs=[1]), damaged(top_logprobs={"A": None}), damaged(top_logprobs={"A": float("nan")}),
-        damaged(top_logprobs={"A": float("inf")}), damaged(other=1),
+        damaged(top_logprobs={"A": float("inf")}),
     )  # fmt: skip
     message = r"^cache .*verdicts\.jsonl line 3.* Remove the line to ask for its answer again\.$"
     assert unrefused(read, [(line, message) for line in lines]) == {}

@@ -7,7 +7,7 @@ import pytest
 
 from refusals import unrefused
 from sgpo.errors import InputError
-from sgpo.store.files import is_unicode, parse_yaml, read_json, read_objects, read_text, read_yaml
+from sgpo.store.files import is_unicode, parse_yaml, read_json, read_objects, read_yaml
 
 ROWS = [{"a": "é 🌉", "b": [1, None]}, {"a": "\u2028", "b": []}]
 LINES = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in ROWS)
@@ -69,11 +69,6 @@ def test_what_is_no_yaml_is_refused_in_one_line_whatever_pyyaml_raises():
         lambda text: parse_yaml(text, "r.yaml"), [(text, r"^r\.yaml: not valid YAML: ") for text in texts]
     )
     assert refused == {}
-
-
-def test_a_path_that_no_system_has_is_refused_like_one_that_does_not_exist(tmp_path):
-    paths = ["nothing", "a\x00b", "half \ud83d", "x" * 5000, str(tmp_path)]
-    assert unrefused(read_text, [(path, "cannot be read: ") for path in paths]) == {}
 
 
 def test_half_of_a_surrogate_pair_is_no_unicode():

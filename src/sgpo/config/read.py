@@ -50,9 +50,8 @@ def named_sources(content: dict[str, Any]) -> list[str]:
 def _texts_at(node: Any, keys: list[str]) -> Iterator[str]:
     """The texts at a place of a recipe, in every item of a list on the way."""
     if isinstance(node, list):
-        # No key takes lists in lists, and an alias can put a list into itself.
         for item in node:
-            yield from _texts_at(None if isinstance(item, list) else item, keys)
+            yield from _texts_at(item, keys)
     elif not keys and isinstance(node, str):
         yield node
     # A judge's model is a name on its server.

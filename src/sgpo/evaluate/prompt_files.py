@@ -19,7 +19,7 @@ NOT_UNICODE = "not_unicode"
 class Answers(NamedTuple):
     """(P,) answers to P prompts with the name of their model, tokens and finish reasons; None: the file lacks them.
 
-    A text of None is no answer, and its finish reason says why: `NOT_UNICODE`, or what the file says.
+    A text of None is no answer; its finish reason says why.
     """
 
     texts: list[str | None]

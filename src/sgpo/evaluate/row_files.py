@@ -21,22 +21,16 @@ class Row(NamedTuple):
     def name(self, key: str) -> str:
         """The string at a key, as a terminal shows it."""
         if not is_unicode(value := self.text(key)):
-            raise self.wrong(key, "a string without half of a surrogate pair")
+            raise self.wrong(key, "a string in Unicode")
         return value
 
     def whole(self, key: str) -> int:
-        """The integer at a key, of 64 bits; JSON's true and false are none."""
-        value = self._typed(key, int, "an integer")
-        if not -(2**63) <= value < 2**63:
-            raise self.wrong(key, "an integer of 64 bits")
-        return value
+        """The integer at a key; JSON's true and false are none."""
+        return self._typed(key, int, "an integer of 64 bits")
 
     def number(self, key: str, allowed: str) -> float:
         """The number at a key, which may be NaN."""
-        try:
-            return float(self._typed(key, (int, float), allowed))
-        except OverflowError as error:
-            raise self.wrong(key, allowed) from error
+        return float(self._typed(key, (int, float), allowed))
 
     def wrong(self, key: str, allowed: str) -> InputError:
         """The error for a value that is not allowed."""
@@ -44,7 +38,8 @@ class Row(NamedTuple):
 
     def _typed(self, key: str, kind: Any, allowed: str) -> Any:
         value = self.values.get(key)
-        if isinstance(value, bool) or not isinstance(value, kind):
+        too_long = isinstance(value, int) and not -(2**63) <= value < 2**63
+        if isinstance(value, bool) or not isinstance(value, kind) or too_long:
             raise self.wrong(key, allowed)
         return value
 
@@ -71,9 +66,9 @@ def the_only(values: Sequence[str], rows: Sequence[Row], what: str) -> str:
     """The one value, such as a "generator", that all rows share; raises InputError if there is another."""
     for value, row in zip(values, rows, strict=True):
         if value != values[0] or not is_unicode(value):
+            first = f"{rows[0].where} {shorten(values[0])}"
             raise InputError(
-                f"{row.where}: the {what} is {shorten(value)} and that of {rows[0].where} {shorten(values[0])}; "
-                "allowed: one, without half of a surrogate pair."
+                f"{row.where}: the {what} is {shorten(value)} and that of {first}; allowed: one, in Unicode."
             )
     return values[0]
 

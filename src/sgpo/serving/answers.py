@@ -84,7 +84,6 @@ def _first_logprobs(choice: dict) -> dict[str, float]:
     try:
         tokens = (choice.get("logprobs") or {}).get("content") or []
         tops = tokens[0].get("top_logprobs") or [] if tokens else []
-        # Half of a surrogate pair is no letter, and no cache can hold it.
         return {top["token"]: float(top["logprob"]) for top in tops if is_unicode(top["token"])}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise NoAnswer("logprobs of another form") from error

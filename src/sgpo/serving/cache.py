@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from pydantic import ConfigDict, model_validator
+from pydantic import model_validator
 
 from sgpo.errors import InputError
 from sgpo.serving.answers import Answer, Body
@@ -99,8 +99,6 @@ def _whole_lines(path: Path) -> bytes:
 
 
 class _Line(Record):
-    model_config = ConfigDict(extra="forbid")
-
     key: str
     answer: Answer
 

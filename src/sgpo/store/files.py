@@ -85,9 +85,8 @@ def read_text(path: str | Path) -> str:
         return Path(path).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not valid UTF-8 (byte {error.start}).") from error
-    except (OSError, ValueError) as error:
-        # A recipe may name a path that no system has: with NUL, or half of a surrogate pair.
-        raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or first_line(error)}.") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def is_unicode(text: str) -> bool:
@@ -103,11 +102,12 @@ def read_yaml(path: str | Path) -> Any:
 def parse_yaml(text: str, where: str) -> Any:
     """The value that a YAML text holds; the InputError names `where`."""
     try:
-        return yaml.safe_load(text)
+        value = yaml.safe_load(text)
+        json.dumps(value, default=str, skipkeys=True)  # It refuses an alias of what it is in.
     except Exception as error:
-        # YAMLError is only one of them: a date like 2020-99-99 is a ValueError, `!!bool x` a KeyError, and so on.
-        shown = " ".join(str(error).split()) if isinstance(error, yaml.YAMLError) else first_line(error)
-        raise InputError(f"{where}: not valid YAML: {shown[:400]}.") from error
+        # Not only YAMLError: a date like 2020-99-99 is a ValueError, `!!bool x` a KeyError, and so on.
+        raise InputError(f"{where}: not valid YAML: {' '.join(str(error).split())[:400]}.") from error
+    return value
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
