@@ -14,15 +14,22 @@ import pyarrow.parquet as pq
 import yaml
 
 LONG, DEEP = 50_000, 20_000
-# As they stand in JSON and YAML; Python's json reads most of them and not all of them are values that a reader wants.
+# As they stand in JSON and YAML. Python's json reads most of them, and not all of them are values that a reader wants.
+TEXTS = (
+    '""', '" "', '"\\ud83d"', '"\\udc00x"', '"\\u0000"', '"\\ud83c\\udf09"', '"\\u2028\\u0085"', '"\\r\\n"', '"1"',
+    '"nan"', '"null"',
+    f'"{"x" * LONG}"', '"../../x"', '"\\u0000/x"', '"\\ufeff"', '"\\u001b[31m[/b]"', '"{{ x }} {prompt}"',
+    '"Verdict: A"',
+)  # fmt: skip
+NUMBERS = (
+    "-1", "0", "1", "2", "3.5", "-0.0", "1e999", "-1e999", "1e-999", "NaN", "Infinity", "-Infinity", "0.1", "1e300",
+    "99", "true",
+    str(10**30), str(10**400), "9" * 5000, str(2**63), str(-(2**63)), "1e400", "5e-324", "-3.5",
+)  # fmt: skip
 TOKENS = (
-    "null", "true", "false", "-1", "0", "1", "3.5", "-0.0", "1e999", "-1e999", "1e-999", "NaN",
-    "Infinity", "-Infinity",
-    str(10**30), str(10**400), "9" * 5000, str(2**63), '""', '" "', "[]", "{}", "[[]]", "[null]", '[{"role": "user"}]',
-    '{"a": {"b": [1, null]}}', '"\\ud83d"', '"\\udc00x"', '"\\u0000"', '"\\ud83c\\udf09"', '"\\u2028\\u0085"',
-    '"\\r\\n"',
-    f'"{"x" * LONG}"', "[" * DEEP, "[" * DEEP + "]" * DEEP, '{"a":' * DEEP, "[" * 900 + "]" * 900, '"1"', '"nan"',
-    '{"role": "user", "content": "\\ud83d"}', '[{"role": "tool", "content": ""}]', '"../../x"', '"\\u0000/x"',
+    *TEXTS, *NUMBERS, "null", "false", "[]", "{}", "[[]]", "[null]", '[{"role": "user"}]', '{"a": {"b": [1, null]}}',
+    "[" * DEEP, "[" * DEEP + "]" * DEEP, '{"a":' * DEEP, "[" * 900 + "]" * 900,
+    '{"role": "user", "content": "\\ud83d"}', '[{"role": "tool", "content": ""}]',
 )  # fmt: skip
 # What only YAML reads as something of its own.
 YAML_TOKENS = (
@@ -40,7 +47,7 @@ BYTES = (
     b"\xe2\x80\xa8", b'"', b"\\", b",", b":", b"{", b"}", b"[", b"]", b"-", b"#", b"x" * LONG, b"\x00" * 99, b"\t",
     b"'",
 )  # fmt: skip
-_MARK = "\x01%d\x01"
+_MARK, _TWICE = "MARK%dKRAM", "TWICE"
 _SCALAR = re.compile(rb'"(?:[^"\\\n]|\\.)*"|-?\d[\d.eE+-]*|\b(?:true|false|null)\b')
 
 Mutate = Callable[[random.Random, bytes], bytes]
@@ -104,14 +111,16 @@ def change(rng: random.Random, value: Any, tokens: tuple[str, ...], used: list[s
         else:
             _rearrange(rng, changed, key)
         return changed
-    kind = rng.randrange(8)
+    kind = rng.randrange(12)
     if kind == 0:
         return [value]
     if kind == 1:
         return {"a": value}
     if kind == 2:
         return str(value)
-    used.append(rng.choice(tokens))
+    # Half of them of the same type, which a reader may take.
+    same = TEXTS if isinstance(value, str) else NUMBERS if isinstance(value, (int, float)) else tokens
+    used.append(rng.choice(same if rng.random() < 0.5 else tokens))
     return _MARK % (len(used) - 1)
 
 
@@ -137,7 +146,7 @@ def _rearrange(rng: random.Random, changed: dict | list, key: Any) -> None:
         changed[rng.choice(("", "x", f"{key}\ud83d", f"{key} ", f"{key}\x00"))] = changed.pop(key)
     elif kind == 2:
         # A key that occurs twice: the renderer removes the mark.
-        changed[f"{_MARK % 0}{key}"] = changed[other]
+        changed[f"{_TWICE}{key}"] = changed[other]
     elif kind == 3:
         changed[key], changed[other] = changed[other], changed[key]
     else:
@@ -146,13 +155,12 @@ def _rearrange(rng: random.Random, changed: dict | list, key: Any) -> None:
 
 def _render(rng: random.Random, value: Any, dump: Callable[[Any], str], tokens: tuple[str, ...]) -> bytes:
     used: list[str] = []
-    for _ in range(rng.choice((1, 1, 1, 2, 4))):
+    for _ in range(rng.choice((1, 1, 1, 1, 2, 4))):
         value = change(rng, value, tokens, used)
-    text = dump(value)
+    text = dump(value).replace(_TWICE, "")
     for place, token in enumerate(used):
-        for mark in (f"{_MARK % place}", json.dumps(_MARK % place)[1:-1], f"\\x01{place}\\x01", f"\\x01{place}\\x01"):
-            text = text.replace(f'"{mark}"', token).replace(mark, token.strip('"') if len(token) < 99 else "")
-    text = text.replace(json.dumps(_MARK % 0)[1:-1], "").replace(f"\\x01{0}\\x01", "")
+        mark = _MARK % place
+        text = text.replace(f'"{mark}"', token).replace(mark, token)
     return text.encode("utf-8", "surrogatepass")
 
 
@@ -162,14 +170,14 @@ def _dump_lines(rows: Any) -> str:
 
 def json_file(rng: random.Random, content: bytes) -> bytes:
     """A mutated JSON file."""
-    if rng.random() < 0.5:
+    if rng.random() < 0.7:
         return _render(rng, json.loads(content), json.dumps, TOKENS)
     return rng.choice((mutate_bytes, mutate_tokens))(rng, content)
 
 
 def json_lines(rng: random.Random, content: bytes) -> bytes:
     """A mutated file of JSON Lines."""
-    if rng.random() < 0.5:
+    if rng.random() < 0.7:
         return _render(rng, [json.loads(line) for line in content.splitlines()], _dump_lines, TOKENS)
     return rng.choice((mutate_bytes, mutate_tokens))(rng, content)
 

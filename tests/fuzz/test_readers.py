@@ -13,6 +13,8 @@ KNOWN = {
     "gaps.npy": "cli/gaps_file.py",
     "stored config.yaml": "store/run_dir.py",
     "chat_template.jinja": "policy/tokens.py",
+    "tokenizer_config.json": "policy/tokens.py",
+    "generation_config.json": "policy/served.py",
     "shards": "store/stages.py",
     "worst_case.parquet": "rounds/worst_case.py",
     "run config.yaml": "report/read.py",
