@@ -5,6 +5,7 @@ import json
 import pytest
 
 from refusals import unrefused
+from sgpo.evaluate.alpaca import read_annotations
 from sgpo.evaluate.prompt_files import NOT_UNICODE, Answers, read_answers_to, write_answers_to
 
 TEXTS = ("Name a nice smiley.", "Name a fruit.", "Name a town.", "Name a river.")
@@ -66,6 +67,16 @@ def test_names_and_counts_that_nothing_could_print_or_add_are_refused_by_row(tmp
         ({"n_tokens": 1.5}, "'n_tokens' is 1.5"), ({"n_tokens": True}, "'n_tokens' is True"),
     ]  # fmt: skip
     assert unrefused(read, [(change, rf"a\.json row 2: {said}.*; allowed: ") for change, said in cases]) == {}
+
+
+def test_annotations_of_an_answer_cut_within_a_character_are_those_of_its_file(tmp_path):
+    half = {"output": "Here you go: \ud83d"}
+    answers = write_rows(tmp_path / "a.json", half)
+    judged = {"generator_1": "base", "output_1": "x", "generator_2": "mine", "annotator": "judge", "preference": 1.5}
+    rows = [{"instruction": text, "output_2": f"{text}!", **judged} for text in TEXTS]
+    rows[0]["output_2"] = half["output"]
+    (tmp_path / "annotations.json").write_text(json.dumps(rows))
+    assert read_annotations(tmp_path / "annotations.json", answers=answers).lengths[0] == len(half["output"])
 
 
 def test_a_row_for_another_prompt_may_hold_half_of_a_surrogate_pair(tmp_path):

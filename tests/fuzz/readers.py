@@ -262,7 +262,7 @@ def _write_saved(part: str) -> Callable[[Path], Path]:
 def _use_pairs(pairs: Dataset, folder: Path) -> None:
     assert {"prompt", "chosen", "rejected"} <= set(pairs.column_names)
     hash_rows(pairs)
-    pq.write_table(pairs.data.table, folder / "pairs.parquet")
+    pairs.save_to_disk(folder / "pairs")
     cleaned, _ = clean_pairs(pairs, "pairs", max_prompt_chars=10**6)
     assert len(cleaned) == len(pairs)
 
