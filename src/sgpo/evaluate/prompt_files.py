@@ -12,8 +12,7 @@ from sgpo.preferences.layout import to_prompts
 from sgpo.preferences.source import load_rows
 from sgpo.store.files import is_unicode, write_json
 
-# The finish reason of an answer with half of a surrogate pair: a generation that was cut within a character.
-NOT_UNICODE = "not_unicode"
+NOT_UNICODE = "not_unicode"  # The reason of an answer with half of a surrogate pair, cut within a character.
 
 
 class Answers(NamedTuple):

@@ -9,9 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import BinaryIO, Self
-
-from pydantic import model_validator
+from typing import BinaryIO
 
 from sgpo.errors import InputError
 from sgpo.serving.answers import Answer, Body
@@ -102,12 +100,6 @@ class _Line(Record):
     key: str
     answer: Answer
 
-    @model_validator(mode="after")
-    def _texts_have_reasons(self) -> Self:
-        if not 0 < len(self.answer.texts) == len(self.answer.finish_reasons):
-            raise ValueError("not one finish reason for each text")
-        return self
-
 
 def _read(path: Path) -> dict[str, Answer]:
     answers = {}
@@ -115,6 +107,8 @@ def _read(path: Path) -> dict[str, Answer]:
     for number, line in enumerate(_whole_lines(path).removeprefix(BOM_UTF8).splitlines(), start=1):
         try:
             row = parse_record(_Line, parse_json(line, path, line=number), f"{path} line {number}")
+            if not 0 < len(row.answer.texts) == len(row.answer.finish_reasons):
+                raise InputError(f"{path} line {number}: allowed: a finish reason for each text.")
         except InputError as error:
             raise InputError(f"cache {error} Remove the line to ask for its answer again.") from error
         answers[row.key] = row.answer
