@@ -112,7 +112,7 @@ def _print(renderable: Any, folder: Path) -> None:
     from rich.console import Console
 
     with (folder / "terminal").open("w", encoding="utf-8", errors="backslashreplace") as file:
-        Console(file=file, width=100).print(renderable)
+        Console(file=file, width=100).print(renderable, highlight=False, markup=False)
 
 
 # Answers, prompts, AlpacaEval and MT-Bench
