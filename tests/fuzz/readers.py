@@ -41,8 +41,9 @@ from sgpo.preferences.source import load_pairs, load_prompts, load_rows
 from sgpo.preferences.split_files import check_split, hash_rows
 from sgpo.report.build import write_report
 from sgpo.report.read import read_run
-from sgpo.report.story import shipping_sentence
+from sgpo.report.story import tell_made
 from sgpo.report.table import rich_table
+from sgpo.report.verdict import judge_shipping
 from sgpo.robust import make_link, worst_case
 from sgpo.serving.answers import Answer
 from sgpo.serving.cache import CachedPool
@@ -428,7 +429,7 @@ def _use_run(root: Path, folder: Path) -> None:
     record = read_run(root)
     _print(rich_table(record), folder)
     if record.shipped:
-        _print(shipping_sentence(record), folder)
+        _print(" ".join([*judge_shipping(record), tell_made(record)]), folder)
 
 
 ABOUT = {"model": "abc", "max_length": 128}
