@@ -189,7 +189,7 @@ def _use_instructions(asked: Instructions, folder: Path) -> None:
 class _Pool:
     """Answers what a cache lacks."""
 
-    def map(self, bodies: list, *, on_answer: Callable[[int, Answer], None]) -> None:
+    def map(self, bodies: list, *, on_answer: Callable[[int, Answer], None], **_: object) -> None:
         for place in range(len(bodies)):
             on_answer(place, Answer(("Verdict: B",), ("stop",), 3, 4, {"A": -0.5}))
 
@@ -383,7 +383,7 @@ def _use_tokenizer(tokenizer: Any, folder: Path) -> None:
 class _Served(_Pool):
     """Answers requests, which must be JSON."""
 
-    def map(self, bodies: list, *, on_answer: Callable[[int, Answer], None], concurrency: int | None) -> None:
+    def map(self, bodies: list, *, on_answer: Callable[[int, Answer], None], **_: object) -> None:
         _plain(bodies)
         super().map(bodies, on_answer=lambda place, _: on_answer(place, Answer(("Yes.",), ("stop",))))
 

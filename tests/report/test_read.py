@@ -74,8 +74,8 @@ def test_a_directory_that_is_no_run_is_refused_by_its_missing_file(run, name):
 
 
 DAMAGES = {
-    "config that is no YAML": ("config.yaml", "rounds: [1", r"config\.yaml: damaged YAML"),
-    "config without a key": ("config.yaml", "rounds: 3\nseed: 0\n", r"config\.yaml: no key follower\.radius"),
+    "config that is no YAML": ("config.yaml", "rounds: [1", r"config\.yaml: not valid YAML"),
+    "config without a key": ("config.yaml", "rounds: 3\nseed: 0\n", r"config\.yaml: follower: Field required; allowed"),
     "cut manifest": ("manifest.json", '{"sgpo":\n "0.1', r"manifest\.json line 2: not valid JSON"),
     "manifest that is a list": ("manifest.json", "[]", r"manifest\.json holds a list"),
     "a stage without its seconds": (

@@ -121,5 +121,5 @@ def test_a_file_that_was_cut_or_changed_is_named_with_what_to_do(tmp_path, gaps)
     damaged = [whole[: len(whole) // 2], whole[:-4], b"", *((tmp_path / str(one)).read_bytes() for one in (0, 1))]
     for content in damaged:
         (tmp_path / "file").write_bytes(content)
-        with pytest.raises(InputError, match=r"file is damaged \(.*\); remove it to solve the round again"):
+        with pytest.raises(InputError, match=r"file is damaged \(.*\); remove it to make it again"):
             read_worst_cases(tmp_path / "file", ["self"] * len(gaps))

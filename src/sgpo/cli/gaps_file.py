@@ -1,11 +1,12 @@
 """Gaps from a file: text, .npy or Parquet."""
 
+import warnings
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from sgpo.errors import InputError
+from sgpo.errors import InputError, first_line
 from sgpo.robust.ball import check_gaps
 from sgpo.store.files import read_text
 
@@ -34,9 +35,15 @@ def _read_text(path: Path) -> np.ndarray:
 
 def _read_npy(path: Path) -> np.ndarray:
     try:
-        gaps = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{path}: not a .npy array of numbers ({error}).") from error
+        with warnings.catch_warnings():
+            # Of a header that Python 2 wrote.
+            warnings.simplefilter("ignore", UserWarning)
+            gaps = np.load(path, allow_pickle=False)
+    except Exception as error:
+        # A damaged header raises TokenError, TypeError or MemoryError too.
+        raise InputError(f"{path}: not a .npy array of numbers ({first_line(error)}).") from error
+    if not isinstance(gaps, np.ndarray):
+        raise InputError(f"{path}: holds several arrays; allowed: one, as numpy.save writes it.")
     if not np.issubdtype(gaps.dtype, np.number) or np.iscomplexobj(gaps):
         raise InputError(f"{path}: holds {gaps.dtype}; allowed: real numbers.")
     return gaps
@@ -51,5 +58,5 @@ def _read_parquet(path: Path, column: str) -> np.ndarray:
         if column not in names:
             raise InputError(f"{path}: no column {column!r}; it has {', '.join(names)}.")
         return pq.read_table(path, columns=[column])[column].cast(pa.float64()).to_numpy()
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as numbers from Parquet ({error}).") from error

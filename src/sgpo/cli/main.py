@@ -1,6 +1,7 @@
 """The command line: arguments to calls, nothing else."""
 
 import argparse
+import io
 import os
 import select
 import sys
@@ -30,6 +31,9 @@ def main(argv: list[str] | None = None) -> int:
     # TRL sends telemetry for each trainer by default; it is turned off here.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.update(passive_waiting())
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A character that the terminal cannot show must not end the command; stderr has this by default.
+        sys.stdout.reconfigure(errors="backslashreplace")
     command = argv[0] if argv else ""
     try:
         if command == "study":

@@ -1,5 +1,6 @@
 """Resolving a model path: a directory, a repository of the Hugging Face Hub, or a PEFT adapter."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-from sgpo.errors import InputError, first_line
+from sgpo.errors import InputError, first_line, shorten
 from sgpo.store.files import read_json
 from sgpo.store.hub import is_hub_id
 
@@ -15,10 +16,10 @@ from sgpo.store.hub import is_hub_id
 def check_exists(path: str | Path, what: str) -> None:
     """Raises InputError for a path that is neither a directory nor a possible Hub id; asks the Hub nothing."""
     name = str(path)
-    if (name and Path(name).is_dir()) or is_hub_id(path):
+    if (name and os.path.isdir(name)) or is_hub_id(path):
         return
-    found = "is a file" if name and Path(name).exists() else "does not exist"
-    raise InputError(f"{what} {name!r} {found}; allowed: a directory or a Hugging Face Hub id.")
+    found = "is a file" if name and os.path.exists(name) else "does not exist"
+    raise InputError(f"{what} {shorten(name, 300)} {found}; allowed: a directory or a Hugging Face Hub id.")
 
 
 def has_tokenizer(name: str) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from sgpo.choices import Dialect, Failure, FinishReason, check_choice
-from sgpo.errors import InputError
+from sgpo.errors import InputError, shorten
 from sgpo.policy.sampling import Response, Sampling, derive_seed, tokenize_requests
 from sgpo.policy.tokens import Messages, end_tokens
 from sgpo.serving.answers import Answer, Body
@@ -119,4 +119,8 @@ def _read_ends(model: str, tokenizer: PreTrainedTokenizerBase) -> list[int] | No
             f"{file}: {', '.join(kept)} would change what `transformers serve` samples, and a request cannot override "
             "that; allowed: a file without it."
         )
-    return end_tokens(tokenizer, published.get("eos_token_id"))
+    ends = published.get("eos_token_id")
+    for end in ends if isinstance(ends, list) else [ends]:
+        if type(end) is not int and end is not None:
+            raise InputError(f"{file}: eos_token_id is {shorten(ends)}; allowed: a whole number, or a list of them.")
+    return end_tokens(tokenizer, ends)

@@ -110,6 +110,8 @@ def _convert(
     if not good:
         raise InputError(f"{name}: none of the {len(dataset)} rows is a preference: {describe_counts(dropped)}.")
     result = Dataset.from_list(converted, features=features)
+    # Without the card, which `datasets` would merge.
+    dataset = Dataset(dataset.data) if dataset._indices is None else dataset.flatten_indices()
     others = dataset.select_columns([column for column in dataset.column_names if column not in replaced])
     if not others.column_names:
         return result

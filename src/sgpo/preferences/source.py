@@ -1,5 +1,6 @@
 """Loading preference data: files, folders written by `datasets`, and the Hugging Face Hub."""
 
+import os
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from datasets import Dataset, load_dataset, load_from_disk
 from datasets.exceptions import DatasetGenerationError
 from datasets.utils.info_utils import NonMatchingSplitsSizesError
 
-from sgpo.errors import InputError, first_line
+from sgpo.errors import InputError, first_line, shorten
 from sgpo.preferences.columns import from_objects, from_table
 from sgpo.preferences.layout import to_pairs, to_prompts
 from sgpo.store.files import read_objects
@@ -41,16 +42,16 @@ def load_rows(path: str | Path, *, split: str | None = None) -> Dataset:
         InputError: there is nothing at `path`, it is not valid (the file and line are named), or it has no such split.
     """
     place, name = Path(path), str(path)
-    if name and place.is_dir():
+    if name and os.path.isdir(place):
         dataset = _load_folder(place, split)
-    elif place.is_file():
+    elif os.path.isfile(place):
         if split is not None:
             raise InputError(f"split is {split!r}, but {place} is one file; allowed: no split.")
         dataset = _load_file(place)
     elif is_hub_id(path) and not name.endswith(SUFFIXES):
         dataset = _load_hub(name, split)
     else:
-        raise InputError(f"{name!r} does not exist; allowed: {SOURCES}.")
+        raise InputError(f"{shorten(name, 300)} does not exist; allowed: {SOURCES}.")
     _check_table(dataset.data.table, name)
     return dataset
 
@@ -58,12 +59,18 @@ def load_rows(path: str | Path, *, split: str | None = None) -> Dataset:
 def _load_file(file: Path) -> Dataset:
     if not file.name.endswith(SUFFIXES):
         raise InputError(f"{file} has an unknown file type; allowed: {', '.join(SUFFIXES)}.")
-    kind = {".parquet": "Parquet", ".arrow": "Arrow"}.get(file.suffix)
-    if kind is None:
-        return from_objects([row for _, row in read_objects(file)])
+    kind = {".parquet": "Parquet", ".arrow": "Arrow"}.get(file.suffix, "JSON")
     try:
-        return from_table(pyarrow.parquet.read_table(file) if kind == "Parquet" else _read_arrow(file))
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        if kind == "JSON":
+            return from_objects([row for _, row in read_objects(file)])
+        table = pyarrow.parquet.read_table(file) if kind == "Parquet" else _read_arrow(file)
+        # `datasets` reads every value for its fingerprint, and a value outside of its buffer would end the process.
+        _check_table(table, str(file))
+        return from_table(table)
+    except InputError:
+        raise
+    except Exception as error:
+        # Also KeyError, TypeError or AttributeError, for the metadata of `datasets` in another form.
         raise InputError(f"{file} is not a readable {kind} file: {first_line(error)}.") from error
 
 
@@ -79,15 +86,17 @@ def _read_arrow(file: Path) -> pyarrow.Table:
 
 def _check_table(table: pyarrow.Table, name: str) -> None:
     """Names the row whose text is not UTF-8: Parquet and Arrow keep any bytes, and the row would fail later."""
-    try:
-        table.validate(full=True)
-    except pyarrow.ArrowException as error:
-        for index in range(table.num_rows):
-            try:
-                table.slice(index, 1).to_pylist()
-            except UnicodeDecodeError:
-                raise InputError(f"{name} row {index}: not valid UTF-8.") from error
-        raise InputError(f"{name} is damaged: {first_line(error)}.") from error
+    for column in table.columns:
+        try:
+            column.validate(full=True)
+        except pyarrow.ArrowException as error:
+            # Only these rows can be read at all: others may lie outside of their buffers.
+            for index in range(table.num_rows if "UTF8" in str(error) else 0):
+                try:
+                    column.slice(index, 1).to_pylist()
+                except UnicodeDecodeError:
+                    raise InputError(f"{name} row {index}: not valid UTF-8.") from error
+            raise InputError(f"{name} is damaged: {first_line(error)}.") from error
 
 
 def _load_folder(folder: Path, split: str | None) -> Dataset:

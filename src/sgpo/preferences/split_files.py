@@ -10,7 +10,7 @@ from datasets import Dataset
 
 import sgpo
 from sgpo.config import SplitConfig
-from sgpo.errors import InputError
+from sgpo.errors import InputError, shorten
 from sgpo.policy.embed import embed_prompts
 from sgpo.policy.load import Policy
 from sgpo.preferences.columns import read_columns
@@ -118,6 +118,8 @@ def check_split(folder: str | Path) -> dict[str, Any]:
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{place} lacks the hashes of its files; allowed: a file that `sgpo split` wrote.") from error
     for name, sha256 in recorded.items():
+        if not name or Path(name).name != name:
+            raise InputError(f"{place} names the file {shorten(name)}; allowed: names of files next to it.")
         file = place.with_name(name)
         found = hash_rows(load_rows(file))
         if found != sha256:

@@ -54,4 +54,5 @@ def write_report(directory: str | Path) -> Path:
         versions=", ".join(f"{name} {version}" for name, version in versions.items()),
         recipe=yaml.safe_dump(record.config, sort_keys=False, allow_unicode=True),
     )
-    return write_atomically(Path(directory) / "report.html", page)
+    # A file name on the command line may not be UTF-8, and a page has to be.
+    return write_atomically(Path(directory) / "report.html", page.encode("utf-8", "replace").decode())

@@ -2,18 +2,52 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
+from pydantic import ConfigDict, Field
 
 from sgpo.errors import InputError, first_line
-from sgpo.store.files import read_objects, read_text
-from sgpo.store.records import WORST_CASE, GapTable, Manifest, RoundMetrics, Sample, Shipped, parse_record
+from sgpo.store.files import read_objects, read_yaml
+from sgpo.store.records import WORST_CASE, GapTable, Manifest, Record, RoundMetrics, Sample, Shipped, parse_record
 
-_CONFIG_KEYS = ("rounds", "seed", "follower.radius", "follower.space", "leader.beta")
+
+class _Settings(Record):
+    model_config = ConfigDict(strict=True)
+
+
+class _Follower(_Settings):
+    radius: float | Literal["measured", "validated"]
+    space: str
+    tangents: int | None = None
+    source_radius: dict[str, float] | None = None
+
+
+class _Leader(_Settings):
+    beta: float
+    accept: str | None = None
+
+
+class _Model(_Settings):
+    path: str | None = None
+
+
+class _Annotation(_Settings):
+    annotator: str = "implicit"
+
+
+class _Recipe(_Settings):
+    """What the page says of config.yaml."""
+
+    rounds: Annotated[int, Field(ge=0, le=10_000)]
+    seed: int
+    model: _Model | None = None
+    annotation: _Annotation | None = None
+    follower: _Follower
+    leader: _Leader
+    evaluate: list[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,18 +145,8 @@ def read_run(directory: str | Path) -> RunRecord:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: damaged YAML: {' '.join(str(error).split())}") from error
-    for key in _CONFIG_KEYS:
-        node = config
-        for part in key.split("."):
-            if not isinstance(node, dict) or part not in node:
-                raise InputError(f"{path}: no key {key}; allowed: the recipe that sgpo run writes.")
-            node = node[part]
-    if type(config["rounds"]) is not int or config["rounds"] < 0:
-        raise InputError(f"{path}: rounds is {config['rounds']!r}; allowed: a whole number >= 0.")
+    config = read_yaml(path)
+    parse_record(_Recipe, config, str(path))
     return config
 
 

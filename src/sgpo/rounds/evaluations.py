@@ -17,7 +17,7 @@ from sgpo.preferences.source import load_pairs
 from sgpo.rounds.context import Run
 from sgpo.rounds.costs import Scale, StagePlan, forward_flops, hours
 from sgpo.rounds.data import check_fit
-from sgpo.store.files import read_json, write_json
+from sgpo.store.files import read_json, reading_back, write_json
 from sgpo.store.records import Headline, parse_record
 
 RESULT = "result.json"
@@ -145,7 +145,9 @@ def _subject(run: Run, settings: EvaluateConfig, number: int | None = None) -> S
     if number is not None:
         name, logps = f"{run.root.resolve().name}-{run.folder(number)}", []
         if settings.pairs:
-            logps.append(np.load(run.root / _shared(settings) / "reference.npy", allow_pickle=False))
+            path = run.root / _shared(settings) / "reference.npy"
+            with reading_back(path):
+                logps.append(np.load(path, allow_pickle=False))
         # Round 0 and the last DPO train on human pairs alone.
         if 0 < number < run.final and (own := self_annotated(run.load(f"round-{number}/pairs"))) is not None:
             logps.append(np.array([own[column] for column in REFERENCE_COLUMNS]))

@@ -13,7 +13,7 @@ from sgpo.rounds.training import TRAINING_LOG
 from sgpo.rounds.validation import DECISION
 from sgpo.rounds.worst_case import read_summary
 from sgpo.stats.ranking import ranking_accuracy
-from sgpo.store.files import read_json, write_jsonl
+from sgpo.store.files import read_json, reading_back, write_jsonl
 from sgpo.store.records import WORST_CASE, RoundMetrics, parse_record
 
 _METRICS = "metrics.json"
@@ -53,7 +53,8 @@ def _annotation(run: Run, folder: Path) -> dict[str, float]:
 
 
 def _leader(path: Path, beta: float) -> dict[str, Any]:
-    log = json.loads(path.read_text(encoding="utf-8"))
+    with reading_back(path):
+        log = json.loads(path.read_text(encoding="utf-8"))
     steps = [record for record in log if "loss" in record]
     last = steps[-1]
     return {

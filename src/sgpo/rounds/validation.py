@@ -24,7 +24,7 @@ from sgpo.rounds.training import TRAINING_LOG, solve_follower, train_round
 from sgpo.stats.acceptance import ENOUGH_PAIRS, ERROR_LEVEL, accept_round, choose_radius, latest_supported
 from sgpo.stats.certificate import measured_radius
 from sgpo.stats.ranking import ranking_accuracy
-from sgpo.store.files import read_json, write_json
+from sgpo.store.files import read_json, reading_back, write_json
 from sgpo.store.records import WORST_CASE, Decision, Evidence, Shipped, Tried
 
 GAPS, DECISION, SHIPPED = "validation.json", "decision.json", "shipped.json"
@@ -42,7 +42,8 @@ def _write_gaps(run: Run, policy: Policy, path: Path) -> None:
 
 def _read_gaps(run: Run, folder: str) -> np.ndarray:
     """(N,) in nats."""
-    return np.array(read_json(run.root / folder / GAPS)["gaps"])
+    with reading_back(run.root / folder / GAPS):
+        return np.array(read_json(run.root / folder / GAPS)["gaps"], dtype=np.float64)
 
 
 def round_radius(run: Run, number: int) -> float:

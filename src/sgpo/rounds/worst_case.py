@@ -1,8 +1,7 @@
 """The follower's answer to the pairs of a round as a file, which the leader starts from and the report reads."""
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 
-from sgpo.errors import InputError, first_line
 from sgpo.leader.config import SGPOConfig
 from sgpo.leader.follower import ALL, Follower, radii
 from sgpo.leader.pairs import Pairs, number_rows, tag_pairs
 from sgpo.leader.scores import stored_gaps
 from sgpo.robust import WorstCase, make_link
+from sgpo.store.files import reading_back
 from sgpo.store.records import GapTable
 
 _SETTINGS = ("space", "tangents", "window_rule", "schedule", "step", "solver", "group_size")
@@ -70,17 +69,8 @@ def read_summary(path: Path) -> dict[str, Any]:
 
     With a radius per source, value and moved share are those of all pairs, and `by_source` holds each source's answer.
     """
-    with _reading(path):
+    with reading_back(path):
         return json.loads(pq.read_schema(path).metadata[b"sgpo"])
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Names a file that was damaged after it was written, by a full disk or a copy that was cut off."""
-    try:
-        yield
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{path} is damaged ({first_line(error)}); remove it to solve the round again.") from error
 
 
 def read_worst_cases(path: Path, sources: Sequence[str]) -> dict[str, WorstCase]:
@@ -89,7 +79,7 @@ def read_worst_cases(path: Path, sources: Sequence[str]) -> dict[str, WorstCase]
     `sources` are the (N,) sources of the pairs. `full_radius` is that of all pairs at once, also for groups.
     """
     summary, found = read_summary(path), {}
-    with _reading(path):
+    with reading_back(path):
         table = pq.read_table(path)
         points, moved = GapTable(*(table[name].to_numpy() for name in GapTable._fields))
         for name, answer in summary.get("by_source", {ALL: summary}).items():

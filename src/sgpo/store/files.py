@@ -110,6 +110,15 @@ def parse_yaml(text: str, where: str) -> Any:
     return value
 
 
+@contextmanager
+def reading_back(path: str | Path) -> Iterator[None]:
+    """Names a file of a run that was damaged after it was written, by a full disk or a copy that was cut off."""
+    try:
+        yield
+    except Exception as error:
+        raise InputError(f"{path} is damaged ({first_line(error)}); remove it to make it again.") from error
+
+
 def read_json(path: str | Path) -> dict[str, Any]:
     """The JSON object in a file; InputError if it holds anything else."""
     content = parse_json(read_text(path), path)

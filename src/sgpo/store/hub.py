@@ -14,7 +14,7 @@ def is_hub_id(name: str | Path) -> bool:
     """Whether a name can only be a Hub id: no path by its form (leading . / ~, two slashes), and not on this disk."""
     if not isinstance(name, str) or not name:
         return False
-    return not name.startswith((".", "/", "~")) and name.count("/") <= 1 and not Path(name).exists()
+    return not name.startswith((".", "/", "~")) and name.count("/") <= 1 and not os.path.exists(name)
 
 
 def settle_hub_access(names: Iterable[str | None]) -> bool:

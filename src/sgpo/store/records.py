@@ -47,7 +47,7 @@ def parse_record(kind: type[_Kind], content: Any, where: str) -> _Kind:
         return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(map(str, first["loc"])) or kind.__name__
+        key = ".".join(map(str, first["loc"]))[:100] or kind.__name__
         shown = json.dumps(first["input"], default=str)
         found = "" if first["type"] == "missing" else f" is {shown if len(shown) <= 60 else f'{shown[:60]}...'}"
         raise InputError(f"{where}: {key}{found}: {first['msg']}; allowed: what sgpo run writes.") from error

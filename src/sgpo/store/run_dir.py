@@ -15,8 +15,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 import sgpo
-from sgpo.errors import InputError
-from sgpo.store.files import partial_path, read_text, remove, remove_abandoned, replacing, write_atomically
+from sgpo.errors import InputError, shorten
+from sgpo.store.files import partial_path, read_yaml, remove, remove_abandoned, replacing, write_atomically
 from sgpo.store.records import Manifest, StageEntry
 
 _RECORDED_PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "numpy", "scipy")
@@ -132,8 +132,8 @@ def check_same_config(root: Path, recipe: BaseModel) -> None:
     if not path.is_file():
         return
     try:
-        stored = yaml.safe_load(read_text(path))
-    except (yaml.YAMLError, InputError) as error:
+        stored = read_yaml(path)
+    except InputError as error:
         raise InputError(f"{path}: damaged; cannot tell which recipe this run was started with.") from error
     with suppress(ValidationError):
         stored = type(recipe).model_validate(stored).model_dump(mode="json")
@@ -150,7 +150,7 @@ def _differences(stored: Any, given: Any, key: str) -> Iterator[str]:
         for name in {**stored, **given}:
             yield from _differences(stored.get(name), given.get(name), f"{key}.{name}" if key else name)
     elif stored != given:
-        yield f"{key} is {given!r}, was {stored!r}"
+        yield f"{key or 'it'} is {shorten(given, 200)}, was {shorten(stored, 200)}"
 
 
 def start_of(root: str | Path) -> datetime:

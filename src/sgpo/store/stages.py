@@ -13,7 +13,7 @@ from datasets import Dataset, Features, concatenate_datasets
 from transformers import set_seed
 
 from sgpo.errors import InputError
-from sgpo.store.files import replacing, write_json
+from sgpo.store.files import reading_back, replacing, write_json
 from sgpo.store.processes import Processes
 from sgpo.store.progress import Advance, Reporter
 from sgpo.store.run_dir import RunDir
@@ -145,18 +145,23 @@ class Shards:
     def read(self, count: int) -> tuple[Dataset, dict[str, int], dict[str, Any]]:
         """The rows of all shards in order, memory-mapped; the sum of their counts; what all of them were made with."""
         notes: Counter[str] = Counter()
-        abouts = []
+        abouts, datasets = [], []
         for index in range(count):
-            with pa.memory_map(str(self._path(index))) as source:
-                metadata = json.loads(pa.ipc.open_stream(source).schema.metadata[_METADATA])
-            notes.update(metadata["notes"])
-            abouts.append(metadata["about"])
+            with reading_back(self._path(index)):
+                with pa.memory_map(str(self._path(index))) as source:
+                    table = pa.ipc.open_stream(source).read_all()
+                table.validate(full=True)
+                if table.schema.remove_metadata() != self._features.arrow_schema.remove_metadata():
+                    raise ValueError("other columns")
+                metadata = json.loads(table.schema.metadata[_METADATA])
+                notes.update(metadata["notes"])
+                abouts.append(metadata["about"])
+                datasets.append(Dataset.from_file(str(self._path(index))))
             if abouts[-1] != abouts[0]:
                 raise InputError(
                     f"{self._path(index)} was made with {abouts[-1]} and {self._path(0).name} with {abouts[0]}; "
                     f"allowed: the same for all. Remove {self.folder} to make them again."
                 )
-        datasets = [Dataset.from_file(str(self._path(index))) for index in range(count)]
         return concatenate_datasets(datasets), dict(notes), abouts[0]
 
     def _path(self, index: int) -> Path:

@@ -13,6 +13,7 @@ from sgpo.errors import InputError
 from sgpo.policy.tokens import Messages
 from sgpo.preferences.annotators.ranking import as_text
 from sgpo.serving.answers import Answer, Body
+from sgpo.store.files import read_text
 
 _VERDICT = re.compile(r"^\W*verdict\W*:\W*(a|b|tie)\W*$", re.IGNORECASE)
 _RESULTS = {"a": 1.0, "b": 0.0, "tie": 0.5}
@@ -133,10 +134,7 @@ def read_template(path: str | Path | None, *, logprobs: bool = False) -> str:
     if path is None:
         default = "letter_template.txt" if logprobs else "judge_template.txt"
         return Path(__file__).with_name(default).read_text(encoding="utf-8")
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"template {path}: cannot be read ({error}).") from error
+    text = read_text(path)
     missing = [field for field in _FIELDS if field not in text]
     if missing:
         raise InputError(f"template {path} lacks {', '.join(missing)}; allowed: all of {', '.join(_FIELDS)}.")
