@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from sgpo.errors import InputError
 from sgpo.policy.tokens import Messages, response_texts
-from sgpo.preferences.annotators.ranking import Annotator
+from sgpo.preferences.annotators.ranking import Annotator, Ranking
 from sgpo.stats.intervals import mean_interval
 from sgpo.stats.win_rate import compare_rewards, win_rate
 from sgpo.store.progress import Advance
@@ -25,9 +25,10 @@ def compare_by_reward(
     """Compares P pairs of answers by a reward that is on the same scale for all prompts.
 
     `unrewarded` prompts, those without a reward for both answers, are in no other number. `counts` are the annotator's,
-    `rewards` (P, 2) those of each prompt's two answers; nan if there is none.
+    `rewards` (P, 2) those of each prompt's two answers; nan if there is none. `parts` has the means of what the rewards
+    consist of, if the annotator says so, over the prompts where both answers have that part.
     """
-    rewards, known, counts = _pair_rewards(annotator, prompts, answers, baseline, progress)
+    ranking, rewards, known = _pair_rewards(annotator, prompts, answers, baseline, progress)
     if not len(known):
         raise InputError(f"the reward has no value for any of {len(prompts)} prompts; allowed: at least one.")
     own, other = known.T
@@ -37,7 +38,12 @@ def compare_by_reward(
         "unrewarded": len(prompts) - len(known),
         "reward": mean_interval(own),
         "baseline_reward": mean_interval(other),
-        "counts": counts,
+        "parts": {
+            name: dict(zip(("policy", "baseline"), both.mean(axis=0), strict=True))
+            for name, values in ranking.parts.items()
+            if len(both := _where_both(values))
+        },
+        "counts": ranking.counts,
         "rewards": rewards,
     }
 
@@ -45,14 +51,20 @@ def compare_by_reward(
 def reward_agreement(annotator: Annotator, pairs: Dataset, *, progress: Advance) -> float | None:
     """Share of N preference pairs whose order the reward shares, ties counted half; None without any rewarded pair."""
     sides = response_texts(pairs, "chosen"), response_texts(pairs, "rejected")
-    _, known, _ = _pair_rewards(annotator, pairs["prompt"][:], *sides, progress)
+    *_, known = _pair_rewards(annotator, pairs["prompt"][:], *sides, progress)
     return float(compare_rewards(*known.T).mean()) if len(known) else None
 
 
 def _pair_rewards(
     annotator: Annotator, prompts: Sequence[Messages], first: Sequence[str], second: Sequence[str], progress: Advance
-) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
-    """(P, 2) rewards, the rows in which both are finite, and what the annotator counted."""
+) -> tuple[Ranking, np.ndarray, np.ndarray]:
+    """The ranking, its (P, 2) rewards, and the rows in which both are finite."""
     ranking = annotator(prompts, [list(pair) for pair in zip(first, second, strict=True)], progress=progress)
-    rewards = np.asarray(ranking.rewards, dtype=np.float64).reshape(-1, 2)
-    return rewards, rewards[np.isfinite(rewards).all(axis=1)], dict(ranking.counts)
+    rewards = np.asarray(ranking.rewards, dtype=np.float64)
+    return ranking, rewards.reshape(-1, 2), _where_both(rewards)
+
+
+def _where_both(values: np.ndarray) -> np.ndarray:
+    """Those of P pairs, from (2 P,) values, in which both are finite."""
+    pairs = values.reshape(-1, 2)
+    return pairs[np.isfinite(pairs).all(axis=1)]

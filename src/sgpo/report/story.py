@@ -1,17 +1,10 @@
 """A run in words, and the small tables of its page: pairs kept and dropped, the choice of a round, time per stage."""
 
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import Any
 
 from sgpo.report.read import RunRecord
-from sgpo.report.table import EN_DASH
-
-
-class Grid(NamedTuple):
-    """Headings, and rows of a name and formatted cells, one per heading after the first."""
-
-    titles: list[str]
-    rows: list[tuple[str, list[str]]]
+from sgpo.report.table import EN_DASH, Grid
 
 
 def tell_story(record: RunRecord) -> str:
@@ -100,6 +93,20 @@ def shipping_evidence(record: RunRecord) -> Grid | None:
         for one in record.shipped.rounds
     ]
     return Grid(["round", "accuracy", "score of the test", "p-value", "threshold"], rows)
+
+
+def reward_parts(record: RunRecord) -> dict[str, Grid]:
+    """Means of what the reward of an evaluation consists of, by name of the evaluation; only those that have parts."""
+    grids: dict[str, Grid] = {}
+    for metrics in record.rounds:
+        for evaluation, headline in metrics.evaluations.items():
+            sides = [(record.baseline(evaluation) or "SFT model", "baseline"), (metrics.name, "policy")]
+            rows = [(name, [f"{getattr(part, side):.3f}" for part in headline.parts.values()]) for name, side in sides]
+            if evaluation in grids:
+                grids[evaluation].rows.append(rows[1])
+            elif headline.parts:
+                grids[evaluation] = Grid(["mean", *(name.replace("_", " ") for name in headline.parts)], rows)
+    return grids
 
 
 def pair_flow(record: RunRecord) -> Grid | None:

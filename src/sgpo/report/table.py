@@ -21,6 +21,13 @@ class Cell(NamedTuple):
     interval: str = ""
 
 
+class Grid(NamedTuple):
+    """Headings, and rows of a name and formatted cells, one per heading after the first."""
+
+    titles: list[str]
+    rows: list[tuple[str, list[str]]]
+
+
 def summary_rows(record: RunRecord) -> list[tuple[str, list[Cell]]]:
     """A cell per quantity for the SFT model, if anything is known of it, and for each round; missing: an en dash."""
     quantities = find_quantities(record)
@@ -58,4 +65,14 @@ def rich_table(record: RunRecord) -> Table:
         # Text, because names and values are not console markup.
         wrapped = Text("\n".join(textwrap.wrap(name, _NAME_WIDTH)))
         table.add_row(wrapped, *(Text("\n".join(filter(None, cell))) for cell in cells))
+    return table
+
+
+def grid_table(title: str, grid: Grid) -> Table:
+    """A grid for a terminal."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1), title=Text(title), title_justify="left")
+    for place, heading in enumerate(grid.titles):
+        table.add_column(Text(heading), justify="right" if place else "left")
+    for name, cells in grid.rows:
+        table.add_row(Text(name), *map(Text, cells))
     return table

@@ -109,11 +109,18 @@ class HeldOut(Record):
     pairs: Count | None = None
 
 
+class Part(Record):
+    """The mean of a part of the reward: of the policy's answers, and of those that they are compared with."""
+
+    policy: float
+    baseline: float
+
+
 class Headline(Record):
     """One evaluation of a round in short: a win rate or accuracy with its 95% interval, over `count` prompts or pairs.
 
     For a reward also the KL to the SFT model per answer, the mean tokens of an answer, and `agreement`: the share of
-    self-annotated pairs whose order the reward shares, ties counted half.
+    self-annotated pairs whose order the reward shares, ties counted half; and what the reward consists of.
     """
 
     kind: str
@@ -124,6 +131,7 @@ class Headline(Record):
     kl: float | None = None
     agreement: float | None = None
     tokens: float | None = None
+    parts: dict[Text, Part] = {}
 
 
 class Tried(Record):
