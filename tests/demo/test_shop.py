@@ -192,7 +192,7 @@ def test_a_reward_comes_with_its_attributes_the_heaviest_first():
     answers = [GOOD, SPOILT["facts"][0], SPOILT["answers"][0]]
     found = world.rewards([[{"role": "user", "content": PROMPT}]], [answers])
     assert found.pop("reward") == [[world.gold_reward(PROMPT, answer) for answer in answers]]
-    assert [*found][0] == "facts" and [*found][-1] == "politeness"
+    assert next(iter(found)) == "facts" and [*found][-1] == "politeness"
     for name, [values] in found.items():
         assert values == [attributes_of(PROMPT, answer)[name] for answer in answers]
 
@@ -264,7 +264,17 @@ def test_an_unknown_split_is_refused():
         ShopWorld().prompts(3, 0, "train")
 
 
-@pytest.mark.parametrize("value", [{"facts": 1.5}, {"facts": float("nan")}, {"flip_rate": 1.5}, {"flip_rate": -0.1}, {"scale": 0}, {"scale": float("inf")}])
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"facts": 1.5},
+        {"facts": float("nan")},
+        {"flip_rate": 1.5},
+        {"flip_rate": -0.1},
+        {"scale": 0},
+        {"scale": float("inf")},
+    ],
+)
 def test_a_world_out_of_range_is_refused(value):
     with pytest.raises(InputError, match="allowed"):
         validate(WorldConfig, value, "world")

@@ -148,11 +148,11 @@ def test_parts_of_the_reward_are_means_over_the_prompts_where_both_answers_have_
     even = [pair for pair in pairs if not any(len(text) % 2 for text in pair)]
     assert even and len(even) < len(pairs)
     assert result["parts"] == {
-        "words": {"policy": _mean(pairs, 0, str.split), "baseline": _mean(pairs, 1, str.split)},
-        "late": {"policy": _mean(even, 0, str), "baseline": _mean(even, 1, str)},
+        "words": [_mean(pairs, 0, str.split), _mean(pairs, 1, str.split)],
+        "late": [_mean(even, 0, str), _mean(even, 1, str)],
     }
     assert plain["parts"] == {} and plain["value"] == result["value"]
-    assert Headline(kind="reward", parts=result["parts"]).parts["late"].policy == _mean(even, 0, str)
+    assert Headline(kind="reward", parts=result["parts"]).parts["late"][0] == _mean(even, 0, str)
 
 
 def _mean(pairs, side, split):

@@ -163,9 +163,7 @@ def test_the_parts_of_a_reward_are_shown_for_the_sft_model_and_every_round(run):
     assert "consists of" not in words(page_of(run))
     for metrics in run.metrics:
         means = {"facts": 0.8 + metrics["round"] / 100, "no_<b>repetition": 1.0}
-        metrics["evaluations"]["gold"]["parts"] = {
-            name: {"policy": mean, "baseline": 0.75} for name, mean in means.items()
-        }
+        metrics["evaluations"]["gold"]["parts"] = {name: [mean, 0.75] for name, mean in means.items()}
     page = page_of(run)
     assert "<b>" not in page
     assert "SFT model 0.750 0.750 DPO on seeds 0.800 1.000 round 1 0.810 1.000 round 2 0.820 1.000" in words(page)

@@ -16,8 +16,9 @@ from sgpo.store.records import RoundMetrics, Shipped, parse_record
 from sgpo.store.run_dir import RunDir
 from sgpo_research.summary import Row
 
-# The demo's loop in a world of two articles per request. In the benign regime the gold reward is manners, which generalise to new requests; in the derailing
-# one it is the facts of a request, which the model cannot judge, and a quarter of the labels are flipped.
+# The demo's loop in a world with two articles in a request. In the benign regime the gold reward is manners, which
+# generalise to new requests; in the derailing one it is the facts of a request, which the model cannot judge, and a
+# quarter of the labels are flipped.
 BASE: dict[str, Any] = {
     "rounds": 3,
     "world": {"facts": 0.0, "flip_rate": 0.05, "seed_pairs": 400, "pool_prompts": 900, "test_prompts": 600},

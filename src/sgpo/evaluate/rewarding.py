@@ -25,8 +25,8 @@ def compare_by_reward(
     """Compares P pairs of answers by a reward that is on the same scale for all prompts.
 
     `unrewarded` prompts, those without a reward for both answers, are in no other number. `counts` are the annotator's,
-    `rewards` (P, 2) those of each prompt's two answers; nan if there is none. `parts` has the means of what the rewards
-    consist of, if the annotator says so, over the prompts where both answers have that part.
+    `rewards` (P, 2) those of each prompt's two answers; nan if there is none. `parts` are means of what the rewards
+    consist of, (2,) by name, over the prompts where both answers have that part; none if the annotator names none.
     """
     ranking, rewards, known = _pair_rewards(annotator, prompts, answers, baseline, progress)
     if not len(known):
@@ -39,9 +39,7 @@ def compare_by_reward(
         "reward": mean_interval(own),
         "baseline_reward": mean_interval(other),
         "parts": {
-            name: dict(zip(("policy", "baseline"), both.mean(axis=0), strict=True))
-            for name, values in ranking.parts.items()
-            if len(both := _where_both(values))
+            name: both.mean(axis=0) for name, values in ranking.parts.items() if len(both := _where_both(values))
         },
         "counts": ranking.counts,
         "rewards": rewards,

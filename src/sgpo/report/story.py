@@ -100,12 +100,12 @@ def reward_parts(record: RunRecord) -> dict[str, Grid]:
     grids: dict[str, Grid] = {}
     for metrics in record.rounds:
         for evaluation, headline in metrics.evaluations.items():
-            sides = [(record.baseline(evaluation) or "SFT model", "baseline"), (metrics.name, "policy")]
-            rows = [(name, [f"{getattr(part, side):.3f}" for part in headline.parts.values()]) for name, side in sides]
-            if evaluation in grids:
-                grids[evaluation].rows.append(rows[1])
-            elif headline.parts:
-                grids[evaluation] = Grid(["mean", *(name.replace("_", " ") for name in headline.parts)], rows)
+            own, other = ([f"{means[side]:.3f}" for means in headline.parts.values()] for side in (0, 1))
+            if evaluation not in grids and headline.parts:
+                titles = ["mean", *(name.replace("_", " ") for name in headline.parts)]
+                grids[evaluation] = Grid(titles, [(record.baseline(evaluation) or "SFT model", other)])
+            if headline.parts:
+                grids[evaluation].rows.append((metrics.name, own))
     return grids
 
 

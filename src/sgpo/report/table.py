@@ -4,6 +4,7 @@ import textwrap
 from typing import NamedTuple
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -70,9 +71,8 @@ def rich_table(record: RunRecord) -> Table:
 
 def grid_table(title: str, grid: Grid) -> Table:
     """A grid for a terminal."""
-    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1), title=Text(title), title_justify="left")
-    for place, heading in enumerate(grid.titles):
-        table.add_column(Text(heading), justify="right" if place else "left")
+    titles = map(escape, grid.titles)
+    table = Table(*titles, box=SIMPLE_HEAD, show_edge=False, title=Text(title), title_justify="left")
     for name, cells in grid.rows:
-        table.add_row(Text(name), *map(Text, cells))
+        table.add_row(Text(name), *(Text(cell, justify="right") for cell in cells))
     return table

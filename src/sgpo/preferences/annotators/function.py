@@ -39,10 +39,8 @@ class FunctionAnnotator:
         elif "reward" not in found:
             raise InputError(f"{self._name} returned a dict of {[*found]}; allowed: one with the key 'reward'.")
         counts = [len(texts) for texts in responses]
-        columns = {
-            name: _flatten(rows, counts, self._name if name == "reward" else f"{self._name}, {name}")
-            for name, rows in found.items()
-        }
+        who = {name: self._name if name == "reward" else f"{self._name}, {name}" for name in found}
+        columns = {name: _flatten(rows, counts, who[name]) for name, rows in found.items()}
         if progress is not None:
             progress(len(prompts))
         return Ranking(columns.pop("reward"), parts=columns)
@@ -53,10 +51,7 @@ def _flatten(rows: Any, counts: Sequence[int], who: str) -> np.ndarray:
         raise InputError(f"{who} returned {rows!r}; allowed: a list of numbers for each prompt.")
     if len(rows) != len(counts):
         raise InputError(f"{who} returned {len(rows)} rows; allowed: one per prompt, {len(counts)}.")
-    numbers = [
-        _as_rewards(row, count, f"{who}, row {place}")
-        for place, (row, count) in enumerate(zip(rows, counts, strict=True))
-    ]
+    numbers = (_as_rewards(row, counts[place], f"{who}, row {place}") for place, row in enumerate(rows))
     return np.concatenate([np.empty(0), *numbers])
 
 
