@@ -24,6 +24,11 @@ PairChoice = Literal["best_worst", "best_random", "all"]
 EvaluationKind = Literal["alpaca", "mt_bench", "judge", "reward", "preferences"]
 
 # Models and servers.
+FinishReason = Literal["stop", "length"]
+# Why a request, a response or a verdict is missing; docs/servers.md says when each is meant.
+Failure = Literal[
+    "filtered", "too_long", "refused", "no_text", "no_answer", "no_verdict", "not_unicode", "other_finish", "not_finite"
+]
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 Backend = Literal["transformers", "vllm", "server"]
 Dialect = Literal["vllm", "transformers", "openai"]

@@ -1,5 +1,6 @@
 """The exception for bad input: its message says what is wrong and what is allowed."""
 
+from collections.abc import Mapping
 from numbers import Integral
 
 
@@ -19,6 +20,20 @@ def check_whole(name: str, value: int | None, least: int, *, optional: bool = Fa
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
         allowed = "None or a whole number" if optional else "a whole number"
         raise InputError(f"{name} is {value!r}; allowed: {allowed} >= {least}.")
+
+
+def check_failed(failed: Mapping[str, int], asked: int, limit: float, what: str, example: str = "") -> None:
+    """Raises InputError if more than the share `limit` of the `asked` items failed; `failed` counts them by reason.
+
+    One failure passes, however few the items are, unless it is the only one or the limit is 0.
+    """
+    total = sum(failed.values())
+    if total > (max(limit * asked, 1) if limit else 0) or (limit < 1 and total == asked > 0):
+        counted = ", ".join(f"{reason} {count:,}" for reason, count in failed.items() if count)
+        raise InputError(
+            f"{total:,} of {asked:,} {what} failed ({counted}{f'; such as {example}' if example else ''}); allowed: a "
+            f"share of max_failed, {limit:g}. Mend the cause, or raise max_failed to go on without them."
+        )
 
 
 def first_line(error: BaseException) -> str:

@@ -129,7 +129,7 @@ def test_samples_are_the_first_answers_that_have_rewards(settings, models, tmp_p
     assert (result["unrewarded"], result["count"], result["prompts"]) == (1, 9, 10)
 
 
-def test_parts_of_the_reward_are_means_over_the_prompts_where_both_answers_have_them(settings, models, tmp_path):
+def test_parts_of_the_reward_are_means_over_rewarded_prompts_where_both_answers_have_them(settings, models, tmp_path):
     """The part `late` exists for answers of an even length alone, and `never` for none."""
     (tmp_path / "parted.py").write_text(
         REWARD + "def parted(prompts, responses):\n"
@@ -144,7 +144,8 @@ def test_parts_of_the_reward_are_means_over_the_prompts_where_both_answers_have_
     prompts = read_prompts(settings.prompts)
     own = read_answers_to(answers, prompts).texts
     run(settings, subject(models[1], models[1]), answers=answers)
-    pairs = [(one, other) for one, other in zip(own, read_answers_to(answers, prompts).texts, strict=True)]
+    others = read_answers_to(answers, prompts).texts
+    pairs = [pair for word, *pair in zip(WORDS, own, others, strict=True) if word != "town"]
     even = [pair for pair in pairs if not any(len(text) % 2 for text in pair)]
     assert even and len(even) < len(pairs)
     assert result["parts"] == {

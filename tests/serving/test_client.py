@@ -1,6 +1,7 @@
 """How a pool handles servers that fail; the tests count the requests that a server received."""
 
 import itertools
+import json
 import sys
 import threading
 import time
@@ -120,11 +121,9 @@ FAULTS = {
     "no reply in time": Reply(b"", delay=0.6),
     "a reply that is not JSON": Reply(b'{"choices": [', headers={"content-type": "application/json"}),
     "a reply without choices": Reply(b'{"choices": []}'),
-    "a choice without text": completion(None),
     "a choice without finish_reason": completion(reason=None),
     "a choice that the server aborted": completion("half of an ans", reason="abort"),
     "completion_tokens that is not a count": completion(usage={"completion_tokens": "3"}),
-    "half of a surrogate pair": completion("\ud83d"),
     "logprobs of another form": completion(
         choices=[{"message": {"content": ""}, "finish_reason": "stop", "logprobs": {"content": [3]}}]
     ),
@@ -150,10 +149,79 @@ def test_a_fault_that_stays_is_named_with_its_server_after_all_attempts():
     assert unrefused(always, cases) == {}
 
 
-@pytest.mark.parametrize(
-    ("status", "message"), [(400, "too long"), (401, "bad key"), (404, "no such model"), (422, "n")]
-)
-def test_a_refusal_is_quoted_and_not_retried(status, message):
+def rejection(status, message, **further):
+    return Reply(json.dumps({"error": {"message": message, **further}}).encode(), status=status)
+
+
+# What servers say to one request among many, by the reason that it is counted under.
+FAILURES = {
+    "filtered": [
+        rejection(400, "The response was filtered due to the prompt triggering our policy", code="content_filter"),
+        rejection(403, "Your chosen model requires moderation and your input was flagged"),
+        rejection(400, "Input data may contain inappropriate content.", code="data_inspection_failed"),
+        completion(None, reason="content_filter"),
+        completion("Half of a scene", reason="content_filter"),
+        Reply(json.dumps({"choices": [{"message": {"refusal": "I can't."}, "finish_reason": "stop"}]}).encode()),
+    ],
+    "too_long": [
+        rejection(400, "This model's maximum context length is 4096 tokens", code="context_length_exceeded"),
+        rejection(400, "The decoder prompt (length 5000) is longer than the maximum model length of 4096."),
+        rejection(422, "`inputs` tokens + `max_new_tokens` must be <= 4096. Given: 5000"),
+        rejection(400, "prompt is too long: 208310 tokens > 200000 maximum"),
+        rejection(400, "the request exceeds the available context size"),
+        rejection(413, "Payload"),
+    ],
+    "refused": [rejection(400, "Role order"), rejection(422, "n")],
+    "no_text": [completion(None), completion(["a part"])],
+    "not_unicode": [completion("\ud83d")],
+    "no_answer": [rejection(500, "boom"), completion("half", reason="abort"), Reply(b"[]", delay=0.05)],
+}
+
+
+def among(reply):
+    """A server that gives `reply` to request 3, and answers the others."""
+    return lambda number, body: reply if body["messages"][0]["content"] == "3" else echo(number, body)
+
+
+def test_a_request_that_fails_is_named_with_its_reason_and_ends_nothing():
+    for failure, replies in FAILURES.items():
+        for reply in replies:
+            with faulty(among(reply)) as server:
+                answers = pool(server, retries=1).map(bodies(12))
+            assert [answer.failure for answer in answers] == [None] * 3 + [failure] + [None] * 8, (failure, reply)
+            assert answers[3].detail and answers[2].texts == ("2",)
+            # Asked again only where that may help.
+            assert len(server.asked) == 12 + (failure == "no_answer"), (failure, reply)
+
+
+def test_too_large_a_share_of_failures_ends_the_call():
+    def some(share):
+        return lambda number, body: echo(number, body) if number % 10 >= 10 * share else rejection(400, "no such field")
+
+    with faulty(some(0.2)) as server:
+        assert sum(answer.failure == "refused" for answer in pool(server, concurrency=1).map(bodies(100))) == 20
+        assert len(pool(server, concurrency=1, max_failed=1).map(bodies(3))) == 3
+    message = r"21 of 100 requests failed \(refused 21; such as .*no such field.*\); allowed: a share of max_failed"
+    with faulty(some(0.3)) as server, pytest.raises(InputError, match=message):
+        pool(server).map(bodies(100))
+    assert len(server.asked) < 100
+    with faulty(some(0.1)) as server, pytest.raises(InputError, match="1 of 100 requests failed"):
+        pool(server, max_failed=0).map(bodies(100))
+    with faulty(some(1)) as server, pytest.raises(InputError, match="1 of 1 requests failed"):
+        pool(server).map(bodies(1))
+
+
+def test_the_share_of_failures_is_that_of_all_calls_of_a_pool():
+    with faulty(lambda number, body: rejection(400, "n") if number >= 20 else echo(number, body)) as server:
+        own = pool(server, concurrency=1)
+        own.map(bodies(20))
+        assert own.map(bodies(1))[0].failure == "refused"
+        with pytest.raises(InputError, match="6 of 26 requests failed"):
+            [own.map(bodies(1)) for _ in range(10)]
+
+
+@pytest.mark.parametrize(("status", "message"), [(401, "bad key"), (402, "pay"), (403, "region"), (404, "no model")])
+def test_what_is_wrong_with_every_request_is_quoted_and_not_retried(status, message):
     refusal = Reply(message.encode(), status=status)
     expected = rf"request 0: http://127.0.0.1:\d+/v1 refuses it: status {status}: {message}"
     with (
@@ -235,14 +303,26 @@ def test_many_requests_that_fail_together_do_not_use_up_the_retries():
     assert len(server.asked) == 56
 
 
-def test_a_request_that_fails_everywhere_ends_the_call_even_if_others_are_answered():
-    def answer(number, body):
-        poisoned = body["messages"][0]["content"] == "0"
-        return Reply(b"boom", status=500, delay=0.1) if poisoned else Reply(echo(number, body).body, delay=0.02)
+def test_requests_that_fail_everywhere_do_not_end_the_call_while_others_are_answered():
+    """Retried requests come last, so at the end the server gives no other answer."""
 
-    with faulty(answer) as server, pytest.raises(InputError, match=r"request 0: no answer in 3 attempts .*500: boom"):
-        pool(server, concurrency=2, retries=2).map(bodies(200))
-    assert 5 < len(server.asked) < 200
+    def answer(number, body):
+        poisoned = int(body["messages"][0]["content"]) % 20 == 0
+        return Reply(b"boom", status=500, delay=0.02) if poisoned else echo(number, body)
+
+    with faulty(answer) as server:
+        answers = pool(server, concurrency=8, retries=2).map(bodies(200))
+    assert [place for place, one in enumerate(answers) if one.failure == "no_answer"] == list(range(0, 200, 20))
+    assert "no answer in 3 attempts" in answers[0].detail and "500: boom" in answers[0].detail
+    assert len(server.asked) == 190 + 3 * 10
+
+
+def test_a_server_that_goes_away_is_no_failure_of_the_last_requests():
+    with (
+        faulty(lambda number, body: echo(number, body) if number < 38 else Reply(None)) as server,
+        pytest.raises(InputError, match="no server answers"),
+    ):
+        pool(server, concurrency=1, retries=1).map(bodies(40))
 
 
 def test_answers_are_passed_on_before_other_requests_fail():

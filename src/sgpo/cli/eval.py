@@ -152,11 +152,14 @@ def _write_answers(arguments: argparse.Namespace, path: Path) -> int:
     """Writes the answers that another program judges."""
     settings = _read_settings(arguments)
     result = _run_job(arguments, settings, answers=path)
+    from sgpo.evaluate.results import as_plain, left_out
+
+    count, cut = result["answers"], result["cut"]
     if arguments.json:
-        print(json.dumps({"file": str(path), "answers": result["answers"], "cut": result["cut"]}))
+        print(json.dumps(as_plain({"file": str(path), "answers": count, "cut": cut, "failed": result["failed"]})))
     else:
-        count, cut = result["answers"], result["cut"]
-        print(f"{path}: {count:,} answers, {cut:,} of them cut at {settings.max_new_tokens:,} tokens.")
+        missing = left_out(result, "question" if settings.kind == "mt_bench" else "row")
+        print(f"{path}: {count:,} answers, {cut:,} of them cut at {settings.max_new_tokens:,} tokens{missing}.")
     return 0
 
 

@@ -5,18 +5,18 @@ from typing import Any
 from pydantic import model_validator
 
 from sgpo.choices import AnnotatorName, PairChoice
-from sgpo.config.options import PairRankerOptions, RankingJudgeOptions, RewardOptions
-from sgpo.config.section import NotNegative, Section, key, validate
+from sgpo.config.options import JudgeOptions, PairRankerOptions, RewardOptions
+from sgpo.config.section import MAX_FAILED, NotNegative, Section, Share, key, validate
 
 # What each annotator needs, and what else it takes.
 _ANNOTATORS = {
     "implicit": (set(), set()),
-    "reward_model": ({"model"}, {"options"}),
-    "pair_ranker": ({"model"}, {"options"}),
-    "judge": ({"model", "servers"}, {"template", "options"}),
+    "reward_model": ({"model"}, {"options", "max_failed"}),
+    "pair_ranker": ({"model"}, {"options", "max_failed"}),
+    "judge": ({"model", "servers"}, {"template", "options", "max_failed"}),
     "function": ({"function"}, set()),
 }
-_OPTIONS = {"reward_model": RewardOptions, "pair_ranker": PairRankerOptions, "judge": RankingJudgeOptions}
+_OPTIONS = {"reward_model": RewardOptions, "pair_ranker": PairRankerOptions, "judge": JudgeOptions}
 
 
 class AnnotationConfig(Section):
@@ -34,6 +34,7 @@ class AnnotationConfig(Section):
     )
     choice: PairChoice = key("best_worst", "Pairs of a prompt: best and worst, best and a random worse one, or all.")
     min_margin: NotNegative = key(0.0, "Pairs whose rewards differ by no more than this are dropped.")
+    max_failed: Share = key(0.2, MAX_FAILED)
     per_token: bool = key(False, "Rank by the reward per token.")
     length_penalty: NotNegative = key(0.0, "Subtracted from the reward for each token, before ranking.")
 

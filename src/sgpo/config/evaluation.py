@@ -6,14 +6,17 @@ from pydantic import Field, model_validator
 
 from sgpo.choices import EvaluationKind
 from sgpo.config.options import JudgeOptions, RewardOptions
-from sgpo.config.section import Count, NotNegative, PositiveShare, Section, key, validate
+from sgpo.config.section import MAX_FAILED, Count, NotNegative, PositiveShare, Section, Share, key, validate
 
-_SAMPLED = {"temperature", "top_p", "max_new_tokens"}
+_SAMPLED = {"temperature", "top_p", "max_new_tokens", "max_failed"}
 # What each kind needs, and what else it takes.
 _KINDS = {
     "alpaca": ({"instructions"}, {"split", *_SAMPLED}),
-    "mt_bench": ({"questions"}, {"max_new_tokens"}),
-    "judge": ({"prompts", "model", "servers"}, {"split", "baseline", "template", "logprobs", "options", *_SAMPLED}),
+    "mt_bench": ({"questions"}, {"max_new_tokens", "max_failed"}),
+    "judge": (
+        {"prompts", "model", "servers"},
+        {"split", "baseline", "template", "logprobs", "options", "retry_failed", *_SAMPLED},
+    ),
     "reward": ({"prompts"}, {"split", "baseline", "model", "function", "options", *_SAMPLED}),
     "preferences": ({"pairs"}, {"split", "source_column", "certificate"}),
 }
@@ -45,6 +48,8 @@ class EvaluateConfig(Section):
     temperature: NotNegative = key(0.7, "Sampling temperature of the answers; `mt_bench` has its own.")
     top_p: PositiveShare = key(1.0, "Nucleus sampling of the answers; 1 is off.")
     max_new_tokens: Count = key(1024, "Most new tokens of an answer.")
+    max_failed: Share = key(0.2, MAX_FAILED)
+    retry_failed: bool = key(False, "Ask a judge again for what failed before, and the policies for missing answers.")
     options: dict[str, Any] = key(
         {},
         f"Of the judge: {', '.join(JudgeOptions.model_fields)}. "

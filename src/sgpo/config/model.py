@@ -7,13 +7,13 @@ from pydantic import Field, model_validator
 
 from sgpo.choices import Backend, Dialect, Dtype
 from sgpo.config.options import ServerOptions, VLLMOptions
-from sgpo.config.section import Count, Place, Positive, PositiveShare, Section, key
+from sgpo.config.section import MAX_FAILED, Count, Place, Positive, PositiveShare, Section, Share, key
 
 # What each backend needs, and what else it takes.
 _BACKENDS = {
     "transformers": (set(), set()),
     "vllm": (set(), {"vllm"}),
-    "server": ({"servers"}, {"server_command", "server_options"}),
+    "server": ({"servers"}, {"server_command", "server_options", "max_failed"}),
 }
 
 
@@ -53,6 +53,8 @@ class GenerationConfig(Section):
     server_options: ServerOptions = key(
         ServerOptions(), "How servers are asked, by the keys of generation.server_options in a recipe."
     )
+
+    max_failed: Share = key(0.2, MAX_FAILED)
 
     @model_validator(mode="after")
     def _the_backend_has_what_it_needs(self) -> "GenerationConfig":

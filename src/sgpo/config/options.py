@@ -57,16 +57,11 @@ class VerdictOptions(Section):
     temperature: NotNegative = key(0.0, "Sampling temperature of the judge.")
     seed: int = key(0, "Sent with every request to the judge.")
     request: dict[str, Any] = key({}, "Further fields of a request; null removes a field.")
+    max_chars: Count | None = key(None, "Comparisons whose request has more characters are not asked for; null: none.")
 
 
 class JudgeOptions(ServerOptions, VerdictOptions):
     """How an LLM judge and its servers are asked."""
-
-
-class RankingJudgeOptions(JudgeOptions):
-    """How an LLM judge that annotates is asked."""
-
-    max_chars: Count | None = key(None, "Comparisons with more characters are skipped; null: none.")
 
 
 class RankerOptions(Section):

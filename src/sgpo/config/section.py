@@ -16,11 +16,14 @@ from sgpo.errors import InputError
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
 PositiveShare = Annotated[float, Field(gt=0, le=1)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
 Place = Annotated[str, "a path"]
+
+MAX_FAILED = "Share of requests or items that may fail (filtered, without a verdict, ...) before the job stops."
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", Path: "a path"}

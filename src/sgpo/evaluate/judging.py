@@ -3,13 +3,15 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from sgpo.choices import Failure
 from sgpo.errors import InputError
+from sgpo.evaluate.prompt_files import Answers, by_reason, missing
 from sgpo.policy.tokens import Messages
-from sgpo.preferences.annotators.verdicts import NEEDS_LOGPROBS, PairwiseJudge, both_verdicts
+from sgpo.preferences.annotators.verdicts import NEEDS_LOGPROBS, PairwiseJudge, Settled
 from sgpo.serving.answers import Body
 from sgpo.serving.cache import CachedPool
 from sgpo.stats.intervals import share_interval
@@ -20,12 +22,30 @@ from sgpo.store.progress import Advance
 CHARACTERS_PER_TOKEN = 4.0
 
 
-def judge_requests(
-    judge: PairwiseJudge, prompts: Sequence[Messages], first: Sequence[str], second: Sequence[str]
-) -> list[Body]:
-    """The request bodies of P comparisons: two for each prompt whose answers differ."""
-    rows = zip(prompts, first, second, strict=True)
-    return [body for prompt, *answers in rows if _differ(*answers) for body in judge.requests(prompt, *answers)]
+class Duel(NamedTuple):
+    """Two answers to a prompt: the requests of the judge, or the result and the failure that no request changes."""
+
+    prompt: Messages
+    bodies: list[Body]
+    settled: Settled = Settled(None, None, None)
+
+
+def open_duels(judge: PairwiseJudge, prompts: Sequence[Messages], first: Answers, second: Answers) -> list[Duel]:
+    """The comparisons of P pairs of answers; equal ones are ties, and what is missing or too long is not asked for."""
+    return [
+        _open_duel(judge, *row) for row in zip(prompts, first.texts, second.texts, missing(first, second), strict=True)
+    ]
+
+
+def _open_duel(
+    judge: PairwiseJudge, prompt: Messages, first: str | None, second: str | None, failure: Failure | None
+) -> Duel:
+    if failure is not None:
+        return Duel(prompt, [], Settled(None, None, None, failure))
+    if first.strip() == second.strip():
+        return Duel(prompt, [], Settled(None, None, 0.5))
+    bodies = judge.requests(prompt, first, second)
+    return Duel(prompt, [], Settled(None, None, None, "too_long")) if bodies is None else Duel(prompt, bodies)
 
 
 def describe_cost(
@@ -54,45 +74,35 @@ def describe_cost(
 
 
 def compare_by_judge(
-    judge: PairwiseJudge,
-    pool: CachedPool,
-    bodies: Sequence[Body],
-    prompts: Sequence[Messages],
-    first: Sequence[str],
-    second: Sequence[str],
-    *,
-    progress: Advance,
+    judge: PairwiseJudge, pool: CachedPool, duels: Sequence[Duel], *, progress: Advance
 ) -> dict[str, Any]:
-    """Judges P pairs of answers by the requests of `judge_requests`; docs/evaluation.md explains the result.
+    """Judges P pairs of answers; docs/evaluation.md explains the result.
 
-    Rates are nan if no verdict could be read. A row of `duels` has the verdict with the first answer in front
-    (`straight`), with the second (`swapped`), and the `result`: 1 is a win of the first answer, 0 a loss, values in
-    between are draws or weighted wins; None could not be read. `asked` is False if the answers are equal.
+    Rates are nan if there is no verdict. A row of `duels` has the verdict with the first answer in front (`straight`),
+    with the second (`swapped`), and the `result`: 1 is a win of the first answer, 0 a loss, values in between are draws
+    or weighted wins; None if there is none, for the reason `failure`. `asked` is False if no request was sent.
     """
     try:
-        answers = pool.map(bodies, progress=progress)
+        bodies = [body for duel in duels for body in duel.bodies]
+        answers = iter(pool.map(bodies, progress=progress, review=judge.review))
     except InputError as error:
         raise (InputError(f"{error} ({NEEDS_LOGPROBS}.)") if judge.logprobs else error) from error
-    verdicts = iter(both_verdicts(answers, judge))
     counts: Counter[str] = Counter()
-    duels = []
-    for prompt, one, other in zip(prompts, first, second, strict=True):
-        straight, swapped, result, asked = None, None, 0.5, _differ(one, other)
-        if asked:
-            straight, swapped = next(verdicts)
-            result = judge.settle(straight, swapped, counts)
-        verdict = {"straight": straight, "swapped": swapped, "result": result, "asked": asked}
-        duels.append({"prompt": list(prompt), **verdict})
-    return {**_summarise(duels, counts), "duels": duels}
+    settled = [judge.settle([next(answers), next(answers)], counts) if duel.bodies else duel.settled for duel in duels]
+    rows = [
+        {"prompt": list(duel.prompt), **one._asdict(), "asked": bool(duel.bodies)}
+        for duel, one in zip(duels, settled, strict=True)
+    ]
+    return {
+        **_summarise(settled, counts),
+        "identical": sum(duel.settled.result == 0.5 for duel in duels),
+        "duels": rows,
+    }
 
 
-def _differ(one: str, other: str) -> bool:
-    return one.strip() != other.strip()
-
-
-def _summarise(duels: list[dict[str, Any]], counts: Counter) -> dict[str, Any]:
-    results = np.array([duel["result"] for duel in duels if duel["result"] is not None])
-    read = [[share for share in (duel["straight"], duel["swapped"]) if share is not None] for duel in duels]
+def _summarise(settled: Sequence[Settled], counts: Counter) -> dict[str, Any]:
+    results = np.array([one.result for one in settled if one.result is not None])
+    read = [[share for share in (one.straight, one.swapped) if share is not None] for one in settled]
     front = np.array([np.mean(shares) for shares in read if shares])
     rate, low, high = win_rate(results)[:3] if results.size else [math.nan] * 3
     front_low, front_high = share_interval(front) if front.size else [math.nan] * 2
@@ -100,14 +110,13 @@ def _summarise(duels: list[dict[str, Any]], counts: Counter) -> dict[str, Any]:
         "win_rate": rate,
         "low": low,
         "high": high,
-        "prompts": len(duels),
+        "prompts": len(settled),
         "judged": results.size,
         "wins": int((results > 0.5).sum()),
         "ties": int((results == 0.5).sum()),
         "losses": int((results < 0.5).sum()),
-        "identical": sum(not duel["asked"] for duel in duels),
         "inconsistent": counts["inconsistent"],
-        "unparsed": counts["unparsed"],
+        "failed": by_reason([one.failure for one in settled]),
         "verdicts": sum(map(len, read)),
         "first_preferred": counts["first_preferred"],
         "front_share": float(front.mean()) if front.size else math.nan,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from sgpo.errors import InputError, shorten
 from sgpo.evaluate.row_files import Row, read_rows, rows_by_key
-from sgpo.policy.sampling import Generator, Sampling, prompt_seeds
+from sgpo.policy.sampling import Generator, Response, Sampling, prompt_seeds
 from sgpo.store.files import write_jsonl
 from sgpo.store.progress import Advance
 
@@ -16,6 +16,8 @@ from sgpo.store.progress import Advance
 TEMPERATURES = dict.fromkeys(("extraction", "math", "coding", "reasoning", "arena-hard-200"), 0.0)
 TEMPERATURES |= dict.fromkeys(("stem", "humanities"), 0.1)
 DEFAULT_TEMPERATURE = 0.7
+# What FastChat writes for a turn without an answer (API_ERROR_OUTPUT): it judges only files with all turns.
+NO_ANSWER = "$ERROR$"
 
 
 class Question(NamedTuple):
@@ -63,26 +65,28 @@ def next_conversation(question: Question, answered: Sequence[str] = ()) -> list[
 
 def answer_questions(
     generator: Generator, questions: Sequence[Question], *, max_new_tokens: int, seed: int, progress: Advance
-) -> tuple[list[list[str]], int]:
-    """A policy's answers to all turns of Q questions, and how many of them ended at the token limit.
+) -> list[list[Response]]:
+    """A policy's answers to all turns of Q questions.
 
-    Questions are answered turn by turn, at the temperature of their category, with a seed for each turn.
+    Questions are answered turn by turn, at the temperature of their category, with a seed for each turn. After a turn
+    that has no answer the next ones have none either, for the same reason.
     """
-    turns: list[list[str]] = [[] for _ in questions]
+    turns: list[list[Response]] = [[] for _ in questions]
     longest = max(len(question.turns) for question in questions)
-    cut = 0
     for temperature, places in by_temperature(questions).items():
         sampling = Sampling(n=1, temperature=temperature, max_new_tokens=max_new_tokens)
         for turn in range(longest):
-            asked = [place for place in places if len(questions[place].turns) > turn]
-            if not asked:
-                continue
-            prompts = [next_conversation(questions[place], turns[place]) for place in asked]
+            left = [place for place in places if len(questions[place].turns) > turn]
+            asked = [place for place in left if not (turns[place] and turns[place][-1].failed)]
+            texts = [[response.text for response in turns[place]] for place in asked]
+            prompts = [next_conversation(questions[place], before) for place, before in zip(asked, texts, strict=True)]
             seeds = [prompt_seeds(seed, 1, first=place * longest + turn)[0] for place in asked]
-            for place, row in zip(asked, generator.generate(prompts, seeds, sampling, progress=progress), strict=True):
-                turns[place].append(row[0].text)
-                cut += row[0].finish_reason == "length"
-    return turns, cut
+            rows = generator.generate(prompts, seeds, sampling, progress=progress) if asked else []
+            found = {place: row[0] for place, row in zip(asked, rows, strict=True)}
+            for place in left:
+                turns[place].append(found.get(place) or turns[place][-1])
+            progress(len(left) - len(asked))
+    return turns
 
 
 def write_answers(

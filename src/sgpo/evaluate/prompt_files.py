@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from sgpo.choices import Failure
 from sgpo.errors import InputError, shorten
 from sgpo.evaluate.row_files import Row, list_missing, read_rows, rows_by_key
 from sgpo.policy.tokens import Messages
@@ -30,6 +31,22 @@ class Answers(NamedTuple):
     def tokens(self) -> float | None:
         """Their mean number of tokens, if all are known."""
         return None if None in self.n_tokens else sum(self.n_tokens) / len(self.n_tokens)
+
+
+def missing(*sides: Answers) -> list[Failure | None]:
+    """Why a prompt has no answer on one of the sides, (P,); None where all have one."""
+    rows = zip(*(zip(side.texts, side.finish_reasons, strict=True) for side in sides), strict=True)
+    return [next((reason or "no_answer" for text, reason in row if text is None), None) for row in rows]
+
+
+def by_reason(failures: Sequence[Failure | None], names: Sequence[int] | None = None) -> dict[Failure, list[int]]:
+    """The rows, or their names, that lack something, by the reason."""
+    names = range(len(failures)) if names is None else names
+    found: dict[Failure, list[int]] = {}
+    for failure, name in zip(failures, names, strict=True):
+        if failure is not None:
+            found.setdefault(failure, []).append(name)
+    return found
 
 
 def read_prompts(path: str | Path, *, split: str | None = None) -> list[Messages]:

@@ -8,6 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from sgpo.evaluate.row_files import list_missing
+
 EN_DASH = "\N{EN DASH}"
 
 
@@ -76,8 +78,7 @@ def _judge_table(result: dict[str, Any]) -> Table:
     table.add_row("for the answer in front", _number(result["front_share"]), _span(front), verdicts)
     table.caption = (
         f"{result['wins']:,} wins, {result['ties']:,} ties ({result['identical']:,} between equal answers), "
-        f"{result['losses']:,} losses. {result['inconsistent']:,} inconsistent; {result['unparsed']:,} unparsed and "
-        "left out of all other numbers."
+        f"{result['losses']:,} losses. {result['inconsistent']:,} inconsistent{left_out(result)}."
     )
     return table
 
@@ -98,7 +99,9 @@ def _reward_table(result: dict[str, Any]) -> Table:
         if result[key] is not None:
             table.add_row(name, _number(result[key], digits), "")
     counts = "".join(f", {count:,} {name.replace('_', ' ')}" for name, count in result["counts"].items() if count)
-    table.caption = f"{result['prompts']:,} prompts, {result['unrewarded']:,} without a reward{counts}."
+    table.caption = (
+        f"{result['prompts']:,} prompts, {result['unrewarded']:,} without a reward{counts}{left_out(result)}."
+    )
     return table
 
 
@@ -125,6 +128,15 @@ def _preferences_table(result: dict[str, Any]) -> Table:
             f"{bound['own']:.4f} on the self-annotated pairs."
         )
     return table
+
+
+def left_out(result: dict[str, Any], what: str = "row") -> str:
+    """What is missing, by reason and row, as the end of a sentence; empty if nothing is."""
+    parts = [
+        f"{len(rows):,} {reason.replace('_', ' ')} ({what} {list_missing(list(map(str, rows)))})"
+        for reason, rows in result["failed"].items()
+    ]
+    return f"; left out of all other numbers: {', '.join(parts)}" if parts else ""
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -7,6 +7,7 @@ import numpy as np
 from datasets import Dataset
 
 from sgpo.errors import InputError
+from sgpo.evaluate.prompt_files import Answers, by_reason, missing
 from sgpo.policy.tokens import Messages, response_texts
 from sgpo.preferences.annotators.ranking import Annotator, Ranking
 from sgpo.stats.intervals import mean_interval
@@ -15,31 +16,34 @@ from sgpo.store.progress import Advance
 
 
 def compare_by_reward(
-    annotator: Annotator,
-    prompts: Sequence[Messages],
-    answers: Sequence[str],
-    baseline: Sequence[str],
-    *,
-    progress: Advance,
+    annotator: Annotator, prompts: Sequence[Messages], policy: Answers, baseline: Answers, *, progress: Advance
 ) -> dict[str, Any]:
     """Compares P pairs of answers by a reward that is on the same scale for all prompts.
 
-    `unrewarded` prompts, those without a reward for both answers, are in no other number. `counts` are the annotator's,
-    `rewards` (P, 2) those of each prompt's two answers; nan if there is none. `parts` are means of what the rewards
-    consist of, (2,) by name, over the prompts where both answers have that part; none if the annotator names none.
+    Prompts that lack an answer (listed in `failed`, by reason) or a reward of one (`unrewarded`) are in no other
+    number. `counts` are the annotator's, `rewards` (P, 2) those of each prompt's two answers; nan if there is none.
+    `parts` are means of what the rewards consist of, (2,) by name, where both answers have that part.
     """
-    ranking, rewards, known = _pair_rewards(annotator, prompts, answers, baseline, progress)
+    failures = missing(policy, baseline)
+    rows = [row for row, failure in enumerate(failures) if failure is None]
+    sides = ([side.texts[row] for row in rows] for side in (policy, baseline))
+    ranking, found, known = _pair_rewards(annotator, [prompts[row] for row in rows], *sides, progress)
     if not len(known):
         raise InputError(f"the reward has no value for any of {len(prompts)} prompts; allowed: at least one.")
+    rewards = np.full((len(prompts), 2), np.nan)
+    rewards[rows] = found
     own, other = known.T
     return {
         **win_rate(compare_rewards(own, other))._asdict(),
         "prompts": len(prompts),
-        "unrewarded": len(prompts) - len(known),
+        "unrewarded": len(rows) - len(known),
+        "failed": by_reason(failures),
         "reward": mean_interval(own),
         "baseline_reward": mean_interval(other),
         "parts": {
-            name: both.mean(axis=0) for name, values in ranking.parts.items() if len(both := _where_both(values))
+            name: both.mean(axis=0)
+            for name, values in ranking.parts.items()
+            if len(both := _where_both(np.where(np.isfinite(ranking.rewards), values, np.nan)))
         },
         "counts": ranking.counts,
         "rewards": rewards,

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,20 +12,28 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from sgpo.choices import Space
+from sgpo.choices import Failure, Space
 from sgpo.config import EvaluateConfig, FollowerConfig, GenerationConfig, LeaderConfig, ModelConfig
-from sgpo.errors import InputError
-from sgpo.evaluate.alpaca import read_instructions, write_model_outputs
+from sgpo.errors import InputError, check_failed
+from sgpo.evaluate.alpaca import Instructions, read_instructions, write_model_outputs
 from sgpo.evaluate.held_out import pair_sources
-from sgpo.evaluate.judging import compare_by_judge, judge_requests
-from sgpo.evaluate.mt_bench import answer_questions, read_questions, write_answers
-from sgpo.evaluate.prompt_files import Answers, is_answer_file, read_answers_to, read_prompts, write_answers_to
+from sgpo.evaluate.judging import compare_by_judge, open_duels
+from sgpo.evaluate.mt_bench import NO_ANSWER, answer_questions, read_questions, write_answers
+from sgpo.evaluate.prompt_files import (
+    Answers,
+    by_reason,
+    is_answer_file,
+    missing,
+    read_answers_to,
+    read_prompts,
+    write_answers_to,
+)
 from sgpo.evaluate.results import as_plain
 from sgpo.evaluate.rewarding import compare_by_reward, reward_agreement
 from sgpo.policy.generators import load_model, open_generator
 from sgpo.policy.load import load_tokenizer
 from sgpo.policy.locate import check_exists
-from sgpo.policy.sampling import Sampling, prompt_seeds
+from sgpo.policy.sampling import Generator, Sampling, prompt_seeds
 from sgpo.policy.score import PairScores, score_pairs, score_responses
 from sgpo.policy.tokens import Messages
 from sgpo.preferences.annotate import implicit_rewards
@@ -115,27 +125,50 @@ class Job:
             _open_judge(settings)[1].check()
 
     def answers_of(self, model: ModelConfig, name: str, prompts: Sequence[Messages], who: str) -> Answers:
-        """The answers of a policy, generated or kept, or of the file at its path."""
+        """The answers of a policy, generated or kept, or of the file at its path; some may be missing."""
         if is_answer_file(model.path):
-            return read_answers_to(model.path, prompts)
+            answers = read_answers_to(model.path, prompts)
+        else:
+            answers = self._generate(model, name, prompts, who)
+        self.check_failed(missing(answers), f"answers of the {who}")
+        return answers
+
+    def check_failed(self, failures: Sequence[Failure | None], what: str) -> None:
+        """Raises InputError if more items failed than the evaluation allows."""
+        counts = Counter(failure for failure in failures if failure is not None)
+        check_failed(counts, len(failures), self.settings.max_failed, what)
+
+    def _generate(self, model: ModelConfig, name: str, prompts: Sequence[Messages], who: str) -> Answers:
         subject, kept = self.subject, None
         sampling = {key: getattr(self.settings, key) for key in ("temperature", "top_p", "max_new_tokens")}
+        answers = Answers([None] * len(prompts), name, [None] * len(prompts), [None] * len(prompts))
+        wanted = list(range(len(prompts)))
         if self.keep is not None:
             conditions = {**sampling, "seed": subject.seed, "dtype": model.dtype, "backend": subject.generation.backend}
             kept = self.keep / f"answers-{_answers_key(model.path, prompts, conditions)}.json"
             if kept.is_file():
-                return read_answers_to(kept, prompts)
+                answers = read_answers_to(kept, prompts)
+                wanted = [row for row in wanted if self.settings.retry_failed and answers.texts[row] is None]
+        if not wanted:
+            return answers
         with (
-            open_generator(subject.generation, model, log=self.log) as generator,
-            self.reporter.bar(f"answers of the {who}", len(prompts)) as advance,
+            self.open_generator(model) as generator,
+            self.reporter.bar(f"answers of the {who}", len(wanted)) as advance,
         ):
             seeds = prompt_seeds(subject.seed, len(prompts))
-            rows = generator.generate(prompts, seeds, Sampling(n=1, **sampling), progress=advance)
-        columns = [[getattr(row[0], key) for row in rows] for key in ("text", "n_tokens", "finish_reason")]
-        answers = Answers(columns[0], name, *columns[1:])
+            asked = [prompts[row] for row in wanted], [seeds[row] for row in wanted]
+            found = generator.generate(*asked, Sampling(n=1, **sampling), progress=advance)
+        for row, [response] in zip(wanted, found, strict=True):
+            answers.texts[row] = None if response.failed else response.text
+            answers.n_tokens[row], answers.finish_reasons[row] = response.n_tokens, response.finish_reason
         if kept is not None:
             write_answers_to(kept, prompts, answers)
         return answers
+
+    def open_generator(self, model: ModelConfig) -> AbstractContextManager[Generator]:
+        """The backend that answers; its servers may fail as often as the evaluation allows."""
+        generation = self.subject.generation.model_copy(update={"max_failed": self.settings.max_failed})
+        return open_generator(generation, model, log=self.log)
 
     @property
     def opponent(self) -> ModelConfig:
@@ -202,7 +235,8 @@ def check_inputs(settings: EvaluateConfig, *, download: bool = False) -> int:
     if settings.kind == "judge":
         _open_judge(settings)
     if settings.kind == "reward" and (settings.function or download or not is_hub_id(settings.model)):
-        open_reward(settings.model, settings.function, **{**settings.read_options.model_dump(), "device": "meta"})
+        options = {**settings.read_options.model_dump(), "device": "meta"}
+        open_reward(settings.model, settings.function, settings.max_failed, **options)
     return count
 
 
@@ -210,35 +244,42 @@ def _alpaca(job: Job) -> dict[str, Any]:
     asked = read_instructions(job.settings.instructions, split=job.settings.split)
     prompts = [[{"role": "user", "content": instruction}] for instruction in asked.instructions]
     answers = job.answers_of(job.subject.model, job.subject.name, prompts, "policy")
-    write_model_outputs(job.answers, asked, answers.texts, job.subject.name)
-    characters = float(np.mean([len(text) for text in answers.texts]))
-    return {"count": len(prompts), "cut": answers.cut, "characters": characters, "answers": len(prompts)}
+    rows = [row for row, text in enumerate(answers.texts) if text is not None]
+    texts, asked = [answers.texts[row] for row in rows], Instructions(*([one[row] for row in rows] for one in asked))
+    write_model_outputs(job.answers, asked, texts, job.subject.name)
+    characters = float(np.mean([len(text) for text in texts]))
+    counts = {"count": len(prompts), "answers": len(rows), "failed": by_reason(missing(answers))}
+    return {**counts, "cut": answers.cut, "characters": characters}
 
 
 def _mt_bench(job: Job) -> dict[str, Any]:
     subject, questions = job.subject, read_questions(job.settings.questions)
     count = sum(len(question.turns) for question in questions)
-    with (
-        open_generator(subject.generation, subject.model, log=job.log) as generator,
-        job.reporter.bar("turns", count) as advance,
-    ):
-        turns, cut = answer_questions(
+    with job.open_generator(subject.model) as generator, job.reporter.bar("turns", count) as advance:
+        turns = answer_questions(
             generator, questions, max_new_tokens=job.settings.max_new_tokens, seed=subject.seed, progress=advance
         )
-    write_answers(job.answers, questions, turns, subject.name)
-    return {"count": len(questions), "cut": cut, "answers": count}
+    texts = [[NO_ANSWER if one.failed else one.text for one in row] for row in turns]
+    write_answers(job.answers, questions, texts, subject.name)
+    responses = [one for row in turns for one in row]
+    failures = [one.finish_reason if one.failed else None for one in responses]
+    job.check_failed(failures, "turns")
+    ids = [question.question_id for question, row in zip(questions, turns, strict=True) for _ in row]
+    cut, answers = sum(one.finish_reason == "length" for one in responses), failures.count(None)
+    return {"count": len(questions), "answers": answers, "failed": by_reason(failures, ids), "cut": cut}
 
 
 def _judge(job: Job) -> dict[str, Any]:
     settings = job.settings
     judge, servers = _open_judge(settings)
-    pool = CachedPool(servers, job.verdicts)
+    pool = CachedPool(servers, job.verdicts, retry_failed=settings.retry_failed)
     prompts, policy, baseline = _both_answers(job)
-    bodies = judge_requests(judge, prompts, policy.texts, baseline.texts)
+    duels = open_duels(judge, prompts, policy, baseline)
+    bodies = [body for duel in duels for body in duel.bodies]
     if job.approve is not None:
         job.approve(bodies, pool.missing(bodies))
     with job.reporter.bar("verdicts", len(bodies)) as advance:
-        result = compare_by_judge(judge, pool, bodies, prompts, policy.texts, baseline.texts, progress=advance)
+        result = compare_by_judge(judge, pool, duels, progress=advance)
     return {
         "value": result["win_rate"],
         "count": result["judged"],
@@ -253,9 +294,10 @@ def _reward(job: Job) -> dict[str, Any]:
     settings, subject = job.settings, job.subject
     prompts, policy, baseline = _both_answers(job)
     kl = _estimate_kl(job, prompts, policy)
-    annotator = open_reward(settings.model, settings.function, **settings.read_options.model_dump())
+    options = settings.read_options.model_dump()
+    annotator = open_reward(settings.model, settings.function, settings.max_failed, **options)
     with job.reporter.bar("rewards", len(prompts)) as advance:
-        result = compare_by_reward(annotator, prompts, policy.texts, baseline.texts, progress=advance)
+        result = compare_by_reward(annotator, prompts, policy, baseline, progress=advance)
     agreement = None
     if subject.own_pairs is not None:
         with job.reporter.bar("rewards of the self-annotated pairs", len(subject.own_pairs)) as advance:
@@ -264,7 +306,7 @@ def _reward(job: Job) -> dict[str, Any]:
         _write_samples(job.samples, prompts, policy, baseline, result["rewards"])
     return {
         "value": result["win_rate"],
-        "count": result["prompts"] - result["unrewarded"],
+        "count": int(np.isfinite(result["rewards"]).all(axis=1).sum()),
         **_describe_answers(policy, baseline),
         "by": settings.function or settings.model,
         "tokens": policy.tokens,
@@ -305,7 +347,7 @@ def _preferences(job: Job) -> dict[str, Any]:
 def _open_judge(settings: EvaluateConfig) -> tuple[PairwiseJudge, ServerPool]:
     options = settings.read_options
     judge = PairwiseJudge(settings.model, options, template=settings.template, logprobs=settings.logprobs)
-    return judge, ServerPool(settings.servers, **options.connection())
+    return judge, ServerPool(settings.servers, **options.connection(), max_failed=settings.max_failed)
 
 
 def _both_answers(job: Job) -> tuple[list[Messages], Answers, Answers]:
@@ -331,12 +373,14 @@ def _estimate_kl(job: Job, prompts: Sequence[Messages], answers: Answers) -> flo
     if subject.reference is None or is_answer_file(subject.model.path):
         return None
     logps, limit = [], None
+    rows = [row for row, text in enumerate(answers.texts) if text is not None]
+    prompts, texts = [prompts[row] for row in rows], [answers.texts[row] for row in rows]
     for who, model in (("policy", subject.model), ("reference", subject.reference)):
         policy = load_model(model)
         # The closing tokens of an answer at the token limit may exceed the context.
         limit = limit or policy.context
         with job.reporter.bar(f"scoring by the {who}", len(prompts)) as advance:
-            scores = score_responses(policy, prompts, answers.texts, max_length=limit, progress=advance)
+            scores = score_responses(policy, prompts, texts, max_length=limit, progress=advance)
         logps.append(scores.logps)
         del policy
     return float((logps[0] - logps[1]).mean())

@@ -18,7 +18,7 @@ from sgpo.errors import check_whole
 from sgpo.policy.kv_cache import join_caches, keep_rows, open_cache
 from sgpo.policy.load import Policy
 from sgpo.policy.pick import Pick, draw_uniforms
-from sgpo.policy.sampling import Response, Sampling, tokenize_requests
+from sgpo.policy.sampling import Response, Sampling, room_for, tokenize_requests
 from sgpo.policy.tokens import Messages, decode_response, end_tokens
 from sgpo.store.progress import Advance
 
@@ -52,15 +52,18 @@ class TransformersGenerator:
         self, prompts: Sequence[Messages], seeds: Sequence[int], sampling: Sampling, *, progress: Advance | None = None
     ) -> list[list[Response]]:
         """Samples n responses to each of P prompts; see `Generator`."""
-        policy, limit = self._policy, f"the context of {self._policy.path!r}"
-        prompt_ids = tokenize_requests(policy.tokenizer, prompts, seeds, sampling.max_new_tokens, policy.context, limit)
+        policy = self._policy
+        prompt_ids = tokenize_requests(policy.tokenizer, prompts, seeds)
+        rooms = [room_for(ids, sampling, policy.context) for ids in prompt_ids]
         rows = [
-            _Row(row, number, seed, ids)
-            for row, (ids, seed) in enumerate(zip(prompt_ids, seeds, strict=True))
-            for number in range(sampling.n)
+            _Row(row, number, seed, ids, room)
+            for row, (ids, seed, room) in enumerate(zip(prompt_ids, seeds, rooms, strict=True))
+            for number in range(sampling.n if room > 0 else 0)
         ]
         waiting = sorted(rows, key=lambda one: -len(one.prompt))
-        responses: list[list[Response | None]] = [[None] * sampling.n for _ in prompts]
+        responses = [[None if room > 0 else Response.missing("too_long")] * sampling.n for room in rooms]
+        if progress is not None and (left_out := sum(room <= 0 for room in rooms)):
+            progress(left_out)
         with _without_defaults(policy):
             batch = _Batch([], None)
             while waiting or batch.rows:
@@ -107,7 +110,7 @@ class TransformersGenerator:
             attention_mask=mask,
             generation_config=GenerationConfig(
                 do_sample=False,
-                max_new_tokens=steps or sampling.max_new_tokens - min(len(one.written) for one in rows),
+                max_new_tokens=steps or self._steps(rows),
                 eos_token_id=ends,
                 pad_token_id=pad,
                 bos_token_id=policy.tokenizer.bos_token_id,
@@ -121,6 +124,13 @@ class TransformersGenerator:
             one.take(ids, set(ends), sampling, policy.tokenizer)
         return batch.drop_ended()
 
+    def _steps(self, rows: list["_Row"]) -> int:
+        """What the longest response may still need; a row that has ended must not be led out of the context either."""
+        steps, context = max(one.room - len(one.written) for one in rows), self._policy.context
+        if context is None:
+            return steps
+        return min(steps, context - max(len(one.prompt) + len(one.written) for one in rows))
+
 
 @dataclass
 class _Row:
@@ -130,6 +140,7 @@ class _Row:
     number: int
     seed: int
     prompt: list[int]
+    room: int  # most tokens of the response
     written: list[int] = field(default_factory=list)
     response: Response | None = None  # once it has ended
 
@@ -137,7 +148,7 @@ class _Row:
         """Appends new tokens, up to the row's end token, stop text or limit."""
         for token in ids:
             self.written.append(token)
-            closed, full = token in ends, len(self.written) == sampling.max_new_tokens
+            closed, full = token in ends, len(self.written) == self.room
             if closed or full or sampling.stop:
                 text = decode_response(tokenizer, self.written[:-1] if closed else self.written)
                 stop = sampling.find_stop(text)
@@ -171,7 +182,7 @@ class _Watch(StoppingCriteria):
         rows = batch.rows
         self._tokenizer, self._sampling, self._length = policy.tokenizer, sampling, length
         self._ends = torch.tensor(ends, device=policy.device)
-        self._room = torch.tensor([sampling.max_new_tokens - len(one.written) for one in rows], device=policy.device)
+        self._room = torch.tensor([one.room - len(one.written) for one in rows], device=policy.device)
         self._before = [one.written for one in rows]
         self._done = torch.zeros(len(rows), dtype=torch.bool, device=policy.device)
         self._kept, self._wasted = batch.cache is not None, 0

@@ -3,16 +3,15 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from sgpo.choices import Failure, FinishReason
 from sgpo.errors import InputError, check_whole
 from sgpo.policy.tokens import Messages, tokenize_prompts
 from sgpo.store.progress import Advance
-
-FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True)
@@ -56,11 +55,21 @@ class Sampling:
 @dataclass(frozen=True, slots=True)
 class Response:
     """A generated text without special tokens, whether the policy ended it ("stop") or it was cut ("length"), and its
-    number of tokens, the end-of-sequence token included."""
+    number of tokens, the end-of-sequence token included. Where there is none, the reason is a `Failure`."""
 
     text: str
-    finish_reason: FinishReason
+    finish_reason: FinishReason | Failure
     n_tokens: int
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is no response."""
+        return self.finish_reason not in FinishReason.__args__
+
+    @classmethod
+    def missing(cls, failure: Failure) -> "Response":
+        """What stands for a response that there is none of."""
+        return cls("", failure, 0)
 
 
 class Generator(Protocol):
@@ -77,11 +86,12 @@ class Generator(Protocol):
             sampling: how to sample.
             progress: called with the number of prompts newly answered.
 
-        Returns: P lists of n responses, in the order of the prompts.
+        Returns: P lists of n responses, in the order of the prompts. A response is cut where the context ends; there is
+            none (`Response.failed`) to a prompt that leaves no room, or that a server refuses.
 
         Raises:
-            InputError: the template refuses a prompt or it is too long (the row is named), the number of seeds is not
-                P, or the backend fails.
+            InputError: the template refuses a prompt (the row is named), the number of seeds is not P, or the backend
+                fails.
         """
         ...
 
@@ -101,21 +111,14 @@ def derive_seed(seed: int, number: int) -> int:
 
 
 def tokenize_requests(
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Messages],
-    seeds: Sequence[int],
-    max_new_tokens: int = 0,
-    context: int | None = None,
-    limit: str = "",
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages], seeds: Sequence[int]
 ) -> list[list[int]]:
-    """Token ids of P prompts, checked: each has a seed, and leaves room in the context, which messages call `limit`."""
+    """Token ids of P prompts, each of which must have a seed."""
     if len(seeds) != len(prompts):
         raise InputError(f"seeds has {len(seeds)} numbers; allowed: one per prompt, {len(prompts)}.")
-    prompt_ids = tokenize_prompts(tokenizer, prompts)
-    for row, ids in enumerate(prompt_ids):
-        if context is not None and len(ids) + max_new_tokens > context:
-            raise InputError(
-                f"row {row}: the prompt has {len(ids)} tokens, which with max_new_tokens {max_new_tokens} exceeds "
-                f"{limit}, {context}; allowed: shorter prompts or a lower max_new_tokens."
-            )
-    return prompt_ids
+    return tokenize_prompts(tokenizer, prompts)
+
+
+def room_for(prompt: Sequence[int], sampling: Sampling, context: int | None) -> int:
+    """Most tokens of a response: `max_new_tokens`, or what a prompt of these tokens leaves of the context."""
+    return sampling.max_new_tokens if context is None else min(sampling.max_new_tokens, context - len(prompt))

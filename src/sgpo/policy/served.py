@@ -6,9 +6,9 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from sgpo.choices import Dialect, check_choice
+from sgpo.choices import Dialect, Failure, FinishReason, check_choice
 from sgpo.errors import InputError
-from sgpo.policy.sampling import FinishReason, Response, Sampling, derive_seed, tokenize_requests
+from sgpo.policy.sampling import Response, Sampling, derive_seed, tokenize_requests
 from sgpo.policy.tokens import Messages, end_tokens
 from sgpo.serving.answers import Answer, Body
 from sgpo.serving.client import ServerPool
@@ -60,17 +60,18 @@ class ServedGenerator:
 
         def take(place: int, answer: Answer) -> None:
             row = place // sampling.n
-            if answer.prompt_tokens not in (None, lengths[row]):
+            if answer.failure is None and answer.prompt_tokens not in (None, lengths[row]):
                 raise InputError(
                     f"row {row}: the server counts {answer.prompt_tokens} tokens in the prompt, the tokenizer of "
                     f"{self._model!r} {lengths[row]}; allowed: a server that renders prompts with the policy's "
                     "tokenizer and chat template, with one beginning-of-sequence token at most."
                 )
-            responses[place] = self._respond(row, answer, sampling)
+            responses[place] = self._respond(answer, sampling)
             if progress is not None and None not in responses[row * sampling.n :][: sampling.n]:
                 progress(1)
 
-        self._pool.map(bodies, on_answer=take, concurrency=1 if self._dialect == "transformers" else None)
+        concurrency = 1 if self._dialect == "transformers" else None
+        self._pool.map(bodies, on_answer=take, concurrency=concurrency, review=_review)
         return [responses[first : first + sampling.n] for first in range(0, len(responses), sampling.n)]
 
     def _body(self, messages: Messages, seed: int, sampling: Sampling) -> Body:
@@ -90,9 +91,10 @@ class ServedGenerator:
             body["generation_config"] = json.dumps({**fields, "eos_token_id": self._ends})
         return {**body, "stop": list(sampling.stop)} if sampling.stop else body
 
-    def _respond(self, row: int, answer: Answer, sampling: Sampling) -> Response:
+    def _respond(self, answer: Answer, sampling: Sampling) -> Response:
+        if answer.failure is not None:
+            return Response.missing(answer.failure)
         text, reason, tokens = answer.texts[0], answer.finish_reasons[0], answer.completion_tokens
-        check_choice(f"row {row}: finish_reason", reason, FinishReason)
         for special in self._special:
             text = text.replace(special, "")
         if tokens is None:
@@ -100,6 +102,10 @@ class ServedGenerator:
         if (stop := sampling.find_stop(text)) is not None:
             text, reason = text[:stop], "stop"
         return Response(text, reason, tokens)
+
+
+def _review(answer: Answer) -> Failure | None:
+    return None if answer.finish_reasons[0] in FinishReason.__args__ else "other_finish"
 
 
 def _read_ends(model: str, tokenizer: PreTrainedTokenizerBase) -> list[int] | None:

@@ -8,12 +8,12 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from sgpo.choices import check_choice
+from sgpo.choices import FinishReason
 from sgpo.config import ModelConfig
 from sgpo.config.options import VLLMOptions
 from sgpo.errors import InputError
 from sgpo.policy.locate import adapter_base
-from sgpo.policy.sampling import FinishReason, Response, Sampling, derive_seed, tokenize_requests
+from sgpo.policy.sampling import Response, Sampling, derive_seed, room_for, tokenize_requests
 from sgpo.policy.tokens import Messages, decode_response
 from sgpo.policy.vllm_process import VLLMProcess, vllm_process
 from sgpo.store.progress import Advance
@@ -74,20 +74,20 @@ class VLLMGenerator:
         # vLLM silently raises lower temperatures to 0.01, and refuses those above 2.
         if sampling.temperature and not 0.01 <= sampling.temperature <= 2:
             raise InputError(f"temperature is {sampling.temperature}; allowed with vLLM: 0, or 0.01 to 2.")
-        limit = f"vLLM's max_model_len for {self._opening['model']!r}"
-        prompt_ids = tokenize_requests(self._tokenizer, prompts, seeds, sampling.max_new_tokens, self._context, limit)
+        prompt_ids = tokenize_requests(self._tokenizer, prompts, seeds)
+        rooms = [room_for(ids, sampling, self._context) for ids in prompt_ids]
         if not prompts:
             return []
         request = {
             "prompts": [
-                {"ids": ids, "seeds": [derive_seed(seed, number) for number in range(sampling.n)]}
-                for ids, seed in zip(prompt_ids, seeds, strict=True)
+                {"ids": ids, "max_tokens": room, "seeds": [derive_seed(seed, number) for number in range(sampling.n)]}
+                for ids, seed, room in zip(prompt_ids, seeds, rooms, strict=True)
+                if room > 0
             ],
             # Arguments of `vllm.SamplingParams`.
             "sampling": {
                 "temperature": sampling.temperature,
                 "top_p": sampling.top_p,
-                "max_tokens": sampling.max_new_tokens,
                 "stop": list(sampling.stop),
                 # vLLM adds the checkpoint's other end tokens.
                 "stop_token_ids": [self._tokenizer.eos_token_id],
@@ -95,14 +95,16 @@ class VLLMGenerator:
                 "detokenize": bool(sampling.stop),
             },
         }
-        answered = self._process.ask(request)["responses"]
+        answered = iter(self._process.ask(request)["responses"])
         if progress is not None:
             progress(len(prompts))
-        return [[self._respond(one, row) for one in responses] for row, responses in enumerate(answered)]
+        missing = [Response.missing("too_long")] * sampling.n
+        return [[self._respond(one) for one in next(answered)] if room > 0 else missing for room in rooms]
 
-    def _respond(self, one: dict[str, Any], row: int) -> Response:
+    def _respond(self, one: dict[str, Any]) -> Response:
         ids, reason, stopped_by = one["ids"], one["reason"], one["stopped_by"]
-        check_choice(f"row {row}: finish_reason of vLLM", reason, FinishReason)
+        if reason not in FinishReason.__args__:
+            return Response.missing("no_answer" if reason in (None, "abort", "error") else "other_finish")
         by_text = isinstance(stopped_by, str)
         closed = reason == "stop" and not by_text
         text = decode_response(self._tokenizer, ids[:-1] if closed else ids)

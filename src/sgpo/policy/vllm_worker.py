@@ -2,9 +2,10 @@
 
 It is run as a script, with `-P` so that `import vllm` does not find the file of that name in this folder. It needs only
 the standard library and vLLM. It reads one JSON object per line and answers each with one: first the arguments of
-`vllm.LLM`, answered by the context in tokens; then requests `{"prompts": [{"ids", "seeds"}, ...], "sampling": {...}}`,
-answered by `{"responses": [[{"ids", "reason", "stopped_by"}, ...], ...]}`, one per seed. A failure is answered by
-`{"error": ...}`. The process ends with its input.
+`vllm.LLM`, answered by the context in tokens; then requests
+`{"prompts": [{"ids", "max_tokens", "seeds"}, ...], "sampling": {...}}`, answered by
+`{"responses": [[{"ids", "reason", "stopped_by"}, ...], ...]}`, one per seed. A failure is answered by `{"error": ...}`.
+The process ends with its input.
 """
 
 import json
@@ -44,7 +45,7 @@ def _respond(llm: Any, request: dict[str, Any]) -> list[list[dict[str, Any]]]:
     for prompt in request["prompts"]:
         for seed in prompt["seeds"]:
             prompts.append({"prompt_token_ids": prompt["ids"]})
-            params.append(SamplingParams(seed=seed, **request["sampling"]))
+            params.append(SamplingParams(seed=seed, max_tokens=prompt["max_tokens"], **request["sampling"]))
     outputs = iter(llm.generate(prompts, params, use_tqdm=False))
     return [[_completion(next(outputs)) for _ in prompt["seeds"]] for prompt in request["prompts"]]
 

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, Features, Value, concatenate_datasets
 
-from sgpo.choices import PairChoice, check_choice
+from sgpo.choices import Failure, FinishReason, PairChoice, check_choice
 from sgpo.errors import InputError, check_whole
-from sgpo.policy.sampling import FinishReason, Response
+from sgpo.policy.sampling import Response
 from sgpo.policy.tokens import Messages
 from sgpo.preferences.layout import PAIR_FEATURES
 
 SCORES = ("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps", "gap", "reward_margin")
 FEATURES = Features({**PAIR_FEATURES, **dict.fromkeys(SCORES, Value("float64"))})
-REASONS = ("identical", "unfinished", "empty", "unranked", "tied", "close")
+REASONS = ("failed", "identical", "unfinished", "empty", "unranked", "tied", "close")
 # An Arrow block holds two gigabytes of text at most.
 _BLOCK = 4096
 
@@ -81,10 +81,10 @@ def annotate_pairs(
 ) -> Annotation:
     r"""Makes preference pairs of the responses to each prompt.
 
-    Responses that are unfinished (cut at the token limit), empty, duplicates or without a reward are excluded; of
-    duplicates the first with a reward stays. A prompt left with fewer than two is dropped under the first of these
-    reasons that left it so. Pairs of equal rewards are dropped as tied, and pairs whose rewards differ by no more than
-    `min_margin` as close; a prompt left without a pair counts as close if one of its pairs was.
+    Responses that failed (there is none), are unfinished (cut at the token limit), empty, duplicates or without a
+    reward are excluded; of duplicates the first with a reward stays. A prompt left with fewer than two is dropped under
+    the first of these reasons that left it so. Pairs of equal rewards are dropped as tied, and pairs whose rewards
+    differ by no more than `min_margin` as close; a prompt left without a pair counts as close if one of its pairs was.
 
     Args:
         prompts: P conversations that end in a user turn.
@@ -152,6 +152,7 @@ def annotate_pairs(
 def _eligible(candidates: Sequence[Response], rewards: np.ndarray) -> tuple[np.ndarray, str | None]:
     """Positions of the responses that can make a pair, and the reason if there are fewer than two."""
     texts = [candidate.text.strip() for candidate in candidates]
+    present = [candidate for candidate in candidates if candidate.finish_reason in FinishReason.__args__]
     finished = [place for place, candidate in enumerate(candidates) if candidate.finish_reason == "stop"]
     filled = [place for place in finished if texts[place]]
     ranked: dict[str, int] = {}
@@ -159,7 +160,7 @@ def _eligible(candidates: Sequence[Response], rewards: np.ndarray) -> tuple[np.n
         if not np.isnan(rewards[place]):
             ranked.setdefault(texts[place], place)
     distinct = {texts[place] for place in filled}
-    left = {"unfinished": finished, "empty": filled, "identical": distinct, "unranked": ranked}
+    left = {"failed": present, "unfinished": finished, "empty": filled, "identical": distinct, "unranked": ranked}
     return np.array(list(ranked.values())), next((reason for reason, some in left.items() if len(some) < 2), None)
 
 
@@ -190,7 +191,8 @@ def _check_responses(prompts: Sequence[Messages], responses: Sequence[Sequence[R
         if len(candidates) < 2:
             raise InputError(f"responses row {row} has {len(candidates)} responses; allowed: at least two.")
         for candidate in candidates:
-            check_choice(f"responses row {row}: finish_reason", candidate.finish_reason, FinishReason)
+            if candidate.finish_reason not in Failure.__args__:
+                check_choice(f"responses row {row}: finish_reason", candidate.finish_reason, FinishReason)
 
 
 def _check_scores(name: str, values: np.ndarray, responses: Sequence[Sequence[Response]]) -> np.ndarray:

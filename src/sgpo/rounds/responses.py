@@ -5,6 +5,7 @@ Each response passes once through the policy and once through the reference. Eve
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -64,7 +65,8 @@ def generate_candidates(run: Run, number: int) -> None:
                     "finish_reasons": [[one.finish_reason for one in row] for row in found],
                     "n_tokens": [[one.n_tokens for one in row] for row in found],
                 }
-                return columns, {}
+                failed = Counter(one.finish_reason for row in found for one in row if one.failed)
+                return columns, {f"failed_{reason}": count for reason, count in failed.items()}
 
             # Shards of another policy or pool, replaced between two starts, must not be mixed with these.
             digest = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()

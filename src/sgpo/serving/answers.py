@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from sgpo.choices import Failure
+
 # The JSON body of a request.
 Body = dict[str, Any]
 # Called with the position of a body and its answer.
@@ -12,11 +14,17 @@ OnAnswer = Callable[[int, "Answer"], None]
 
 
 class NoAnswer(Exception):
-    """The server gave no answer, or could not; a retry may help, after `retry_after` seconds if the server asks."""
+    """The server gave no answer, or could not; a retry may help.
 
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
+    `retry_after` are seconds if the server asks for them; `throttled` means that it answers, but not so many requests;
+    `reached` is False if there was no connection.
+    """
+
+    def __init__(
+        self, message: str, *, retry_after: float | None = None, throttled: bool = False, reached: bool = True
+    ) -> None:
         super().__init__(message)
-        self.retry_after = retry_after
+        self.retry_after, self.throttled, self.reached = retry_after, throttled, reached
 
 
 @dataclass(frozen=True)
@@ -24,14 +32,25 @@ class Answer:
     """The choices of one chat completion: texts and finish reasons, as the server names them.
 
     Tokens are counted by the server over all choices; None if it does not. `top_logprobs` are those of the first token
-    of the first choice, {token: log-probability}; empty unless asked for.
+    of the first choice, {token: log-probability}; empty unless asked for. With a `failure`, a retry would not help:
+    there is no text then that could be used, and `detail` says what happened.
     """
 
-    texts: tuple[str, ...]
-    finish_reasons: tuple[str, ...]
+    texts: tuple[str, ...] = ()
+    finish_reasons: tuple[str, ...] = ()
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     top_logprobs: dict[str, float] = field(default_factory=dict)
+    failure: Failure | None = None
+    detail: str = ""
+
+
+class _Failed(Exception):
+    """A choice that is no answer, and would not be one if it were asked for again."""
+
+    def __init__(self, failure: Failure, detail: str) -> None:
+        super().__init__(detail)
+        self.failure = failure
 
 
 def read_completion(reply: str) -> Answer:
@@ -43,8 +62,11 @@ def read_completion(reply: str) -> Answer:
     choices = content.get("choices")
     if not isinstance(choices, list) or not choices:
         raise NoAnswer("a reply without choices")
-    texts, reasons = zip(*map(_read_choice, choices), strict=True)
     usage = _object(content.get("usage"))
+    try:
+        texts, reasons = zip(*map(_read_choice, choices), strict=True)
+    except _Failed as error:
+        return Answer(failure=error.failure, detail=str(error))
     counts = [_count(usage, name) for name in ("prompt_tokens", "completion_tokens")]
     return Answer(texts, reasons, *counts, _first_logprobs(choices[0]))
 
@@ -56,18 +78,20 @@ def _object(value: object) -> dict[str, Any]:
 def _read_choice(choice: object) -> tuple[str, str]:
     message, reason = _object(_object(choice).get("message")), _object(choice).get("finish_reason")
     text = message.get("content")
-    if text is None and message and reason == "length":
-        # A reasoning model that was cut before its answer: asking again would not change that.
-        text = ""
-    if not isinstance(text, str):
-        raise NoAnswer("a choice without text")
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise NoAnswer("a text that is not Unicode: half of a surrogate pair")
     if not isinstance(reason, str):
         raise NoAnswer("a choice without finish_reason")
     if reason in ("abort", "error"):
         # vLLM reports this if it is stopped, or fails, during a request.
         raise NoAnswer(f"a choice that the server aborted (finish_reason {reason!r})")
+    if reason == "content_filter" or (message.get("refusal") and not text):
+        raise _Failed("filtered", f"finish_reason {reason!r}, refusal {message.get('refusal')!r}")
+    if text is None and message and reason == "length":
+        # A reasoning model that was cut before its answer.
+        text = ""
+    if not isinstance(text, str):
+        raise _Failed("no_text", f"a choice without text (finish_reason {reason!r})")
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise _Failed("not_unicode", "a text that is not Unicode: half of a surrogate pair")
     return text, reason
 
 

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from sgpo.errors import InputError
 from sgpo.serving.answers import Answer, Body
-from sgpo.serving.client import ServerPool
+from sgpo.serving.client import Review, ServerPool, reviewed
 from sgpo.store.progress import Advance
 
 
@@ -21,18 +21,24 @@ class CachedPool:
 
     The key of an answer is the SHA-256 of its request's body, which does not contain the server's address: answers of
     another server with the same model name are used too. An incomplete last line, which a killed run may leave, is
-    removed. One process at a time may use a file.
+    removed. One process at a time may use a file. Failed answers are kept too; `retry_failed` asks for them again.
     """
 
-    def __init__(self, pool: ServerPool, path: str | Path) -> None:
-        self._pool, self._path = pool, Path(path)
+    def __init__(self, pool: ServerPool, path: str | Path, *, retry_failed: bool = False) -> None:
+        self._pool, self._path, self._retry_failed = pool, Path(path), retry_failed
 
     def missing(self, bodies: Sequence[Body]) -> list[Body]:
         """The bodies that `map` would ask for: those without an answer in the file, each once."""
-        known = _read(self._path)
+        known = self._known()
         return list({key: body for body in bodies if (key := _key(body)) not in known}.values())
 
-    def map(self, bodies: Sequence[Body], *, progress: Advance | None = None) -> list[Answer]:
+    def _known(self) -> dict[str, Answer]:
+        answers = _read(self._path)
+        return {key: one for key, one in answers.items() if one.failure is None or not self._retry_failed}
+
+    def map(
+        self, bodies: Sequence[Body], *, progress: Advance | None = None, review: Review | None = None
+    ) -> list[Answer]:
         """Answers to N bodies, in their order; see `ServerPool.map`. Equal bodies are asked for once.
 
         Raises:
@@ -48,9 +54,9 @@ class CachedPool:
                 progress(uses[key])
 
         with _open_locked(self._path) as file:
-            for key, answer in _read(self._path).items():
+            for key, answer in self._known().items():
                 if key in distinct:
-                    give(key, answer)
+                    give(key, reviewed(answer, review))
             wanted = [key for key in distinct if key not in answers]
 
             def take(number: int, answer: Answer) -> None:
@@ -59,8 +65,8 @@ class CachedPool:
                 file.flush()
                 give(wanted[number], answer)
 
-            if wanted:
-                self._pool.map([distinct[key] for key in wanted], on_answer=take)
+            known = list(answers.values())
+            self._pool.map([distinct[key] for key in wanted], on_answer=take, review=review, known=known)
         return [answers[key] for key in keys]
 
 

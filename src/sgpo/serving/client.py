@@ -2,23 +2,30 @@
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from urllib.parse import urlsplit
 
-from sgpo.errors import InputError, check_whole
+from sgpo.choices import Failure
+from sgpo.errors import InputError, check_failed, check_whole
 from sgpo.serving.answers import Answer, Body, NoAnswer, OnAnswer
 from sgpo.serving.server import Refused, Server
 from sgpo.serving.turns import Turns
 from sgpo.store.progress import Advance
 
+# Says of an answer why it is of no use, or None.
+Review = Callable[[Answer], Failure | None]
+
 
 class ServerPool:
     """Several servers that are used as one.
 
-    A request goes to the server with the fewest open requests. Time-outs, refused connections, the statuses 408, 409,
-    429 and 5xx, and replies without an answer are retried. A server that fails is paused, longer each time, and its
-    requests go to the others. Other statuses mean that the request is wrong: they end the call.
+    A request goes to the server with the fewest open requests. Time-outs, refused connections, the statuses 408, 409
+    and 5xx, and replies without an answer are retried; so is 429, which costs no attempt while the server answers
+    others. A server that fails is paused, longer each time, and its requests go to the others. A request that a server
+    rejects, or that fails at every attempt while others are answered, has a failed answer (`Answer.failure`).
 
     The key of the servers is read from OPENAI_API_KEY; without one, "none" is sent.
 
@@ -29,6 +36,7 @@ class ServerPool:
             servers may have before the call ends.
         concurrency: open requests at each server.
         pause: seconds that a server is paused after its first failure; doubled each time, up to a minute.
+        max_failed: share of all requests that may fail, see `check_failed`.
 
     Raises:
         InputError: an argument is out of range, or the `openai` package is not installed.
@@ -42,6 +50,7 @@ class ServerPool:
         retries: int = 5,
         concurrency: int = 32,
         pause: float = 1.0,
+        max_failed: float = 0.2,
     ) -> None:
         if not urls:
             raise InputError("servers is empty; allowed: at least one base URL, such as http://localhost:8000/v1.")
@@ -53,12 +62,15 @@ class ServerPool:
         for name, seconds in (("timeout", timeout), ("pause", pause)):
             if not seconds > 0:
                 raise InputError(f"{name} is {seconds}; allowed: seconds > 0.")
+        if not 0 <= max_failed <= 1:
+            raise InputError(f"max_failed is {max_failed}; allowed: a share, 0 to 1.")
         # Imported with the first request; checked here so that a run fails before it starts.
         if find_spec("openai") is None:
             raise InputError("servers need the openai package, which is not installed: pip install 'sgpo[server]'.")
         self._urls = tuple(urls)
         self._api_key = os.environ.get("OPENAI_API_KEY") or "none"
         self._timeout, self._retries, self._concurrency, self._pause = timeout, retries, concurrency, pause
+        self._max_failed, self._asked, self._failed = max_failed, 0, Counter()
 
     def map(
         self,
@@ -67,6 +79,8 @@ class ServerPool:
         progress: Advance | None = None,
         on_answer: OnAnswer | None = None,
         concurrency: int | None = None,
+        review: Review | None = None,
+        known: Sequence[Answer] = (),
     ) -> list[Answer]:
         """Asks for a completion of each of N request bodies of POST /v1/chat/completions.
 
@@ -76,36 +90,39 @@ class ServerPool:
             on_answer: called with the body's position and its answer as soon as that arrives, in any order; these
                 answers are not lost if the call fails later.
             concurrency: open requests at each server; None uses the pool's.
+            review: says of an answer why it is of no use, or None; it becomes a failed answer.
+            known: answers to other requests of the same job, which count in the share of failures.
 
         Raises:
-            InputError: a server refuses a request (its status and message are quoted), or a request or all servers
-                failed too often (the last failure of each server is named).
+            InputError: too large a share of this pool's requests failed, a server rejects all requests (its status and
+                message are quoted), or all servers failed too often (the last failure of each server is named).
         """
-        return asyncio.run(self._map(bodies, progress, on_answer, concurrency or self._concurrency))
+        for answer in known:
+            self._count(answer)
+        self._asked += len(bodies) + len(known)
+        call = _Call(bodies, progress, on_answer, review)
+        asyncio.run(self._map(call, concurrency or self._concurrency))
+        return call.answers
 
     def check(self) -> None:
         """Raises InputError if no server can be reached in as many attempts as a request gets; asks for no answer."""
-        asyncio.run(self._map([None], None, None, 1))
+        asyncio.run(self._map(_Call([None]), 1))
 
-    async def _map(
-        self, bodies: Sequence[Body | None], progress: Advance | None, on_answer: OnAnswer | None, concurrency: int
-    ) -> list[Answer]:
+    async def _map(self, call: "_Call", concurrency: int) -> None:
         # Connections belong to the event loop of one call.
         servers = [Server(url, self._api_key, self._timeout) for url in self._urls]
         turns = Turns(servers, limit=concurrency, pause=self._pause, longest=self._timeout)
-        places = iter(range(len(bodies)))
-        answers: list[Answer | None] = [None] * len(bodies)
+        places = iter(range(len(call.bodies)))
 
         async def work() -> None:
             # The workers share one iterator: each takes the next request when it is free.
             for place in places:
-                answers[place] = await self._ask(turns, bodies[place], place)
-                if on_answer is not None:
-                    on_answer(place, answers[place])
-                if progress is not None:
-                    progress(1)
+                answer = await self._ask(turns, call, place)
+                if answer is not None:
+                    answer = call.take(place, answer)
+                    self._count(answer)
 
-        workers = [asyncio.create_task(work()) for _ in range(min(concurrency * len(servers), len(bodies)))]
+        workers = [asyncio.create_task(work()) for _ in range(min(concurrency * len(servers), len(call.bodies)))]
         try:
             await asyncio.gather(*workers)
         finally:
@@ -113,30 +130,79 @@ class ServerPool:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
             await asyncio.gather(*(server.close() for server in servers))
-        return answers
 
-    async def _ask(self, turns: Turns, body: Body | None, place: int) -> Answer | None:
+    def _count(self, answer: Answer) -> None:
+        """Counts an answer if it failed, and ends the job if too many have."""
+        if answer.failure is not None:
+            self._failed[answer.failure] += 1
+            example = answer.detail or f"{answer.texts[0][:200]!r} (finish_reason {answer.finish_reasons[0]!r})"
+            check_failed(self._failed, self._asked, self._max_failed, "requests", example)
+
+    async def _ask(self, turns: Turns, call: "_Call", place: int) -> Answer | None:
         failed: list[Server] = []
+        attempts, answered = (self._retries + 1) * len(turns.servers), call.answered
         while True:
             # Every server once before the first is asked again.
             turn = await turns.take(avoid=failed[len(failed) // len(turns.servers) * len(turns.servers) :])
             try:
-                answer = await turn.server.complete(body)
+                answer = await turn.server.complete(call.bodies[place])
                 turns.succeed(turn)
                 return answer
             except Refused as error:
                 raise InputError(f"request {place}: {turn.server.url} refuses it: {error}.") from error
             except NoAnswer as error:
-                failed.append(turn.server)
-                turns.fail(turn, str(error), error.retry_after)
-                if turns.all_down(self._retries + 1):
-                    raise InputError(f"no server answers ({turns.last_failures()}).") from error
-                if len(failed) == (self._retries + 1) * len(turns.servers):
-                    raise InputError(
-                        f"request {place}: no answer in {len(failed)} attempts ({turns.last_failures()})."
-                    ) from error
+                if error.throttled:
+                    turns.refuse(turn, str(error), error.retry_after)
+                else:
+                    failed.append(turn.server)
+                    turns.fail(turn, str(error), error.retry_after)
+                # Others were answered since the last attempt, or so few are left that they may be at fault.
+                few = call.left <= self._max_failed * self._asked
+                own = not error.throttled and call.answered and (few or call.answered > answered)
+                answered = call.answered
+                lasts, spent = turns.last_failures(), len(failed) == attempts
+                if spent and own and error.reached:
+                    return Answer(failure="no_answer", detail=f"no answer in {attempts} attempts ({lasts})")
+                if spent or (turns.all_down(self._retries + 1) and not own):
+                    raise InputError(f"no server answers ({lasts}).") from error
             finally:
                 turns.release(turn)
+
+
+@dataclass
+class _Call:
+    """The requests of one call of `ServerPool.map`; the body None asks for no answer."""
+
+    bodies: Sequence[Body | None]
+    progress: Advance | None = None
+    on_answer: OnAnswer | None = None
+    review: Review | None = None
+    answered: int = 0
+
+    def __post_init__(self) -> None:
+        self.answers: list[Answer | None] = [None] * len(self.bodies)
+
+    @property
+    def left(self) -> int:
+        """How many requests have no answer yet."""
+        return len(self.bodies) - self.answered
+
+    def take(self, place: int, answer: Answer) -> Answer:
+        """Reviews an answer, keeps it and passes it on."""
+        self.answered += 1
+        answer = reviewed(answer, self.review)
+        self.answers[place] = answer
+        if self.on_answer is not None:
+            self.on_answer(place, answer)
+        if self.progress is not None:
+            self.progress(1)
+        return answer
+
+
+def reviewed(answer: Answer, review: Review | None) -> Answer:
+    """The answer, as a failed one if the review says why it is of no use."""
+    failure = None if review is None or answer.failure else review(answer)
+    return replace(answer, failure=failure) if failure else answer
 
 
 def _is_base_url(url: str) -> bool:

@@ -3,10 +3,11 @@
 import asyncio
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import SystemRandom
 from typing import NamedTuple
 
+from sgpo.serving.pace import Pace
 from sgpo.serving.server import Server
 
 _LONGEST_PAUSE = 60.0
@@ -23,7 +24,8 @@ class Turns:
     """Assigns requests to servers: the least busy first; a server that keeps failing is tried less and less often.
 
     A server that fails is paused. The pause doubles with each failure in a row, up to a minute. Afterwards one request
-    at a time tries the server until one succeeds, so a server that is gone, or slow to fail, costs few requests.
+    at a time tries the server until one succeeds, so a server that is gone, or slow to fail, costs few requests. A
+    server that refuses to be asked so often (429) is paused too, and then asked at the pace that it keeps up with.
 
     `limit` bounds the open requests at each server, `pause` is the first pause and `longest` the longest that a server
     may ask for, both in seconds.
@@ -44,8 +46,10 @@ class Turns:
         while True:
             if free := [server for server, state in wanted.items() if state.has_room(self._limit)]:
                 server = min(free, key=lambda one: wanted[one].open)
+                turn = Turn(server, time.monotonic())
                 wanted[server].open += 1
-                return Turn(server, time.monotonic())
+                wanted[server].pace.send(turn.began)
+                return turn
             self._changed.clear()
             waits = [wait for state in wanted.values() if (wait := state.paused_for()) > 0]
             try:
@@ -61,24 +65,36 @@ class Turns:
     def succeed(self, turn: Turn) -> None:
         """Records that the server has answered."""
         self._states[turn.server].failures = 0
+        self._states[turn.server].pace.succeed()
 
     def fail(self, turn: Turn, failure: str, retry_after: float | None) -> None:
         """Records a failure and pauses the server, for as long as it asks if it does.
 
         Requests that were open together and fail together count as one failure.
         """
-        state, now = self._states[turn.server], time.monotonic()
+        state = self._states[turn.server]
         if turn.began >= state.failed_at:
             state.failures += 1
-            state.failed_at = now
+            state.failed_at = time.monotonic()
+        self._rest(state, failure, retry_after)
+
+    def refuse(self, turn: Turn, failure: str, retry_after: float | None) -> None:
+        """Records a 429; it is a failure of the server only if that has answered nothing since the last one."""
+        state = self._states[turn.server]
+        if state.pace.refuse(turn.began, time.monotonic()):
+            self._rest(state, failure, retry_after)
+        else:
+            self.fail(turn, failure, retry_after)
+
+    def _rest(self, state: "_State", failure: str, retry_after: float | None) -> None:
         state.failure = failure
         if retry_after is None:
             # Jitter, so that clients do not all come back at once.
-            pause = self._pause * 2 ** min(state.failures - 1, 10) * SystemRandom().uniform(0.75, 1.25)
+            pause = self._pause * 2 ** min(max(state.failures - 1, 0), 10) * SystemRandom().uniform(0.75, 1.25)
             pause = min(pause, _LONGEST_PAUSE)
         else:
             pause = min(retry_after, self._longest)
-        state.paused_until = max(state.paused_until, now + pause)
+        state.paused_until = max(state.paused_until, time.monotonic() + pause)
 
     def all_down(self, failures: int) -> bool:
         """Whether every server has failed at least that often in a row."""
@@ -96,9 +112,10 @@ class _State:
     failed_at: float = 0.0
     paused_until: float = 0.0
     failure: str = ""
+    pace: Pace = field(default_factory=Pace)
 
     def paused_for(self) -> float:
-        return self.paused_until - time.monotonic()
+        return max(self.paused_until, self.pace.next) - time.monotonic()
 
     def has_room(self, limit: int) -> bool:
         return self.paused_for() <= 0 and self.open < (1 if self.failures else limit)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from sgpo.errors import InputError
+from sgpo.errors import check_failed
 from sgpo.policy.batches import fill_in_batches
 from sgpo.policy.tokens import Messages, TokenizedResponse, split_ids, tokenize_responses
 from sgpo.preferences.annotators.ranking import as_text
@@ -78,15 +78,18 @@ def score_in_batches(
     rows: Sequence[int],
     *,
     batch_tokens: int,
+    max_failed: float,
     progress: Advance | None,
-) -> np.ndarray:
-    """(N,) finite outputs of the model `who` for N inputs of these lengths; `rows` are the prompts of each."""
+) -> tuple[np.ndarray, int]:
+    """(N,) outputs of the model `who` for N inputs of these lengths, and how many are not finite, and then nan.
+
+    `rows` are the prompts of the inputs. Raises InputError if a larger share than `max_failed` is not finite.
+    """
     scores = np.zeros(len(inputs))
     fill_in_batches(scores, inputs, compute, lengths, batch_tokens=batch_tokens, progress=progress)
     bad = np.flatnonzero(~np.isfinite(scores))
     if len(bad):
-        raise InputError(
-            f"{who}: the output for row {rows[bad[0]]} is {scores[bad[0]]}; allowed: finite numbers. A dtype with more "
-            "range (float32, bfloat16) may help."
-        )
-    return scores
+        example = f"{scores[bad[0]]} for row {rows[bad[0]]}; a dtype with more range, float32 or bfloat16, may help"
+        check_failed({"not_finite": len(bad)}, len(scores), max_failed, f"outputs of the {who}", example)
+    scores[bad] = np.nan
+    return scores, len(bad)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from sgpo.config.options import RankingJudgeOptions
+from sgpo.config.options import JudgeOptions
 from sgpo.policy.tokens import Messages
 from sgpo.preferences.annotators.ranking import Ranking
-from sgpo.preferences.annotators.verdicts import PairwiseJudge, both_verdicts
+from sgpo.preferences.annotators.verdicts import PairwiseJudge
 from sgpo.serving.client import ServerPool
 from sgpo.store.progress import Advance, in_shares
 
-_COUNTS = ("comparisons", "ties", "inconsistent", "unparsed", "first_preferred", "too_long")
+_COUNTS = ("comparisons", "ties", "inconsistent", "first_preferred")
 
 
 class Judge:
@@ -27,15 +27,14 @@ class Judge:
     Args:
         pool: the servers.
         model: the judge's name there.
-        options: how it is asked. Comparisons with more than `max_chars` are skipped, because a judge whose context they
-            exceed would refuse them and end the run.
+        options: how it is asked.
         template: file with the judge's prompt; None uses the built-in one.
     """
 
     def __init__(
-        self, pool: ServerPool, model: str, options: RankingJudgeOptions, *, template: str | Path | None = None
+        self, pool: ServerPool, model: str, options: JudgeOptions, *, template: str | Path | None = None
     ) -> None:
-        self._pool, self._max_chars = pool, options.max_chars
+        self._pool = pool
         self._judge = PairwiseJudge(model, options, template=template)
 
     def __call__(
@@ -43,8 +42,9 @@ class Judge:
     ) -> Ranking:
         """Ranks P lists of responses, see `Annotator`.
 
-        Counts: `comparisons` that were asked for; of these `ties`, `inconsistent` (which are ties) and `unparsed`
-        (which do not count); `first_preferred`, verdicts for the response shown first; and `too_long`, not asked for.
+        Counts: `comparisons` that were asked for; of these `ties` and `inconsistent` (which are ties);
+        `first_preferred`, verdicts for the response shown first; and, by reason, comparisons that do not count, such as
+        `filtered`, `no_verdict` or `too_long`.
         """
         counts = Counter(dict.fromkeys(_COUNTS, 0))
         duels, bodies = [], []
@@ -52,15 +52,16 @@ class Judge:
             distinct = dict.fromkeys(text.strip() for text in texts if text.strip())
             for first, second in combinations(distinct, 2):
                 asked = self._judge.requests(prompts[row], first, second)
-                if self._max_chars is not None and len(asked[0]["messages"][0]["content"]) > self._max_chars:
+                if asked is None:
                     counts["too_long"] += 1
                     continue
                 duels.append((row, first, second))
                 bodies += asked
-        answers = self._pool.map(bodies, progress=in_shares(progress, len(prompts), len(bodies)))
+        progress = in_shares(progress, len(prompts), len(bodies))
+        answers = self._pool.map(bodies, progress=progress, review=self._judge.review)
         results: dict[tuple[int, str], list[float]] = defaultdict(list)
-        for (row, first, second), verdicts in zip(duels, both_verdicts(answers, self._judge), strict=True):
-            result = self._judge.settle(*verdicts, counts)
+        for (row, first, second), *both in zip(duels, answers[::2], answers[1::2], strict=True):
+            result = self._judge.settle(both, counts).result
             if result is not None:
                 results[row, first].append(result)
                 results[row, second].append(1 - result)

@@ -11,16 +11,16 @@ def open_annotator(settings: AnnotationConfig) -> Annotator:
         from sgpo.preferences.annotators.judge import Judge
         from sgpo.serving.client import ServerPool
 
-        pool = ServerPool(settings.servers, **options.connection())
+        pool = ServerPool(settings.servers, **options.connection(), max_failed=settings.max_failed)
         return Judge(pool, settings.model, options, template=settings.template)
     if settings.annotator == "pair_ranker":
         from sgpo.preferences.annotators.pair_ranker import PairRanker
 
-        return PairRanker(settings.model, **options.model_dump())
-    return open_reward(settings.model, settings.function, **options.model_dump())
+        return PairRanker(settings.model, max_failed=settings.max_failed, **options.model_dump())
+    return open_reward(settings.model, settings.function, settings.max_failed, **options.model_dump())
 
 
-def open_reward(model: str | None, function: str | None, **options) -> Annotator:
+def open_reward(model: str | None, function: str | None, max_failed: float, **options) -> Annotator:
     """A reward function, or else a reward model with further arguments of `RewardModel`."""
     if function is not None:
         from sgpo.preferences.annotators.function import FunctionAnnotator
@@ -28,4 +28,4 @@ def open_reward(model: str | None, function: str | None, **options) -> Annotator
         return FunctionAnnotator(function)
     from sgpo.preferences.annotators.reward_model import RewardModel
 
-    return RewardModel(model, **options)
+    return RewardModel(model, max_failed=max_failed, **options)

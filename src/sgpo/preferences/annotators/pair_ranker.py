@@ -45,13 +45,15 @@ class PairRanker:
 
     Args:
         path: folder or Hub id with config.json, a tokenizer and weights in safetensors.
+        max_failed: share of the outputs of a call that may not be finite; these count in no reward.
         options: fields of `PairRankerOptions`.
 
     Source: PairRM of LLM-Blender, arXiv:2306.02561, Section 3; its model card for the lengths.
     """
 
-    def __init__(self, path: str | Path, **options: Any) -> None:
+    def __init__(self, path: str | Path, *, max_failed: float = 0.2, **options: Any) -> None:
         settings = validate(PairRankerOptions, options, "options")
+        self._max_failed = max_failed
         self._source_max = settings.source_max_length
         self._total_max = settings.source_max_length + 2 * settings.candidate_max_length
         self._batch_tokens = settings.batch_tokens
@@ -65,7 +67,7 @@ class PairRanker:
     ) -> Ranking:
         """Ranks P lists of responses, see `Annotator`. The reward of a single response is nan.
 
-        Counts: `comparisons` (unordered pairs), `cut_prompts` and `cut_responses`.
+        Counts: `comparisons` (unordered pairs), `cut_prompts`, `cut_responses`, and `not_finite` outputs.
         """
         counts = {"comparisons": 0, "cut_prompts": 0, "cut_responses": 0}
         pairs, lines, rows, start = [], [], [], 0
@@ -77,20 +79,22 @@ class PairRanker:
                 lines.append([source, candidates[second], candidates[first]])
                 rows += [row, row]
             start += len(texts)
-        counts["comparisons"] = len(pairs)
-        logits = score_in_batches(
+        logits, not_finite = score_in_batches(
             "pair ranker",
             self._compare,
             lines,
             [sum(map(len, line)) for line in lines],
             rows,
             batch_tokens=self._batch_tokens,
+            max_failed=self._max_failed,
             progress=in_shares(progress, len(prompts), len(lines)),
         )
         advantages: dict[int, list[float]] = defaultdict(list)
         for (first, second), (straight, swapped) in zip(pairs, logits.reshape(-1, 2), strict=True):
-            advantages[first].append((straight - swapped) / 2)
-            advantages[second].append((swapped - straight) / 2)
+            if np.isfinite(straight - swapped):
+                advantages[first].append((straight - swapped) / 2)
+                advantages[second].append((swapped - straight) / 2)
+        counts |= {"comparisons": len(pairs), "not_finite": not_finite}
         return Ranking(np.array([np.mean(advantages.get(place, np.nan)) for place in range(start)]), counts)
 
     def _segments(

@@ -28,6 +28,7 @@ class RewardModel:
 
     Args:
         path: folder or Hub id, weights in safetensors.
+        max_failed: share of the outputs of a call that may not be finite; these are no rewards, and are counted.
         options: fields of `RewardOptions`; the device "meta" checks the files and reads no weights.
 
     Raises:
@@ -35,8 +36,9 @@ class RewardModel:
             argument is out of range.
     """
 
-    def __init__(self, path: str | Path, **options: Any) -> None:
+    def __init__(self, path: str | Path, *, max_failed: float = 0.2, **options: Any) -> None:
         settings = validate(RewardOptions, options, "options")
+        self._max_failed = max_failed
         check_exists(path, "reward model")
         name, trust = str(path), {"trust_remote_code": settings.trust_remote_code}
         with loading("reward model", name):
@@ -57,7 +59,8 @@ class RewardModel:
     ) -> Ranking:
         """Scores every response, see `Annotator`.
 
-        Counts: `cut_prompts`, inputs with a truncated prompt, and `too_long`, responses without a reward.
+        Counts: `cut_prompts`, inputs with a truncated prompt; and responses without a reward, `too_long` and
+        `not_finite`.
         """
         rows = [row for row, texts in enumerate(responses) for _ in texts]
         texts = [text for texts in responses for text in texts]
@@ -66,17 +69,18 @@ class RewardModel:
         inputs = [encoded[place] for place in ranked]
         self._choose_padding(inputs)
         rewards = np.full(len(encoded), np.nan)
-        rewards[ranked] = score_in_batches(
+        rewards[ranked], not_finite = score_in_batches(
             "reward model",
             self._score,
             inputs,
             [len(one.ids) for one in inputs],
             [rows[place] for place in ranked],
             batch_tokens=self._batch_tokens,
+            max_failed=self._max_failed,
             progress=in_shares(progress, len(prompts), len(inputs)),
         )
         counts = {"cut_prompts": sum(one.is_cut for one in inputs), "too_long": len(encoded) - len(inputs)}
-        return Ranking(rewards, counts)
+        return Ranking(rewards, {**counts, "not_finite": not_finite})
 
     def _choose_padding(self, inputs: list[Encoded]) -> None:
         """Pads a model without a pad token by a token that ends no input.

@@ -5,13 +5,14 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
+from sgpo.choices import Failure
 from sgpo.config.options import VerdictOptions
 from sgpo.errors import InputError
 from sgpo.policy.tokens import Messages
 from sgpo.preferences.annotators.ranking import as_text
-from sgpo.serving.answers import Answer
+from sgpo.serving.answers import Answer, Body
 
 _VERDICT = re.compile(r"^\W*verdict\W*:\W*(a|b|tie)\W*$", re.IGNORECASE)
 _RESULTS = {"a": 1.0, "b": 0.0, "tie": 0.5}
@@ -27,26 +28,26 @@ class PairwiseJudge:
 
     In words, a verdict is a line "Verdict: A", "Verdict: B" or "Verdict: tie" (`read_verdict`), and two verdicts that
     contradict each other are a tie. With `logprobs`, a verdict is the probability of "A" as a share of "A" and "B" in
-    the judge's first token (`read_letter`), and the result is the mean share over both orders. For `template` see
-    `read_template`.
+    the judge's first token (`read_letter`), and the result is the mean share over both orders. Comparisons with more
+    than the options' `max_chars` are not asked for. For `template` see `read_template`.
     """
 
     def __init__(
         self, model: str, options: VerdictOptions, *, template: str | Path | None = None, logprobs: bool = False
     ) -> None:
-        self.logprobs = logprobs
+        self.logprobs, self._max_chars = logprobs, options.max_chars
         self._template = read_template(template, logprobs=logprobs)
         fields = {"model": model, **options.model_dump(include={"max_tokens", "temperature", "seed"})}
         if logprobs:
             fields |= {"max_tokens": 1, "logprobs": True, "top_logprobs": 20}
         self._fields = {name: value for name, value in {**fields, **options.request}.items() if value is not None}
 
-    def requests(self, prompt: Messages, first: str, second: str) -> list[dict[str, Any]]:
-        """The bodies of two requests: with the first answer in front, and with the second."""
-        return [
-            {**self._fields, "messages": [{"role": "user", "content": fill_template(self._template, prompt, *shown)}]}
-            for shown in ((first, second), (second, first))
-        ]
+    def requests(self, prompt: Messages, first: str, second: str) -> list[Body] | None:
+        """The bodies of two requests, with the first answer in front and with the second; None if they are too long."""
+        texts = [fill_template(self._template, prompt, *shown) for shown in ((first, second), (second, first))]
+        if self._max_chars is not None and len(texts[0]) > self._max_chars:
+            return None
+        return [{**self._fields, "messages": [{"role": "user", "content": text}]} for text in texts]
 
     def read(self, answer: Answer) -> float | None:
         """The share of the win, in [0, 1], that goes to the answer in front; None if there is no verdict."""
@@ -56,24 +57,42 @@ class PairwiseJudge:
             raise InputError(f"the judge's server gave an answer without log-probabilities; {NEEDS_LOGPROBS}.")
         return read_letter(answer.top_logprobs)
 
-    def settle(self, straight: float | None, swapped: float | None, counts: Counter) -> float | None:
-        """The first answer's result in [0, 1]; None if a verdict is missing.
+    def review(self, answer: Answer) -> Failure | None:
+        """What `ServerPool.map` asks of an answer: whether it has a verdict."""
+        return "no_verdict" if self.read(answer) is None else None
 
-        `straight` is the verdict with the first answer in front, `swapped` with the second. `counts` gets comparisons,
-        ties, inconsistent (in words also ties), unparsed, and first_preferred: verdicts for the response shown first.
+    def settle(self, answers: Sequence[Answer], counts: Counter) -> "Settled":
+        """The first of two answers compared by the answers to `requests`.
+
+        `counts` gets comparisons; of these ties, inconsistent (in words also ties), and failures by reason; and
+        first_preferred, verdicts for the response shown first.
         """
+        straight, swapped = (None if one.failure else self.read(one) for one in answers)
         counts["comparisons"] += 1
         counts["first_preferred"] += sum(share is not None and share > 0.5 for share in (straight, swapped))
-        if straight is None or swapped is None:
-            counts["unparsed"] += 1
-            return None
+        failure = answers[0].failure or answers[1].failure
+        if failure is not None:
+            # A judge that thinks and says nothing gives no verdict, as one that says something else.
+            failure = "no_verdict" if failure == "no_text" else failure
+            counts[failure] += 1
+            return Settled(straight, swapped, None, failure)
         if self.logprobs:
             counts["inconsistent"] += (straight - 0.5) * (swapped - 0.5) > 0
-            return (straight + 1 - swapped) / 2
+            return Settled(straight, swapped, (straight + 1 - swapped) / 2)
         consistent = straight == 1 - swapped
         counts["inconsistent"] += not consistent
         counts["ties"] += straight == 0.5 or not consistent
-        return straight if consistent else 0.5
+        return Settled(straight, swapped, straight if consistent else 0.5)
+
+
+class Settled(NamedTuple):
+    """A comparison: the verdict with the first answer in front (`straight`) and with the second (`swapped`), the first
+    answer's `result` in [0, 1], and why there is none."""
+
+    straight: float | None
+    swapped: float | None
+    result: float | None
+    failure: Failure | None = None
 
 
 def read_verdict(answer: Answer) -> float | None:
@@ -135,9 +154,3 @@ def fill_template(template: str, prompt: Messages, first: str, second: str) -> s
     """A template with its three fields filled in; other braces, and those in the values, stay as they are."""
     values = dict(zip(_FIELDS, (as_text(prompt), first, second), strict=True))
     return re.sub("|".join(map(re.escape, _FIELDS)), lambda match: values[match[0]], template)
-
-
-def both_verdicts(answers: Sequence[Answer], judge: PairwiseJudge) -> list[tuple[float | None, float | None]]:
-    """The verdicts on N comparisons, (straight, swapped), from 2 N answers in the order of `PairwiseJudge.requests`."""
-    read = [judge.read(answer) for answer in answers]
-    return list(zip(read[::2], read[1::2], strict=True))
