@@ -57,10 +57,8 @@ def draw_answer(request: Request, rng: np.random.Generator) -> str:
 
 def _draw_value(request: Request, fact: str, rng: np.random.Generator) -> str:
     right = request.subject.facts[fact]
-    if rng.random() >= _WRONG:
-        return right
-    wrong = [value for value in VALUES[fact] if value != right]
-    return request.other.facts[fact] if request.other else wrong[rng.integers(len(wrong))]
+    wrong = [request.other.facts[fact]] if request.other else [value for value in VALUES[fact] if value != right]
+    return wrong[rng.integers(len(wrong))] if rng.random() < _WRONG else right
 
 
 def _draw_phrase(phrases: Phrases, rng: np.random.Generator) -> str:
