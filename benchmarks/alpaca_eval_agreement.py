@@ -4,13 +4,16 @@
     python benchmarks/alpaca_eval_agreement.py annotations.json... --gamed df_gamed.csv        # your own files
     python benchmarks/alpaca_eval_agreement.py --write tests/evaluate/alpaca_eval_values.json  # what the tests expect
 
-alpaca_eval is not a dependency of sgpo. Install it into its own environment, with sgpo's sources on the path:
+alpaca_eval is not a dependency of sgpo. Install it into its own environment, with sgpo's sources on the path and the
+libraries that reading these files needs:
 
-    python -m venv peer && peer/bin/pip install alpaca_eval "datasets<4" "setuptools<80"
+    python -m venv peer
+    peer/bin/pip install -c constraints.txt alpaca_eval "setuptools<80" scikit-learn datasets transformers jinja2
     PYTHONPATH=src peer/bin/python benchmarks/alpaca_eval_agreement.py
 
-alpaca_eval downloads its difficulty file from the Hub; here it reads the file given, or a simulated one. The last line
-is the largest difference in points; the program fails if a number differs by more than 1e-6.
+alpaca_eval downloads its difficulty file from the Hub; here it reads the file given, or a simulated one. A file that
+either program refuses is named and left out. The last line is the largest difference in points; the program fails if
+a number differs by more than 1e-6, or if no file could be compared.
 """
 
 import argparse
@@ -67,11 +70,16 @@ def ask_sgpo(annotations: Path, gamed: Path, model: str) -> dict[str, float]:
     }
 
 
-def compare(annotations: Path, gamed: Path, name: str) -> float:
-    """Prints one line a model; the largest difference of any number."""
+def compare(annotations: Path, gamed: Path, name: str) -> float | None:
+    """Prints one line a model; the largest difference of any number, or None if a program refuses the file."""
     largest = 0.0
     for model in MODELS:
-        peer, own = ask_peer(annotations, model), ask_sgpo(annotations, gamed, model)
+        try:
+            own, peer = ask_sgpo(annotations, gamed, model), ask_peer(annotations, model)
+        # Whatever either program raises: a folder of results holds files of every age and kind.
+        except Exception as error:
+            print(f"{name:32} {model:8} left out: {type(error).__name__}: {error}")
+            return None
         difference = max(abs(peer[key] - own[key]) for key in own)
         largest = max(largest, difference)
         print(
@@ -113,8 +121,12 @@ def main() -> None:
                 for seed in range(options.seeds):
                     file = write_annotations(folder / "annotations.json", annotation_rows(case, seed=seed))
                     differences.append(compare(file, gamed, f"{case}/{seed}"))
-    print(f"largest difference over {len(differences)} files: {max(differences):.2e} points")
-    if max(differences) > 1e-6:
+    compared = [difference for difference in differences if difference is not None]
+    if not compared:
+        sys.exit("no file could be compared")
+    left_out = len(differences) - len(compared)
+    print(f"largest difference over {len(compared)} files ({left_out} left out): {max(compared):.2e} points")
+    if max(compared) > 1e-6:
         sys.exit("alpaca_eval and sgpo differ by more than 1e-6 points")
 
 

@@ -22,6 +22,8 @@ Selection = Literal["random", "farthest"]
 AnnotatorName = Literal["implicit", "reward_model", "pair_ranker", "judge", "function"]
 PairChoice = Literal["best_worst", "best_random", "all"]
 EvaluationKind = Literal["alpaca", "mt_bench", "judge", "reward", "preferences"]
+Coding = Literal["1-2", "0-1"]
+Keep = Literal["first", "last"]
 
 # Models and servers.
 FinishReason = Literal["stop", "length"]

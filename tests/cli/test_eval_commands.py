@@ -3,13 +3,13 @@
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from evaluate.alpaca_files import annotation_rows, write_annotations, write_gamed
+from faulty_server import completion, faulty
 from sgpo.cli import main
 from sgpo.config import EvaluateConfig, GenerationConfig, LeaderConfig, RunConfig
 from sgpo.errors import InputError
@@ -79,8 +79,8 @@ def test_alpaca_reads_annotations_and_prints_both_models(tmp_path, capsys):
     assert (result["characters"], result["baseline_characters"]) == (lengths.mean(), baseline.mean())
     assert main(["eval", "alpaca", "--annotations", str(annotations)]) == 0
     table = capsys.readouterr().out
-    assert f"{minimal.win_rate:.2f}" in table
-    assert "full" not in table
+    assert f"length-controlled (minimal) {minimal.win_rate:.2f}" in " ".join(table.split())
+    assert "length-controlled (full)" not in table
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,8 @@ def test_alpaca_refuses_what_does_not_go_together(capsys, arguments, words):
 
 
 READING = {
-    "alpaca": ("--annotations", {"instructions", "split", "difficulty", "baseline", "answers"}),
-    "mt-bench": ("--judgments", {"questions", "name"}),
+    "alpaca": ("--annotations", {"instructions", "split", "difficulty", "baseline", "answers", "coding", "by-row"}),
+    "mt-bench": ("--judgments", {"questions", "name", "baseline", "keep"}),
 }
 
 
@@ -161,6 +161,66 @@ def test_mt_bench_answers_each_turn_at_its_categorys_temperature(tmp_path, capsy
     sampling = Sampling(n=1, temperature=0.7, max_new_tokens=10)
     [[first]] = generator.generate([[{"role": "user", "content": "Write a line."}]], [seed], sampling)
     assert turns[0][0] == first.text
+
+
+def test_a_turn_without_room_is_named_and_the_others_are_answered(tmp_path, capsys):
+    """A second turn that exceeds the context, after which there is no third; and one that is cut at the context."""
+    small = build_tiny_model(tmp_path / "small", context=200)
+    turns = [["One?", "Two?"]] * 5 + [["One?", "and " * 100, "Three?"], ["One?", "b" * 100]]
+    rows = [{"question_id": 101 + row, "category": "math", "turns": one} for row, one in enumerate(turns)]
+    questions = write(tmp_path / "question.jsonl", rows)
+    options = ["--policy", small, "--questions", questions, "--name", "tiny", "--output", tmp_path]
+    result = run(capsys, "mt-bench", *options, "--max-new-tokens", "40")
+    assert (result["failed"], result["answers"]) == ({"too_long": [106, 106]}, 13)
+    written = [json.loads(line)["choices"][0]["turns"] for line in Path(result["file"]).read_text().splitlines()]
+    assert written[5][1:] == ["$ERROR$"] * 2 and written[5][0] != "$ERROR$"
+    assert not any("$ERROR$" in one for row, one in enumerate(written) if row != 5)
+    # One of the two questions is all that is asked: too much to go on.
+    few = write(tmp_path / "few.jsonl", rows[5:6])
+    refused = run(
+        capsys, "mt-bench", "--policy", small, "--questions", few, *options[4:], "--max-new-tokens", "40", code=2
+    )
+    assert "2 of 3 turns failed (too_long 2" in refused and "max_failed, 0.2" in refused
+
+
+def test_alpaca_leaves_out_what_the_policy_has_no_answer_to(tmp_path, capsys):
+    small = build_tiny_model(tmp_path / "small", context=200)
+    instructions = [*WORDS, "long " * 80]
+    asked = write(tmp_path / "eval.jsonl", [{"instruction": text} for text in instructions])
+    options = ["--policy", small, "--instructions", asked, "--name", "tiny", "--output", tmp_path / "out.json"]
+    result = run(capsys, "alpaca", *options, "--max-new-tokens", "8")
+    assert (result["failed"], result["answers"]) == ({"too_long": [6]}, 6)
+    assert [row["instruction"] for row in json.loads((tmp_path / "out.json").read_text())] == WORDS
+    assert main(["eval", "alpaca", *map(str, options), "--max-new-tokens", "8"]) == 0
+    assert "left out of all other numbers: 1 too long (row 6)" in capsys.readouterr().out
+
+
+def test_a_policy_server_that_filters_a_prompt_costs_that_prompt(tmp_path, capsys, policy):
+    """Generation for a reward and for a judge: every number is over the other prompts."""
+
+    def answer(number, body):
+        asked = body["messages"][-1]["content"]
+        if "Verdict:" in asked:
+            return completion("Verdict: tie")
+        return completion(None, reason="content_filter") if asked == WORDS[2] else completion(f"four, {asked}")
+
+    prompts = write(tmp_path / "prompts.jsonl", [{"prompt": word} for word in WORDS])
+    baseline = write(tmp_path / "base.jsonl", [{"prompt": word, "response": "one"} for word in WORDS])
+    (tmp_path / "reward.py").write_text(REWARD)
+    options = ["--policy", policy, "--baseline", baseline, "--prompts", prompts, "--output", tmp_path / "result.json"]
+    with faulty(answer) as server:
+        options += ["--backend", "server", "--policy-servers", server.url]
+        result = run(capsys, "reward", *options, "--function", f"{tmp_path / 'reward.py'}:reward")
+        judged = run(capsys, "judge", *options, "--servers", server.url, "--model", "j", "--yes")
+        asked = len(server.asked)
+        # What failed is kept as that, and asked for again only if the user says so.
+        again = run(capsys, "judge", *options, "--servers", server.url, "--model", "j", "--yes")
+        assert (again, len(server.asked)) == (judged, asked)
+        run(capsys, "judge", *options, "--servers", server.url, "--model", "j", "--yes", "--retry-failed")
+        assert len(server.asked) == asked + 1
+    assert (result["failed"], result["count"], result["win_rate"]) == ({"filtered": [2]}, 5, 1.0)
+    assert json.loads((tmp_path / "result.json").read_text())["failed"] == {"filtered": [2]}
+    assert (judged["failed"], judged["judged"], judged["ties"]) == ({"filtered": [2]}, 5, 5)
 
 
 def test_mt_bench_averages_judgments(tmp_path, capsys):
@@ -440,17 +500,6 @@ def test_a_wrong_input_is_found_before_any_model_runs(capsys, monkeypatch, files
     refused = run(capsys, *command.format(**files).split(), code=2)
     assert FOUND_EARLY[command] in refused
     assert ran == []
-
-
-def test_without_scikit_learn_the_raw_win_rate_is_reported(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn", None)
-    annotations = write_annotations(tmp_path / "annotations.json", annotation_rows("even_long_soft", count=20))
-    assert main(["eval", "alpaca", "--annotations", str(annotations), "--json"]) == 0
-    printed = capsys.readouterr()
-    result = json.loads(printed.out)
-    assert result["raw"]["win_rate"] > 0
-    assert result["length_controlled"] == {}
-    assert "pip install 'sgpo[alpaca]'" in printed.err
 
 
 def pairs_of(words):

@@ -64,7 +64,7 @@ def test_a_consistent_judge_gives_its_win_rate_and_no_position_bias(judge, tmp_p
     with faulty(prefers_good) as server:
         result = judge(server.url, "--yes")
     assert (result["win_rate"], result["wins"], result["ties"], result["losses"]) == (1.0, 6, 0, 0)
-    assert (result["inconsistent"], result["unparsed"], result["verdicts"], result["first_preferred"]) == (0, 0, 12, 6)
+    assert (result["inconsistent"], result["failed"], result["verdicts"], result["first_preferred"]) == (0, {}, 12, 6)
     assert result["front_share"] == 0.5
     assert (result["policy"], result["baseline"], result["judge"]) == ("one", "other", "j")
     stored = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
@@ -100,7 +100,58 @@ def test_what_cannot_be_read_is_counted_and_left_out(judge):
 
     with faulty(answer) as server:
         result = judge(server.url, "--yes")
-    assert (result["unparsed"], result["judged"], result["prompts"], result["win_rate"]) == (1, 5, 6, 1.0)
+    assert (result["failed"], result["judged"], result["prompts"], result["win_rate"]) == (
+        {"no_verdict": [3]},
+        5,
+        6,
+        1.0,
+    )
+
+
+FILTER = json.dumps({"error": {"code": "content_filter", "message": "The prompt triggered our policy"}}).encode()
+
+
+def test_what_the_judge_filters_is_named_and_asked_again_only_if_the_user_says_so(judge):
+    def filters(number, body):
+        return Reply(FILTER, status=400) if "good 3" in asked_of(body) else prefers_good(number, body)
+
+    with faulty(filters) as server:
+        first = judge(server.url, "--yes")
+        assert len(server.asked) == 12
+        assert judge(server.url) == first
+        assert len(server.asked) == 12
+    assert (first["failed"], first["judged"], first["win_rate"], first["verdicts"]) == ({"filtered": [3]}, 5, 1.0, 10)
+    with faulty(prefers_good) as server:
+        again = judge(server.url, "--yes", "--retry-failed")
+        assert len(server.asked) == 2
+    assert (again["failed"], again["judged"]) == ({}, 6)
+
+
+def test_too_many_failures_stop_the_comparison_and_say_how_to_go_on(judge):
+    def filters(number, body):
+        return Reply(FILTER, status=400) if "bad" in asked_of(body) else prefers_good(number, body)
+
+    with faulty(filters) as server:
+        for attempt in range(2):
+            message = judge(server.url, "--yes", "--concurrency", "1", code=2)
+            assert "of 12 requests failed (filtered" in message and "The prompt triggered our policy" in message
+            assert "max_failed" in message and ("retry_failed asks for them again" in message or not attempt)
+        asked = len(server.asked)
+        judge(server.url, "--yes", "--max-failed", "1")
+        assert asked < 12 and len(server.asked) == 12
+
+
+def test_comparisons_over_max_chars_are_not_asked_for(judge):
+    with faulty(prefers_good) as server:
+        result = judge(server.url, "--yes", "--max-chars", "3000", first=[*GOOD[:5], "good" * 1000])
+        assert len(server.asked) == 10
+    assert (result["failed"], result["judged"]) == ({"too_long": [5]}, 5)
+
+
+def test_half_a_character_in_a_file_of_answers_is_one_failed_item(judge):
+    with faulty(prefers_good) as server:
+        result = judge(server.url, "--yes", first=[*GOOD[:5], "good \ud83d"])
+    assert (result["failed"], result["judged"]) == ({"not_unicode": [5]}, 5)
 
 
 def test_a_second_run_asks_nothing_and_needs_no_yes(judge, tmp_path):
@@ -115,7 +166,7 @@ def test_a_second_run_asks_nothing_and_needs_no_yes(judge, tmp_path):
 
 def test_an_interrupted_comparison_asks_only_for_missing_verdicts(judge, tmp_path):
     def breaks(number, body):
-        return prefers_good(number, body) if number < 5 else Reply(b"gone", status=400)
+        return prefers_good(number, body) if number < 5 else Reply(b"gone", status=401)
 
     with faulty(breaks) as server:
         judge(server.url, "--yes", "--concurrency", "1", code=2)
@@ -203,7 +254,7 @@ def test_log_probabilities_weight_wins_by_the_share_of_the_letters(judge):
     with faulty(answer) as server:
         result = judge(server.url, "--yes", "--logprobs")
     assert result["win_rate"] == pytest.approx((7 / 8 + 6 / 8) / 2)
-    assert (result["wins"], result["inconsistent"], result["unparsed"]) == (6, 0, 0)
+    assert (result["wins"], result["inconsistent"], result["failed"]) == (6, 0, {})
     assert result["front_share"] == pytest.approx((7 / 8 + 2 / 8) / 2)
 
 
@@ -249,13 +300,15 @@ def test_a_wrong_file_of_answers_is_refused_by_row(tmp_path, capsys, rows, words
 
 
 @pytest.mark.slow
-def test_a_real_server_that_answers_nonsense_gives_parse_failures_and_no_win_rate(judge, tmp_path):
+def test_a_real_server_that_answers_nonsense_gives_no_verdicts_and_no_win_rate(judge, tmp_path):
     model = build_tiny_model(tmp_path / "judge", context=2048)
     with serving(model) as url:
         fewer = ["--model", str(model), "--max-tokens", "4", "--concurrency", "1"]
-        result = judge(url, "--yes", *fewer, first=[*GOOD[:2], *BAD[2:]])
+        few = judge(url, "--yes", *fewer, first=[*GOOD[:2], *BAD[2:]], code=2)
+        result = judge(url, "--yes", *fewer, "--max-failed", "1", first=[*GOOD[:2], *BAD[2:]])
         refused = judge(url, "--yes", *fewer, "--logprobs", first=[*GOOD[:1], *BAD[1:]], output="l.json", code=2)
-    assert (result["unparsed"], result["verdicts"], result["identical"]) == (2, 0, 4)
+    assert "requests failed (no_verdict" in few
+    assert (result["failed"], result["verdicts"], result["identical"]) == ({"no_verdict": [0, 1]}, 0, 4)
     assert (result["judged"], result["win_rate"]) == (4, 0.5)
     assert result["front_share"] is None
     assert "log-probability judging needs a server that gives logprobs" in refused

@@ -3,7 +3,7 @@
 import pytest
 
 from sgpo.config import EvaluateConfig, RunConfig, SplitConfig, named_sources, read_recipe, validate
-from sgpo.config.options import PairRankerOptions, RankingJudgeOptions, RewardOptions
+from sgpo.config.options import JudgeOptions, PairRankerOptions, RewardOptions
 from sgpo.config.section import find_section
 from sgpo.errors import InputError
 from sgpo.leader.config import _RANGES
@@ -118,7 +118,7 @@ def test_every_type_of_a_key_has_words():
                 for key, inner in of(section, {}, [*place, name]):
                     yield key, {**content, name: inner}
 
-    others = (RewardOptions, PairRankerOptions, RankingJudgeOptions, EvaluateConfig, SplitConfig, _RANGES)
+    others = (RewardOptions, PairRankerOptions, JudgeOptions, EvaluateConfig, SplitConfig, _RANGES)
     for kind, base in [(RunConfig, RECIPE), *((other, {}) for other in others)]:
         for key, content in of(kind, base, []):
             with pytest.raises(InputError) as caught:

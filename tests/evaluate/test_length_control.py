@@ -149,7 +149,7 @@ def test_scikit_learns_settings_do_not_matter():
 def test_without_scikit_learn_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
     with pytest.raises(InputError, match=r"pip install 'sgpo\[alpaca\]'"):
-        length_controlled_win_rate([0.5, 1, 0, 1, 0.2], [1, 2, 3, 4, 5], [5, 4, 3, 2, 9])
+        length_controlled_win_rate([0, 1] * 10, np.arange(20), np.arange(20)[::-1])
 
 
 def test_a_judgment_that_could_not_be_read_counts_in_nothing():
@@ -172,8 +172,15 @@ def test_answers_of_the_baselines_length_leave_the_raw_win_rate():
         ([0.5, 1.5], [1, 2], [2, 1], {}, "preferences row 1 is 1.5"),
         ([0.5] * 6, [1] * 5, [1] * 6, {}, r"lengths has the shape \(5,\)"),
         ([0.5] * 6, [1] * 6, [1, 2, 3, 4, 5, -1], {}, "baseline_lengths row 5 is -1"),
-        ([0.5, np.nan, 1, 0, 1], [1, 2, 3, 4, 5], [1] * 5, {}, "4 judgments; allowed: at least 5"),
-        ([0.5] * 6, [4] * 6, [1] * 6, {}, "lengths differ from baseline_lengths by 3 in every row"),
+        (
+            [0.5, np.nan, 1, 0, 1],
+            [1, 2, 3, 4, 5],
+            [1] * 5,
+            {},
+            "2.5 wins and 1.5 losses; allowed: 5 of each, or more",
+        ),
+        ([0.5] * 20, [4] * 20, [1] * 20, {}, "lengths differ from baseline_lengths by 3 in every row"),
+        ([0, 1] * 40, np.arange(80) + 9000, np.arange(80) % 7, {}, "standard error of inf points; allowed: at most 25"),
         ([0.5] * 6, [1, 2, 3, 4, 5, 6], [1] * 6, {"full": True}, "6 rows and the difficulty file 805"),
         ([0.5] * 6, [1, 2, 3, 4, 5, 6], [1] * 6, {"places": [0, 1, 2, 3, 4, 805]}, "places row 5 is 805"),
         ([0.5] * 6, [1, 2, 3, 4, 5, 6], [1] * 6, {"places": [0.0] * 6}, "allowed: .6,. integers"),

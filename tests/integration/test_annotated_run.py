@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from datasets import load_from_disk
 
-from faulty_server import completion, faulty
+from faulty_server import Reply, completion, faulty
+from sgpo.choices import Failure
 from sgpo.cli import main
 from sgpo.preferences.annotators.pair_ranker import PairRanker
 from sgpo.preferences.annotators.reward_model import RewardModel
@@ -63,4 +64,27 @@ def test_a_judge_on_a_server_ranks_and_its_counts_are_kept(recipe):
         _, texts, counts = run_with(recipe, *changes)
     assert all(len(chosen) < len(rejected) for chosen, rejected in texts)
     assert 2 * counts["ranking"]["comparisons"] == len(server.asked) > 0
-    assert (counts["ranking"]["inconsistent"], counts["ranking"]["unparsed"]) == (0, 0)
+    assert counts["ranking"]["inconsistent"] == 0 and not counts["ranking"].keys() & set(Failure.__args__)
+
+
+def test_a_judge_that_fails_now_and_then_ranks_the_rest_and_the_counts_say_why(recipe):
+    """One comparison is filtered and one gets no verdict; a judge that says nothing at all stops the run."""
+
+    def fails(number, body):
+        if number == 5:
+            return Reply(b'{"error": {"code": "content_filter"}}', status=400)
+        return completion("Hm." if number == 7 else "Verdict: A" if number % 2 else "Verdict: B")
+
+    changes = ["annotation.annotator=judge", "annotation.model=judge", "annotation.options={concurrency: 1}"]
+    with faulty(fails) as server:
+        _, _, counts = run_with(recipe, *changes, f"annotation.servers=[{server.url}]")
+    assert (counts["ranking"]["filtered"], counts["ranking"]["no_verdict"]) == (1, 1)
+    assert counts["dropped"]["failed"] == 0 and counts["pairs"] > 0
+
+
+def test_a_judge_without_verdicts_stops_the_run_with_what_it_said(recipe, capsys):
+    with faulty(lambda number, body: completion("I like both.")) as server:
+        changes = ["annotation.annotator=judge", "annotation.model=judge", f"annotation.servers=[{server.url}]"]
+        assert main(["run", "--config", str(recipe), "--quiet", *changes]) == 2
+    said = capsys.readouterr().err
+    assert "requests failed (no_verdict" in said and "I like both." in said and "max_failed" in said

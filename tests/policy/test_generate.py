@@ -10,7 +10,7 @@ from refusals import unrefused
 from sgpo.errors import InputError
 from sgpo.policy.generate import TransformersGenerator
 from sgpo.policy.load import load_policy
-from sgpo.policy.sampling import Sampling, prompt_seeds
+from sgpo.policy.sampling import Response, Sampling, prompt_seeds
 from sgpo.policy.tokens import tokenize_prompts
 from tiny_model import build_tiny_model, generate_responses
 
@@ -202,10 +202,21 @@ def test_no_prompts_give_no_responses(policy):
     assert generate_responses(policy, [], seed=0) == []
 
 
-def test_a_prompt_that_leaves_no_room_in_the_context_is_named(tmp_path):
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_a_response_is_cut_where_the_context_ends_and_a_prompt_without_room_has_none(tmp_path, temperature):
+    """Whatever else is in the batch: position embeddings end with the context."""
     short = load_policy(build_tiny_model(tmp_path / "short", context=64), device="cpu")
-    with pytest.raises(InputError, match=r"row 1: the prompt has \d+ tokens.*max_new_tokens 8.*short.*64"):
-        generate_responses(short, ask("a", "b" * 60), max_new_tokens=8, seed=0)
+    prompts = ask("a", "b" * 30, "c" * 60, "d" * 34)
+    rooms = [64 - len(ids) for ids in tokenize_prompts(short.tokenizer, prompts)]
+    assert rooms[0] > 20 > rooms[1] > rooms[3] > 0 > rooms[2]
+    done = []
+    settings = {"n": 1, "max_new_tokens": 20, "temperature": temperature, "seed": 0}
+    found = generate_responses(short, prompts, **settings, progress=done.append)
+    assert found[2] == [Response("", "too_long", 0)] and sum(done) == 4
+    for (one,), room in zip(found, rooms, strict=True):
+        assert one.failed or one.n_tokens == min(20, room) or (one.finish_reason == "stop" and one.n_tokens < room)
+    alone = [generate_responses(short, [prompt], **settings)[0] for prompt in prompts]
+    assert temperature or alone == found
 
 
 def test_arguments_out_of_range_are_refused(policy):

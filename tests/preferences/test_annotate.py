@@ -59,6 +59,7 @@ def test_rewards_order_the_pair_even_against_the_implicit_reward():
 
 
 DROPS = {
+    "failed": ([Answer("", "filtered"), Answer("b")], [0.0, 1.0]),
     "identical": ([Answer("a"), Answer(" a\n")], [0.0, 1.0]),
     "unfinished": ([Answer("a"), Answer("b", "length")], [0.0, 1.0]),
     "empty": ([Answer("a"), Answer(" \n")], [0.0, 1.0]),

@@ -109,3 +109,17 @@ def test_every_pair_has_a_moved_share_also_outside_the_running_window(tmp_path, 
     if recent >= 60:
         whole = solve_worst_case(gaps, 0.05, space="probability", tangents=6)
         np.testing.assert_allclose(moved, whole.moved, atol=1e-12)
+
+
+def test_a_file_that_was_cut_or_changed_is_named_with_what_to_do(tmp_path, gaps):
+    write_worst_case(pairs_of(gaps), arguments(tmp_path, radius=0.05), tmp_path / "file")
+    whole = (tmp_path / "file").read_bytes()
+    table = pq.read_table(tmp_path / "file")
+    foreign = [table.replace_schema_metadata(None), table.drop_columns(["moved"])]
+    for number, one in enumerate(foreign):
+        pq.write_table(one, tmp_path / str(number))
+    damaged = [whole[: len(whole) // 2], whole[:-4], b"", *((tmp_path / str(one)).read_bytes() for one in (0, 1))]
+    for content in damaged:
+        (tmp_path / "file").write_bytes(content)
+        with pytest.raises(InputError, match=r"file is damaged \(.*\); remove it to solve the round again"):
+            read_worst_cases(tmp_path / "file", ["self"] * len(gaps))

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from sgpo.choices import Coding, Keep
 from sgpo.cli.flags import add_flags, build, flag_of, given
 from sgpo.config import EvaluateConfig, FollowerConfig, GenerationConfig, LeaderConfig, ModelConfig
 from sgpo.config.options import JudgeOptions, RewardOptions
@@ -53,6 +54,8 @@ def _add_alpaca(kinds: Any) -> None:
     parser.add_argument("--difficulty", metavar="FILE", help="df_gamed.csv, for the full length-controlled model.")
     parser.add_argument("--baseline", metavar="NAME", help="Baseline that the annotations must have.")
     parser.add_argument("--answers", metavar="FILE", help="model_outputs.json that must have been judged.")
+    parser.add_argument("--coding", choices=get_args(Coding), help="Coding of preferences: alpaca_eval's 1-2, or 0-1.")
+    parser.add_argument("--by-row", action="store_true", help="Find difficulties by row number: none may be missing.")
     _add_generation(parser)
 
 
@@ -60,7 +63,9 @@ def _add_mt_bench(kinds: Any) -> None:
     help_ = "MT-Bench: write a policy's two-turn answers, or average a judge's scores of them."
     parser = _add_kind(kinds, "mt-bench", _mt_bench, help_, "Folder in which model_answer/NAME.jsonl is written.")
     parser.add_argument("--name", help="Name of the policy in the files.")
-    parser.add_argument("--judgments", metavar="FILE", help="FastChat's JUDGE_single.jsonl to read instead.")
+    parser.add_argument("--judgments", metavar="FILE", help="FastChat's JUDGE_single or _pair.jsonl to read instead.")
+    parser.add_argument("--baseline", metavar="NAME", help="Of pairs: count games against this model only.")
+    parser.add_argument("--keep", choices=get_args(Keep), help="The one to read of repeated judgments of a turn.")
     _add_generation(parser)
 
 
@@ -111,41 +116,48 @@ def _add_generation(parser: argparse.ArgumentParser) -> None:
 
 
 def _alpaca(arguments: argparse.Namespace) -> int:
-    needed, own = ("policy", "instructions", "name", "output"), ("difficulty", "baseline", "answers")
+    needed = ("policy", "instructions", "name", "output")
+    own = ("difficulty", "baseline", "answers", "coding", "by_row")
     if not _reads_verdicts(arguments, "annotations", own, needed, both=("instructions", "split")):
         return _write_answers(arguments, _json_path(arguments.output))
     options = given(arguments, EvaluateConfig)
     instructions, split = options.get("instructions"), options.get("split")
     if split is not None and instructions is None:
         raise InputError("--split goes with --instructions, which is missing.")
+    if arguments.by_row and not arguments.difficulty:
+        raise InputError("--by-row goes with --difficulty, which is missing.")
     settle_hub_access([instructions])
     from sgpo.evaluate.alpaca import read_annotations, read_instructions
     from sgpo.evaluate.gamed import read_gamed
-    from sgpo.evaluate.length_control import NEEDS_EXTRA, report_win_rates
+    from sgpo.evaluate.length_control import report_win_rates
 
     hide_other_bars()
     asked = read_instructions(instructions, split=split) if instructions else None
-    checks = {"asked": asked, "baseline": arguments.baseline, "answers": arguments.answers}
-    annotations = read_annotations(arguments.annotations, **checks)
+    checks = {"baseline": arguments.baseline, "answers": arguments.answers, "coding": arguments.coding}
+    annotations = read_annotations(arguments.annotations, asked=asked, **checks)
     gamed = read_gamed(arguments.difficulty) if arguments.difficulty else None
-    result = report_win_rates(annotations, gamed)
-    if not result["length_controlled"]:
-        print(f"sgpo eval: {NEEDS_EXTRA}", file=sys.stderr)
-    return _print_result(arguments, result)
+    return _print_result(arguments, report_win_rates(annotations, gamed, by_row=arguments.by_row))
 
 
 def _mt_bench(arguments: argparse.Namespace) -> int:
-    if not _reads_verdicts(arguments, "judgments", (), ("policy", "name", "output"), both=("questions", "name")):
+    own, needed = ("baseline", "keep"), ("policy", "name", "output")
+    if not _reads_verdicts(arguments, "judgments", own, needed, both=("questions", "name")):
         from sgpo.evaluate.runner import ANSWER_FILES
 
         return _write_answers(arguments, Path(arguments.output) / ANSWER_FILES["mt_bench"].format(name=arguments.name))
     from sgpo.evaluate.mt_bench import read_questions
-    from sgpo.evaluate.mt_judgments import average_judgments, read_judgments
+    from sgpo.evaluate.mt_judgments import average_judgments, holds_pairs, read_judgments, read_pairs
 
-    settings = _read_settings(arguments)
-    judgments = read_judgments(arguments.judgments, read_questions(settings.questions), model=arguments.name)
-    names = {"model": judgments.model, "judge": judgments.judge}
-    return _print_result(arguments, {**names, **average_judgments(judgments)._asdict()})
+    questions = read_questions(_read_settings(arguments).questions)
+    options = {"model": arguments.name, "keep": arguments.keep}
+    if holds_pairs(arguments.judgments):
+        result = read_pairs(arguments.judgments, questions, baseline=arguments.baseline, **options)
+        return _print_result(arguments, {**result, "kind": "mt_bench_pairs"})
+    if arguments.baseline is not None:
+        raise InputError(f"--baseline goes with comparisons of two models; {arguments.judgments} holds scores of one.")
+    read = read_judgments(arguments.judgments, questions, **options)
+    names = {"model": read.model, "judge": read.judge, "repeated": read.repeated}
+    return _print_result(arguments, {**names, **average_judgments(read)._asdict()})
 
 
 def _write_answers(arguments: argparse.Namespace, path: Path) -> int:
@@ -293,4 +305,6 @@ def _print_result(arguments: argparse.Namespace, result: dict[str, Any]) -> int:
         print(json.dumps(result, indent=2, allow_nan=False))
     else:
         Console().print(result_table(result))
+    for remark in result.get("remarks", ()):
+        print(f"Note: {remark}", file=sys.stderr if arguments.json else sys.stdout)
     return 0

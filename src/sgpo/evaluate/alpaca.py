@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sgpo.choices import Coding, check_choice
 from sgpo.errors import InputError, shorten
 from sgpo.evaluate.prompt_files import read_answers_to
 from sgpo.evaluate.row_files import Row, list_missing, read_rows, rows_by_key, the_only
@@ -14,7 +15,8 @@ from sgpo.preferences.source import load_rows
 from sgpo.store.files import write_json
 
 DATASET = "alpaca_eval"
-_PREFERENCES = "1 to 2, 0 for a draw, or null"
+# Share of the evaluation set that may lack a row: it moves the raw rate by at most one point.
+_MISSING = 0.01
 
 
 class Instructions(NamedTuple):
@@ -28,31 +30,24 @@ class Annotations(NamedTuple):
     """A judge's verdicts on N instructions, in the order of the file.
 
     Attributes:
-        instructions: (N,) distinct.
         outputs, baseline_outputs: (N,) answers of the policy and of the baseline.
+        lengths, baseline_lengths: (N,) characters of them.
         preferences: (N,) in [0, 1], the share of the win that goes to the policy; nan if the judge gave none.
         generator, baseline, annotator: names of the policy, the baseline and the judge.
         places: (N,) index of each row's instruction in the evaluation set; None if no set was given.
+        missing: indices in the evaluation set of the instructions without a row; empty if no set was given.
     """
 
-    instructions: list[str]
     outputs: list[str]
     baseline_outputs: list[str]
+    lengths: np.ndarray
+    baseline_lengths: np.ndarray
     preferences: np.ndarray
     generator: str
     baseline: str
     annotator: str
     places: np.ndarray | None
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """(N,) characters of the policy's answers."""
-        return np.array([len(text) for text in self.outputs])
-
-    @property
-    def baseline_lengths(self) -> np.ndarray:
-        """(N,) characters of the baseline's answers."""
-        return np.array([len(text) for text in self.baseline_outputs])
+    missing: list[int]
 
 
 def read_instructions(path: str | Path, *, split: str | None = None) -> Instructions:
@@ -114,6 +109,7 @@ def read_annotations(
     asked: Instructions | None = None,
     baseline: str | None = None,
     answers: str | Path | None = None,
+    coding: Coding | None = None,
 ) -> Annotations:
     """Reads an annotations.json as alpaca_eval writes it.
 
@@ -122,17 +118,20 @@ def read_annotations(
 
     Args:
         path: the file.
-        asked: the evaluation set, all of which must be judged; None skips this check.
+        asked: the evaluation set, 99% of which must be judged (published files lack up to 3 of 805); None: any.
         baseline: the baseline's name that the file must have; None accepts any.
         answers: model_outputs.json with the answers that must have been judged; None skips this check.
+        coding: "1-2" as above, or "0-1" for shares of the win; None: "1-2", and an error if it could be either.
 
     Raises:
-        InputError: naming the row: an instruction that is repeated or not in the set, one of the set without a row,
-            more than one generator, baseline or judge, a different baseline or answers than asked for, a generator that
-            is its own baseline, or a preference outside [1, 2].
+        InputError: naming the row: an instruction that is repeated or not in the set, more than 1% of the set without a
+            row, more than one generator, baseline or judge, a different baseline or answers than asked for, a generator
+            that is its own baseline, or a preference that the coding does not have.
     """
+    if coding is not None:
+        check_choice("coding", coding, Coding)
     rows = read_rows(path)
-    instructions = list(rows_by_key(rows, lambda row: row.text("instruction"), "instruction"))
+    rows_by_key(rows, lambda row: row.text("instruction"), "instruction")
     columns = ("generator_1", "generator_2", "annotator")
     found, generator, annotator = (the_only([row.text(name) for row in rows], rows, name) for name in columns)
     if baseline is not None and found != baseline:
@@ -141,32 +140,28 @@ def read_annotations(
         raise InputError(f"{path} compares {found!r} with itself; allowed: two generators.")
     if answers is not None:
         _check_answers(rows, generator, answers)
-    return Annotations(
-        instructions=instructions,
-        outputs=[row.text("output_2") for row in rows],
-        baseline_outputs=[row.text("output_1") for row in rows],
-        preferences=np.array([_preference(row) for row in rows]),
-        generator=generator,
-        baseline=found,
-        annotator=annotator,
-        places=None if asked is None else _find_places(rows, asked, path),
-    )
+    places, missing = (None, []) if asked is None else _find_places(rows, asked, path)
+    outputs, others = ([row.text(name) for row in rows] for name in ("output_2", "output_1"))
+    lengths = [np.array(list(map(len, texts))) for texts in (outputs, others)]
+    preferences = _read_preferences(rows, coding)
+    return Annotations(outputs, others, *lengths, preferences, generator, found, annotator, places, missing)
 
 
-def _find_places(rows: list[Row], asked: Instructions, path: str | Path) -> np.ndarray:
+def _find_places(rows: list[Row], asked: Instructions, path: str | Path) -> tuple[np.ndarray, list[int]]:
+    """The place of each row, and the places without a row."""
     place_of = {instruction: place for place, instruction in enumerate(asked.instructions)}
     for row in rows:
         if row.text("instruction") not in place_of:
             raise row.wrong("instruction", "one of the evaluation set, byte for byte")
-    places = [place_of[row.text("instruction")] for row in rows]
-    absent = sorted(set(place_of.values()) - set(places))
-    if absent:
+    places = np.array([place_of[row.text("instruction")] for row in rows])
+    absent, count = sorted(set(place_of.values()).difference(places.tolist())), len(place_of)
+    if len(absent) > _MISSING * count:
         shown = list_missing([f"{place} ({shorten(asked.instructions[place], 40)})" for place in absent])
         raise InputError(
-            f"{path} lacks {len(absent)} of {len(asked.instructions)} instructions of the evaluation set, rows "
-            f"{shown}; allowed: all of them."
+            f"{path} lacks {len(absent)} of {count} instructions of the evaluation set, rows {shown}; allowed: all of "
+            f"them, or all but {int(count * _MISSING)}."
         )
-    return np.array(places)
+    return places, absent
 
 
 def _check_answers(rows: list[Row], generator: str, path: str | Path) -> None:
@@ -178,12 +173,23 @@ def _check_answers(rows: list[Row], generator: str, path: str | Path) -> None:
             raise row.wrong("output_2", f"the answer to this instruction in {path}, {shorten(text)}")
 
 
-def _preference(row: Row) -> float:
+def _read_preferences(rows: list[Row], coding: Coding | None) -> np.ndarray:
+    """(N,) shares of the win; the coding is asked for where both are possible and differ."""
+    low, allowed = (0, "0 to 1, or null") if coding == "0-1" else (1, "1 to 2, 0 for a draw, or null (or --coding 0-1)")
+    values = np.array([_preference(row, low, allowed) for row in rows])
+    draw = (values == 0) & (low == 1)
+    if coding is None and draw.any() and not (values > 1).any():
+        raise InputError(
+            f"{rows[draw.argmax()].where}: 'preference' is 0, and none of the file is above 1: coded 1 to 2, as by "
+            "alpaca_eval, 0 is a draw and 1 a loss, and coded 0 to 1 a loss and a win; allowed: --coding 1-2 or 0-1."
+        )
+    return np.where(draw, 0.5, values - low)
+
+
+def _preference(row: Row, low: int, allowed: str) -> float:
     if "preference" not in row.values:
-        raise InputError(f"{row.where}: there is no 'preference'; allowed: {_PREFERENCES}.")
-    value = math.nan if row.values["preference"] is None else row.number("preference", _PREFERENCES)
-    if value == 0:
-        return 0.5
-    if value < 1 or value > 2:
-        raise row.wrong("preference", _PREFERENCES)
-    return value - 1
+        raise InputError(f"{row.where}: there is no 'preference'; allowed: {allowed}.")
+    value = math.nan if row.values["preference"] is None else row.number("preference", allowed)
+    if (value < low and value != 0) or value > low + 1:
+        raise row.wrong("preference", allowed)
+    return value

@@ -1,7 +1,7 @@
 """Win rates of AlpacaEval 2: raw, and controlled for the effect of response lengths."""
 
+import math
 import warnings
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from scipy.special import expit
 from sgpo.errors import InputError
 from sgpo.evaluate.alpaca import Annotations
 from sgpo.evaluate.gamed import Gamed
+from sgpo.evaluate.row_files import list_missing
 from sgpo.stats.intervals import standard_error
 
 NEEDS_EXTRA = "the length-controlled win rate needs scikit-learn, which is not installed: pip install 'sgpo[alpaca]'."
@@ -20,6 +21,13 @@ FOLDS = 5
 GAMED_WEIGHT = 0.1
 _SEED = 123
 _EPSILON = 1e-15
+
+# Fewest wins, and losses, of a rate: with fewer the penalty decides it, and its interval may miss every other sample.
+FEWEST = 5
+# Wins and losses for each coefficient. Source: P. Peduzzi et al., J. Clin. Epidemiology 49 (1996).
+_ENOUGH = 10
+# At this standard error, in points, the 95% interval of a rate of 50% is the whole scale.
+_WIDEST = 25.0
 
 
 class RawWinRate(NamedTuple):
@@ -46,7 +54,9 @@ class LengthControlled(NamedTuple):
     """A length-controlled win rate, in percent.
 
     Attributes:
-        win_rate: predicted win rate if each response were as long as its baseline.
+        win_rate: predicted win rate if each response were as long as its baseline. Only the full model's is what
+            leaderboards call LC win rate; the minimal model's is 6.5 points higher on average (over 56 published
+            models), and up to 27.
         standard_error: of the win rate over instructions, including the error of the fitted coefficients.
         spread: standard error of the mean prediction alone, which alpaca_eval prints as `lc_standard_error`. Zero for
             the minimal model, which predicts one number for all instructions.
@@ -103,8 +113,9 @@ def length_controlled_win_rate(
         places: (N,) index of each row's instruction in the evaluation set; None: rows are the set, in its order.
 
     Raises:
-        InputError: arrays of wrong shapes or values, fewer judgments than folds, lengths that differ by the same number
-            everywhere, an index that the difficulty file lacks, or scikit-learn is not installed (extra `alpaca`).
+        InputError: arrays of wrong shapes or values, fewer than five wins or losses (a preference is a share of both),
+            lengths whose effect cannot be separated from the policy's, an index that the difficulty file lacks, or
+            scikit-learn is not installed (extra `alpaca`).
 
     Source: Y. Dubois et al., "Length-controlled AlpacaEval: a simple way to debias automatic evaluators",
         arXiv:2404.04475; alpaca_eval 0.6.6, `length_controlled_minimal` and `length_controlled_v1`.
@@ -112,19 +123,22 @@ def length_controlled_win_rate(
     shares = _check_preferences(preferences)
     delta = _check_lengths(baseline_lengths, "baseline_lengths", shares.size)
     delta = delta - _check_lengths(lengths, "lengths", shares.size)
+    difficulty = {} if gamed is None else {"difficulty": _difficulty(gamed, places, shares.size)}
     judged = ~np.isnan(shares)
-    if judged.sum() < FOLDS:
-        raise InputError(f"preferences holds {judged.sum()} judgments; allowed: at least {FOLDS}, one for each fold.")
-    columns = {"length": np.tanh(_standardise(delta))}
-    if gamed is not None:
-        columns["difficulty"] = _difficulty(gamed, places, shares.size)
-    columns["policy"] = np.ones(shares.size)
+    wins, losses = np.nansum(shares), np.nansum(1 - shares)
+    if min(wins, losses) < FEWEST:
+        raise InputError(
+            f"preferences holds {wins:.1f} wins and {losses:.1f} losses; allowed: {FEWEST} of each, or more."
+        )
+    if (scale := delta.std(ddof=1)) == 0 and delta[0] != 0:
+        raise InputError(f"lengths differ from baseline_lengths by {-delta[0]:g} in every row; allowed: not all alike.")
+    columns = {"length": np.tanh(delta / (scale or 1.0)), **difficulty, "policy": np.ones(shares.size)}
     design = np.stack(list(columns.values()), axis=1)
     x, y, weights = design[judged], shares[judged], np.ones(judged.sum())
     if gamed is not None:
-        length, difficulty = gamed.features.T
+        length, hardness = gamed.features.T
         # The last column is the policy's, which the gamed baselines do not have.
-        other = np.stack([np.tanh(length), difficulty, np.zeros(len(length))], axis=1)
+        other = np.stack([np.tanh(length), hardness, np.zeros(len(length))], axis=1)
         # The gamed rows come first, as in alpaca_eval: the order decides which folds they share with the policy's.
         x = np.concatenate([other, x])
         y = np.concatenate([gamed.preferences, y])
@@ -133,10 +147,12 @@ def length_controlled_win_rate(
     level = design.copy()
     level[:, 0] = 0.0
     predicted = expit(level @ coefficients)
-    influence = _influence(x, y, weights, coefficients, level, judged)
+    error = 100 * _standard_error(x, y, weights, coefficients, level, judged)
+    if error > _WIDEST:
+        raise InputError(f"lengths leave a standard error of {error:.3g} points; allowed: at most {_WIDEST:g}.")
     return LengthControlled(
         win_rate=100 * float(predicted.mean()),
-        standard_error=100 * standard_error(influence),
+        standard_error=error,
         spread=100 * standard_error(predicted),
         model="minimal" if gamed is None else "full",
         coefficients=dict(zip(columns, coefficients.tolist(), strict=True)),
@@ -144,23 +160,59 @@ def length_controlled_win_rate(
     )
 
 
-def report_win_rates(annotations: Annotations, gamed: Gamed | None) -> dict[str, Any]:
-    """The raw and, with scikit-learn, the length-controlled win rates of annotations; the full model needs `gamed`."""
-    arrays = (annotations.preferences, annotations.lengths, annotations.baseline_lengths)
-    controlled = {}
-    if find_spec("sklearn") is not None:
-        controlled["minimal"] = length_controlled_win_rate(*arrays)
-        if gamed is not None:
-            controlled["full"] = length_controlled_win_rate(*arrays, gamed=gamed, places=annotations.places)
+def report_win_rates(annotations: Annotations, gamed: Gamed | None, *, by_row: bool = False) -> dict[str, Any]:
+    """The raw win rate, the length-controlled ones or why there is none, and remarks; the full model needs `gamed`."""
+    raw, remarks = raw_win_rate(annotations.preferences), []
+    if missing := annotations.missing:
+        remarks.append(f"{len(missing)} instructions of the set have no row: {list_missing(missing)} (from 0).")
+    if raw.win_rate == 0:
+        remarks.append("Every judgment is a loss: check how the file codes preferences (--coding 1-2, --coding 0-1).")
+    if by_row:
+        remarks.append(
+            "Difficulties are found by row number: after a missing row, all are those of other instructions."
+        )
+    controlled = dict.fromkeys(("minimal",) if gamed is None else ("minimal", "full"))
+    for model in controlled:
+        try:
+            controlled[model] = _control(annotations, gamed if model == "full" else None, by_row)
+            remarks += _remarks(controlled[model], raw)
+        except InputError as error:
+            remarks.append(f"No length-controlled ({model}) win rate: {error}")
     return {
-        "generator": annotations.generator,
-        "baseline": annotations.baseline,
-        "annotator": annotations.annotator,
+        **{name: getattr(annotations, name) for name in ("generator", "baseline", "annotator")},
         "characters": float(annotations.lengths.mean()),
         "baseline_characters": float(annotations.baseline_lengths.mean()),
-        "raw": raw_win_rate(annotations.preferences),
+        "raw": raw,
         "length_controlled": controlled,
+        "remarks": remarks,
     }
+
+
+def _control(read: Annotations, gamed: Gamed | None, by_row: bool) -> LengthControlled:
+    count, arrays = len(read.outputs), (read.preferences, read.lengths, read.baseline_lengths)
+    asked, known = count + len(read.missing), None if gamed is None else len(gamed.difficulty)
+    if read.places is not None and known not in (None, asked):
+        raise InputError(f"the set has {asked} instructions and the difficulty file {known}; allowed: the same number.")
+    return length_controlled_win_rate(*arrays, gamed=gamed, places=np.arange(count) if by_row else read.places)
+
+
+def _remarks(found: LengthControlled, raw: RawWinRate) -> list[str]:
+    """What a reader has to know of a length-controlled win rate."""
+    name, rate = f"The length-controlled ({found.model}) win rate", raw.win_rate
+    fewest, enough = (
+        (raw.wins + raw.draws + raw.losses) * min(rate, 100 - rate) / 100,
+        _ENOUGH * len(found.coefficients),
+    )
+    remarks = {
+        f"{name} is not the leaderboard's, which is the full model's (--difficulty df_gamed.csv): over 56 published "
+        "models it is 6.5 points higher on average and up to 27.": found.model == "minimal",
+        # Source: alpaca_eval 0.6.6, metrics/glm_winrate.py, `get_is_extreme_changes`.
+        f"{name} is very different from the raw one, {found.win_rate:.1f}% against {rate:.1f}%: its model may not fit "
+        "(alpaca_eval's warning).": not -max(rate / 4, 10) <= found.win_rate - rate <= max((100 - rate) / 4, 10),
+        f"{name} rests on {fewest:.1f} {'wins' if rate < 50 else 'losses'}, and its coefficients need {enough}: the "
+        "penalty pulls it towards 50%, and its standard error may be too small.": fewest < enough,
+    }
+    return [remark for remark, holds in remarks.items() if holds]
 
 
 def _fit(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, float]:
@@ -199,16 +251,18 @@ def _negative_loss(model: Any, x: np.ndarray, y: np.ndarray, sample_weight: np.n
     return float(sample_weight @ np.log(np.where(y == 1, predicted, 1 - predicted)) / (len(y) / 2))
 
 
-def _influence(x, y, weights, coefficients, level, judged) -> np.ndarray:
-    """(N,) influence of each instruction on the win rate, to first order; their standard error is its own."""
+def _standard_error(x, y, weights, coefficients, level, judged) -> float:
+    """Of the win rate: that of the instructions' influences on it, to first order; infinite if it is undetermined."""
     # Without the penalty: a coefficient that it shrinks to zero is no more certain than another.
     predicted, fitted = expit(level @ coefficients), expit(x @ coefficients)
     curvature = (x * (weights * fitted * (1 - fitted))[:, None]).T @ x
     gradient = (predicted * (1 - predicted)) @ level
-    residual = ((y - fitted)[:, None] * x)[-int(judged.sum()) :]
+    response = np.linalg.pinv(curvature, hermitian=True) @ gradient
+    if not np.allclose(curvature @ response, gradient, rtol=1e-6, atol=1e-6 * np.abs(gradient).max()):
+        return math.inf
     influence = predicted - predicted.mean()
-    influence[judged] += residual @ np.linalg.pinv(curvature, hermitian=True) @ gradient
-    return influence
+    influence[judged] += ((y - fitted)[:, None] * x)[-int(judged.sum()) :] @ response
+    return standard_error(influence)
 
 
 def _difficulty(gamed: Gamed, places: ArrayLike | None, count: int) -> np.ndarray:
@@ -217,25 +271,13 @@ def _difficulty(gamed: Gamed, places: ArrayLike | None, count: int) -> np.ndarra
     if places is None and count != known:
         raise InputError(
             f"preferences has {count} rows and the difficulty file {known} instructions; allowed: the whole evaluation "
-            "set in its order, or the place of each row in it."
+            "set in its order, or the place of each row in it, which --instructions gives and --by-row assumes."
         )
     rows = np.arange(count) if places is None else np.asarray(places)
     if rows.shape != (count,) or not np.issubdtype(rows.dtype, np.integer):
         raise InputError(f"places has the shape {rows.shape}; allowed: ({count},) integers.")
     _check_rows((rows >= 0) & (rows < known), "places", rows, f"0 to {known - 1}, the difficulty file's")
     return gamed.difficulty[rows]
-
-
-def _standardise(delta: np.ndarray) -> np.ndarray:
-    scale = delta.std(ddof=1)
-    if scale > 0:
-        return delta / scale
-    if delta[0] == 0:
-        return delta
-    raise InputError(
-        f"lengths differ from baseline_lengths by {-delta[0]:g} in every row; allowed: differences that vary, because "
-        "only they separate the effect of length from the policy's."
-    )
 
 
 def _check_preferences(preferences: ArrayLike) -> np.ndarray:

@@ -32,6 +32,7 @@ def result_table(result: dict[str, Any]) -> Table:
     return {
         "alpaca": _alpaca_table,
         "mt_bench": _mt_bench_table,
+        "mt_bench_pairs": _mt_bench_pairs_table,
         "judge": _judge_table,
         "reward": _reward_table,
         "preferences": _preferences_table,
@@ -44,7 +45,7 @@ def _alpaca_table(result: dict[str, Any]) -> Table:
     raw = result["raw"]
     rates = {"raw": raw, **{f"length-controlled ({name})": one for name, one in result["length_controlled"].items()}}
     for name, rate in rates.items():
-        table.add_row(name, _number(rate["win_rate"], 2), _number(rate["standard_error"], 2))
+        table.add_row(name, *(_number(rate and rate[key], 2) for key in ("win_rate", "standard_error")))
     table.caption = (
         f"{raw['wins']:,} wins, {raw['draws']:,} draws, {raw['losses']:,} losses; {raw['unjudged']:,} without a "
         f"judgment. Mean characters: {result['characters']:.0f}, the baseline's {result['baseline_characters']:.0f}."
@@ -65,6 +66,16 @@ def _mt_bench_table(result: dict[str, Any]) -> Table:
         cells = [_number(part["mean"] if part else None, 2) for part in parts]
         judged = f"{whole['judgments'] - whole['failed']:,} of {whole['judgments']:,}"
         table.add_row(name, _number(whole["mean"], 2), _span(whole, 2), *cells, judged)
+    return table
+
+
+def _mt_bench_pairs_table(result: dict[str, Any]) -> Table:
+    counts, title = ("wins", "ties", "losses", "failed"), f"Against {result['baseline'] or 'each other'}"
+    columns = ("model", *counts, "win rate", "ties counted half", "95% interval")
+    table = _table(f"{title}, judged by {result['judge']}", *columns)
+    for name, one in result["models"].items():
+        rates = (_number(one[key]) for key in ("win_rate", "win_rate_adjusted"))
+        table.add_row(escape(name), *(f"{one[key]:,}" for key in counts), *rates, _span(one))
     return table
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sgpo.choices import Keep, check_choice
 from sgpo.errors import InputError, shorten
 from sgpo.store.files import read_objects
 
@@ -44,14 +45,20 @@ def read_rows(path: str | Path) -> list[Row]:
     return [Row(where, values) for where, values in read_objects(path)]
 
 
-def rows_by_key(rows: Sequence[Row], key_of: Callable[[Row], Any], what: str) -> dict[Any, Row]:
-    """The rows by their keys, such as the "instruction" of each; raises InputError if a key occurs twice."""
+def rows_by_key(
+    rows: Sequence[Row], key_of: Callable[[Row], Any], what: str, *, keep: Keep | None = None, hint: str = ""
+) -> dict[Any, Row]:
+    """The rows by their keys; raises InputError if a key, such as an "instruction", is repeated without `keep`."""
+    if keep is not None:
+        check_choice("keep", keep, Keep)
     found: dict[Any, Row] = {}
-    for key, row in zip(list(map(key_of, rows)), rows, strict=True):
-        if key in found:
-            first = found[key].where
-            raise InputError(f"{row.where}: the {what} {shorten(key)} is that of {first}; allowed: each once.")
-        found[key] = row
+    keys = list(map(key_of, rows))
+    for key, row in zip(keys, rows, strict=True):
+        if key in found and keep is None:
+            once = f"allowed: each once{hint} (repeated rows: {len(keys) - len(set(keys))})"
+            raise InputError(f"{row.where}: the {what} {shorten(key)} is that of {found[key].where}; {once}.")
+        if keep == "last" or key not in found:
+            found[key] = row
     return found
 
 
@@ -65,6 +72,6 @@ def the_only(values: Sequence[str], rows: Sequence[Row], what: str) -> str:
     return values[0]
 
 
-def list_missing(shown: list[str]) -> str:
+def list_missing(shown: Sequence[object]) -> str:
     """The first three of what is missing, and how many more there are."""
-    return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
+    return ", ".join(map(str, shown[:3])) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")

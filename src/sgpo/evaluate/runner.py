@@ -1,7 +1,5 @@
 """One runner for every kind of evaluation: `sgpo eval` and the rounds of a run both call `run_evaluation`."""
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -16,6 +14,7 @@ from sgpo.choices import Failure, Space
 from sgpo.config import EvaluateConfig, FollowerConfig, GenerationConfig, LeaderConfig, ModelConfig
 from sgpo.errors import InputError, check_failed
 from sgpo.evaluate.alpaca import Instructions, read_instructions, write_model_outputs
+from sgpo.evaluate.answering import answer_rows, answers_key, kept_answers
 from sgpo.evaluate.held_out import pair_sources
 from sgpo.evaluate.judging import compare_by_judge, open_duels
 from sgpo.evaluate.mt_bench import NO_ANSWER, answer_questions, read_questions, write_answers
@@ -141,28 +140,19 @@ class Job:
     def _generate(self, model: ModelConfig, name: str, prompts: Sequence[Messages], who: str) -> Answers:
         subject, kept = self.subject, None
         sampling = {key: getattr(self.settings, key) for key in ("temperature", "top_p", "max_new_tokens")}
-        answers = Answers([None] * len(prompts), name, [None] * len(prompts), [None] * len(prompts))
-        wanted = list(range(len(prompts)))
         if self.keep is not None:
             conditions = {**sampling, "seed": subject.seed, "dtype": model.dtype, "backend": subject.generation.backend}
-            kept = self.keep / f"answers-{_answers_key(model.path, prompts, conditions)}.json"
-            if kept.is_file():
-                answers = read_answers_to(kept, prompts)
-                wanted = [row for row in wanted if self.settings.retry_failed and answers.texts[row] is None]
-        if not wanted:
-            return answers
-        with (
-            self.open_generator(model) as generator,
-            self.reporter.bar(f"answers of the {who}", len(wanted)) as advance,
-        ):
-            seeds = prompt_seeds(subject.seed, len(prompts))
-            asked = [prompts[row] for row in wanted], [seeds[row] for row in wanted]
-            found = generator.generate(*asked, Sampling(n=1, **sampling), progress=advance)
-        for row, [response] in zip(wanted, found, strict=True):
-            answers.texts[row] = None if response.failed else response.text
-            answers.n_tokens[row], answers.finish_reasons[row] = response.n_tokens, response.finish_reason
-        if kept is not None:
-            write_answers_to(kept, prompts, answers)
+            kept = self.keep / f"answers-{answers_key(model.path, prompts, conditions)}.json"
+        answers = kept_answers(kept, prompts, name)
+        absent = [row for row, text in enumerate(answers.texts) if text is None]
+        wanted = [row for row in absent if self.settings.retry_failed or answers.finish_reasons[row] is None]
+        if wanted:
+            bar = self.reporter.bar(f"answers of the {who}", len(wanted))
+            with self.open_generator(model) as generator, bar as advance:
+                seeds = prompt_seeds(subject.seed, len(prompts))
+                answer_rows(generator, answers, wanted, prompts, seeds, Sampling(n=1, **sampling), advance)
+            if kept is not None:
+                write_answers_to(kept, prompts, answers)
         return answers
 
     def open_generator(self, model: ModelConfig) -> AbstractContextManager[Generator]:
@@ -396,17 +386,3 @@ def _write_samples(
         if np.isfinite([reward, base]).all()
     ]
     write_jsonl(path, [sample.model_dump() for sample in samples[:SAMPLES]])
-
-
-def _answers_key(path: str, prompts: Sequence[Messages], conditions: dict[str, Any]) -> str:
-    """A name for a policy's answers: it changes with the policy's files, the prompts and how they are sampled."""
-    folder = Path(path)
-    # Sizes and times tell a policy that was trained again from the one before, without reading gigabytes of weights.
-    files = [
-        [file.name, file.stat().st_size, file.stat().st_mtime_ns]
-        for file in (sorted(folder.iterdir()) if folder.is_dir() else ())
-        if file.is_file()
-    ]
-    name = str(folder.resolve()) if folder.is_dir() else path
-    content = json.dumps([name, files, [list(prompt) for prompt in prompts], conditions], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]

@@ -1,7 +1,8 @@
 """The follower's answer to the pairs of a round as a file, which the leader starts from and the report reads."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 
+from sgpo.errors import InputError, first_line
 from sgpo.leader.config import SGPOConfig
 from sgpo.leader.follower import ALL, Follower, radii
 from sgpo.leader.pairs import Pairs, number_rows, tag_pairs
@@ -68,7 +70,17 @@ def read_summary(path: Path) -> dict[str, Any]:
 
     With a radius per source, value and moved share are those of all pairs, and `by_source` holds each source's answer.
     """
-    return json.loads(pq.read_schema(path).metadata[b"sgpo"])
+    with _reading(path):
+        return json.loads(pq.read_schema(path).metadata[b"sgpo"])
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Names a file that was damaged after it was written, by a full disk or a copy that was cut off."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path} is damaged ({first_line(error)}); remove it to solve the round again.") from error
 
 
 def read_worst_cases(path: Path, sources: Sequence[str]) -> dict[str, WorstCase]:
@@ -76,20 +88,21 @@ def read_worst_cases(path: Path, sources: Sequence[str]) -> dict[str, WorstCase]
 
     `sources` are the (N,) sources of the pairs. `full_radius` is that of all pairs at once, also for groups.
     """
-    summary, table = read_summary(path), pq.read_table(path)
-    points, moved = GapTable(*(table[name].to_numpy() for name in GapTable._fields))
-    found = {}
-    for name, answer in summary.get("by_source", {ALL: summary}).items():
-        members = np.full(len(points), True) if name == ALL else np.array(sources) == name
-        window = tuple(answer["window"])
-        own = points[members].clip(*window)
-        found[name] = WorstCase(
-            **{key: answer[key] for key in (*_NUMBERS, "radius")},
-            moved=moved[members],
-            full_radius=float(own.mean() - window[0]),
-            space=summary["space"],
-            window=window,
-            link=make_link(summary["space"], summary["tangents"] or None, window=window),
-            points=own,
-        )
+    summary, found = read_summary(path), {}
+    with _reading(path):
+        table = pq.read_table(path)
+        points, moved = GapTable(*(table[name].to_numpy() for name in GapTable._fields))
+        for name, answer in summary.get("by_source", {ALL: summary}).items():
+            members = np.full(len(points), True) if name == ALL else np.array(sources) == name
+            window = tuple(answer["window"])
+            own = points[members].clip(*window)
+            found[name] = WorstCase(
+                **{key: answer[key] for key in (*_NUMBERS, "radius")},
+                moved=moved[members],
+                full_radius=float(own.mean() - window[0]),
+                space=summary["space"],
+                window=window,
+                link=make_link(summary["space"], summary["tangents"] or None, window=window),
+                points=own,
+            )
     return found

@@ -66,7 +66,14 @@ class CachedPool:
                 give(wanted[number], answer)
 
             known = list(answers.values())
-            self._pool.map([distinct[key] for key in wanted], on_answer=take, review=review, known=known)
+            try:
+                self._pool.map([distinct[key] for key in wanted], on_answer=take, review=review, known=known)
+            except InputError as error:
+                if not any(answer.failure for answer in answers.values()):
+                    raise
+                raise InputError(
+                    f"{error} {self._path} keeps the failures; retry_failed asks for them again."
+                ) from error
         return [answers[key] for key in keys]
 
 

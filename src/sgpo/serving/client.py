@@ -97,9 +97,9 @@ class ServerPool:
             InputError: too large a share of this pool's requests failed, a server rejects all requests (its status and
                 message are quoted), or all servers failed too often (the last failure of each server is named).
         """
+        self._asked += len(bodies) + len(known)
         for answer in known:
             self._count(answer)
-        self._asked += len(bodies) + len(known)
         call = _Call(bodies, progress, on_answer, review)
         asyncio.run(self._map(call, concurrency or self._concurrency))
         return call.answers

@@ -9,7 +9,7 @@ import pytest
 from faulty_server import Reply, completion, faulty
 from live_server import serving
 from sgpo.config import AnnotationConfig
-from sgpo.config.options import RankingJudgeOptions, VerdictOptions
+from sgpo.config.options import JudgeOptions, VerdictOptions
 from sgpo.errors import InputError
 from sgpo.preferences.annotators.judge import Judge
 from sgpo.preferences.annotators.open import open_annotator
@@ -48,13 +48,13 @@ def prefer(key):
 
 
 def counts(**found):
-    names = ("comparisons", "ties", "inconsistent", "unparsed", "first_preferred", "too_long")
+    names = ("comparisons", "ties", "inconsistent", "first_preferred")
     return {**dict.fromkeys(names, 0), **found}
 
 
-def judge(server, template=None, **options):
-    pool = ServerPool([server.url], pause=0.01, retries=1)
-    return Judge(pool, "judge", RankingJudgeOptions(**options), template=template)
+def judge(server, template=None, max_failed=0.2, **options):
+    pool = ServerPool([server.url], pause=0.01, retries=1, max_failed=max_failed)
+    return Judge(pool, "judge", JudgeOptions(**options), template=template)
 
 
 def test_a_judge_with_a_preference_is_consistent_and_rewards_are_shares_of_wins():
@@ -95,9 +95,9 @@ def test_comparisons_without_two_verdicts_do_not_count():
         return completion("I would rather not.") if shown(body)[0] == "cc" else prefer(len)(number, body)
 
     with faulty(answer) as server:
-        found = judge(server)(PROMPTS, RESPONSES)
+        found = judge(server, max_failed=0.25)(PROMPTS, RESPONSES)
     np.testing.assert_array_equal(found.rewards, [0, 1, np.nan, 1, 0])
-    assert (found.counts["comparisons"], found.counts["unparsed"]) == (4, 2)
+    assert (found.counts["comparisons"], found.counts["no_verdict"]) == (4, 2)
 
 
 def test_repetitions_are_asked_about_once_and_empty_responses_never():
@@ -140,12 +140,14 @@ def test_a_server_that_refuses_ends_the_ranking():
 
 
 @pytest.mark.slow
-def test_nonsense_from_a_real_server_is_unparsed(tmp_path):
+def test_nonsense_from_a_real_server_is_no_verdict(tmp_path):
     path = build_tiny_model(tmp_path, context=2048)
     with serving(path) as url:
-        found = Judge(ServerPool([url]), str(path), RankingJudgeOptions(max_tokens=8))(PROMPTS, RESPONSES)
+        found = Judge(ServerPool([url], max_failed=1), str(path), JudgeOptions(max_tokens=8))(PROMPTS, RESPONSES)
+        with pytest.raises(InputError, match=r"of 8 requests failed \(no_verdict"):
+            Judge(ServerPool([url]), str(path), JudgeOptions(max_tokens=8))(PROMPTS, RESPONSES)
     assert np.isnan(found.rewards).all()
-    assert found.counts == counts(comparisons=4, unparsed=4)
+    assert found.counts == counts(comparisons=4, no_verdict=4)
 
 
 def test_options_of_a_recipe_go_to_the_servers_and_to_the_judge():
@@ -186,19 +188,23 @@ def test_an_answer_that_the_judge_did_not_end_has_no_verdict(reason):
     assert read_verdict(Answer(("Verdict: A",), (reason,))) is None
 
 
-@pytest.mark.parametrize("straight", [0.0, 0.5, 1.0, None])
-@pytest.mark.parametrize("swapped", [0.0, 0.5, 1.0, None])
+@pytest.mark.parametrize("straight", ["B", "tie", "A", None])
+@pytest.mark.parametrize("swapped", ["B", "tie", "A", None])
 def test_swapping_two_responses_mirrors_their_result_and_keeps_the_counts(straight, swapped):
     counts, mirrored = Counter(), Counter()
     settle = PairwiseJudge("judge", VerdictOptions()).settle
-    result, other = settle(straight, swapped, counts), settle(swapped, straight, mirrored)
+    given = [
+        Answer((f"Verdict: {word}",), ("stop",)) if word else Answer(failure="filtered") for word in (straight, swapped)
+    ]
+    one, other = settle(given, counts), settle(given[::-1], mirrored)
     assert counts == mirrored
-    if result is None:
-        assert other is None and None in (straight, swapped)
+    if one.result is None:
+        assert other.result is None and None in (straight, swapped)
+        assert one.failure == other.failure == "filtered" and counts["filtered"] == 1
     else:
-        assert result == 1 - other
+        assert one.result == 1 - other.result and one.failure is None
         # A result other than a tie takes two verdicts for the same response.
-        assert (result == 1.0) == (straight == 1.0 and swapped == 0.0)
+        assert (one.result == 1.0) == (straight == "A" and swapped == "B")
 
 
 def test_braces_and_backslashes_in_values_are_kept():

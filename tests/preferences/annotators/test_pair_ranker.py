@@ -84,7 +84,7 @@ def test_rewards_are_mean_advantages_of_the_published_network_one_comparison_at_
     found = ranker(PROMPTS, RESPONSES)
     np.testing.assert_allclose(found.rewards, wanted, atol=2e-5)
     assert np.ptp(wanted) > 0.1
-    assert found.counts == {"comparisons": 1 + 6 + 1, "cut_prompts": 0, "cut_responses": 0}
+    assert found.counts == {"comparisons": 1 + 6 + 1, "cut_prompts": 0, "cut_responses": 0, "not_finite": 0}
 
 
 def test_several_outputs_of_the_head_are_averaged(tmp_path):
@@ -134,7 +134,7 @@ def test_long_texts_are_cut_as_published_and_counted(path):
     lengths = {"source_max_length": 16, "candidate_max_length": 12}
     texts = [short, long, long + "yz"]
     found = PairRanker(path, **lengths)([[{"role": "user", "content": long}]], [texts])
-    assert found.counts == {"comparisons": 3, "cut_prompts": 1, "cut_responses": 2}
+    assert found.counts == {"comparisons": 3, "cut_prompts": 1, "cut_responses": 2, "not_finite": 0}
     np.testing.assert_allclose(found.rewards, by_hand(Plain(path), long, texts, **lengths), atol=2e-5)
     # The last two differ only after the cut.
     assert found.rewards[1] == pytest.approx(found.rewards[2], abs=1e-6)

@@ -64,7 +64,7 @@ def test_rewards_are_the_scores_of_the_conversations_one_by_one(path, batch_toke
     wanted = one_by_one(path, conversations(path))
     np.testing.assert_allclose(found.rewards, wanted, atol=1e-5)
     assert np.ptp(wanted) > 0.1
-    assert found.counts == {"cut_prompts": 0, "too_long": 0}
+    assert found.counts == {"cut_prompts": 0, "too_long": 0, "not_finite": 0}
 
 
 def test_a_model_without_a_pad_token_scores_a_batch_as_it_scores_one(tmp_path):
@@ -121,7 +121,7 @@ def test_the_beginning_of_a_long_prompt_is_cut_and_counted(path):
     text = "It is blue."
     ids = conversations(path, [(long, text)])[0]["input_ids"]
     found = RewardModel(path, max_length=40)([long], [[text, "ok"]])
-    assert found.counts == {"cut_prompts": 2, "too_long": 0}
+    assert found.counts == {"cut_prompts": 2, "too_long": 0, "not_finite": 0}
     assert found.rewards[0] == pytest.approx(one_by_one(path, [{"input_ids": ids[-40:]}])[0], abs=1e-5)
 
 
@@ -134,7 +134,7 @@ def test_a_response_that_leaves_the_prompt_no_room_is_not_ranked(path):
 def test_a_prompt_of_100_000_characters_is_cut_like_any_other(path):
     prompt = [{"role": "user", "content": "a b" * 33_333 + "?"}]
     found = RewardModel(path)([prompt, prompt], [["yes", "no"], ["", "yes"]])
-    assert found.counts == {"cut_prompts": 4, "too_long": 0}
+    assert found.counts == {"cut_prompts": 4, "too_long": 0, "not_finite": 0}
     assert found.rewards[0] == pytest.approx(found.rewards[3], abs=1e-6)
     assert np.isfinite(found.rewards).all()
 
@@ -151,7 +151,7 @@ def test_two_segments_keep_their_special_tokens_when_the_prompt_is_cut(encoder):
         "token_type_ids": [0] * (room + 2) + [1] * (len(inner) + 1),
     }
     found = RewardModel(encoder, max_length=20)([[{"role": "user", "content": prompt}]], [[text, "y" * 40]])
-    assert found.counts == {"cut_prompts": 1, "too_long": 1}
+    assert found.counts == {"cut_prompts": 1, "too_long": 1, "not_finite": 0}
     assert found.rewards[0] == pytest.approx(one_by_one(encoder, [wanted])[0], abs=1e-5)
     assert np.isnan(found.rewards[1])
 
@@ -205,7 +205,9 @@ def test_a_score_that_is_no_number_is_named(tmp_path):
     weights = load_file(path / "model.safetensors")
     weights["score.weight"] = torch.full_like(weights["score.weight"], torch.inf)
     save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(InputError, match=r"reward model: the output for row \d is (nan|-?inf); allowed: finite"):
+    with pytest.raises(
+        InputError, match=r"5 of 5 outputs of the reward model failed \(not_finite 5; such as (nan|-?inf) for row 0"
+    ):
         RewardModel(path)(PROMPTS, RESPONSES)
 
 

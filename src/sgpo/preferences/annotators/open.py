@@ -20,7 +20,7 @@ def open_annotator(settings: AnnotationConfig) -> Annotator:
     return open_reward(settings.model, settings.function, settings.max_failed, **options.model_dump())
 
 
-def open_reward(model: str | None, function: str | None, max_failed: float, **options) -> Annotator:
+def open_reward(model: str | None, function: str | None, max_failed: float = 0.2, **options) -> Annotator:
     """A reward function, or else a reward model with further arguments of `RewardModel`."""
     if function is not None:
         from sgpo.preferences.annotators.function import FunctionAnnotator

@@ -112,10 +112,12 @@ def read_letter(logprobs: Mapping[str, float]) -> float | None:
 
     Source: the weighted win rate of AlpacaEval 2, arXiv:2404.04475, Section 2.
     """
-    if not logprobs or max(logprobs, key=lambda token: logprobs[token]).strip() not in _LETTERS:
+    likeliest = max(logprobs, key=lambda token: logprobs[token], default="")
+    if likeliest.strip() not in _LETTERS or not math.isfinite(logprobs[likeliest]):
         return None
+    # Relative to the likeliest token, so that no exponential overflows and one of them is 1.
     first, second = (
-        math.fsum(math.exp(value) for token, value in logprobs.items() if token.strip() == letter)
+        math.fsum(math.exp(value - logprobs[likeliest]) for token, value in logprobs.items() if token.strip() == letter)
         for letter in _LETTERS
     )
     return first / (first + second)
