@@ -3,7 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test lint install clean
+# Each worker takes whole files, in the order of conftest.py: slow ones first.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# What to test: make test TESTS=tests/robust
+TESTS ?=
+
+.PHONY: demo test test-kernels test-native test-avx2 test-sse lint install clean
 
 install: $(STAMP)
 
@@ -16,7 +21,24 @@ demo: $(STAMP)
 	$(BIN)/sgpo run --config recipes/tiny.yaml
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest -n 2
+	$(PYTEST) $(TESTS)
+
+# The suite with the kernels of this processor and of two older ones (x86-64); each runs, whatever the others find.
+KERNELS := native avx2 sse
+test-kernels:
+	$(MAKE) --keep-going $(addprefix test-,$(KERNELS))
+
+test-native: $(STAMP)
+	$(PYTEST) $(TESTS)
+
+test-avx2: $(STAMP)
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=AVX2 OPENBLAS_CORETYPE=$${OPENBLAS_CORETYPE:-Haswell} \
+	NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR" $(PYTEST) $(TESTS)
+
+test-sse: $(STAMP)
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE \
+	OPENBLAS_CORETYPE=$${OPENBLAS_CORETYPE:-Nehalem} \
+	NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4 AVX512_ICL AVX512_SPR" $(PYTEST) $(TESTS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

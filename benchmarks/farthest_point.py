@@ -17,6 +17,9 @@ import statistics
 import time
 from collections.abc import Callable
 
+from sgpo.threads import passive_waiting
+
+os.environ.update(passive_waiting())
 os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
 
 import numpy as np

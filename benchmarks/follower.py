@@ -18,6 +18,9 @@ import time
 import tracemalloc
 from collections.abc import Callable
 
+from sgpo.threads import passive_waiting
+
+os.environ.update(passive_waiting())
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np

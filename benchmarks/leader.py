@@ -23,6 +23,9 @@ import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sgpo.threads import passive_waiting
+
+os.environ.update(passive_waiting())
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

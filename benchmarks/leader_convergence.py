@@ -11,9 +11,14 @@ Source: arXiv:2502.18099, Theorem 2.3 (linear rate of alternating best responses
 """
 
 import argparse
+import os
 import warnings
 from pathlib import Path
 from typing import NamedTuple
+
+from sgpo.threads import passive_waiting
+
+os.environ.update(passive_waiting())
 
 import numpy as np
 import torch

@@ -9,8 +9,13 @@ layout) for seeds and held-out pairs. Prompts are split first: nothing is traine
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
+
+from sgpo.threads import passive_waiting
+
+os.environ.update(passive_waiting())
 
 import yaml
 from datasets import Dataset, disable_progress_bars

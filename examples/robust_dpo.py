@@ -1,7 +1,9 @@
 """A TRL DPO script made robust by two names: python examples/robust_dpo.py MODEL PAIRS.jsonl OUTPUT"""
 
 import argparse
+import os
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported, for a CPU with other work (docs)
 import torch
 from datasets import load_dataset
 
@@ -11,10 +13,7 @@ from sgpo.leader import SGPOTrainer as DPOTrainer
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("paths", nargs=3, metavar="PATH", help="MODEL, PAIRS.jsonl and OUTPUT")
 model, pairs, output = parser.parse_args().paths
-trainer = DPOTrainer(
-    model=model,
-    args=DPOConfig(output_dir=output, use_cpu=not torch.cuda.is_available()),  # and radius, space, window, step, ...
-    train_dataset=load_dataset("json", data_files=pairs, split="train"),
-)
+args = DPOConfig(output_dir=output, use_cpu=not torch.cuda.is_available())  # and radius, space, window, step, ...
+trainer = DPOTrainer(model=model, args=args, train_dataset=load_dataset("json", data_files=pairs, split="train"))
 trainer.train()
 trainer.save_model()

@@ -7,8 +7,13 @@ The output folder can be used as `model.path` in a recipe.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
+
+from sgpo.threads import passive_waiting
+
+os.environ.update(passive_waiting())
 
 from datasets import disable_progress_bars
 from rich.progress import Progress

@@ -49,7 +49,7 @@ def serve_command(model_path: str | Path, port: int) -> list[str]:
 @contextmanager
 def killable(model_path: str | Path) -> Iterator[LiveServer]:
     """A server of a model folder; the model's name in requests is `str(model_path)`. Takes its settings (offline, one
-    thread) from the environment that tests/conftest.py sets."""
+    thread) from the environment that conftest.py sets."""
     port = free_port()
     url = f"http://127.0.0.1:{port}/v1"
     with launched_server(serve_command(model_path, port), url, timeout=120, grace=5) as process:

@@ -128,6 +128,23 @@ def test_a_run_begins_with_the_notes_of_its_plan_unless_it_is_quiet(taught, caps
     assert capsys.readouterr().out == ""
 
 
+def test_a_run_that_measures_nothing_ends_with_what_it_made_and_where_it_lies(recipe, capsys, monkeypatch):
+    """And not with a table of one empty row. Its log names each stage when it starts and when it is done."""
+    monkeypatch.setenv("COLUMNS", "400")
+    content = yaml.safe_load(recipe.read_text())
+    del content["data"]["heldout"]
+    recipe.write_text(yaml.safe_dump({**content, "rounds": 0}))
+    assert main(["run", "--config", str(recipe)]) == 0
+    policy = recipe.parent / "run/round-0/policy"
+    *_, start, done, metrics, measured, made, judged, report = capsys.readouterr().out.splitlines()
+    assert (start, done.split()[:2]) == ("  … round-0/policy", ["✓", "round-0/policy"])
+    assert metrics == "  … round-0/metrics.json" and "✓ round-0/metrics.json" in measured
+    assert made == f"Made: DPO on seeds ({policy})." and policy.is_dir()
+    assert judged.startswith("DPO on seeds was not evaluated: no win rate, no accuracy")
+    assert report.startswith("Report: ")
+    assert made.replace(f"{policy.parents[1]}/", "") in (policy.parents[1] / "report.html").read_text()
+
+
 def test_by_default_a_fifth_of_the_seeds_are_validation_pairs(taught):
     content = yaml.safe_load(taught.read_text())
     del content["leader"]["accept"]

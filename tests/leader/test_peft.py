@@ -62,7 +62,7 @@ def test_with_stored_scores_the_second_round_refers_to_whom_they_name(
     models = [load_policy(tmp_path / "second").model, trainer.model.eval(), load_policy(policy_path).model]
     with torch.no_grad():
         loaded, trained, base = (model(input_ids=torch.arange(40, 80)[None]).logits for model in models)
-    torch.testing.assert_close(loaded, trained, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(loaded, trained, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(loaded, base, atol=1e-3)
 
 

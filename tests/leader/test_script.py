@@ -13,6 +13,7 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from leader.batches import ROWS
+from refusals import unrefused
 from sgpo.choices import Schedule, Solver, Space, Step, WindowRule
 from sgpo.errors import InputError
 from sgpo.leader.script import launch, train
@@ -78,10 +79,14 @@ def test_what_the_trainer_refuses_is_one_message_for_the_user(command, arguments
         train(command(*arguments, **columns))
 
 
-def test_a_choice_that_does_not_exist_is_listed_by_the_parser(command, capsys):
-    with pytest.raises(SystemExit):
-        train(command("--schedule", "never"))
-    assert "--schedule: invalid choice: 'never' (choose from 'round', 'epoch', 'step')" in capsys.readouterr().err
+def test_what_the_parser_refuses_is_one_message_without_the_usage(command, capsys):
+    lines = {
+        ("--schedule", "never"): "--schedule: invalid choice: 'never' .choose from 'round', 'epoch', 'step'.$",
+        ("--radius", "much"): "--radius: invalid float value: 'much'",
+        ("--max_steps",): "--max_steps.*: expected one argument",
+    }
+    assert unrefused(lambda line: train(command(*line)), lines.items()) == {}
+    assert capsys.readouterr() == ("", "")
 
 
 def test_help_lists_the_choices_of_every_named_setting(capsys):

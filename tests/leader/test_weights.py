@@ -140,7 +140,7 @@ def test_weights_work_when_unused_columns_are_kept(make_trainer, pairs):
     [
         ([1.0] * 3 + [-1.0] + [1.0] * 4, r"train dataset row 3: weight is -1\.0; allowed: a finite number >= 0"),
         ([1.0] * 7 + [float("nan")], "row 7: weight is nan"),
-        ([1.0] * 6 + [None, 1.0], "row 6: weight is nan"),
+        ([1.0] * 6 + [None, 1.0], "row 6: weight is None"),
         ([0.0] * 8, "all weights are 0"),
     ],
 )

@@ -10,18 +10,18 @@ from refusals import unrefused
 from sgpo.preferences import farthest
 from sgpo.preferences.farthest import farthest_points
 
+# What float32 may add to a distance or take from it, whatever the processor's kernels.
+ROUNDING = 5e-7
 
-def plain_greedy(embeddings, k, first):
-    """Textbook greedy k-centre in float64; of points that are equally far the lowest row."""
+
+def distances(embeddings, rows):
+    """After each pick: the (N,) cosine distances to the nearest of the picks so far, in float64."""
     unit = embeddings.astype(np.float64)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-    rows, radii = [first], []
-    distance = 1 - unit @ unit[first]
-    while len(rows) < k:
-        radii.append(distance.max())
-        rows.append(int((distance >= distance.max() - farthest.TIE).argmax()))
-        distance = np.minimum(distance, 1 - unit @ unit[rows[-1]])
-    return rows, [*radii, max(distance.max(), 0.0)]
+    near = np.inf
+    for row in rows:
+        near = np.minimum(near, 1 - unit @ unit[row])
+        yield near
 
 
 def draw(count, size, *, clusters=None, seed=0):
@@ -32,14 +32,35 @@ def draw(count, size, *, clusters=None, seed=0):
     return points.astype(np.float32)
 
 
+def draw_clear(count, size, k, *, first_of=0, dtype=np.float32, out=(), **kind):
+    """Points of which the same k are picked on every processor: each is farther than the next by more than rounding.
+
+    Args:
+        first_of: the seed of the first pick.
+        out: rows that are not picked.
+    """
+    for seed in range(100):
+        points = draw(count, size, seed=seed, **kind).astype(dtype)
+        left = np.delete(points, out, axis=0)
+        near = distances(left, farthest_points(left, k, seed=first_of).rows[:-1])
+        if min(np.diff(np.partition(one, -2)[-2:])[0] for one in near) > 2 * farthest.TIE:
+            return points
+    raise AssertionError("no draw is clear")
+
+
 @pytest.mark.parametrize("kind", [{}, {"clusters": 12}], ids=["one cloud", "clusters"])
 @pytest.mark.parametrize(("count", "size", "k"), [(40, 3, 40), (500, 8, 60), (3000, 24, 300), (3000, 3, 50)])
 def test_the_picks_are_those_of_the_plain_algorithm(count, size, k, kind):
+    """Each is the lowest row of those that are farthest, up to rounding, in textbook greedy k-centre."""
     points = draw(count, size, **kind)
     found = farthest_points(points, k)
-    rows, radii = plain_greedy(points, k, found.rows[0])
-    assert found.rows.tolist() == rows
-    np.testing.assert_allclose(found.radii, radii, atol=1e-6)
+    assert len(set(found.rows)) == k
+    for near, radius, row in zip(distances(points, found.rows), found.radii, [*found.rows[1:], None], strict=True):
+        largest = near.max()
+        assert radius == pytest.approx(max(largest, 0), abs=1e-6)
+        if row is not None:
+            assert near[row] >= largest - farthest.TIE - ROUNDING
+            assert row <= (near >= largest - farthest.TIE + ROUNDING).argmax()
     assert found.radius == found.radii[-1]
 
 
@@ -64,7 +85,7 @@ def test_the_radius_is_within_the_bound_of_the_best_choice(seed, k):
 
 
 def test_the_order_of_the_rows_does_not_matter():
-    points = draw(800, 6)
+    points = draw_clear(800, 6, 90)
     found = farthest_points(points, 90)
     # The first pick is drawn by its row, so that row stays.
     others = np.delete(np.arange(800), found.rows[0])
@@ -73,13 +94,13 @@ def test_the_order_of_the_rows_does_not_matter():
 
 
 def test_the_lengths_of_the_rows_do_not_matter():
-    points = draw(800, 6)
+    points = draw_clear(800, 6, 90)
     lengths = np.float32(2.0) ** np.random.default_rng(1).integers(-70, 70, size=(800, 1))
     assert np.array_equal(farthest_points(points * lengths, 90).rows, farthest_points(points, 90).rows)
 
 
 def test_fewer_picks_are_the_beginning_of_more():
-    points = draw(1500, 6, clusters=20)
+    points = draw_clear(1500, 6, 200, first_of=3, clusters=20)
     large, small = farthest_points(points, 200, seed=3), farthest_points(points, 37, seed=3)
     assert np.array_equal(large.rows[:37], small.rows)
     np.testing.assert_allclose(large.radii[:37], small.radii, atol=1e-6)
@@ -107,8 +128,8 @@ def test_all_points_can_be_picked_and_leave_nothing_uncovered():
 
 
 def test_excluded_rows_are_neither_picked_nor_covered():
-    points = draw(600, 5)
     out = np.arange(0, 600, 3)
+    points = draw_clear(600, 5, 70, out=out)
     left = np.setdiff1d(np.arange(600), out)
     found, alone = farthest_points(points, 70, exclude=out), farthest_points(points[left], 70)
     assert np.array_equal(found.rows, left[alone.rows])
@@ -124,7 +145,7 @@ def test_the_seed_decides_the_first_pick():
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_a_read_only_map_gives_the_picks_of_the_array_in_memory(dtype, tmp_path, monkeypatch):
-    points = draw(1000, 8).astype(dtype)
+    points = draw_clear(1000, 8, 80, dtype=dtype)
     np.save(tmp_path / "points.npy", points)
     mapped = np.load(tmp_path / "points.npy", mmap_mode="r")
     whole = farthest_points(points, 80)
@@ -132,12 +153,13 @@ def test_a_read_only_map_gives_the_picks_of_the_array_in_memory(dtype, tmp_path,
     monkeypatch.setattr(farthest, "_CANDIDATE_BYTES", 640)
     in_pieces = farthest_points(mapped, 80)
     assert np.array_equal(in_pieces.rows, whole.rows)
-    assert np.array_equal(whole.rows, plain_greedy(points, 80, whole.rows[0])[0])
+    for near, row in zip(distances(points, whole.rows), whole.rows[1:], strict=False):
+        assert row == near.argmax()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_accelerator_makes_the_picks_of_the_cpu():
-    points = draw(5000, 32, clusters=50)
+    points = draw_clear(5000, 32, 300, clusters=50)
     assert np.array_equal(farthest_points(points, 300, device="cuda").rows, farthest_points(points, 300).rows)
 
 

@@ -236,25 +236,51 @@ def test_the_story_counts_seeds_rounds_and_pairs(run):
 
 def test_kept_and_dropped_pairs_add_up_to_the_prompts(run):
     flow = pair_flow(read_run(run.write()))
-    assert flow.titles[5:] == ["dropped: identical", "dropped: unfinished", "dropped: tied"]
-    for _, (prompts, _responses, _pairs, kept, *dropped) in flow.rows:
+    assert flow.titles == ["count", "round 1", "round 2", "round 3"]
+    names = ["prompts", "responses", "pairs", "prompts with a pair"]
+    assert [name for name, _ in flow.rows] == [
+        *names,
+        *(f"dropped: {why}" for why in ("identical", "unfinished", "tied")),
+    ]
+    for prompts, _responses, _pairs, kept, *dropped in zip(*(cells for _, cells in flow.rows), strict=True):
         assert int(prompts) == int(kept.split()[0]) + sum(map(int, dropped))
         assert "(88.0%)" in kept
 
 
-def test_a_prompt_may_give_several_pairs_and_a_reason_without_a_prompt_is_no_column(run):
+def test_a_prompt_may_give_several_pairs_and_a_reason_without_a_prompt_is_no_row(run):
     for metrics in run.metrics[1:]:
         metrics["annotation"] |= {"pairs": 900, "paired": 371, "dropped": {"identical": 0, "too_long": 29}}
     flow = pair_flow(read_run(run.write()))
-    assert flow.titles[3:] == ["pairs", "prompts with a pair", "dropped: too long"]
-    assert flow.rows[0][1][2:] == ["900", "371 (92.8%)", "29"]
+    first = {name: cells[0] for name, cells in flow.rows[2:]}
+    assert first == {"pairs": "900", "prompts with a pair": "371 (92.8%)", "dropped: too long": "29"}
 
 
 def test_stage_times_add_up_in_both_directions(run):
     times = stage_times(read_run(run.write()))
-    assert times.titles == ["stage", "responses", "pairs", "worst case", "policy", "metrics", "total"]
-    assert times.rows[0] == ("seed", ["–", "0.40 s", "–", "–", "–", "0.40 s"])  # noqa: RUF001
-    assert times.rows[-1] == ("all", ["93.6 s", "14.7 s", "0.06 s", "5 min 02 s", "24.0 s", "7 min 14 s"])
+    assert times.titles == ["stage", "round 0", "round 1", "round 2", "round 3", "all"]
+    rows = dict(times.rows)
+    assert list(rows) == ["responses", "pairs", "worst case", "policy", "metrics", "seed: pairs", "all"]
+    assert rows["policy"] == [*["75.5 s"] * 4, "5 min 02 s"]
+    assert rows["pairs"] == ["–", *["4.8 s"] * 3, "14.2 s"]  # noqa: RUF001
+    assert rows["seed: pairs"] == [*"––––", "0.40 s"]  # noqa: RUF001
+    assert rows["all"] == ["81.5 s", *["1 min 57 s"] * 3, "7 min 14 s"]
+
+
+def test_only_rounds_widen_the_tables_of_pairs_and_times(run):
+    """Reasons, stages and evaluations are rows: with twenty of them a page would be cut at its right edge."""
+    for metrics in run.metrics[1:]:
+        metrics["annotation"]["dropped"] = dict.fromkeys(map(str, range(20)), 1)
+    run.write()
+    path = run.root / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["stages"] |= {f"round-1/evaluations/number-{i}.5": {"seconds": 1.0} for i in range(20)}
+    manifest["stages"] |= {f"data/{i}": {"seconds": 1.0} for i in range(20)}
+    path.write_text(json.dumps(manifest))
+    record = read_run(run.root)
+    assert len(pair_flow(record).titles) == 4 and len(stage_times(record).titles) == 6
+    assert "evaluations: number-7.5" in dict(stage_times(record).rows)
+    tables = len(Outline(page := write_report(run.root).read_text(encoding="utf-8")).tables)
+    assert page.count('<div class="wide">\n<table>') == tables, "a table that cannot be scrolled"
 
 
 def test_a_failed_report_leaves_the_one_before(run):

@@ -1,6 +1,7 @@
 """What the report says of the round that a run ships."""
 
 import copy
+import html
 import json
 
 import pytest
@@ -10,9 +11,10 @@ from sgpo.errors import InputError
 from sgpo.report.alerts import find_alerts
 from sgpo.report.build import write_report
 from sgpo.report.read import read_run
-from sgpo.report.story import shipping_evidence, shipping_sentence, stage_times
+from sgpo.report.story import shipping_evidence, stage_times
 from sgpo.report.table import summary_rows
-from sgpo.report.verdict import judge
+from sgpo.report.verdict import judge, judge_shipping
+from sgpo.stats.acceptance import smallest_p_value
 
 P_VALUES, THRESHOLDS = [0.001, 0.002, 0.004, 0.3], [0.00625, 0.0125, 0.025, 0.05]
 SECOND = {
@@ -37,10 +39,10 @@ def read(run, shipped):
 
 def test_the_verdict_is_on_the_round_that_is_shipped_and_not_on_the_last(run):
     record = read(run, SECOND)
-    assert shipping_sentence(record) == (
+    assert judge_shipping(record) == [
         "Ship round 2 (round-2/policy): the 80 validation pairs support it (p = 0.004, below 0.025), and support no "
         "later round (1 tested)."
-    )
+    ]
     assert judge(record)[0].startswith("Round 2 beats the SFT model: gold win rate 0.703")
     names = [name for name, _ in summary_rows(record)]
     assert names == ["SFT model", "DPO on seeds", "round 1", "round 2 (shipped)", "round 3"]
@@ -50,18 +52,54 @@ def test_the_verdict_is_on_the_round_that_is_shipped_and_not_on_the_last(run):
     assert not any("validation pairs" in alert for alert in find_alerts(record))
 
 
-def test_where_no_round_is_supported_the_report_ships_the_sft_model_and_says_why(run):
-    record = read(run, NONE)
-    assert shipping_sentence(record) == "Ship the SFT model (some/sft-model): the 12 validation pairs support no round."
+def unsupported(pairs, p_value, accuracy=0.55):
+    """Four rounds of which none is supported, with the same numbers each."""
+    numbers = {"p_value": p_value, "accuracy": accuracy, "score": 0.4}
+    return {**NONE, "pairs": pairs, "rounds": [{**one, **numbers} for one in SECOND["rounds"]]}
+
+
+@pytest.mark.parametrize(
+    ("pairs", "p_value", "found", "why"),
+    [
+        (2, 0.3, "give no evidence for or against any round", "2 validation pairs cannot give any: even if a round"),
+        (1, 0.999, "give no evidence for or against any round", "1 validation pair cannot give any"),
+        (
+            3,
+            0.3,
+            "give no evidence for or against any round",
+            "agrees with people in 55% of 3 validation pairs",
+        ),
+        (49, 0.3, "give no evidence for or against any round", "With fewer than 50 pairs the test often misses"),
+        (50, 0.3, "do not show that a round is better", "So many usually recognise one unless labels are wrong."),
+        (20, 0.97, "are evidence against round 3", "On 20 validation pairs its implicit reward prefers what people"),
+        (80, 0.97, "are evidence against round 3", "(p = 0.03): self-annotation or the labels may have gone wrong."),
+    ],
+)
+def test_no_evidence_is_told_from_evidence_against_a_round_and_followed_by_what_to_do(run, pairs, p_value, found, why):
+    record = read(run, unsupported(pairs, p_value))
+    headline, reason, to_do = judge_shipping(record)
+    assert headline == f"Ship the SFT model (some/sft-model): the validation pairs {found}."
+    assert why in reason
+    assert "leader.accept: always" in to_do and "round-3/policy" in to_do and "data.validation_share" in to_do
     assert judge(record)[0].startswith("Round 3")
-    few, none = (alert for alert in find_alerts(record) if "validation pairs" in alert)
-    assert few.startswith("Only 12 validation pairs")
-    assert none.startswith("No round is supported")
+    page = " ".join(html.unescape(write_report(run.root).read_text()).split())
+    assert all(f"{sentence}" in page for sentence in (headline, reason, to_do))
+
+
+def test_a_p_value_that_so_few_pairs_cannot_reach_is_named(run):
+    reason = judge_shipping(read(run, unsupported(2, 0.3)))[1]
+    assert f"its p-value would be {smallest_p_value(2):.2g}, and it has to be below 0.05" in reason
+    assert smallest_p_value(3) < 0.05 <= smallest_p_value(2)
+
+
+def test_few_pairs_that_choose_a_round_are_an_alert(run):
+    alerts = find_alerts(read(run, {**SECOND, "pairs": 12}))
+    assert [alert for alert in alerts if alert.startswith("Only 12 validation pairs choose the round to ship")]
 
 
 def test_a_run_that_chooses_no_round_says_nothing_of_it(run):
     record = read(run, None)
-    assert (record.shipped, shipping_evidence(record), shipping_sentence(record)) == (None, None, "")
+    assert (record.shipped, shipping_evidence(record), judge_shipping(record)) == (None, None, [])
     assert "Which round to ship" not in write_report(run.root).read_text()
 
 
@@ -123,8 +161,7 @@ def test_the_samples_are_those_of_the_round_that_is_shipped(run):
 def test_length_is_named_only_where_the_test_takes_it_out(run):
     for accept, named in (("supported", True), ("supported_any_length", False)):
         run.config["leader"]["accept"] = accept
-        (alert,) = (alert for alert in find_alerts(read(run, NONE)) if alert.startswith("No round is supported"))
-        assert ("length" in alert) is named
+        assert ("once the length" in judge_shipping(read(run, unsupported(80, 0.3)))[1]) is named
 
 
 def test_the_choice_is_a_row_of_the_stages_times(run):

@@ -6,7 +6,7 @@ from scipy.optimize import minimize
 from scipy.stats import norm
 
 from sgpo.errors import InputError
-from sgpo.stats.acceptance import evidence, latest_supported
+from sgpo.stats.acceptance import evidence, latest_supported, smallest_p_value
 
 
 def logistic(x):
@@ -68,6 +68,17 @@ def test_gaps_that_are_the_control_itself_are_no_evidence():
     assert evidence(3 * length, control=length) == (0.0, 0.5)
     assert evidence(np.zeros(50)) == (0.0, 0.5)
     assert evidence(length, control=np.zeros(50)) == evidence(length)
+
+
+def test_no_gaps_have_a_smaller_p_value_than_so_many_pairs_can_give():
+    rng = np.random.default_rng(7)
+    for count in (1, 2, 3, 6, 20):
+        least = smallest_p_value(count)
+        assert evidence(np.full(count, 0.3)).p_value == pytest.approx(least)
+        for _ in range(100):
+            gaps, control = rng.exponential(size=(2, count)) * rng.choice([1e-3, 1, 1e3], size=(2, count))
+            assert evidence(gaps).p_value >= least * (1 - 1e-9)
+            assert evidence(gaps, control=rng.choice([-1, 1], count) * control).p_value >= least * (1 - 1e-9)
 
 
 def test_the_latest_supported_policy_is_shipped_and_earlier_ones_face_half_the_level():

@@ -17,14 +17,16 @@ def console(terminal):
     return Console(file=io.StringIO(), force_terminal=terminal, width=80)
 
 
-def test_a_log_file_gets_one_line_per_stage_and_no_bars():
-    log = console(terminal=False)
-    reporter = Reporter(log)
-    with reporter.stage("round-1/pairs"), reporter.bar("scoring", 10) as advance:
-        advance(10)
-    lines = log.file.getvalue().splitlines()
-    assert len(lines) == 1
-    assert "round-1/pairs" in lines[0]
+def test_a_log_file_has_a_line_as_soon_as_a_stage_starts_one_when_it_is_done_and_no_bars(tmp_path):
+    path = tmp_path / "log"
+    with path.open("w") as file:
+        reporter = Reporter(Console(file=file, width=80))
+        with reporter.stage("round-1/pairs"), reporter.bar("scoring", 10) as advance:
+            assert path.read_text() == "  … round-1/pairs\n"
+            advance(10)
+        started, done = path.read_text().splitlines()
+    assert "round-1/pairs" in started
+    assert done.startswith("  ✓ round-1/pairs") and done.endswith(" s")
 
 
 def test_a_terminal_sees_how_far_a_stage_is():
@@ -34,6 +36,7 @@ def test_a_terminal_sees_how_far_a_stage_is():
         advance(4)
         time.sleep(0.4)  # bars are drawn ten times a second
     assert "4/10" in screen.file.getvalue()
+    assert "…" not in screen.file.getvalue()
 
 
 def test_without_a_console_nothing_is_said(capfd):

@@ -1,15 +1,18 @@
 """The command `sgpo-study`: computes a table of the study, seed by seed."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from sgpo.errors import InputError
+from sgpo.threads import passive_waiting
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command. Returns 0, 2 for bad input, or 130 when interrupted."""
+    os.environ.update(passive_waiting())
     try:
         return _run(_parser().parse_args(argv))
     except InputError as error:

@@ -8,6 +8,7 @@ from pkgutil import resolve_name
 
 from sgpo import __version__
 from sgpo.errors import InputError
+from sgpo.threads import passive_waiting
 
 # Each command with its function, which is imported when it is called: some take a moment to load.
 _COMMANDS = {
@@ -28,6 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     # TRL sends telemetry for each trainer by default; it is turned off here.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.update(passive_waiting())
     command = argv[0] if argv else ""
     try:
         if command == "study":

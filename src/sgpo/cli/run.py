@@ -94,15 +94,15 @@ class _ShowKeys(argparse.Action):
 def _write_report(directory: Path, console) -> None:
     from sgpo.report.build import write_report
     from sgpo.report.read import read_run
-    from sgpo.report.story import reward_parts, shipping_sentence
+    from sgpo.report.story import reward_parts, tell_made
     from sgpo.report.table import grid_table, rich_table
+    from sgpo.report.verdict import judge, judge_shipping
 
     page = write_report(directory)
     if console:
         record = read_run(directory)
-        console.print(rich_table(record))
-        for name, grid in reward_parts(record).items():
-            console.print(grid_table(f"The parts of {name}", grid))
-        if record.shipped:
-            console.print(shipping_sentence(record), highlight=False, markup=False)
-        console.print(f"Report: {page}", highlight=False, markup=False)
+        made = tell_made(record, f"{directory}/")
+        parts = (grid_table(f"The parts of {name}", grid) for name, grid in reward_parts(record).items())
+        numbers = (made, *judge(record)) if made else (rich_table(record), *parts)
+        for shown in (*numbers, *judge_shipping(record), f"Report: {page}"):
+            console.print(shown, highlight=False, markup=False)

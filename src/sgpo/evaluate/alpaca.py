@@ -11,6 +11,7 @@ from sgpo.choices import Coding, check_choice
 from sgpo.errors import InputError, shorten
 from sgpo.evaluate.prompt_files import read_answers_to
 from sgpo.evaluate.row_files import Row, list_missing, read_rows, rows_by_key, the_only
+from sgpo.preferences.columns import read_columns
 from sgpo.preferences.source import load_rows
 from sgpo.store.files import write_json
 
@@ -64,7 +65,7 @@ def read_instructions(path: str | Path, *, split: str | None = None) -> Instruct
     if "instruction" not in rows.column_names:
         raise InputError(f"{path} has the columns {', '.join(rows.column_names)}; allowed: one named instruction.")
     keep = [name for name in ("instruction", "dataset") if name in rows.column_names]
-    listed = [Row(f"{path} row {index}", row) for index, row in enumerate(rows.select_columns(keep))]
+    listed = [Row(f"{path} row {index}", row) for index, row in enumerate(read_columns(rows, keep, str(path)))]
     found = rows_by_key(listed, lambda row: row.text("instruction"), "instruction")
     for instruction, row in found.items():
         if not instruction.strip():

@@ -9,8 +9,7 @@ from sgpo.choices import Failure
 from sgpo.errors import InputError, shorten
 from sgpo.evaluate.row_files import Row, list_missing, read_rows, rows_by_key
 from sgpo.policy.tokens import Messages
-from sgpo.preferences.layout import to_prompts
-from sgpo.preferences.source import load_rows
+from sgpo.preferences.source import load_prompts
 from sgpo.store.files import write_json
 
 
@@ -50,12 +49,8 @@ def by_reason(failures: Sequence[Failure | None], names: Sequence[int] | None = 
 
 
 def read_prompts(path: str | Path, *, split: str | None = None) -> list[Messages]:
-    """Reads P distinct prompts: what `sgpo run` takes as prompts, or rows with AlpacaEval's `instruction`."""
-    rows = load_rows(path, split=split)
-    names = rows.column_names
-    if "instruction" in names and not {"prompt", "messages", "chosen"} & set(names):
-        rows = rows.select_columns(["instruction"]).rename_column("instruction", "prompt")
-    prompts = to_prompts(rows, str(path))["prompt"][:]
+    """Reads P distinct prompts: what `sgpo run` takes as prompts, such as AlpacaEval's `instruction`."""
+    prompts = load_prompts(path, split=split)["prompt"][:]
     placed = [Row(f"{path} row {row}", {"prompt": prompt}) for row, prompt in enumerate(prompts)]
     rows_by_key(placed, lambda row: _key(row.values["prompt"]), "prompt")
     return prompts

@@ -4,6 +4,7 @@ They are columns of the dataset and keys of the batch, because TRL drops rows wh
 array outside the dataset would then belong to other pairs.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from sgpo.errors import InputError
+from sgpo.errors import InputError, shorten
 
 ROW, WEIGHT, SOURCE = "sgpo_row", "sgpo_weight", "sgpo_source"
 TAGS = {ROW: torch.int64, WEIGHT: torch.float32, SOURCE: torch.int64}
@@ -82,12 +83,17 @@ def require(args: Any, values: Mapping[str, Any], reason: str, otherwise: str) -
             raise InputError(f"{name} is {getattr(args, name)!r} with {reason}; allowed: {allowed!r}, or {otherwise}.")
 
 
+def read_numbers(dataset: Dataset, column: str, name: str, allowed: str, *, least: float = -math.inf) -> np.ndarray:
+    """(N,) float64 finite numbers >= `least` of a column; InputError, which names the row, for anything else."""
+    values, rows = dataset[column][:], dataset[ROW][:] if ROW in dataset.column_names else range(len(dataset))
+    for row, value in zip(rows, values, strict=True):
+        if not isinstance(value, int | float) or not math.isfinite(value) or value < least:
+            raise InputError(f"{name} row {row}: {column} is {shorten(value)}; allowed: {allowed}.")
+    return np.asarray(values, dtype=np.float64)
+
+
 def _normalised_weights(dataset: Dataset, name: str) -> np.ndarray:
-    weights = np.asarray(dataset["weight"][:], dtype=np.float64)
-    bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
-    if bad.size:
-        row = dataset[ROW][int(bad[0])]
-        raise InputError(f"{name} dataset row {row}: weight is {weights[bad[0]]}; allowed: a finite number >= 0.")
+    weights = read_numbers(dataset, "weight", f"{name} dataset", "a finite number >= 0", least=0)
     if not weights.any():
         raise InputError(f"{name} dataset: all weights are 0; allowed: at least one above 0.")
     # Mean 1 over the whole dataset, so that the mean over any microbatch is an unbiased estimate of the loss.

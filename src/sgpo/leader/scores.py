@@ -7,6 +7,7 @@ import numpy as np
 from datasets import Dataset
 
 from sgpo.errors import InputError
+from sgpo.leader.pairs import read_numbers
 from sgpo.policy.fingerprints import fingerprint_tokens
 
 POLICY_COLUMNS = ("chosen_logps", "rejected_logps")
@@ -21,10 +22,7 @@ def has_columns(dataset: Dataset, columns: tuple[str, str], name: str) -> bool:
         (missing,) = set(columns) - set(present)
         raise InputError(f"{name} has the column {present[0]!r} without {missing!r}; allowed: both or neither.")
     for column in present:
-        values = np.asarray(dataset[column][:], dtype=np.float64)
-        bad = np.flatnonzero(~np.isfinite(values))
-        if bad.size:
-            raise InputError(f"{name} row {bad[0]}: {column} is {values[bad[0]]}; allowed: a finite number (nats).")
+        read_numbers(dataset, column, name, "a finite number (nats)")
     return bool(present)
 
 

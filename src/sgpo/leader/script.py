@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+from argparse import ArgumentError
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.commands.launch import launch_command_parser
@@ -19,15 +21,18 @@ from trl.cli.accelerate_config import resolve_accelerate_config_argument
 from sgpo.config.read import read_recipe
 from sgpo.errors import InputError
 from sgpo.leader.config import SGPOConfig
+from sgpo.leader.scores import FINGERPRINT_COLUMN, POLICY_COLUMNS, REFERENCE_COLUMNS
 from sgpo.leader.train import without_trl_warnings
 from sgpo.leader.trainer import SGPOTrainer
-from sgpo.preferences.layout import to_pairs
-from sgpo.preferences.source import load_pairs
+from sgpo.preferences.columns import read_columns, without_empty
+from sgpo.preferences.layout import OTHER_PROMPTS, PAIR_FEATURES, UNSUPPORTED, to_pairs
+from sgpo.preferences.source import load_rows
 from sgpo.store.processes import disconnect
 
 _EPILOG = "Arguments of accelerate launch, such as --num_processes 4 or --accelerate_config fsdp2, are accepted too."
 # Set in the processes of a launch, which read the launcher's arguments in a --config file a second time.
 _LAUNCHED = "SGPO_TRAIN_LAUNCHED"
+_USED = (*PAIR_FEATURES, *UNSUPPORTED, "weight", "source", *POLICY_COLUMNS, *REFERENCE_COLUMNS, FINGERPRINT_COLUMN)
 
 
 @dataclass
@@ -47,7 +52,8 @@ def train(argv: Sequence[str]) -> int:
     `--config FILE` gives defaults in YAML. With arguments of `accelerate launch`, such as `--num_processes 2` or
     `--accelerate_config fsdp2`, the training is launched, else it runs in this process. Returns the exit code.
     """
-    parser = TrlParser((_Data, SGPOConfig, ModelConfig), prog="sgpo train", epilog=_EPILOG)
+    # On errors, the usage would list some 200 arguments.
+    parser = TrlParser((_Data, SGPOConfig, ModelConfig), prog="sgpo train", epilog=_EPILOG, exit_on_error=False)
     if "--config" in argv:
         if argv[-1] == "--config":
             raise InputError("--config needs a file.")
@@ -57,7 +63,7 @@ def train(argv: Sequence[str]) -> int:
         *settings, in_file, in_line = parser.parse_args_and_config(
             list(argv), return_remaining_strings=True, separate_remaining_strings=True
         )
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ArgumentError) as error:
         raise InputError(str(error)) from error
     if in_line or (in_file and _LAUNCHED not in os.environ):
         return launch(in_file + in_line, _without(argv, in_line))
@@ -85,13 +91,8 @@ def launch(launcher: list[str], arguments: list[str]) -> int:
 
 def _without(argv: Sequence[str], removed: list[str]) -> list[str]:
     """Arguments without a subsequence of them."""
-    removed, kept = list(removed), []
-    for argument in argv:
-        if removed and argument == removed[0]:
-            removed.pop(0)
-        else:
-            kept.append(argument)
-    return kept
+    rest = list(removed)
+    return [argument for argument in argv if not (rest and argument == rest[0] and [rest.pop(0)])]
 
 
 def _train(script: _Data, arguments: SGPOConfig, model: ModelConfig) -> None:
@@ -142,10 +143,47 @@ def _load_split(script: _Data, split: str) -> Dataset:
         raise InputError(
             "dataset_streaming is True; allowed: False, because the follower needs the gaps of every pair."
         )
-    if Path(name).is_file():
-        if split != "train" or config:
-            raise InputError(f"{name} is one file; it has no split {split!r} and no dataset_config.")
-        return load_pairs(name)
-    if config is None:
-        return load_pairs(name, split=split)
-    return to_pairs(load_dataset(name, config, split=split), f"{name} ({config}, {split})")
+    if Path(name).is_file() and (split != "train" or config):
+        raise InputError(f"{name} is one file; it has no split {split!r} and no dataset_config.")
+    if config is not None:
+        return as_trl_reads(load_dataset(name, config, split=split), f"{name} ({config}, {split})")
+    return as_trl_reads(load_rows(name, split=None if Path(name).is_file() else split), name)
+
+
+def as_trl_reads(dataset: Dataset, name: str) -> Dataset:
+    """The columns of a dataset that the trainer uses, so that it tokenizes them as `trl dpo` does.
+
+    Rows of texts, or of messages, stay as they are: TRL applies the chat template to messages only, with the `tools`
+    and `chat_template_kwargs` of the row. All else goes through `to_pairs`, or is refused.
+    """
+    kind = _trl_layout(dataset, name)
+    dataset = to_pairs(dataset, name) if kind is None else without_empty(dataset, UNSUPPORTED[:2], name, "text only")
+    allowed = "messages, because TRL applies no chat template to texts" if kind is str else None
+    dataset = without_empty(dataset, UNSUPPORTED[2:], name, allowed)
+    kwargs = dataset["chat_template_kwargs"][:] if "chat_template_kwargs" in dataset.column_names else []
+    if None in kwargs:
+        raise InputError(f"{name} row {kwargs.index(None)}: chat_template_kwargs is null; allowed: an object.")
+    return dataset.select_columns([column for column in dataset.column_names if column in _USED])
+
+
+def _trl_layout(dataset: Dataset, name: str) -> type | None:
+    """`str` or `list`, if TRL can train on every row as texts or as messages, and would learn; None if not."""
+    columns = [column for column in PAIR_FEATURES if column in dataset.column_names]
+    # TRL would not look for a prompt in other columns.
+    if columns[-2:] != ["chosen", "rejected"] or (len(columns) == 2 and {*OTHER_PROMPTS} & {*dataset.column_names}):
+        return None
+    kinds = set(map(_kind, read_columns(dataset, columns, name)))
+    return kinds.pop() if len(kinds) == 1 else None
+
+
+def _kind(row: dict[str, Any]) -> type | None:
+    if row["chosen"] == row["rejected"]:
+        return None
+    if all(isinstance(value, str) for value in row.values()):
+        return str
+    turns = [turn for value in row.values() for turn in (value if isinstance(value, list) and value else [None])]
+    if not all(isinstance(turn, dict) and turn.get("role") for turn in turns):
+        return None
+    # TRL would train on a prompt twice that the responses repeat.
+    prompt = row.get("prompt")
+    return None if prompt and prompt == row["chosen"][: len(prompt)] else list

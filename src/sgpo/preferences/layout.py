@@ -4,11 +4,13 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 
 from sgpo.errors import InputError, check_whole, shorten
+from sgpo.preferences.columns import is_empty, read_columns, without_empty
 
 Message = dict[str, str]
 
@@ -17,26 +19,46 @@ PAIR_FEATURES = Features({"prompt": MESSAGES, "chosen": MESSAGES, "rejected": ME
 PROMPT_FEATURES = Features({"prompt": MESSAGES})
 
 ROLES = ("system", "user", "assistant")
+_SHAREGPT, _SPEAKERS = {"human": "user", "gpt": "assistant"}, {"Human": "user", "Assistant": "assistant"}
+_DIALOGUE = re.compile(r"\s*Human:.*\n\nAssistant:", re.DOTALL)
+_SPEAKER = re.compile(r"\n\n(Human|Assistant):")
+# Columns of whole conversations, whose last turn may be an answer.
+_TURNS = ("messages", "conversation", "conversations")
+# The responses are in the first two columns of these that a dataset has; in the last two, lists with lists of ratings.
+_SIDES = (("chosen", "rejected"), ("chosen_response", "rejected_response"))
+_RATED = (("generations", "ratings"), ("generations", "rating"))
+# The prompt is in the column of that name, or else in one of these.
+OTHER_PROMPTS = ("instruction", "question", "input", *_TURNS)
+_SYSTEMS = ("system", "system_prompt")
+PROMPT_LAYOUTS = f"'prompt' (a string or a list of messages), or one of {', '.join(map(repr, OTHER_PROMPTS))}"
 PAIR_LAYOUTS = (
-    "'chosen' and 'rejected' with 'prompt' (strings, or lists of messages), or 'chosen' and 'rejected' as lists of "
-    "messages that begin with the prompt"
+    "'chosen' and 'rejected', 'chosen_response' and 'rejected_response', or 'generations' and 'ratings'; as lists of "
+    f"messages or dialogues that begin with the prompt, or with a prompt in {PROMPT_LAYOUTS}"
 )
-PROMPT_LAYOUTS = "'prompt' (a string or a list of messages), or 'messages'"
 # Why a row is not a preference, as counted by `clean_pairs`.
-EQUAL, NO_RESPONSE, NO_PROMPT = "equal responses", "empty response", "empty prompt"
+EQUAL, EQUAL_RATINGS, NO_RESPONSE, NO_PROMPT = "equal responses", "equal ratings", "empty response", "empty prompt"
 DIFFERENT_PROMPTS, NO_USER_TURN, TOO_LONG = "different prompts", "prompt without a last user turn", "prompt too long"
+REASONS = (EQUAL, EQUAL_RATINGS, NO_RESPONSE, NO_PROMPT, DIFFERENT_PROMPTS, NO_USER_TURN, TOO_LONG)
 _MISSING = {"system": NO_PROMPT, "user": NO_PROMPT, "assistant": NO_RESPONSE}
-REASONS = (EQUAL, NO_RESPONSE, NO_PROMPT, DIFFERENT_PROMPTS, NO_USER_TURN, TOO_LONG)
 _NOUN = re.compile(r"\b(prompt|response)\b")
 # TRL renders these into its training text; scoring and generation here would ignore them.
-_UNSUPPORTED = ("tools", "chat_template_kwargs", "image", "images")
+UNSUPPORTED = ("image", "images", "tools", "chat_template_kwargs")
+
+
+class _Layout(NamedTuple):
+    """The columns to read: of the two responses, or of rated ones; of the prompt; of a system turn."""
+
+    sides: tuple[str, ...]
+    prompts: tuple[str, ...]
+    systems: tuple[str, ...]
 
 
 def to_pairs(dataset: Dataset, name: str) -> Dataset:
     """Preference pairs of any layout (docs/data.md) in one; a row that is not a preference is refused.
 
     It has `prompt`, messages that end in a user turn; `chosen` and `rejected`, one assistant message each; and every
-    other column unchanged. The prompt inside conversations takes precedence. `name` is the dataset's in messages.
+    other column unchanged, but for empty ones of tools or images. The prompt inside conversations takes precedence.
+    `name` is the dataset's in messages.
     """
     return _convert(dataset, name, _pair, PAIR_FEATURES)
 
@@ -68,20 +90,16 @@ def to_prompts(dataset: Dataset, name: str) -> Dataset:
 
 
 def _convert(
-    dataset: Dataset,
-    name: str,
-    convert: Callable[[dict[str, Any]], dict[str, list[Message]]],
-    features: Features,
-    dropped: Counter[str] | None = None,
+    dataset: Dataset, name: str, convert: Callable, features: Features, dropped: Counter[str] | None = None
 ) -> Dataset:
     """Converts rows; bad ones are counted in `dropped`, or refused if it is None or the error has no reason."""
     replaced = list(PAIR_FEATURES) if features is PAIR_FEATURES else [*PAIR_FEATURES, "messages"]
-    _check_columns(dataset, name, features)
+    layout = _find_layout(dataset, name, features)
+    dataset = without_empty(dataset, UNSUPPORTED, name, "text only")
     converted, good = [], []
-    rows = dataset.select_columns([column for column in dataset.column_names if column in replaced])
-    for index, row in enumerate(rows.with_format(None)):
+    for index, row in enumerate(read_columns(dataset, sum(layout, ()), name)):
         try:
-            converted.append(convert(row))
+            converted.append(convert(row, layout))
         except _BadRow as error:
             if dropped is None or error.reason is None:
                 raise InputError(f"{name} row {index}: {error}") from None
@@ -97,18 +115,17 @@ def _convert(
     return concatenate_datasets([result, others if len(good) == len(dataset) else others.select(good)], axis=1)
 
 
-def _check_columns(dataset: Dataset, name: str, features: Features) -> None:
+def _find_layout(dataset: Dataset, name: str, features: Features) -> _Layout:
     if len(dataset) == 0:
         raise InputError(f"{name} has no rows; allowed: at least one.")
-    columns = dataset.column_names
-    missing = [column for column in ("chosen", "rejected") if column not in columns]
-    if features is PAIR_FEATURES and missing:
-        raise InputError(f"{name} has the columns {columns} and no {missing[0]!r}; allowed: {PAIR_LAYOUTS}.")
-    if missing and not {"prompt", "messages"} & set(columns):
-        raise InputError(f"{name} has the columns {columns} and no prompt; allowed: {PROMPT_LAYOUTS}.")
-    for column in _UNSUPPORTED:
-        if column in columns:
-            raise InputError(f"{name} has the column {column!r}, which is not supported; allowed: text only.")
+    columns, are_pairs = dataset.column_names, features is PAIR_FEATURES
+    sides = next((pair for pair in (_SIDES + _RATED if are_pairs else _SIDES) if {*pair} <= {*columns}), ())
+    prompts = ("prompt",) if "prompt" in columns else tuple(column for column in OTHER_PROMPTS if column in columns)
+    if not sides and (are_pairs or not prompts):
+        what = repr("rejected" if "chosen" in columns else "chosen") if are_pairs else "prompt"
+        allowed = PAIR_LAYOUTS if are_pairs else PROMPT_LAYOUTS
+        raise InputError(f"{name} has the columns {columns} and no {what}; allowed: {allowed}.")
+    return _Layout(sides, prompts, tuple(column for column in _SYSTEMS if column in columns))
 
 
 class _BadRow(Exception):
@@ -119,73 +136,131 @@ class _BadRow(Exception):
         self.reason = reason
 
 
-def _pair(row: dict[str, Any], *, max_prompt_chars: int | None = None) -> dict[str, list[Message]]:
-    prompt, chosen = _split(row, "chosen")
-    rejected_prompt, rejected = _split(row, "rejected")
+def _pair(row: dict[str, Any], layout: _Layout, *, max_prompt_chars: int | None = None) -> dict[str, list[Message]]:
+    is_rated = layout.sides in _RATED
+    sides = _best_and_worst(row, *layout.sides) if is_rated else {column: row[column] for column in layout.sides}
+    (prompt, chosen), (rejected_prompt, rejected) = (_split(row, layout, *side) for side in sides.items())
+    for column, response in zip(sides, (chosen, rejected), strict=True):
+        if not response["content"].strip():
+            raise _BadRow(f"the response of {column} is empty; allowed: some text.", NO_RESPONSE)
     if prompt != rejected_prompt:
-        raise _BadRow("the prompts of 'chosen' and 'rejected' differ; allowed: one prompt.", DIFFERENT_PROMPTS)
+        both = " and ".join(map(repr, sides))
+        raise _BadRow(f"the prompts of {both} differ; allowed: one prompt.", DIFFERENT_PROMPTS)
     if chosen["content"].strip() == rejected["content"].strip():
-        raise _BadRow(
-            f"chosen and rejected are equal ({shorten(chosen['content'])}); allowed: two different responses.", EQUAL
-        )
+        equal = f"{' and '.join(sides)} are equal ({shorten(chosen['content'])})"
+        raise _BadRow(f"{equal}; allowed: two different responses.", EQUAL)
     if max_prompt_chars is not None and sum(len(message["content"]) for message in prompt) > max_prompt_chars:
         raise _BadRow(f"the prompt has more than {max_prompt_chars} characters.", TOO_LONG)
     return {"prompt": prompt, "chosen": [chosen], "rejected": [rejected]}
 
 
-def _prompt(row: dict[str, Any]) -> dict[str, list[Message]]:
-    if "chosen" in row and "rejected" in row:
-        return {"prompt": _split(row, "chosen")[0]}
-    if "prompt" in row:
-        return {"prompt": _checked_prompt(_messages(row, "prompt"), "prompt")}
-    messages = _messages(row, "messages")
-    if messages[-1]["role"] == "assistant":
-        messages.pop()
-    return {"prompt": _checked_prompt(messages, "messages")}
+def _best_and_worst(row: dict[str, Any], responses: str, ratings: str) -> dict[str, Any]:
+    """The first response of the highest rating, and of the lowest; null means unrated."""
+    texts, numbers = row[responses], row[ratings]
+    are_lists = isinstance(texts, list) and isinstance(numbers, list) and len(texts) == len(numbers)
+    if not are_lists or any(type(number) not in (int, float, type(None)) for number in numbers):
+        found = f"{responses} is {shorten(texts)} and {ratings} is {shorten(numbers)}"
+        reason = NO_RESPONSE if is_empty(texts) or is_empty(numbers) else None
+        raise _BadRow(f"{found}; allowed: two lists of one length, of responses and of numbers.", reason)
+    rated = [place for place, number in enumerate(numbers) if number is not None and number == number]
+    best, worst = (pick(rated, key=numbers.__getitem__, default=0) for pick in (max, min))
+    if not rated or numbers[best] == numbers[worst]:
+        raise _BadRow(f"{ratings} is {shorten(numbers)}; allowed: two different numbers.", EQUAL_RATINGS)
+    return {f"{responses}[{place}]": texts[place] for place in (best, worst)}
 
 
-def _split(row: dict[str, Any], column: str) -> tuple[list[Message], Message]:
+def _prompt(row: dict[str, Any], layout: _Layout) -> dict[str, list[Message]]:
+    for column in layout.sides[:1]:
+        value = row[column]
+        if not layout.prompts or _is_dialogue(value) or (isinstance(value, list) and len(value) > 1):
+            return {"prompt": _split(row, layout, column, value)[0]}
+    return {"prompt": _checked_prompt(row, layout, _stated_prompt(row, layout, answered=True), layout.prompts[0])}
+
+
+def _split(row: dict[str, Any], layout: _Layout, column: str, value: Any) -> tuple[list[Message], Message]:
     """Prompt and response of one side of a pair."""
-    explicit = _messages(row, "prompt") if "prompt" in row else None
-    *prompt, response = _messages(row, column)
-    if response["role"] != "assistant":
-        raise _BadRow(f"{column} ends in a turn of {response['role']!r}; allowed: an assistant turn.", NO_RESPONSE)
-    if not response["content"].strip():
-        raise _BadRow(f"the response of {column} is empty; allowed: some text.", NO_RESPONSE)
+    *prompt, response = _turns(value, column, "assistant")
+    if (role := response["role"]) != "assistant":
+        raise _BadRow(f"{column} ends in a turn of {role!r}; allowed: an assistant turn.", NO_RESPONSE)
+    where, stated = column, row.get("prompt")
     if not prompt:
-        if explicit is None:
+        if not layout.prompts:
             raise _BadRow(f"{column} holds a response and no prompt; allowed: {PAIR_LAYOUTS}.")
-        return _checked_prompt(explicit, "prompt"), response
-    if isinstance(row.get("prompt"), list) and prompt != explicit:
+        prompt, where = _stated_prompt(row, layout), layout.prompts[0]
+    elif (isinstance(stated, list) or _is_dialogue(stated)) and prompt != _stated_prompt(row, layout):
         raise _BadRow(f"{column} begins with other messages than 'prompt'; allowed: these, or none.", DIFFERENT_PROMPTS)
-    return _checked_prompt(prompt, column), response
+    return _checked_prompt(row, layout, prompt, where), response
 
 
-def _checked_prompt(prompt: list[Message], column: str) -> list[Message]:
+def _stated_prompt(row: dict[str, Any], layout: _Layout, *, answered: bool = False) -> list[Message]:
+    """The prompt in a column of its own; if `answered`, a conversation may end in the answer, which is left out."""
+    columns = [column for column in layout.prompts if not is_empty(row[column])] or layout.prompts[:1]
+    found = []
+    for column in columns:
+        *turns, last = _turns(row[column], column, "user")
+        is_whole = column in _TURNS or _is_dialogue(row[column])
+        # A dialogue opens the assistant's turn.
+        is_answer = is_whole and last["role"] == "assistant" and (answered or not last["content"])
+        found.append(turns if is_answer else [*turns, last])
+    if any(turns != found[0] for turns in found):
+        named = ", ".join(map(repr, columns))
+        raise _BadRow(f"there are prompts in {named}, and they differ; allowed: one of them, or a column 'prompt'.")
+    return found[0]
+
+
+def _checked_prompt(row: dict[str, Any], layout: _Layout, prompt: list[Message], where: str) -> list[Message]:
+    """A prompt that begins with the system turn of the row, if it has one."""
     last = prompt[-1]["role"] if prompt else None
     if last != "user":
-        raise _BadRow(f"the prompt in {column} ends in a turn of {last!r}; allowed: a user turn.", NO_USER_TURN)
+        raise _BadRow(f"the prompt in {where} ends in a turn of {last!r}; allowed: a user turn.", NO_USER_TURN)
     if not prompt[-1]["content"].strip():
-        raise _BadRow(f"the prompt in {column} is empty; allowed: some text.", NO_PROMPT)
+        raise _BadRow(f"the prompt in {where} is empty; allowed: some text.", NO_PROMPT)
+    for column in layout.systems:
+        turn = {"role": "system", "content": row[column]}
+        if is_empty(row[column]) or prompt[0] == turn:
+            continue
+        if prompt[0]["role"] == "system" or not isinstance(row[column], str):
+            allowed = f"a string, and the one of the system turn if {where} has one"
+            raise _BadRow(f"{column} is {shorten(row[column])}; allowed: {allowed}.")
+        prompt = [turn, *prompt]
     return prompt
 
 
-def _messages(row: dict[str, Any], column: str) -> list[Message]:
-    """The messages of a column; a string is one turn, of the user if it is the prompt."""
-    value = row[column]
-    writer = "assistant" if column in ("chosen", "rejected") else "user"
-    if isinstance(value, str) and column != "messages":
+def _is_dialogue(value: Any) -> bool:
+    r"""Whether this is a text of turns, `\n\nHuman: ...\n\nAssistant: ...`, as in Anthropic's datasets."""
+    return isinstance(value, str) and _DIALOGUE.match(value) is not None
+
+
+def _turns(value: Any, column: str, writer: str) -> list[Message]:
+    """The turns of one cell, at least one; a plain text is one turn of `writer`, and an object is one message."""
+    if _is_dialogue(value):
+        return _split_dialogue(value)
+    if isinstance(value, str) and column not in _TURNS:
         return [{"role": writer, "content": value}]
+    if isinstance(value, dict):
+        value = [value]
     if not isinstance(value, list) or not value:
-        allowed = "a string or a list of messages with role and content"
+        allowed = "a string or a list of messages with role and content (or from and value)"
         raise _BadRow(f"{column} is {shorten(value)}; allowed: {allowed}.", None if value else _MISSING[writer])
-    messages = []
-    for message in value:
-        role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
-        if role not in ROLES:
-            raise _BadRow(f"{column} has a message {shorten(message)}; allowed: the roles {', '.join(ROLES)}.")
-        if not isinstance(content, str):
-            reason = _MISSING[role] if content is None else None
-            raise _BadRow(f"{column} has content {shorten(content)} in a turn of {role!r}; allowed: a string.", reason)
-        messages.append({"role": role, "content": content})
-    return messages
+    return [_read_message(message, column) for message in value]
+
+
+def _read_message(message: Any, column: str) -> Message:
+    given = message if isinstance(message, dict) else {}
+    role, content = (given.get(key) for key in (("from", "value") if given.get("from") else ("role", "content")))
+    role = _SHAREGPT.get(role, role) if isinstance(role, str) else None
+    if role not in ROLES:
+        allowed = f"the roles {', '.join(ROLES)}, or ShareGPT's {', '.join(_SHAREGPT)}"
+        raise _BadRow(f"{column} has a message {shorten(message)}; allowed: {allowed}.")
+    if not isinstance(content, str):
+        reason = _MISSING[role] if content is None else None
+        raise _BadRow(f"{column} has content {shorten(content)} in a turn of {role!r}; allowed: a string.", reason)
+    return {"role": role, "content": content}
+
+
+def _split_dialogue(text: str) -> list[Message]:
+    """The turns of a dialogue without the white space around them; turns of one speaker in a row are one."""
+    _, *parts = _SPEAKER.split("\n\n" + text.lstrip())
+    by_speaker = groupby(zip(parts[::2], parts[1::2], strict=True), key=lambda part: part[0])
+    said = ((speaker, "\n\n".join(text.strip() for _, text in turns)) for speaker, turns in by_speaker)
+    return [{"role": _SPEAKERS[speaker], "content": text.strip()} for speaker, text in said]

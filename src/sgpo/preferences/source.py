@@ -1,9 +1,7 @@
 """Loading preference data: files, folders written by `datasets`, and the Hugging Face Hub."""
 
-import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pyarrow
 import pyarrow.ipc
@@ -13,6 +11,7 @@ from datasets.exceptions import DatasetGenerationError
 from datasets.utils.info_utils import NonMatchingSplitsSizesError
 
 from sgpo.errors import InputError, first_line
+from sgpo.preferences.columns import from_objects, from_table
 from sgpo.preferences.layout import to_pairs, to_prompts
 from sgpo.store.files import read_objects
 from sgpo.store.hub import is_hub_id
@@ -61,9 +60,9 @@ def _load_file(file: Path) -> Dataset:
         raise InputError(f"{file} has an unknown file type; allowed: {', '.join(SUFFIXES)}.")
     kind = {".parquet": "Parquet", ".arrow": "Arrow"}.get(file.suffix)
     if kind is None:
-        return _from_rows(read_objects(file), file)
+        return from_objects([row for _, row in read_objects(file)])
     try:
-        return Dataset(pyarrow.parquet.read_table(file) if kind == "Parquet" else _read_arrow(file))
+        return from_table(pyarrow.parquet.read_table(file) if kind == "Parquet" else _read_arrow(file))
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{file} is not a readable {kind} file: {first_line(error)}.") from error
 
@@ -89,32 +88,6 @@ def _check_table(table: pyarrow.Table, name: str) -> None:
             except UnicodeDecodeError:
                 raise InputError(f"{name} row {index}: not valid UTF-8.") from error
         raise InputError(f"{name} is damaged: {first_line(error)}.") from error
-
-
-def _from_rows(rows: list[tuple[str, dict[str, Any]]], file: Path) -> Dataset:
-    """JSON objects, each with its place, as a table; names the place that changes a column's type. Arrow would not."""
-    kinds: dict[str, str | None] = {}
-    for where, row in rows:
-        _check_text(row, where)
-        for name, value in row.items():
-            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            kind = None if value is None else "number" if is_number else type(value).__name__
-            first = kinds[name] = kinds.get(name) or kind
-            if kind not in (first, None):
-                raise InputError(f"{where}: {name!r} is a {kind} after rows with a {first}; allowed: one type.")
-    try:
-        return Dataset.from_dict({name: [row.get(name) for _, row in rows] for name in kinds})
-    except (pyarrow.ArrowException, ValueError, TypeError) as error:
-        raise InputError(f"{file}: a column holds values of different types: {first_line(error)}.") from error
-
-
-def _check_text(row: dict[str, Any], where: str) -> None:
-    """Refuses half of a surrogate pair, which JSON can escape and which is no text."""
-    try:
-        json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        half = error.object[error.start].encode("unicode_escape").decode()
-        raise InputError(f"{where}: not valid text: {half} is half of a surrogate pair.") from error
 
 
 def _load_folder(folder: Path, split: str | None) -> Dataset:

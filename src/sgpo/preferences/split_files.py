@@ -13,6 +13,7 @@ from sgpo.config import SplitConfig
 from sgpo.errors import InputError
 from sgpo.policy.embed import embed_prompts
 from sgpo.policy.load import Policy
+from sgpo.preferences.columns import read_columns
 from sgpo.preferences.mix import mix_sources
 from sgpo.preferences.source import load_rows
 from sgpo.preferences.split import Split, split_pairs
@@ -56,9 +57,9 @@ def hash_rows(dataset: Dataset) -> str:
     whatever version of whatever library wrote the file.
     """
     digest = hashlib.sha256()
-    for row in dataset.with_format(None):
+    for row in read_columns(dataset, dataset.column_names, None):
         line = json.dumps(row, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
-        digest.update(line.encode() + b"\n")
+        digest.update(line.encode(errors="surrogatepass") + b"\n")
     return digest.hexdigest()
 
 

@@ -12,7 +12,7 @@ _LENGTH_RATIO = 1.5
 
 def find_alerts(record: RunRecord) -> list[str]:
     """One or two sentences per alert, most serious first; empty if the numbers look sound."""
-    checks = (_collapse, _disagreement, _decline, _unsupported, _turned_down, _longer_responses, _moved_share)
+    checks = (_collapse, _disagreement, _decline, _few_pairs, _turned_down, _longer_responses, _moved_share)
     return [alert for check in checks for alert in check(record)]
 
 
@@ -50,21 +50,12 @@ def _decline(record: RunRecord) -> Iterator[str]:
             )
 
 
-def _unsupported(record: RunRecord) -> Iterator[str]:
+def _few_pairs(record: RunRecord) -> Iterator[str]:
     shipped = record.shipped
-    if shipped is None:
-        return
-    if shipped.pairs < shipped.enough:
+    if shipped and shipped.round is not None and shipped.pairs < shipped.enough:
         yield (
-            f"Only {shipped.pairs} validation pairs choose the round to ship: with fewer than {shipped.enough}, the "
-            "test often misses a good round. Raise data.validation_share or add seeds; leader.accept: always ships the "
-            "last round without a test."
-        )
-    if shipped.round is None:
-        beyond = ", beyond what the length of responses explains" if record.controls_length else ""
-        yield (
-            f"No round is supported by the validation pairs{beyond}: self-annotation may have gone wrong, or the pairs "
-            "are too few to tell. The policies of all rounds are kept."
+            f"Only {shipped.pairs} validation pairs choose the round to ship: with fewer than {shipped.enough} the "
+            "test often misses a later and better one. Raise data.validation_share or add seeds."
         )
 
 

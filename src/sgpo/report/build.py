@@ -12,7 +12,7 @@ from sgpo.report.figures import draw_figures
 from sgpo.report.quantities import find_quantities
 from sgpo.report.read import read_run
 from sgpo.report.table import summary_rows
-from sgpo.report.verdict import judge
+from sgpo.report.verdict import judge, judge_shipping
 from sgpo.store.files import write_atomically
 
 
@@ -38,7 +38,8 @@ def write_report(directory: str | Path) -> Path:
         story=story.tell_story(record),
         method=story.tell_method(record.config),
         missing=story.tell_missing(record),
-        shipping=story.shipping_sentence(record),
+        made=story.tell_made(record),
+        shipping=judge_shipping(record),
         verdict=judge(record),
         alerts=find_alerts(record),
         quantities=find_quantities(record),

@@ -3,8 +3,10 @@
 from collections import Counter
 from typing import Any
 
+from sgpo.report.quantities import find_quantities
 from sgpo.report.read import RunRecord
 from sgpo.report.table import EN_DASH, Grid
+from sgpo.report.verdict import name_of
 
 
 def tell_story(record: RunRecord) -> str:
@@ -67,20 +69,13 @@ def tell_missing(record: RunRecord) -> str:
     return f"{what} {last} Run the same recipe again to continue from there; this page shows what exists."
 
 
-def shipping_sentence(record: RunRecord) -> str:
-    """What to ship and why; empty if the run does not choose."""
-    shipped = record.shipped
-    if shipped is None:
+def tell_made(record: RunRecord, directory: str = "") -> str:
+    """Which policies a run made, where it measured nothing that a table could show; else empty."""
+    if find_quantities(record) or not record.rounds:
         return ""
-    if shipped.round is None:
-        return f"Ship the SFT model ({shipped.path}): the {shipped.pairs} validation pairs support no round."
-    found, later = shipped.rounds[shipped.round], len(shipped.rounds) - 1 - shipped.round
-    last = " after a last DPO on all human pairs" if record.ships_final else ""
-    others = f", and support no later round ({later} tested)" if later else ""
-    return (
-        f"Ship {_name_of(shipped.round)}{last} ({shipped.path}): the {shipped.pairs} validation pairs support it "
-        f"(p = {found.p_value:.2g}, below {found.threshold:.2g}){others}."
-    )
+    folders = ("final" if one.round > record.config["rounds"] else f"round-{one.round}" for one in record.rounds)
+    policies = zip(record.rounds, folders, strict=True)
+    return f"Made: {', '.join(f'{one.name} ({directory}{folder}/policy)' for one, folder in policies)}."
 
 
 def shipping_evidence(record: RunRecord) -> Grid | None:
@@ -89,7 +84,7 @@ def shipping_evidence(record: RunRecord) -> Grid | None:
         return None
     formats = {"accuracy": ".3f", "score": ".2f", "p_value": ".2g", "threshold": ".2g"}
     rows = [
-        (_name_of(one.round), [format(getattr(one, field), how) for field, how in formats.items()])
+        (name_of(one.round), [format(getattr(one, field), how) for field, how in formats.items()])
         for one in record.shipped.rounds
     ]
     return Grid(["round", "accuracy", "score of the test", "p-value", "threshold"], rows)
@@ -122,31 +117,34 @@ def pair_flow(record: RunRecord) -> Grid | None:
             cells[3] += f" ({paired / one.prompts:.1%})"
         rows.append((name, cells))
     dropped = (f"dropped: {reason.replace('_', ' ')}" for reason in reasons)
-    return Grid(["round", "prompts", "responses", "pairs", "prompts with a pair", *dropped], rows) if rows else None
+    titles = ["count", "prompts", "responses", "pairs", "prompts with a pair", *dropped]
+    return Grid(titles, rows).turned() if rows else None
 
 
 def stage_times(record: RunRecord) -> Grid | None:
-    """Seconds per stage, a row per round; None if no stage is complete."""
-    groups: dict[str, Counter[str]] = {}
+    """Seconds of each stage, a column per round; None if no stage is complete."""
+    rounds: dict[str, Counter[str]] = {}
     whole: Counter[str] = Counter()
     for stage, entry in record.manifest.stages.items():
         group, _, part = stage.partition("/")
-        # All trials of a round are one column; their number is the grid's.
-        part = "trials" if part.startswith("trials/") else part.partition(".")[0].replace("_", " ").replace("/", ": ")
-        for parts in (groups.setdefault(group.partition(".")[0].replace("-", " "), Counter()), whole):
-            parts[part] += entry.seconds
-    # The group with the most stages first: a whole round shows the order of the loop.
-    fullest_first = sorted(groups.values(), key=len, reverse=True)
-    columns = list(dict.fromkeys(part for parts in fullest_first for part in parts))
+        name = _words(stage)
+        if group == "final" or group.startswith("round-"):
+            # All trials of a round are one row; their number is the grid's.
+            name = "trials" if part.startswith("trials/") else _words(part)
+            rounds.setdefault(group.replace("-", " "), Counter())[name] += entry.seconds
+        whole[name] += entry.seconds
+    # The round with the most stages first: a whole round shows the order of the loop.
+    fullest_first = sorted(rounds.values(), key=len, reverse=True)
+    stages = list(dict.fromkeys(name for parts in (*fullest_first, whole) for name in parts))
     rows = [
-        (name, [*(_duration(parts.get(part)) for part in columns), _duration(parts.total())])
-        for name, parts in {**groups, "all": whole}.items()
+        (name, [*(_duration(parts.get(stage)) for stage in stages), _duration(parts.total())])
+        for name, parts in {**rounds, "all": whole}.items()
     ]
-    return Grid(["stage", *columns, "total"], rows) if groups else None
+    return Grid(["stage", *stages, "all"], rows).turned() if whole else None
 
 
-def _name_of(number: int) -> str:
-    return f"round {number}" if number else "DPO on the seeds"
+def _words(stage: str) -> str:
+    return stage.removesuffix(".json").removesuffix(".parquet").replace("_", " ").replace("/", ": ")
 
 
 def _count(number: int, noun: str) -> str:

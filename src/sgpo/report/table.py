@@ -28,6 +28,12 @@ class Grid(NamedTuple):
     titles: list[str]
     rows: list[tuple[str, list[str]]]
 
+    def turned(self) -> "Grid":
+        """The rows as columns: what has long names and grows with the recipe goes down the page."""
+        columns = map(list, zip(*(cells for _, cells in self.rows), strict=True))
+        names = [name for name, _ in self.rows]
+        return Grid([self.titles[0], *names], list(zip(self.titles[1:], columns, strict=True)))
+
 
 def summary_rows(record: RunRecord) -> list[tuple[str, list[Cell]]]:
     """A cell per quantity for the SFT model, if anything is known of it, and for each round; missing: an en dash."""

@@ -2,7 +2,8 @@
 
 from sgpo.report.quantities import Estimate, Quantity, capital, find_quantities
 from sgpo.report.read import RunRecord
-from sgpo.store.records import RoundMetrics
+from sgpo.stats.acceptance import smallest_p_value
+from sgpo.store.records import RoundMetrics, Shipped
 
 _EVEN = Estimate(0.5, (0.5, 0.5))
 
@@ -27,7 +28,7 @@ def judge(record: RunRecord) -> list[str]:
         if quantity.claim and (found := quantity.read(judged)) and found.interval
     ]
     if not shown:
-        return [f"{capital(judged.name)} was not evaluated: it has no win rate, no held-out pairs and no accuracy."]
+        return [f"{capital(judged.name)} was not evaluated: no win rate, no accuracy (evaluate, data.heldout)."]
     headline, *others = (_headline(judged, quantity) for quantity in shown)
     lines = zip(["", *others], shown, strict=True)
     sentences = (f"{line} {_against_seeds(record, quantity)}".strip() for line, quantity in lines)
@@ -54,3 +55,56 @@ def _against_seeds(record: RunRecord, quantity: Quantity) -> str:
     overlap = "no clear difference, the intervals overlap"
     claim = overlap if result == "no clear difference" else f"{judged.name} is clearly {result}"
     return f"{first.name} reached {before}: {claim}."
+
+
+def name_of(number: int) -> str:
+    """A round by its number."""
+    return f"round {number}" if number else "DPO on the seeds"
+
+
+def judge_shipping(record: RunRecord) -> list[str]:
+    """What to ship, why, and what to do where that is the SFT model; empty if the run does not choose."""
+    shipped = record.shipped
+    if shipped is None:
+        return []
+    if shipped.round is None:
+        found, why = _why_none(record, shipped)
+        to_do = (
+            "The policies of all rounds are kept: compare them in the evaluations, and take "
+            f"round-{len(shipped.rounds) - 1}/policy if they convince you (leader.accept: always ships it without a "
+            "test). More human pairs, in data.seeds or by a larger data.validation_share, make the test surer."
+        )
+        return [f"Ship the SFT model ({shipped.path}): the validation pairs {found}.", why, to_do]
+    found, later = shipped.rounds[shipped.round], len(shipped.rounds) - 1 - shipped.round
+    last = " after a last DPO on all human pairs" if record.ships_final else ""
+    others = f", and support no later round ({later} tested)" if later else ""
+    return [
+        f"Ship {name_of(shipped.round)}{last} ({shipped.path}): the {shipped.pairs} validation pairs support it "
+        f"(p = {found.p_value:.2g}, below {found.threshold:.2g}){others}."
+    ]
+
+
+def _why_none(record: RunRecord, shipped: Shipped) -> tuple[str, str]:
+    """What the validation pairs say where they support no round, and the numbers that show it."""
+    last, name = shipped.rounds[-1], name_of(len(shipped.rounds) - 1)
+    pairs = f"{shipped.pairs} validation pair{'' if shipped.pairs == 1 else 's'}"
+    length = " once the length of the responses is taken into account" if record.controls_length else ""
+    nothing, bound = "give no evidence for or against any round", f"below {last.threshold:.2g}"
+    least, opposite = smallest_p_value(shipped.pairs), 1 - last.p_value
+    if least >= last.threshold:
+        return nothing, (
+            f"{pairs} cannot give any: even if a round ordered all of them as people did, its p-value would be "
+            f"{least:.2g}, and it has to be {bound}."
+        )
+    if opposite < last.threshold:
+        return f"are evidence against {name}", (
+            f"On {pairs} its implicit reward prefers what people rejected, more often than chance explains{length} "
+            f"(p = {opposite:.2g}): self-annotation or the labels may have gone wrong."
+        )
+    agrees = (
+        f"The implicit reward of {name} agrees with people in {last.accuracy:.0%} of {pairs} (p = {last.p_value:.2g}"
+        f"{length}; {bound} would be evidence)."
+    )
+    if shipped.pairs < shipped.enough:
+        return nothing, f"{agrees} With fewer than {shipped.enough} pairs the test often misses a good round."
+    return "do not show that a round is better", f"{agrees} So many usually recognise one unless labels are wrong."

@@ -129,6 +129,11 @@ def evidence(gaps: ArrayLike, *, control: ArrayLike | None = None) -> ScoreTest:
     return ScoreTest(score, float(norm.sf(score)))
 
 
+def smallest_p_value(pairs: int) -> float:
+    """The smallest p-value that `evidence` can have: N pairs that agree alike have a score of sqrt(N), the largest."""
+    return float(norm.sf(math.sqrt(pairs)))
+
+
 def latest_supported(gaps: Sequence[ArrayLike], *, control: ArrayLike | None = None) -> Shipment:
     """Selects the latest of K policies whose gaps (K, N) on held-out pairs carry information about the human order.
 

@@ -1,4 +1,4 @@
-"""Progress on the terminal: a line per finished stage, a bar for long work."""
+"""Progress: a line per finished stage, and a bar for long work on a terminal or a line at its start elsewhere."""
 
 import time
 import warnings
@@ -52,7 +52,7 @@ class Reporter:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Shows a stage while it runs, and its time once it is done."""
+        """Shows a stage while it runs, or says that it has begun, and its time once it is done."""
         started = time.monotonic()
         if self._console and self._console.is_terminal:
             columns = (TextColumn("  {task.description}"), BarColumn(bar_width=30), MofNCompleteColumn())
@@ -62,6 +62,8 @@ class Reporter:
                 yield
             self._bars = None
         else:
+            # A log would be silent for as long as the first stage takes.
+            self.say(f"  … {name}")
             yield
         self.say(f"  [green]✓[/green] {name:<26} {time.monotonic() - started:6.1f} s")
 
