@@ -1,6 +1,8 @@
 """The exception for bad input: its message says what is wrong and what is allowed."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from numbers import Integral
 
 
@@ -10,6 +12,15 @@ class InputError(ValueError):
     The command line prints the message alone and exits with code 2. The message names the file, row, key or
     argument, the value found, and what is allowed. It is a `ValueError`, so library users need not import it.
     """
+
+
+@contextmanager
+def naming_rows(name: Callable[[int], str]) -> Iterator[None]:
+    """A message that begins with "row 3", of what a function was given, begins with the name of that row instead."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(re.sub(r"^row (\d+)", lambda row: name(int(row[1])), str(error))) from error
 
 
 def check_whole(name: str, value: int | None, least: int, *, optional: bool = False) -> None:
@@ -37,9 +48,9 @@ def check_failed(failed: Mapping[str, int], asked: int, limit: float, what: str,
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error of another library, at most 400 characters, without trailing punctuation."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip(".:")[:400]
+    """The first line of a library's error, with the second if a colon announces it; at most 400 characters."""
+    first, *more = str(error).strip().splitlines() or [type(error).__name__]
+    return (f"{first} {more[0].strip()}" if more and first.endswith(":") else first).rstrip(".:")[:400]
 
 
 def shorten(value: object, length: int = 60) -> str:

@@ -537,6 +537,17 @@ def test_preferences_reports_accuracy_calibration_and_the_certificate(tmp_path, 
     assert "Certificate" not in table
 
 
+@pytest.mark.parametrize("side", ["prompt", "rejected"])
+def test_a_pair_that_is_too_long_is_named_by_its_line(tmp_path, capsys, policy, other, side):
+    """Of either response; an empty line is no row, and counts as a line."""
+    rows = pairs_of(WORDS)
+    rows[3][side] = "bridge " * 300
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("\n" + "".join(json.dumps(row) + "\n" for row in rows))
+    options = ["--policy", other, "--reference", policy, "--pairs", file]
+    assert f"{file} line 5: " in run(capsys, "preferences", *options, code=2)
+
+
 def test_pairs_are_cut_at_the_length_at_which_a_run_cuts_them(tmp_path, capsys):
     models = [build_tiny_model(tmp_path / str(seed), seed=seed, context=2048) for seed in (0, 1)]
     rows = [{**row, "chosen": "The old bridge. " * 300} for row in pairs_of(WORDS[:2])]

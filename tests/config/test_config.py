@@ -1,6 +1,7 @@
 """Recipes are checked where they enter; every mistake is one sentence."""
 
 import pytest
+import yaml
 
 from sgpo.config import EvaluateConfig, RunConfig, SplitConfig, named_sources, read_recipe, validate
 from sgpo.config.options import JudgeOptions, PairRankerOptions, RewardOptions
@@ -152,13 +153,37 @@ def test_a_malformed_override_is_quoted(tmp_path, override):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("- a\n", "holds a list"), ("a: [\n", "not valid YAML"), (b"\xff\xfe\xff", "cannot be read")]
+    ("text", "said"),
+    [
+        ("- a\n", "holds a list"),
+        ("a: [\n", "not valid YAML"),
+        ("seed: 2020-99-99\n", "not valid YAML"),
+        (b"\xff\xfe\xff", "not valid UTF-8"),
+    ],
 )
 def test_a_file_that_is_no_recipe_is_refused(tmp_path, text, said):
     path = tmp_path / "r.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(InputError, match=said):
         read_recipe(path, [])
+
+
+def test_a_recipe_that_an_editor_on_windows_has_saved_is_the_same(tmp_path):
+    text = "output: runs/é\nmodel:\n  path: a\n"
+    (tmp_path / "r.yaml").write_bytes(("\ufeff" + text.replace("\n", "\r\n")).encode())
+    assert read_recipe(tmp_path / "r.yaml", []) == yaml.safe_load(text)
+
+
+@pytest.mark.parametrize("text", ["evaluate: &a [*a]", "data: &a {split: *a, seeds: *a}"])
+def test_an_alias_of_what_it_is_in_is_refused(tmp_path, text):
+    (tmp_path / "r.yaml").write_text(f"output: runs/x\n{text}\n")
+    with pytest.raises(InputError, match=r"r\.yaml: not valid YAML: Circular reference"):
+        read_recipe(tmp_path / "r.yaml", [])
+
+
+def test_an_alias_of_something_else_is_its_value(tmp_path):
+    (tmp_path / "r.yaml").write_text("data: &a {seeds: s.jsonl}\nmodel: {<<: *a, path: m}\n")
+    assert read_recipe(tmp_path / "r.yaml", [])["model"] == {"seeds": "s.jsonl", "path": "m"}
 
 
 def test_yaml_cannot_build_python_objects(tmp_path):

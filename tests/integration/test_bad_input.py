@@ -49,7 +49,7 @@ def test_no_recipe(capsys):
 
 
 def test_missing_recipe(capsys, tmp_path):
-    assert "nowhere.yaml: cannot be read" in refusal(capsys, "run", "--config", str(tmp_path / "nowhere.yaml"))
+    assert "nowhere.yaml cannot be read" in refusal(capsys, "run", "--config", str(tmp_path / "nowhere.yaml"))
 
 
 def test_unknown_key(capsys, recipe):
@@ -94,7 +94,7 @@ def test_pair_of_equal_responses(capsys, recipe):
     write_rows(recipe, "seeds.jsonl", [PAIR, {**PAIR, "rejected": "The cat."}])
     message = run_refusal(capsys, recipe)
     assert "seeds.jsonl" in message
-    assert "row 1" in message
+    assert "seeds.jsonl line 2: " in message
 
 
 def test_invalid_json_names_the_line(capsys, recipe):
@@ -309,7 +309,7 @@ def test_train_names_an_unknown_key_of_its_config(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, "train.yaml: cannot be read"),
+        (None, "train.yaml cannot be read"),
         ("a: [", "train.yaml: not valid YAML"),
         ("- a", "train.yaml: holds a list; allowed: a mapping"),
         ("radius: 0.1", "--dataset_name and datasets (in a --config file): exactly one of them"),

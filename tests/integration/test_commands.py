@@ -286,13 +286,15 @@ def test_another_model_at_the_references_path_is_found_out(recipe, tmp_path, cap
     assert "was scored by the reference" in capsys.readouterr().err
 
 
-def test_prompts_that_leave_no_room_are_noted_left_out_and_counted(recipe, capsys):
+def test_prompts_that_leave_no_room_are_noted_left_out_and_counted(recipe, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
     rows = [{"prompt": f"Who is {number}?"} for number in range(10)] + [{"prompt": "bridge " * 300}] * 2
     (recipe.parent / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = ["run", "--config", str(recipe), "rounds=1"]
     assert main([*options, "--dry-run"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "2 of 12 prompts have more than 127 tokens (the first: row 10," in said
+    first = f"{recipe.parent / 'prompts.jsonl'} line 11,"
+    assert f"2 of 12 prompts have more than 127 tokens (the first: {first}" in said
     assert main([*options, "--quiet"]) == 0
     counts = json.loads((recipe.parent / "run/round-1/pairs/annotation.json").read_text())
     assert len(load_from_disk(recipe.parent / "run/round-1/responses")) == 10

@@ -254,19 +254,21 @@ def test_repeated_prompts_are_noted_and_every_one_of_them_is_counted(recipe, cap
 
 
 @pytest.mark.parametrize("empty", ["", " \n"])
-def test_an_empty_prompt_is_refused_by_file_and_row(recipe, capsys, empty):
+def test_an_empty_prompt_is_refused_by_file_and_line(recipe, capsys, empty):
     write_prompts(recipe, [*QUESTIONS, empty])
     code, _, error = dry_run(recipe, capsys)
     assert code == 2
     assert error.count("\n") == 1
-    assert f"{recipe.parent / 'prompts.jsonl'} row 8: the prompt in prompt is empty" in error
+    assert f"{recipe.parent / 'prompts.jsonl'} line 9: the prompt in prompt is empty" in error
 
 
-def test_a_prompt_of_100k_characters_is_noted_by_file_and_row_and_left_out(recipe, capsys):
+def test_a_prompt_of_100k_characters_is_noted_by_file_and_line_and_left_out(recipe, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
     write_prompts(recipe, [*QUESTIONS, "bridge " * 14_286])
     code, said, error = dry_run(recipe, capsys)
     assert (code, error) == (0, "")
-    assert "prompts.jsonl: 1 of 9 prompts have more than 127 tokens (the first: row 8," in said
+    path = recipe.parent / "prompts.jsonl"
+    assert f"{path}: 1 of 9 prompts have more than 127 tokens (the first: {path} line 9," in said
 
 
 def test_a_pool_of_prompts_of_100k_characters_is_refused(recipe, capsys):

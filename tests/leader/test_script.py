@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -10,7 +12,7 @@ from typing import get_args
 import pytest
 import torch
 import yaml
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from leader.batches import ROWS
 from refusals import unrefused
@@ -77,6 +79,53 @@ def test_a_lora_run_saves_an_adapter_that_load_policy_merges(command, tmp_path, 
 def test_what_the_trainer_refuses_is_one_message_for_the_user(command, arguments, columns, said):
     with pytest.raises(InputError, match=said):
         train(command(*arguments, **columns))
+
+
+def turns(role, place):
+    """A column of ROWS as messages, to which TRL applies the template."""
+    return [[{"role": role, "content": row[place]}] for row in ROWS]
+
+
+MESSAGES = {"prompt": turns("user", 0), "chosen": turns("assistant", 1), "rejected": turns("assistant", 2)}
+
+
+def with_template(policy_path, folder, change, eos="<|im_end|>"):
+    """The tiny policy with another chat template and end token."""
+    shutil.copytree(policy_path, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template, tokenizer.eos_token = change(tokenizer.chat_template), eos
+    tokenizer.save_pretrained(folder)
+    return ["--model_name_or_path", str(folder)]
+
+
+def test_a_training_has_one_date_and_says_what_the_template_does(command, tmp_path, policy_path, monkeypatch, capsys):
+    """Microseconds would differ between any two renderings by the clock."""
+    dated = "{{ strftime_now('%f') }}"
+    options = with_template(policy_path, tmp_path / "dated", lambda text: dated + text)
+    prompts = []
+    keep = SGPOTrainer._prepare_dataset
+    monkeypatch.setattr(
+        SGPOTrainer, "_prepare_dataset", lambda *arguments: prompts.append(keep(*arguments)) or prompts[-1]
+    )
+    train(command(*options, **MESSAGES))
+    tokenizer = AutoTokenizer.from_pretrained(policy_path)
+    starts = {tokenizer.decode(ids).partition("<|im_start|>")[0] for ids in prompts[0]["prompt_ids"]}
+    assert len(starts) == 1
+    assert re.search("Note: the chat template of .* renders the date", capsys.readouterr().out)
+
+
+def test_a_pair_that_the_template_refuses_is_named_by_its_line(command, tmp_path, policy_path):
+    third = json.dumps(ROWS[2][0])[1:-1]
+    refusing = "{% if messages[0]['content'] == '" + third + "' %}{{ raise_exception('not this') }}{% endif %}"
+    options = with_template(policy_path, tmp_path / "refusing", lambda text: refusing + text)
+    with pytest.raises(InputError, match=r"pairs\.jsonl line 3: the chat template refuses its turns .*not this"):
+        train(command(*options, **MESSAGES))
+
+
+def test_a_token_without_a_row_is_found_before_training(command, tmp_path, policy_path):
+    options = with_template(policy_path, tmp_path / "small", lambda text: text, eos="<|new|>")
+    with pytest.raises(InputError, match=r"ids up to \d+ \('<\|new\|>'\), and the embedding"):
+        train(command(*options, **MESSAGES))
 
 
 def test_what_the_parser_refuses_is_one_message_without_the_usage(command, capsys):

@@ -22,6 +22,7 @@ import trl.trainer.utils
 from accelerate.commands import launch
 from sklearn.linear_model import LogisticRegressionCV
 from transformers import cache_utils, trainer_utils
+from transformers.utils import chat_template_utils
 
 from sgpo.leader import SGPOTrainer
 
@@ -78,6 +79,7 @@ PRESENT = [
     (cache_utils, "DynamicLayer", CACHE_LAYER),
     (cache_utils, "DynamicSlidingWindowLayer", CACHE_LAYER),
     # Where these are missing sgpo goes on without them, so that nothing else would fail.
+    (chat_template_utils, "datetime", "policy/tokens.py"),
     (transformers.PreTrainedTokenizerFast, "backend_tokenizer", "policy/fingerprints.py"),
     (transformers.LlamaConfig, "max_position_embeddings", "policy/load.py"),
     (transformers.Gemma3nTextConfig, "num_kv_shared_layers", CACHE_LAYER),

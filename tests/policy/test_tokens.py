@@ -71,7 +71,7 @@ def test_a_template_that_refuses_a_prompt_is_reported_with_its_row(chunk, monkey
         "{{ m['content'] }}{% endfor %}"
     )
     prompts = [*ask("a", "b"), [{"role": "system", "content": "s"}, {"role": "user", "content": "c"}]]
-    with pytest.raises(InputError, match=r"row 2 .*no system turn"):
+    with pytest.raises(InputError, match=r"row 2: .*no system turn"):
         tokenize_responses(tokenizer, prompts, ["x", "y", "z"])
 
 

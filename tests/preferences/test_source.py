@@ -146,7 +146,7 @@ def test_pairs_and_prompts_of_one_file(tmp_path):
 def test_a_bad_pair_is_named_with_its_file(tmp_path):
     file = tmp_path / "seeds.jsonl"
     file.write_text(lines([ROWS[0], {**ROWS[1], "rejected": ROWS[1]["chosen"]}]))
-    with pytest.raises(InputError, match=r"seeds\.jsonl row 1: chosen and rejected are equal"):
+    with pytest.raises(InputError, match=r"seeds\.jsonl line 2: chosen and rejected are equal"):
         load_pairs(file)
 
 

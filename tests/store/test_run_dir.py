@@ -10,7 +10,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from sgpo.errors import InputError
-from sgpo.store.run_dir import RunDir
+from sgpo.store.records import Manifest
+from sgpo.store.run_dir import RunDir, start_of
 
 
 class Ball(BaseModel):
@@ -201,3 +202,17 @@ def test_a_damaged_manifest_is_refused_and_its_key_named(run):
     (run.root / "manifest.json").write_text(json.dumps({"stages": {"seed/pairs": {"seconds": "long"}}}))
     with pytest.raises(InputError, match=r'manifest\.json: stages\.seed/pairs\.seconds is "long"'):
         RunDir(run.root, RECIPE, [])
+
+
+def test_the_start_of_a_run_is_in_its_manifest_and_stays(run, monkeypatch):
+    started = start_of(run.root)
+    assert started.isoformat() == json.loads((run.root / "manifest.json").read_text())["created"]
+    assert started.utcoffset() is not None
+    run.close()
+    monkeypatch.setattr("sgpo.store.run_dir._now", lambda: "2031-01-02T03:04:05+09:00")
+    RunDir(run.root, RECIPE, []).close()
+    assert start_of(run.root) == started
+    assert start_of(run.root / "new").isoformat() == "2031-01-02T03:04:05+09:00"
+    Manifest(created="yesterday").write(run.root / "manifest.json")
+    with pytest.raises(InputError, match=r"manifest\.json: created is 'yesterday'; allowed: a time, such as 2031"):
+        start_of(run.root)

@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, get_args
 
@@ -198,6 +199,7 @@ def _run_job(arguments: argparse.Namespace, settings: EvaluateConfig, **files: P
     from sgpo.evaluate.held_out import self_annotated
     from sgpo.evaluate.judging import describe_cost
     from sgpo.evaluate.runner import Job, Subject, run_evaluation
+    from sgpo.policy.tokens import dated
     from sgpo.preferences.source import load_pairs
 
     hide_other_bars()
@@ -225,8 +227,9 @@ def _run_job(arguments: argparse.Namespace, settings: EvaluateConfig, **files: P
             _confirm(f"{len(missing):,} requests to {', '.join(settings.servers)}")
 
     job = Job(settings, subject, _StagePerBar(Console(stderr=True)), **files, approve=approve)
-    job.check()
-    return run_evaluation(job)
+    with dated(datetime.now()):
+        job.check()
+        return run_evaluation(job)
 
 
 def _read_settings(arguments: argparse.Namespace) -> EvaluateConfig:

@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sgpo.errors import InputError
+from sgpo.store.files import parse_yaml, read_yaml
 
 _SOURCES = (
     "model.path", "model.adapter", "data.seeds", "data.prompts", "data.heldout", "data.split.sources.path",
@@ -21,12 +20,7 @@ def read_recipe(path: str | Path, overrides: list[str]) -> dict[str, Any]:
     Raises:
         InputError: no such file, no YAML mapping, or an override that is not KEY=VALUE or that goes into a value.
     """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); allowed: a YAML file.") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}; allowed: a mapping of keys to values.")
     for override in overrides:
@@ -45,10 +39,7 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
         content = content[parent]
         if not isinstance(content, dict):
             raise InputError(f"override {override!r}: {parent} holds a {type(content).__name__}, not keys.")
-    try:
-        content[key] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"override {override!r}: the value is not valid YAML.") from error
+    content[key] = parse_yaml(text, f"override {override!r}")
 
 
 def named_sources(content: dict[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from sgpo.choices import listed
-from sgpo.errors import InputError
+from sgpo.errors import InputError, shorten
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -100,7 +100,7 @@ def _sentence(kind: type[BaseModel], content: Any, item: Any) -> str:
     words = _allowed(allowed)
     if isinstance(value, float) and not math.isfinite(value):
         words = words.replace("a number", "a finite number")
-    return f"{key} is {'empty' if value is None else repr(value)}; allowed: {words}."
+    return f"{key} is {'empty' if value is None else shorten(value, 200)}; allowed: {words}."
 
 
 def _allowed(annotation: Any) -> str:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sgpo.errors import InputError
+from sgpo.errors import InputError, shorten
 
 _COLUMNS = ("index", "preference", "std_delta_len", "instruction_difficulty")
 
@@ -62,9 +62,9 @@ def _number(text: str | None, name: str, where: str) -> float:
     try:
         value = float(text or "nan")
     except ValueError:
-        raise InputError(f"{where}: {name} is {text!r}; allowed: a number.") from None
-    if name == "index" and not (value >= 0 and value.is_integer()):
-        raise InputError(f"{where}: index is {text!r}; allowed: a place in the evaluation set, from 0.")
+        raise InputError(f"{where}: {name} is {shorten(text)}; allowed: a number.") from None
+    if name == "index" and not (0 <= value < 2**53 and value.is_integer()):
+        raise InputError(f"{where}: index is {shorten(text)}; allowed: a place in the evaluation set, from 0.")
     if name == "preference" and not (math.isnan(value) or 0 <= value <= 1):
-        raise InputError(f"{where}: preference is {text!r}; allowed: a number in [0, 1].")
+        raise InputError(f"{where}: preference is {shorten(text)}; allowed: a number in [0, 1].")
     return value

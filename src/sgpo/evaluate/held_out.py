@@ -6,6 +6,7 @@ from datasets import Dataset
 
 from sgpo.choices import PairSource
 from sgpo.errors import InputError
+from sgpo.store.files import name_row
 
 
 def self_annotated(pairs: Dataset) -> Dataset | None:
@@ -29,5 +30,5 @@ def pair_sources(pairs: Dataset, column: str | None, name: str) -> list[str] | N
     values = pairs[wanted][:]
     others = [row for row, value in enumerate(values) if not isinstance(value, str)]
     if others and column is not None:
-        raise InputError(f"{name} row {others[0]}: {column!r} is {values[others[0]]!r}; allowed: a text.")
+        raise InputError(f"{name_row(name, others[0])}: {column!r} is {values[others[0]]!r}; allowed: a text.")
     return None if others else values

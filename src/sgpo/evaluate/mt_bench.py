@@ -9,7 +9,7 @@ from typing import NamedTuple
 from sgpo.errors import InputError, shorten
 from sgpo.evaluate.row_files import Row, read_rows, rows_by_key
 from sgpo.policy.sampling import Generator, Response, Sampling, prompt_seeds
-from sgpo.store.files import write_jsonl
+from sgpo.store.files import is_unicode, write_jsonl
 from sgpo.store.progress import Advance
 
 # FastChat's fastchat/llm_judge/common.py; writing, roleplay and unknown categories are sampled at the default.
@@ -140,11 +140,15 @@ def _question(row: Row) -> Question:
     reference = None if row.values.get("reference") is None else _texts(row, "reference")
     if reference is not None and len(reference) != len(turns):
         raise InputError(f"{row.where}: 'reference' holds {len(reference)} texts; allowed: {len(turns)}, as turns.")
-    return Question(row.whole("question_id"), row.text("category"), turns, reference)
+    return Question(row.whole("question_id"), row.name("category"), turns, reference)
 
 
 def _texts(row: Row, key: str) -> tuple[str, ...]:
     value = row.values.get(key)
-    if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
+    if (
+        not isinstance(value, list)
+        or not value
+        or not all(isinstance(text, str) and is_unicode(text) for text in value)
+    ):
         raise row.wrong(key, "a list of strings, one for each turn")
     return tuple(value)

@@ -10,13 +10,18 @@ from sgpo.errors import InputError, shorten
 from sgpo.evaluate.row_files import Row, list_missing, read_rows, rows_by_key
 from sgpo.policy.tokens import Messages
 from sgpo.preferences.source import load_prompts
-from sgpo.store.files import write_json
+from sgpo.store.files import is_unicode, write_json
+
+NOT_UNICODE = "not_unicode"  # The reason of an answer with half of a surrogate pair, cut within a character.
 
 
 class Answers(NamedTuple):
-    """(P,) answers to P prompts with the name of their model, tokens and finish reasons; None: the file lacks them."""
+    """(P,) answers to P prompts with the name of their model, tokens and finish reasons; None: the file lacks them.
 
-    texts: list[str]
+    A text of None is no answer; its finish reason says why.
+    """
+
+    texts: list[str | None]
     name: str
     n_tokens: list[int | None]
     finish_reasons: list[str | None]
@@ -29,7 +34,8 @@ class Answers(NamedTuple):
     @property
     def tokens(self) -> float | None:
         """Their mean number of tokens, if all are known."""
-        return None if None in self.n_tokens else sum(self.n_tokens) / len(self.n_tokens)
+        known = [count for count, text in zip(self.n_tokens, self.texts, strict=True) if text is not None]
+        return None if not known or None in known else sum(known) / len(known)
 
 
 def missing(*sides: Answers) -> list[Failure | None]:
@@ -65,7 +71,8 @@ def read_answers_to(path: str | Path, prompts: Sequence[Messages]) -> Answers:
     """Reads the answers to P prompts, in the order of the prompts; answers to others are ignored.
 
     A row has `output` or `response`, the `instruction` or `prompt` (text or messages) that it answers, byte for byte,
-    and optionally `generator`, `n_tokens` and `finish_reason`: AlpacaEval's model_outputs.json is such a file.
+    and optionally `generator`, `n_tokens` and `finish_reason`: AlpacaEval's model_outputs.json is such a file. An
+    answer may be null if its finish reason says why.
     """
     rows = read_rows(path)
     found = rows_by_key(rows, _row_key, "prompt")
@@ -77,12 +84,11 @@ def read_answers_to(path: str | Path, prompts: Sequence[Messages]) -> Answers:
             "each of them, whose prompt is the same byte for byte."
         )
     rows = [found[_key(prompt)] for prompt in prompts]
-    names = {row.values.get("generator") for row in rows}
-    name = names.pop() if len(names) == 1 else None
-    texts = [row.text("output" if "output" in row.values else "response") for row in rows]
+    names = {None if row.values.get("generator") is None else row.name("generator") for row in rows}
+    texts, reasons = map(list, zip(*map(_answer, rows), strict=True))
     n_tokens = [None if row.values.get("n_tokens") is None else row.whole("n_tokens") for row in rows]
-    reasons = [None if row.values.get("finish_reason") is None else row.text("finish_reason") for row in rows]
-    return Answers(texts, name if isinstance(name, str) else str(path), n_tokens, reasons)
+    name = names.pop() if len(names) == 1 else None
+    return Answers(texts, str(path) if name is None else name, n_tokens, reasons)
 
 
 def write_answers_to(path: str | Path, prompts: Sequence[Messages], answers: Answers) -> Path:
@@ -97,6 +103,16 @@ def _key(prompt: Messages) -> str:
     if len(prompt) == 1 and prompt[0]["role"] == "user":
         return prompt[0]["content"]
     return json.dumps([[message["role"], message["content"]] for message in prompt], ensure_ascii=False)
+
+
+def _answer(row: Row) -> tuple[str | None, str | None]:
+    """The text of a row and its finish reason; a text that is not Unicode is none."""
+    key = "output" if "output" in row.values else "response"
+    reason = None if row.values.get("finish_reason") is None else row.name("finish_reason")
+    if row.values.get(key) is None and reason is not None:
+        return None, reason
+    text = row.text(key)
+    return (text, reason) if is_unicode(text) else (None, NOT_UNICODE)
 
 
 def _row_key(row: Row) -> str:

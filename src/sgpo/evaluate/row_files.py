@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from sgpo.choices import Keep, check_choice
 from sgpo.errors import InputError, shorten
-from sgpo.store.files import read_objects
+from sgpo.store.files import is_unicode, read_objects
 
 
 class Row(NamedTuple):
@@ -19,9 +19,15 @@ class Row(NamedTuple):
         """The string at a key."""
         return self._typed(key, str, "a string")
 
+    def name(self, key: str) -> str:
+        """The string at a key, as a terminal shows it."""
+        if not is_unicode(value := self.text(key)):
+            raise self.wrong(key, "a string in Unicode")
+        return value
+
     def whole(self, key: str) -> int:
         """The integer at a key; JSON's true and false are none."""
-        return self._typed(key, int, "an integer")
+        return self._typed(key, int, "an integer of 64 bits")
 
     def number(self, key: str, allowed: str) -> float:
         """The number at a key, which may be NaN."""
@@ -33,7 +39,8 @@ class Row(NamedTuple):
 
     def _typed(self, key: str, kind: Any, allowed: str) -> Any:
         value = self.values.get(key)
-        if isinstance(value, bool) or not isinstance(value, kind):
+        too_long = isinstance(value, int) and not -(2**63) <= value < 2**63
+        if isinstance(value, bool) or not isinstance(value, kind) or too_long:
             raise self.wrong(key, allowed)
         return value
 
@@ -65,9 +72,10 @@ def rows_by_key(
 def the_only(values: Sequence[str], rows: Sequence[Row], what: str) -> str:
     """The one value, such as a "generator", that all rows share; raises InputError if there is another."""
     for value, row in zip(values, rows, strict=True):
-        if value != values[0]:
+        if value != values[0] or not is_unicode(value):
+            first = f"{rows[0].where} {shorten(values[0])}"
             raise InputError(
-                f"{row.where}: the {what} is {value!r} and that of {rows[0].where} {values[0]!r}; allowed: one."
+                f"{row.where}: the {what} is {shorten(value)} and that of {first}; allowed: one, in Unicode."
             )
     return values[0]
 

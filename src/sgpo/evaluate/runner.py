@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from datasets import Dataset
 
 from sgpo.choices import Failure, Space
 from sgpo.config import EvaluateConfig, FollowerConfig, GenerationConfig, LeaderConfig, ModelConfig
-from sgpo.errors import InputError, check_failed
+from sgpo.errors import InputError, check_failed, naming_rows
 from sgpo.evaluate.alpaca import Instructions, read_instructions, write_model_outputs
 from sgpo.evaluate.answering import answer_rows, answers_key, kept_answers
 from sgpo.evaluate.held_out import pair_sources
@@ -45,7 +46,7 @@ from sgpo.serving.cache import CachedPool
 from sgpo.serving.client import ServerPool
 from sgpo.stats.certificate import certify_policy
 from sgpo.stats.ranking import report_preferences
-from sgpo.store.files import write_jsonl
+from sgpo.store.files import name_row, write_jsonl
 from sgpo.store.hub import is_hub_id
 from sgpo.store.progress import Reporter
 from sgpo.store.records import Sample
@@ -175,9 +176,12 @@ class Job:
 
     def score(self, model: ModelConfig, sets: Sequence[Dataset], who: str) -> list[PairScores]:
         """The scores of sets of pairs under a model, which is in memory only here."""
-        policy = load_model(model)
+        policy, scores = load_model(model), []
         with self.reporter.bar(f"scoring by the {who}", 2 * sum(map(len, sets))) as advance:
-            return [score_pairs(policy, pairs, max_length=self.subject.max_length, progress=advance) for pairs in sets]
+            for pairs, name in zip(sets, (self.settings.pairs, "the policy's pairs"), strict=False):
+                with naming_rows(partial(name_row, name)):
+                    scores.append(score_pairs(policy, pairs, max_length=self.subject.max_length, progress=advance))
+        return scores
 
     def score_reference(self, sets: Sequence[Dataset]) -> list[np.ndarray]:
         """The reference's scores of sets of N pairs, (2, N) each: chosen, rejected, in nats."""

@@ -53,7 +53,7 @@ def doubt_reference(dataset: Dataset, args: Any) -> str | None:
         if scorer != wanted:
             return f"row {row} was scored by the reference {scorer!r}, not {wanted!r}"
         if scored != fingerprint_tokens(*(pair[column] for column in ids), args.max_length, args.ld_alpha):
-            return f"row {row} was scored on other tokens (tokenizer, chat template, max_length or ld_alpha differ)"
+            return f"row {row} was scored on other tokens (tokenizer, template, date, max_length or ld_alpha differ)"
     return None
 
 

@@ -6,6 +6,7 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,25 @@ from typing import Any
 import torch
 from accelerate.commands.launch import launch_command_parser
 from datasets import Dataset, load_dataset
+from jinja2.exceptions import TemplateError
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser, get_dataset
 from trl import get_peft_config as peft_config_of
 from trl import get_quantization_config as quantization_config_of
 from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
 from sgpo.config.read import read_recipe
-from sgpo.errors import InputError
+from sgpo.errors import InputError, naming_rows
 from sgpo.leader.config import SGPOConfig
 from sgpo.leader.scores import FINGERPRINT_COLUMN, POLICY_COLUMNS, REFERENCE_COLUMNS
 from sgpo.leader.train import without_trl_warnings
 from sgpo.leader.trainer import SGPOTrainer
+from sgpo.policy.chat import inspect_chat
+from sgpo.policy.load import Policy, check_vocabulary, load_tokenizer
+from sgpo.policy.tokens import dated, response_texts, tokenize_responses
 from sgpo.preferences.columns import read_columns, without_empty
 from sgpo.preferences.layout import OTHER_PROMPTS, PAIR_FEATURES, UNSUPPORTED, to_pairs
 from sgpo.preferences.source import load_rows
+from sgpo.store.files import name_row
 from sgpo.store.processes import disconnect
 
 _EPILOG = "Arguments of accelerate launch, such as --num_processes 4 or --accelerate_config fsdp2, are accepted too."
@@ -67,7 +73,8 @@ def train(argv: Sequence[str]) -> int:
         raise InputError(str(error)) from error
     if in_line or (in_file and _LAUNCHED not in os.environ):
         return launch(in_file + in_line, _without(argv, in_line))
-    _train(*settings)
+    with dated(datetime.now()):
+        _train(*settings)
     disconnect()
     return 0
 
@@ -119,6 +126,18 @@ def _train(script: _Data, arguments: SGPOConfig, model: ModelConfig) -> None:
         raise InputError(f"--model_name_or_path {model.model_name_or_path}: {str(error).splitlines()[0]}") from error
     except ValueError as error:
         raise InputError(str(error)) from error
+    except TemplateError:
+        tokenizer = load_tokenizer(model.model_name_or_path, trust_remote_code=arguments.trust_remote_code)
+        with naming_rows(partial(name_row, script.dataset_name)):
+            pairs = to_pairs(train_dataset, str(script.dataset_name))
+            for side in ("chosen", "rejected"):
+                tokenize_responses(tokenizer, pairs["prompt"][:], response_texts(pairs, side))
+        raise
+    tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
+    policy = Policy(trainer.model, tokenizer, model.model_name_or_path)
+    check_vocabulary(policy)
+    for note in inspect_chat(policy, generates=False) if tokenizer.chat_template else ():
+        trainer.accelerator.print(f"Note: {note}")
     if script.ignore_bias_buffers:
         # Keeps DistributedDataParallel from synchronising boolean buffers, as TRL's script does.
         names = [name for name, buffer in trainer.model.named_buffers() if buffer.dtype == torch.bool]

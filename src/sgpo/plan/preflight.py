@@ -3,20 +3,23 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
 from datasets import Dataset
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from sgpo.config import RunConfig
 from sgpo.demo.sft import VOCABULARY, count_parameters
 from sgpo.errors import InputError
-from sgpo.policy.locate import adapter_base, check_exists, loading
+from sgpo.policy.chat import inspect_chat, rows_with_ends
+from sgpo.policy.generators import load_model
+from sgpo.policy.load import Policy
+from sgpo.policy.locate import adapter_base, loading
 from sgpo.preferences.distinct import prompt_key
 from sgpo.preferences.layout import describe_counts
 from sgpo.preferences.mix import mix_pairs, mix_sources
 from sgpo.preferences.source import SUFFIXES, load_pairs, load_prompts
 from sgpo.rounds.costs import Architecture
-from sgpo.rounds.data import pool_shares, pools, prompt_lengths
+from sgpo.rounds.data import check_fit, drawn_seeds, places, pool_shares, pools, prompt_lengths
+from sgpo.store.files import name_row
 from sgpo.store.hub import is_hub_id
 
 
@@ -34,6 +37,7 @@ class Inputs:
     pools: list[int] = field(default_factory=list)
     prompt_tokens: float | None = None
     parameters: int = 0
+    policy: Policy | None = None
     architecture: Architecture | None = None
     warnings: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
@@ -46,11 +50,9 @@ class Inputs:
         self.architecture = Architecture(world.layers, world.hidden, VOCABULARY)
 
     def read_model(self) -> None:
-        model, trust = self.config.model, self.config.model.trust_remote_code
+        model = self.config.model
         try:
-            check_exists(model.path, "model")
-            with loading("model.path", model.path):
-                config = AutoConfig.from_pretrained(model.path, trust_remote_code=trust)
+            self.policy = policy = load_model(model, "meta")
         except InputError as error:
             if self._must_exist(model.path):
                 raise
@@ -59,11 +61,10 @@ class Inputs:
             self.unchecked.append(f"{model.path} (the Hub does not answer; the recipe says {model.parameters:,})")
             self.parameters = model.parameters
             return
-        text = config.get_text_config()
+        text = policy.model.config.get_text_config()
         self.architecture = Architecture(text.num_hidden_layers, text.hidden_size, text.vocab_size)
-        with torch.device("meta"):
-            built = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
-        self.parameters = sum(parameter.numel() for parameter in built.parameters())
+        self.parameters = sum(parameter.numel() for parameter in policy.model.parameters())
+        self.warnings += inspect_chat(policy, stop=self.config.generation.stop, generates=self.config.rounds > 0)
 
     def read_rankers(self) -> None:
         """The configs of reward models and pair rankers; a judge's model is a name on its servers."""
@@ -71,7 +72,6 @@ class Inputs:
         for what, settings in [("annotation.model:", self.config.annotation), *named]:
             if settings.model is None or settings.servers:
                 continue
-            check_exists(settings.model, what)
             try:
                 name = adapter_base(settings.model, what) or settings.model
                 with loading(what, name):
@@ -104,11 +104,8 @@ class Inputs:
     def read_pairs(self) -> None:
         data, wanted = self.config.data, self.config.data.seed_pairs
         seeds = self._read(load_pairs, data.seeds, data.seeds_split, wanted, "data.seed_pairs")
-        if seeds is not None and wanted is not None and wanted > len(seeds):
-            raise InputError(
-                f"data.seeds: {data.seeds}: the number of seed pairs is {wanted}; allowed: 1 to {len(seeds)}, the "
-                "number of pairs."
-            )
+        if seeds is not None:
+            self._inspect_pairs(drawn_seeds(self.config, seeds), data.seeds)
         self.human = wanted or len(seeds)
         if not data.heldout:
             return
@@ -116,9 +113,21 @@ class Inputs:
         if heldout is None:
             return
         self.heldout = len(heldout)
+        self._inspect_pairs(heldout, data.heldout)
         if seeds is not None and (shared := _distinct(seeds) & _distinct(heldout)):
             self.warnings.append(
                 f"{len(shared)} prompts of data.heldout are also among the seeds; held-out accuracy will be too high."
+            )
+
+    def _inspect_pairs(self, pairs: Dataset, path: str) -> None:
+        """Refuses pairs that could not be scored; notes those that hold an end token as text."""
+        if self.policy is None:
+            return
+        check_fit(self.config, self.policy, pairs, path)
+        if rows := list(rows_with_ends(self.policy, pairs)):
+            self.warnings.append(
+                f"{len(rows)} of {len(pairs)} pairs hold the end token as text (the first: "
+                f"{places(pairs, path)(rows[0])}): the template adds it, so responses that end in it would end twice."
             )
 
     def read_pools(self) -> None:
@@ -136,14 +145,14 @@ class Inputs:
             return assumed
         if repeated := len(pool) - len(_distinct(pool)):
             self.warnings.append(f"{path} repeats {repeated} of its {len(pool)} prompts.")
-        if self.architecture is not None:
-            lengths, room = prompt_lengths(self.config, self.config.model.path, pool, f"data.prompts: {path}")
+        if self.policy is not None:
+            lengths, room = prompt_lengths(self.config, self.policy, pool, path)
             self.prompt_tokens = float(lengths.mean())
             if len(long := (lengths > room).nonzero()[0]):
                 self.warnings.append(
-                    f"{path}: {len(long)} of {len(pool)} prompts have more than {room} tokens (the first: row "
-                    f"{long[0]}, {lengths[long[0]]} tokens). Rounds drop and count them: a response must fit in the "
-                    "model's context, and some of it below leader.max_length."
+                    f"{path}: {len(long)} of {len(pool)} prompts have more than {room} tokens (the first: "
+                    f"{name_row(path, long[0])}, {lengths[long[0]]} tokens). Rounds drop and count them: a response "
+                    "must fit in the model's context, and some of it below leader.max_length."
                 )
         return len(pool)
 

@@ -13,12 +13,14 @@ from sgpo.config.world import WORLD_EVALUATION
 from sgpo.errors import InputError
 from sgpo.plan.preflight import Inputs, inspect_inputs
 from sgpo.plan.tools import missing_tools
+from sgpo.policy.tokens import dated
 from sgpo.rounds.costs import BYTES, Scale, StagePlan, activation_bytes, state_bytes
 from sgpo.rounds.evaluations import check_evaluations
 from sgpo.rounds.loop import plan_rounds
 from sgpo.rounds.training import leader_arguments
 from sgpo.stats.acceptance import ENOUGH_PAIRS
-from sgpo.store.run_dir import check_same_config
+from sgpo.store.progress import hide_other_bars
+from sgpo.store.run_dir import check_same_config, start_of
 
 _GIB = 2**30
 # Used if the prompts cannot be read, and for the responses, which do not exist yet (a share of max_new_tokens).
@@ -63,12 +65,14 @@ def plan_run(config: RunConfig, *, offline: bool = False, processes: int = 1) ->
     """
     output = Path(config.output)
     check_same_config(output, config)
-    inputs = inspect_inputs(config, offline=offline)
-    check_arguments(config, processes)
-    evaluated = {WORLD_EVALUATION: config.world.test_prompts} if config.world else {}
-    if config.data.split is None and config.world is None:
-        # Otherwise an evaluation may name a file that is not written yet; the run checks it then.
-        evaluated = check_evaluations(config)
+    hide_other_bars()
+    with dated(start_of(output)):
+        inputs = inspect_inputs(config, offline=offline)
+        check_arguments(config, processes)
+        evaluated = {WORLD_EVALUATION: config.world.test_prompts} if config.world else {}
+        if config.data.split is None and config.world is None:
+            # Otherwise an evaluation may name a file that is not written yet; the run checks it then.
+            evaluated = check_evaluations(config)
     scale = scale_of(config, inputs, evaluated)
     unchecked = [f"not checked: {what}." for what in inputs.unchecked]
     return Plan(

@@ -1,18 +1,19 @@
 """Loading a policy: a causal language model and its tokenizer, from a directory or the Hugging Face Hub."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from sgpo.choices import Dtype, check_choice
 from sgpo.errors import InputError
-from sgpo.policy.locate import adapter_base, check_exists, has_tokenizer, loading
+from sgpo.policy.locate import adapter_base, adapter_weights, check_exists, has_tokenizer, loading
 from sgpo.store.files import read_json
 
 _WHOLE = "a complete checkpoint of the architecture that its config.json names"
@@ -58,25 +59,25 @@ def load_policy(
     """Loads a policy, ready to score and generate.
 
     A directory (or Hub id) that holds a PEFT adapter loads the adapter's base model and merges the adapter into it. The
+    tokenizer is the adapter's own, if it has one; rows of the embedding for added tokens come from the adapter. The
     config of a merged model names the base, so save it before passing it to code that reloads by name. A tokenizer
     without a pad token pads with its end-of-sequence token. Weights are read from safetensors only.
 
     Args:
         path: directory or Hub id of a model with a chat template, or of a PEFT adapter.
         dtype: "float32", "bfloat16", "float16", or "auto" (as the weights were saved).
-        device: "cpu", "cuda", "cuda:1", ...; None uses CUDA if there is any. "meta" checks the files, and reads no
-            weights.
+        device: "cpu", "cuda", "cuda:1", ...; None uses CUDA if there is any. "meta" checks the files, of the Hub
+            but the weights, and reads no weights.
         trust_remote_code: run model code from a Hub repository.
         adapter: directory or Hub id of a PEFT adapter to merge into `path`.
 
     Raises:
-        InputError: the model, its tokenizer, chat template, end-of-sequence token or adapter is missing or broken, or
-            an argument is out of range.
+        InputError: the model, its tokenizer, chat template, end-of-sequence token or adapter is missing or broken, the
+            tokenizer has ids beyond the embedding, or an argument is out of range.
     """
     check_choice("dtype", dtype, Dtype)
     chosen_device = choose_device(device)
-    name = str(path)
-    base = adapter_base(path)
+    name, base = str(path), adapter_base(path)
     if adapter is not None:
         if base is not None:
             raise InputError(f"model {name!r} is an adapter, and adapter is {str(adapter)!r}; allowed: one of them.")
@@ -91,22 +92,72 @@ def load_policy(
         read_json(config)
     elif Path(source).is_dir():
         raise InputError(f"model {source!r} has no config.json; allowed: a directory written by save_pretrained.")
-    own_tokenizer = base is None or has_tokenizer(name)
-    tokenizer = load_tokenizer(name if own_tokenizer else base, trust_remote_code=trust_remote_code)
-    options = {"dtype": dtype, "device_map": "meta" if device == "meta" else None}
-    model = load_weights(AutoModelForCausalLM, source, "model", trust_remote_code=trust_remote_code, **options)
+    tokenizer = load_tokenizer(path, adapter=adapter, trust_remote_code=trust_remote_code)
+    if device == "meta" and not Path(source).is_dir():
+        model = _sketch(source, trust_remote_code)
+    else:
+        options = {"dtype": dtype, "device_map": "meta" if device == "meta" else None}
+        model = load_weights(AutoModelForCausalLM, source, "model", trust_remote_code=trust_remote_code, **options)
+    if merged is not None:
+        _add_rows(model, str(merged))
+    check_vocabulary(Policy(model, tokenizer, str(merged or name)))
     if merged is not None and device != "meta":
         from peft import PeftModel
 
         with loading("adapter", str(merged)):
-            model = PeftModel.from_pretrained(model, str(merged)).merge_and_unload()
+            # PEFT freezes the base; a run trains the merged model.
+            model = PeftModel.from_pretrained(model, str(merged)).merge_and_unload().requires_grad_(True)
     return Policy(model.to(chosen_device).eval(), tokenizer, name)
 
 
-def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """Loads a tokenizer for conversations: it has a chat template and an end-of-sequence token."""
-    name = str(path)
+def _sketch(name: str, trust_remote_code: bool) -> PreTrainedModel:
+    """A model of the Hub on the device "meta", from its configs: its weights need not be downloaded."""
+    with loading("model", name), torch.device("meta"):
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    # Without this file a model has the end tokens of its config.
+    with suppress(OSError):
+        model.generation_config = model.generation_config.from_pretrained(name)
+    return model
+
+
+def check_vocabulary(policy: Policy) -> None:
+    """Raises InputError for a token without a row. More rows than tokens are usual: embeddings are padded."""
+    rows, vocabulary = len(policy.model.get_input_embeddings().weight), policy.tokenizer.get_vocab()
+    token, largest = max(vocabulary.items(), key=lambda entry: entry[1])
+    if largest >= rows:
+        raise InputError(
+            f"the tokenizer of {policy.path!r} has ids up to {largest} ({token!r}), and the embedding {rows} rows; "
+            f"allowed: ids below {rows}. Use the tokenizer that the model was trained with, or train the model after "
+            f"resize_token_embeddings({largest + 1}); PEFT saves new rows with save_embedding_layers=True."
+        )
+
+
+def _add_rows(model: PreTrainedModel, adapter: str) -> None:
+    """Makes a base as large as an adapter's embedding, if it holds one; PEFT refuses another number of rows."""
+    layers, held, file = (model.get_input_embeddings(), model.get_output_embeddings()), {}, adapter_weights(adapter)
+    with loading("adapter", adapter), safe_open(file, "pt") as weights:
+        shapes = {key: weights.get_slice(key).get_shape() for key in weights.keys()}  # noqa: SIM118
+    for name in [name for name, module in model.named_modules() if module in layers]:
+        found = [shape[0] for key, shape in shapes.items() if f".{name}." in key and key.endswith(".weight")]
+        held[name] = max(found, default=0)
+    rows, tied = max(held.values()), model.config.get_text_config().tie_word_embeddings
+    if rows > len(layers[0].weight):
+        if min(held.values()) < rows and not tied:
+            raise InputError(f"adapter {adapter!r} holds {held} rows for tokens; allowed: {rows} in each of them.")
+        model.resize_token_embeddings(rows, mean_resizing=False)
+
+
+def load_tokenizer(
+    path: str | Path, *, adapter: str | Path | None = None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """Loads a tokenizer for conversations: it has a chat template and an end-of-sequence token.
+
+    An adapter's own tokenizer comes first, because it may have added tokens; without one it is that of the base.
+    """
     check_exists(path, "tokenizer")
+    owners = [str(place) for place in (adapter, path) if place is not None]
+    name = next(filter(has_tokenizer, owners), adapter_base(path, "tokenizer") or str(path))
     if Path(name).is_dir() and not has_tokenizer(name):
         raise InputError(f"model {name!r} has no tokenizer.json or tokenizer_config.json; allowed: a folder with one.")
     with loading("tokenizer", name):
@@ -153,5 +204,5 @@ def choose_device(device: str | None) -> torch.device:
 def _check_adapter(adapter: str) -> None:
     if find_spec("peft") is None:
         raise InputError(f"adapter {adapter!r} needs PEFT, which is not installed: pip install 'sgpo[peft]'.")
-    if Path(adapter).is_dir() and not (Path(adapter) / "adapter_model.safetensors").is_file():
+    if adapter_weights(adapter) is None:
         raise InputError(f"adapter {adapter!r} has no adapter_model.safetensors; allowed: weights in safetensors.")

@@ -50,6 +50,14 @@ def adapter_base(path: str | Path, what: str = "model") -> str | None:
     return base
 
 
+def adapter_weights(name: str) -> Path | None:
+    """The file of an adapter's weights; None if there is none in safetensors, or the Hub cannot be reached."""
+    if Path(name).is_dir():
+        file = Path(name) / "adapter_model.safetensors"
+        return file if file.is_file() else None
+    return _download(name, "adapter_model.safetensors", "adapter", lenient=True)
+
+
 @contextmanager
 def loading(what: str, name: str) -> Iterator[None]:
     """Turns a library's error while it loads `name` into an InputError of one line."""

@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from sgpo.errors import InputError, check_whole
+from sgpo.errors import InputError, check_whole, naming_rows
 from sgpo.policy.batches import fill_in_batches, pad_right
 from sgpo.policy.load import Policy
 from sgpo.policy.tokens import Messages, TokenizedResponse, response_texts, tokenize_responses
@@ -40,7 +40,8 @@ def score_pairs(
 ) -> PairScores:
     """Scores both responses of N pairs, as `load_pairs` returns them; `progress` counts 2N responses."""
     texts = response_texts(pairs, "chosen") + response_texts(pairs, "rejected")
-    scores = score_responses(policy, pairs["prompt"][:] * 2, texts, max_length=max_length, progress=progress)
+    with naming_rows(lambda row: f"row {row % len(pairs)}"):
+        scores = score_responses(policy, pairs["prompt"][:] * 2, texts, max_length=max_length, progress=progress)
     return PairScores(*np.split(scores.logps, 2), *np.split(scores.n_tokens, 2))
 
 
@@ -77,8 +78,7 @@ def score_responses(
     check_whole("max_length", max_length, 2, optional=True)
     if len(prompts) != len(responses):
         raise InputError(f"responses has {len(responses)} rows; allowed: one per prompt, {len(prompts)}.")
-    rows = tokenize_responses(policy.tokenizer, prompts, responses)
-    rows = [_truncate(row, index, max_length, policy) for index, row in enumerate(rows)]
+    rows = fit_responses(policy, prompts, responses, max_length)
     logps = np.zeros(len(rows), dtype=np.float64)
     with policy.inference():
         fill_in_batches(
@@ -92,6 +92,14 @@ def score_responses(
             progress=progress,
         )
     return Scores(logps, np.array([len(row.response_ids) for row in rows], dtype=np.int64))
+
+
+def fit_responses(
+    policy: Policy, prompts: Sequence[Messages], responses: Sequence[str], max_length: int | None
+) -> list[TokenizedResponse]:
+    """The tokens that `score_responses` scores; InputError for a row that it cannot. Needs no weights."""
+    rows = tokenize_responses(policy.tokenizer, prompts, responses)
+    return [_truncate(row, index, max_length, policy) for index, row in enumerate(rows)]
 
 
 def _truncate(row: TokenizedResponse, index: int, max_length: int | None, policy: Policy) -> TokenizedResponse:

@@ -1,15 +1,17 @@
 """From conversations to token ids, exactly as TRL's DPOTrainer tokenizes them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
 from functools import partial
 from itertools import groupby
 from typing import NamedTuple
 
 from datasets import Dataset
-from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import chat_template_utils
 
-from sgpo.errors import InputError
+from sgpo.errors import InputError, first_line
 
 # Conversations tokenized at once: tokenizers keep offsets and strings, about a hundred bytes per token.
 _CHUNK = 1000
@@ -27,6 +29,20 @@ class TokenizedResponse(NamedTuple):
 def response_texts(pairs: Dataset, side: str) -> list[str]:
     """The responses of N pairs, as `load_pairs` returns them, on the side `chosen` or `rejected`."""
     return [messages[0]["content"] for messages in pairs[side][:]]
+
+
+@contextmanager
+def dated(moment: datetime) -> Iterator[None]:
+    """Whatever time it is, chat templates that ask for it (`strftime_now`) are told this moment, TRL's calls included.
+
+    transformers 5.23 has no argument for it: it asks the clock of the module that compiles templates.
+    """
+    clock = chat_template_utils.datetime
+    chat_template_utils.datetime = type("Stopped", (datetime,), {"now": staticmethod(lambda *_: moment)})
+    try:
+        yield
+    finally:
+        chat_template_utils.datetime = clock
 
 
 def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages]) -> list[list[int]]:
@@ -80,12 +96,14 @@ def _render(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Messages
         chunk = [list(messages) for messages in conversations[first : first + _CHUNK]]
         try:
             ids.extend(render(chunk)["input_ids"])
-        except TemplateError:
+        # A template is a program: what it refuses is a TemplateError, and its own mistakes are any error.
+        except Exception:
             for row, messages in enumerate(chunk, start=first):
                 try:
                     render([messages])
-                except TemplateError as error:
-                    roles = [message["role"] for message in messages]
-                    raise InputError(f"the chat template refuses row {row} (roles {roles}): {error}") from error
+                except Exception as error:
+                    roles = ", ".join(message["role"] for message in messages)
+                    said = f"the chat template refuses its turns ({roles}): {first_line(error)}."
+                    raise InputError(f"row {row}: {said}") from error
             raise
     return ids

@@ -10,6 +10,7 @@ import pyarrow as pa
 from datasets import Dataset, Features, Json, LargeList, List
 
 from sgpo.errors import InputError
+from sgpo.store.files import name_row
 
 # Objects with more keys than this in all, such as identifiers, would become a table of little but nulls.
 _MOST_KEYS = 256
@@ -41,7 +42,7 @@ def read_columns(dataset: Dataset, columns: Sequence[str], name: str | None) -> 
             row |= {column: _decode(row[column], feature) for column, feature in encoded.items()}
             for column in encoded if name is not None else ():
                 if half := re.search("[\ud800-\udfff]", json.dumps(row[column], ensure_ascii=False)):
-                    where = f"{name} row {index}: {column}"
+                    where = f"{name_row(name, index)}: {column}"
                     raise InputError(f"{where}: not valid text: {half[0]!r} is half of a surrogate pair.")
             yield row
 
@@ -54,7 +55,8 @@ def without_empty(dataset: Dataset, columns: Sequence[str], name: str, allowed: 
         if row is None:
             dataset = dataset.remove_columns(column)
         elif allowed is not None:
-            raise InputError(f"{name} row {row}: {column!r} has content, which is not supported; allowed: {allowed}.")
+            where = name_row(name, row)
+            raise InputError(f"{where}: {column!r} has content, which is not supported; allowed: {allowed}.")
     return dataset
 
 

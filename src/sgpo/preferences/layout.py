@@ -11,6 +11,7 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 
 from sgpo.errors import InputError, check_whole, shorten
 from sgpo.preferences.columns import is_empty, read_columns, without_empty
+from sgpo.store.files import name_row
 
 Message = dict[str, str]
 
@@ -102,7 +103,7 @@ def _convert(
             converted.append(convert(row, layout))
         except _BadRow as error:
             if dropped is None or error.reason is None:
-                raise InputError(f"{name} row {index}: {error}") from None
+                raise InputError(f"{name_row(name, index)}: {error}") from None
             dropped[error.reason] += 1
         else:
             good.append(index)

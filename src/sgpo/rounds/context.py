@@ -57,7 +57,7 @@ class Run:
     def tokenizer(self, number: int | None) -> PreTrainedTokenizerBase:
         """Loads the tokenizer of a policy."""
         model = self.model(number)
-        return load_tokenizer(model.path, trust_remote_code=model.trust_remote_code)
+        return load_tokenizer(model.path, adapter=model.adapter, trust_remote_code=model.trust_remote_code)
 
     def fingerprint(self, number: int | None) -> str:
         """`fingerprint_policy` of a policy."""

@@ -1,24 +1,28 @@
 """The data of a run: files that it makes itself, and the prompts of each round, so that no two rounds share any."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from transformers import AutoConfig
 
 from sgpo.config import RunConfig
 from sgpo.config.world import PROMPT_TOKENS, WORLD_EVALUATION
 from sgpo.demo.world import WorldFiles, prepare_world
-from sgpo.errors import InputError
+from sgpo.errors import InputError, naming_rows
+from sgpo.leader.pairs import ROW, number_rows
 from sgpo.policy.generators import load_model
-from sgpo.policy.load import load_tokenizer
-from sgpo.policy.tokens import tokenize_prompts
-from sgpo.preferences.source import load_prompts
+from sgpo.policy.load import Policy
+from sgpo.policy.score import fit_responses
+from sgpo.policy.tokens import response_texts, tokenize_prompts
+from sgpo.preferences.seeds import select_seeds
+from sgpo.preferences.source import load_pairs, load_prompts
 from sgpo.preferences.split_files import draw_split
 from sgpo.rounds.costs import StagePlan
+from sgpo.store.files import name_row
 from sgpo.store.progress import Reporter
 from sgpo.store.stages import Stages
 
@@ -127,35 +131,57 @@ def pool_shares(config: RunConfig, available: int, rounds: range, source: str) -
 
 
 def round_prompts(config: RunConfig, number: int) -> Dataset:
-    """The prompts of one round, shuffled by the run's seed: P rows with `prompt`."""
+    """The prompts of one round, shuffled by the run's seed: P rows with `prompt`, numbered as in the pool."""
     path, rounds = next(pool for pool in pools(config) if number in pool[1])
     pool = load_prompts(path, split=config.data.prompts_split)
     shares = pool_shares(config, len(pool), rounds, f"data.prompts: {path}")
     place = rounds.index(number)
     start = sum(shares[:place])
-    return pool.shuffle(seed=config.seed).select(range(start, start + shares[place]))
+    return number_rows(pool).shuffle(seed=config.seed).select(range(start, start + shares[place]))
 
 
-def prompt_lengths(config: RunConfig, policy: str, prompts: Dataset, source: str) -> tuple[np.ndarray, float]:
-    """Tokens of each of P prompts, (P,), and the most that a prompt may have; InputError if every one is too long.
+def drawn_seeds(config: RunConfig, pairs: Dataset) -> Dataset:
+    """The seed pairs that a run draws from those of its file, numbered as in the file."""
+    wanted = config.data.seed_pairs
+    return pairs if wanted is None else select_seeds(number_rows(pairs), wanted, config.seed)
 
-    A response must fit in the context of the policy, a folder or Hub id, and some of it within `leader.max_length`.
+
+def prompt_lengths(config: RunConfig, policy: Policy, prompts: Dataset, path: str) -> tuple[np.ndarray, float]:
+    """Tokens of each of P prompts of a pool, (P,), and the most that a prompt may have.
+
+    A response must fit in the context of the policy, and some of it within `leader.max_length`. InputError: every
+    prompt is too long, or the chat template refuses one.
     """
-    trust = config.model.trust_remote_code
-    model = AutoConfig.from_pretrained(policy, trust_remote_code=trust).get_text_config()
-    context = getattr(model, "max_position_embeddings", None) or math.inf
-    room = min(context - config.generation.max_new_tokens, config.leader.max_length - 1)
-    tokens = tokenize_prompts(load_tokenizer(policy, trust_remote_code=trust), prompts["prompt"][:])
+    room = min((policy.context or math.inf) - config.generation.max_new_tokens, config.leader.max_length - 1)
+    with naming_rows(places(prompts, path)):
+        tokens = tokenize_prompts(policy.tokenizer, prompts["prompt"][:])
     lengths = np.array([len(ids) for ids in tokens])
     if len(lengths) and (lengths > room).all():
         raise InputError(
-            f"{source}: every prompt is too long (the first has {lengths[0]} tokens); allowed: at most {room}, the "
-            "model's context less generation.max_new_tokens, and below leader.max_length."
+            f"data.prompts: {path}: every prompt is too long (the first has {lengths[0]} tokens); allowed: at most "
+            f"{room}, the model's context less generation.max_new_tokens, and below leader.max_length."
         )
     return lengths, room
 
 
-def check_prompts(config: RunConfig) -> None:
-    """Raises InputError for what is wrong with the prompts of any round."""
-    for number in range(1, config.rounds + 1):
-        prompt_lengths(config, config.model.path, round_prompts(config, number), f"data.prompts, round {number}")
+def places(dataset: Dataset, path: str) -> Callable[[int], str]:
+    """What messages call the rows of a dataset: a file, or rows of it that were numbered before they were drawn."""
+    return lambda row: name_row(path, dataset[row].get(ROW, row))
+
+
+def check_fit(config: RunConfig, policy: Policy, pairs: Dataset, path: str) -> None:
+    """Raises InputError for a pair of a file that the policy could not score."""
+    for side in ("chosen", "rejected"):
+        with naming_rows(places(pairs, path)):
+            fit_responses(policy, pairs["prompt"][:], response_texts(pairs, side), config.leader.max_length)
+
+
+def check_files(config: RunConfig) -> None:
+    """Raises InputError for what is wrong with the prompts of any round, the seeds or the held-out pairs."""
+    policy, data = load_model(config.model, "meta"), config.data
+    for path, rounds in pools(config):
+        for number in rounds:
+            prompt_lengths(config, policy, round_prompts(config, number), path)
+    check_fit(config, policy, drawn_seeds(config, load_pairs(data.seeds)), data.seeds)
+    if data.heldout:
+        check_fit(config, policy, load_pairs(data.heldout), data.heldout)

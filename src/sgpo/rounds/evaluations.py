@@ -12,9 +12,11 @@ from sgpo.evaluate.held_out import self_annotated
 from sgpo.evaluate.prompt_files import is_answer_file, read_prompts, write_answers_to
 from sgpo.evaluate.runner import ANSWER_FILES, Job, Subject, check_inputs, run_evaluation
 from sgpo.leader.scores import REFERENCE_COLUMNS
+from sgpo.policy.generators import load_model
 from sgpo.preferences.source import load_pairs
 from sgpo.rounds.context import Run
 from sgpo.rounds.costs import Scale, StagePlan, forward_flops, hours
+from sgpo.rounds.data import check_fit
 from sgpo.store.files import read_json, write_json
 from sgpo.store.records import Headline, parse_record
 
@@ -30,6 +32,9 @@ def check_evaluations(config: RunConfig) -> dict[str, int]:
     for settings in config.evaluate:
         with _naming(settings):
             counts[settings.title] = check_inputs(settings)
+            if settings.pairs:
+                pairs = load_pairs(settings.pairs, split=settings.split)
+                check_fit(config, load_model(config.model, "meta"), pairs, settings.pairs)
             needs_sft = settings.prompts and settings.baseline is None
             if needs_sft and config.model.adapter and config.generation.backend != "transformers":
                 raise InputError(

@@ -1,14 +1,15 @@
 """The loop of SSAPO: from seed pairs to an aligned model, stage by stage on disk (arXiv:2502.18099, Algorithm 1)."""
 
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import datasets
 
 from sgpo.config import RunConfig
+from sgpo.policy.tokens import dated
 from sgpo.rounds.context import Run
 from sgpo.rounds.costs import Scale, StagePlan
-from sgpo.rounds.data import check_prompts, plan_data, resolve_data, with_files
+from sgpo.rounds.data import check_files, plan_data, resolve_data, with_files
 from sgpo.rounds.evaluations import check_evaluations, evaluate_round, plan_evaluations
 from sgpo.rounds.metrics import measure_round
 from sgpo.rounds.pairs import annotate_round, plan_human_pairs, plan_pairs, prepare_human_pairs
@@ -26,7 +27,7 @@ from sgpo.rounds.training import (
 from sgpo.rounds.validation import choose_round, plan_choice, round_radius, score_validation_pairs, try_radii
 from sgpo.store.processes import Processes
 from sgpo.store.progress import Reporter, hide_other_bars
-from sgpo.store.run_dir import RunDir
+from sgpo.store.run_dir import RunDir, start_of
 from sgpo.store.stages import Stages
 
 
@@ -41,13 +42,16 @@ def run_recipe(config: RunConfig, *, command: list[str], processes: Processes, r
     hide_other_bars()
     with processes.main_first():
         directory = RunDir(config.output, config, command, writer=processes.is_main)
-    with closing(directory):
+    with ExitStack() as stack:
+        stack.enter_context(closing(directory))
+        # Templates render the date at which the run began, on whatever day it is resumed.
+        stack.enter_context(dated(processes.from_main(start_of(directory.root) if processes.is_main else None)))
         stages = Stages(directory, config.seed, processes, reporter)
         resolved = resolve_data(config, stages)
         if processes.is_main:
             check_evaluations(resolved)
             if resolved is not config:
-                check_prompts(resolved)
+                check_files(resolved)
         run_rounds(Run(resolved, stages))
 
 

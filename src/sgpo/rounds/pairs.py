@@ -17,10 +17,11 @@ from sgpo.policy.load import Policy
 from sgpo.policy.sampling import Response
 from sgpo.policy.score import score_pairs
 from sgpo.preferences.annotate import adjust_for_length, annotate_pairs, implicit_rewards
-from sgpo.preferences.seeds import hold_out, select_seeds
+from sgpo.preferences.seeds import hold_out
 from sgpo.preferences.source import load_pairs
 from sgpo.rounds.context import Run
 from sgpo.rounds.costs import Scale, StagePlan
+from sgpo.rounds.data import drawn_seeds
 from sgpo.rounds.responses import SCORERS, TOO_LONG
 from sgpo.store.files import read_json, write_json
 from sgpo.store.stages import ABOUT
@@ -53,9 +54,7 @@ def plan_human_pairs(scale: Scale) -> list[StagePlan]:
 def _load_seeds(config: RunConfig) -> tuple[Dataset, Dataset]:
     """Seed pairs and validation pairs."""
     data, share = config.data, config.validation_share
-    pairs = load_pairs(data.seeds, split=data.seeds_split)
-    if data.seed_pairs is not None:
-        pairs = select_seeds(pairs, data.seed_pairs, config.seed)
+    pairs = drawn_seeds(config, load_pairs(data.seeds, split=data.seeds_split))
     return hold_out(pairs, share, config.seed) if share else (pairs, pairs.select([]))
 
 

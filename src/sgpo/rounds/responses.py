@@ -14,7 +14,7 @@ from datasets import Features, List, Value
 
 from sgpo.config import RunConfig
 from sgpo.policy.fingerprints import fingerprint_template, fingerprint_tokenizer
-from sgpo.policy.generators import open_generator, sampling_of
+from sgpo.policy.generators import load_model, open_generator, sampling_of
 from sgpo.policy.sampling import prompt_seeds
 from sgpo.policy.score import score_responses
 from sgpo.preferences.annotators.open import open_annotator
@@ -47,7 +47,7 @@ def generate_candidates(run: Run, number: int) -> None:
         return
     policy = run.model(start)
     pool = round_prompts(config, number)
-    lengths, room = prompt_lengths(config, policy.path, pool, f"round {number}")
+    lengths, room = prompt_lengths(config, load_model(policy, "meta"), pool, f"round {number}")
     prompts = pool.select((lengths <= room).nonzero()[0])["prompt"][:]
     seed, sampling = run.stages.seed(name), sampling_of(config.generation)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sgpo.choices import Failure
+from sgpo.store.files import is_unicode
 
 # The JSON body of a request.
 Body = dict[str, Any]
@@ -90,7 +91,7 @@ def _read_choice(choice: object) -> tuple[str, str]:
         text = ""
     if not isinstance(text, str):
         raise _Failed("no_text", f"a choice without text (finish_reason {reason!r})")
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+    if not is_unicode(text):
         raise _Failed("not_unicode", "a text that is not Unicode: half of a surrogate pair")
     return text, reason
 
@@ -106,6 +107,6 @@ def _first_logprobs(choice: dict) -> dict[str, float]:
     try:
         tokens = (choice.get("logprobs") or {}).get("content") or []
         tops = tokens[0].get("top_logprobs") or [] if tokens else []
-        return {top["token"]: float(top["logprob"]) for top in tops}
+        return {top["token"]: float(top["logprob"]) for top in tops if is_unicode(top["token"])}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise NoAnswer("logprobs of another form") from error

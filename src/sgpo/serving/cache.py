@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import json
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,9 @@ from typing import BinaryIO
 from sgpo.errors import InputError
 from sgpo.serving.answers import Answer, Body
 from sgpo.serving.client import Review, ServerPool, reviewed
+from sgpo.store.files import parse_json
 from sgpo.store.progress import Advance
+from sgpo.store.records import Record, parse_record
 
 
 class CachedPool:
@@ -99,20 +102,28 @@ def _open_locked(path: Path) -> Iterator[BinaryIO]:
 
 
 def _whole_lines(path: Path) -> bytes:
-    content = path.read_bytes() if path.exists() else b""
+    try:
+        content = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        raise InputError(f"cache {path} cannot be read: {error.strerror}.") from error
     return content[: content.rfind(b"\n") + 1]
+
+
+class _Line(Record):
+    key: str
+    answer: Answer
 
 
 def _read(path: Path) -> dict[str, Answer]:
     answers = {}
-    for number, line in enumerate(_whole_lines(path).splitlines(), start=1):
+    # An editor with which somebody removed a line may have added the mark.
+    for number, line in enumerate(_whole_lines(path).removeprefix(BOM_UTF8).splitlines(), start=1):
         try:
-            row = json.loads(line)
-            lists = {name: tuple(row["answer"][name]) for name in ("texts", "finish_reasons")}
-            answers[row["key"]] = Answer(**{**row["answer"], **lists})
-        except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-            raise InputError(
-                f"cache {path} line {number} is damaged ({error}); allowed: lines that a judge's cache wrote. Remove "
-                "the line to ask for its answer again."
-            ) from error
+            row = parse_record(_Line, parse_json(line, path, line=number), f"{path} line {number}")
+            needed = row.answer.failure is None
+            if not needed <= len(row.answer.texts) == len(row.answer.finish_reasons):
+                raise InputError(f"{path} line {number}: allowed: a finish reason for each text.")
+        except InputError as error:
+            raise InputError(f"cache {error} Remove the line to ask for its answer again.") from error
+        answers[row.key] = row.answer
     return answers

@@ -4,6 +4,7 @@ import glob
 import gzip
 import json
 import os
+import re
 import shutil
 import zlib
 from codecs import BOM_UTF8
@@ -11,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from sgpo.errors import InputError, first_line
 
@@ -86,9 +89,30 @@ def read_text(path: str | Path) -> str:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
 
 
+def is_unicode(text: str) -> bool:
+    """Whether UTF-8 can hold a text: JSON can escape half of a surrogate pair, which no tokenizer or terminal takes."""
+    return re.search("[\ud800-\udfff]", text) is None
+
+
+def read_yaml(path: str | Path) -> Any:
+    """The value in a YAML file, whatever it is; InputError if it cannot be read."""
+    return parse_yaml(read_text(path), str(path))
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value that a YAML text holds; the InputError names `where`."""
+    try:
+        value = yaml.safe_load(text)
+        json.dumps(value, default=str, skipkeys=True)  # It refuses an alias of what it is in.
+    except Exception as error:
+        # Not only YAMLError: a date like 2020-99-99 is a ValueError, `!!bool x` a KeyError, and so on.
+        raise InputError(f"{where}: not valid YAML: {' '.join(str(error).split())[:400]}.") from error
+    return value
+
+
 def read_json(path: str | Path) -> dict[str, Any]:
     """The JSON object in a file; InputError if it holds anything else."""
-    content = _parse_json(read_text(path), path)
+    content = parse_json(read_text(path), path)
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}; allowed: a JSON object.")
     return content
@@ -101,7 +125,7 @@ def read_objects(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
     """
     path = Path(path)
     if path.suffix == ".json":
-        content = _parse_json(read_text(path), path)
+        content = parse_json(read_text(path), path)
         if not isinstance(content, list):
             raise InputError(f"{path} holds a {type(content).__name__}; allowed: a list of JSON objects.")
         placed = [(f"{path} row {row}", value) for row, value in enumerate(content)]
@@ -115,15 +139,26 @@ def read_objects(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
     return placed
 
 
-def _parse_json(text: str | bytes, path: str | Path, *, line: int | None = None) -> Any:
+def name_row(path: str | Path, row: int) -> str:
+    """What messages call row number `row`, from 0, of a dataset: its place, as in `read_objects`, or "NAME row 3"."""
+    is_lines = str(path).endswith((".jsonl", ".jsonl.gz")) and Path(path).is_file()
+    return read_objects(path)[row][0] if is_lines else f"{path} row {row}"
+
+
+def parse_json(text: str | bytes, path: str | Path, *, line: int | None = None) -> Any:
     """Parses the text of a file, or the bytes of its line number `line`; the InputError names the place."""
+    where = path if line is None else f"{path} line {line}"
     try:
         return json.loads(text if isinstance(text, str) else text.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} line {line}: not valid UTF-8 (byte {error.start}).") from error
+        raise InputError(f"{where}: not valid UTF-8 (byte {error.start}).") from error
     except json.JSONDecodeError as error:
-        place = line or error.lineno
-        raise InputError(f"{path} line {place}: not valid JSON: {error.msg} (column {error.colno}).") from error
+        where = f"{path} line {line or error.lineno}"
+        hint = "; JSON Lines end in .jsonl" if error.msg == "Extra data" and line is None else ""
+        raise InputError(f"{where}: not valid JSON: {error.msg} (column {error.colno}){hint}.") from error
+    except (RecursionError, ValueError) as error:
+        # Deep nesting, or an integer of more than 4,300 digits.
+        raise InputError(f"{where}: not valid JSON: {first_line(error)}.") from error
 
 
 def _parse_lines(path: Path) -> Iterator[tuple[str, Any]]:
@@ -132,6 +167,6 @@ def _parse_lines(path: Path) -> Iterator[tuple[str, Any]]:
         with opened(path, "rb") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    yield f"{path} line {number}", _parse_json(line.removeprefix(BOM_UTF8), path, line=number)
+                    yield f"{path} line {number}", parse_json(line.removeprefix(BOM_UTF8), path, line=number)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or first_line(error)}.") from error

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -153,5 +153,16 @@ def _differences(stored: Any, given: Any, key: str) -> Iterator[str]:
         yield f"{key} is {given!r}, was {stored!r}"
 
 
+def start_of(root: str | Path) -> datetime:
+    """When the run in a directory began, as its manifest says; now, if there is none yet."""
+    path = Path(root) / "manifest.json"
+    created = Manifest.read(path).created if path.is_file() else _now()
+    try:
+        return datetime.fromisoformat(created)
+    except ValueError as error:
+        raise InputError(f"{path}: created is {created!r}; allowed: a time, such as {_now()}.") from error
+
+
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    """The local time with its distance from UTC, so that a run that goes on elsewhere keeps the date of its start."""
+    return datetime.now().astimezone().isoformat(timespec="seconds")
