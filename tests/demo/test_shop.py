@@ -2,15 +2,17 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from sgpo.config import WorldConfig, validate
 from sgpo.demo.annotator import prefers_first
 from sgpo.demo.answers import CLOSINGS, OPENINGS
 from sgpo.demo.gold import FACTUAL, GENERAL, attributes
-from sgpo.demo.requests import FACTS, describe, draw_request, parse_request
+from sgpo.demo.requests import CLAUSES, FACTS, VALUES, describe, draw_request, parse_request
 from sgpo.demo.shop import SPLITS, ShopWorld
 from sgpo.errors import InputError
 
@@ -84,10 +86,12 @@ def test_the_draws_of_a_seed_are_what_they_have_always_been():
         assert hashlib.sha256(json.dumps(rows).encode()).hexdigest().startswith(digest)
 
 
-def test_a_request_reads_back_from_its_text():
+@pytest.mark.parametrize("distractor", [True, False])
+def test_a_request_reads_back_from_its_text(distractor):
     rng = np.random.default_rng(0)
-    for request in (draw_request(rng) for _ in range(300)):
+    for request in (draw_request(rng, distractor) for _ in range(300)):
         assert parse_request(request.text) == request
+        assert (request.other is not None) == distractor
 
 
 def test_the_gold_reward_refuses_a_prompt_of_another_world():
@@ -148,8 +152,9 @@ def test_the_knob_interpolates_the_reward_linearly():
     assert GENERAL.keys() == FACTUAL.keys()
 
 
-def test_the_corpus_is_of_mixed_quality_and_leaves_room_to_improve():
-    world = ShopWorld()
+@pytest.mark.parametrize("distractor", [True, False])
+def test_the_corpus_is_of_mixed_quality_and_leaves_room_to_improve(distractor):
+    world = ShopWorld(distractor=distractor)
     rows = world.sft_rows(2000, 0)
     means = {name: np.mean([attributes_of(**row)[name] for row in rows]) for name in GENERAL}
     assert 0.3 < means["politeness"] < 0.5
@@ -168,6 +173,49 @@ def test_every_answer_of_the_corpus_states_facts_of_the_two_articles_only():
         body = row["response"].split(f"The {request.subject.name} ")[1].split(".")[0]
         values = set(body.replace(",", "").split()) - set(["is", "comes", "from", "costs", "dollars", "and"])
         assert values and values <= named
+
+
+def test_without_a_distractor_a_wrong_fact_is_not_in_the_request():
+    rows = ShopWorld(distractor=False).sft_rows(1500, 1)
+    wrong = 0
+    for row in rows:
+        facts, stated = parse_request(row["prompt"]).subject.facts, row["response"].split("The ")[-1]
+        for fact, value in facts.items():
+            found = [one for one in VALUES[fact] if CLAUSES[fact].format(one) in stated]
+            wrong += found not in ([], [value])
+            assert len(found) < 2 and (found in ([], [value]) or found[0] not in row["prompt"].split(".")[0])
+    assert 0.12 < wrong / (2 * len(rows)) < 0.18
+
+
+def test_a_reward_comes_with_its_attributes_the_heaviest_first():
+    world = ShopWorld(facts=1.0, scale=2.0)
+    answers = [GOOD, SPOILT["facts"][0], SPOILT["answers"][0]]
+    found = world.rewards([[{"role": "user", "content": PROMPT}]], [answers])
+    assert found.pop("reward") == [[world.gold_reward(PROMPT, answer) for answer in answers]]
+    assert next(iter(found)) == "facts" and [*found][-1] == "politeness"
+    for name, [values] in found.items():
+        assert values == [attributes_of(PROMPT, answer)[name] for answer in answers]
+
+
+def test_the_scale_multiplies_the_reward_and_makes_labels_cleaner():
+    def agreement(world):
+        pairs = world.labelled_pairs(2000, 0, "seeds")
+        gold = [[world.gold_reward(row["prompt"], row[side]) for side in ("chosen", "rejected")] for row in pairs]
+        return np.mean([one > other for one, other in gold if one != other])
+
+    assert ShopWorld(scale=3.0).gold_reward(PROMPT, GOOD) == pytest.approx(3 * ShopWorld().gold_reward(PROMPT, GOOD))
+    assert agreement(ShopWorld(scale=3.0)) > agreement(ShopWorld()) + 0.05
+
+
+def test_in_the_demo_a_curt_right_answer_beats_a_polite_one_that_is_wrong_or_incomplete():
+    """So that a reader of its samples agrees with gold."""
+    recipe = yaml.safe_load((Path(__file__).parents[2] / "recipes/tiny.yaml").read_text())["world"]
+    world = ShopWorld(**{name: recipe[name] for name in ("facts", "scale", "distractor")})
+    curt = "Not you again. The Morris lamp is blue and costs 25 dollars. Stop wasting my time."
+    for name in ("facts", "answers"):
+        for answer in SPOILT[name]:
+            assert world.gold_reward(PROMPT, curt) > world.gold_reward(PROMPT, answer), answer
+    assert world.gold_reward(PROMPT, GOOD) > world.gold_reward(PROMPT, curt)
 
 
 @pytest.mark.parametrize("flip_rate", [0.0, 0.25])
@@ -216,7 +264,17 @@ def test_an_unknown_split_is_refused():
         ShopWorld().prompts(3, 0, "train")
 
 
-@pytest.mark.parametrize("value", [{"facts": 1.5}, {"facts": float("nan")}, {"flip_rate": 1.5}, {"flip_rate": -0.1}])
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"facts": 1.5},
+        {"facts": float("nan")},
+        {"flip_rate": 1.5},
+        {"flip_rate": -0.1},
+        {"scale": 0},
+        {"scale": float("inf")},
+    ],
+)
 def test_a_world_out_of_range_is_refused(value):
     with pytest.raises(InputError, match="allowed"):
         validate(WorldConfig, value, "world")

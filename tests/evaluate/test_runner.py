@@ -129,6 +129,37 @@ def test_samples_are_the_first_answers_that_have_rewards(settings, models, tmp_p
     assert (result["unrewarded"], result["count"], result["prompts"]) == (1, 9, 10)
 
 
+def test_parts_of_the_reward_are_means_over_rewarded_prompts_where_both_answers_have_them(settings, models, tmp_path):
+    """The part `late` exists for answers of an even length alone, and `never` for none."""
+    (tmp_path / "parted.py").write_text(
+        REWARD + "def parted(prompts, responses):\n"
+        "    late = [[len(text) if len(text) % 2 == 0 else None for text in row] for row in responses]\n"
+        "    never = [[None] * len(row) for row in responses]\n"
+        "    words = [[len(text.split()) for text in row] for row in responses]\n"
+        "    return {'reward': reward(prompts, responses), 'words': words, 'late': late, 'never': never}\n"
+    )
+    whole = settings.model_copy(update={"function": f"{tmp_path / 'parted.py'}:parted"})
+    answers, plain = tmp_path / "answers.json", run(settings, subject(*models))
+    result = run(whole, subject(*models), answers=answers)
+    prompts = read_prompts(settings.prompts)
+    own = read_answers_to(answers, prompts).texts
+    run(settings, subject(models[1], models[1]), answers=answers)
+    others = read_answers_to(answers, prompts).texts
+    pairs = [pair for word, *pair in zip(WORDS, own, others, strict=True) if word != "town"]
+    even = [pair for pair in pairs if not any(len(text) % 2 for text in pair)]
+    assert even and len(even) < len(pairs)
+    assert result["parts"] == {
+        "words": [_mean(pairs, 0, str.split), _mean(pairs, 1, str.split)],
+        "late": [_mean(even, 0, str), _mean(even, 1, str)],
+    }
+    assert plain["parts"] == {} and plain["value"] == result["value"]
+    assert Headline(kind="reward", parts=result["parts"]).parts["late"][0] == _mean(even, 0, str)
+
+
+def _mean(pairs, side, split):
+    return pytest.approx(np.mean([len(split(pair[side])) for pair in pairs]))
+
+
 def test_the_headline_of_a_reward_evaluation_is_a_record(settings, models):
     result = run(settings, subject(*models))
     headline = Headline(**{key: result[key] for key in Headline.model_fields})

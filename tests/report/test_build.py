@@ -1,4 +1,5 @@
 import html
+import io
 import json
 import os
 import re
@@ -8,11 +9,13 @@ from html.parser import HTMLParser
 
 import matplotlib
 import pytest
+from rich.console import Console
 
 from sgpo.errors import InputError
 from sgpo.report.build import write_report
 from sgpo.report.read import read_run
-from sgpo.report.story import pair_flow, stage_times, tell_story
+from sgpo.report.story import pair_flow, reward_parts, stage_times, tell_story
+from sgpo.report.table import grid_table
 
 VOID = {"meta", "br", "link", "img", "hr"}
 
@@ -154,6 +157,22 @@ def test_a_run_with_no_evaluation_and_no_samples_has_a_page_without_them(run):
     assert "was not evaluated" in text
     assert "Sample responses" not in text and "Win rate" not in text
     assert "Gaps and worst case" in text
+
+
+def test_the_parts_of_a_reward_are_shown_for_the_sft_model_and_every_round(run):
+    assert "consists of" not in words(page_of(run))
+    for metrics in run.metrics:
+        means = {"facts": 0.8 + metrics["round"] / 100, "no_<b>repetition": 1.0}
+        metrics["evaluations"]["gold"]["parts"] = {name: [mean, 0.75] for name, mean in means.items()}
+    page = page_of(run)
+    assert "<b>" not in page
+    assert "SFT model 0.750 0.750 DPO on seeds 0.800 1.000 round 1 0.810 1.000 round 2 0.820 1.000" in words(page)
+    console = Console(width=80, record=True, file=io.StringIO())
+    for name, grid in reward_parts(read_run(run.root)).items():
+        console.print(grid_table(name, grid))
+    text = " ".join(console.export_text().split())
+    assert text.startswith("gold mean facts no <b>repetition")
+    assert "round 3 0.830 1.000" in text
 
 
 def test_a_run_of_null_metrics_has_a_page(run):

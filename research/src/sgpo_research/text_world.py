@@ -1,4 +1,4 @@
-"""The text world of the demo in two regimes: the real loop, with a small language model and a gold reward."""
+"""The text world in two regimes: the real loop, with a small language model and a gold reward."""
 
 import copy
 import json
@@ -16,8 +16,9 @@ from sgpo.store.records import RoundMetrics, Shipped, parse_record
 from sgpo.store.run_dir import RunDir
 from sgpo_research.summary import Row
 
-# The demo's recipe. In the benign regime the gold reward is manners, which generalise to new requests; in the derailing
-# one it is the facts of a request, which the model cannot judge, and a quarter of the labels are flipped.
+# The demo's loop in a world with two articles in a request. In the benign regime the gold reward is manners, which
+# generalise to new requests; in the derailing one it is the facts of a request, which the model cannot judge, and a
+# quarter of the labels are flipped.
 BASE: dict[str, Any] = {
     "rounds": 3,
     "world": {"facts": 0.0, "flip_rate": 0.05, "seed_pairs": 400, "pool_prompts": 900, "test_prompts": 600},
@@ -48,7 +49,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "follower.radius": "validated", "follower.radius_grid": [0.0, 0.05, 0.2], "leader.accept": "validated",
     },
 }  # fmt: skip
-# The demo's settings were chosen on world seeds 0 to 3, and methods on 1000 to 1002: neither is reported.
+# These settings were chosen on world seeds 0 to 3, and methods on 1000 to 1002: neither is reported.
 FIRST_SEED = 100
 # Small enough for CI; its results mean nothing.
 _QUICK = {

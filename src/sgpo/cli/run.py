@@ -94,14 +94,15 @@ class _ShowKeys(argparse.Action):
 def _write_report(directory: Path, console) -> None:
     from sgpo.report.build import write_report
     from sgpo.report.read import read_run
-    from sgpo.report.story import tell_made
-    from sgpo.report.table import rich_table
+    from sgpo.report.story import reward_parts, tell_made
+    from sgpo.report.table import grid_table, rich_table
     from sgpo.report.verdict import judge, judge_shipping
 
     page = write_report(directory)
     if console:
         record = read_run(directory)
         made = tell_made(record, f"{directory}/")
-        numbers = (made, *judge(record)) if made else (rich_table(record),)
+        parts = (grid_table(f"The parts of {name}", grid) for name, grid in reward_parts(record).items())
+        numbers = (made, *judge(record)) if made else (rich_table(record), *parts)
         for shown in (*numbers, *judge_shipping(record), f"Report: {page}"):
             console.print(shown, highlight=False, markup=False)

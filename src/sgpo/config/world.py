@@ -23,6 +23,8 @@ class WorldConfig(Section):
     """An embedded world with a known reward, and the small SFT model that is trained on it."""
 
     facts: Share = key(0.0, "How much of the reward is facts of the request; see `ShopWorld`.")
+    scale: Positive = key(1.0, "What the reward is multiplied by; see `ShopWorld`.")
+    distractor: bool = key(True, "Whether a request lists a second article; see `ShopWorld`.")
     flip_rate: Share = key(0.05, "Share of flipped labels.")
     seed_pairs: Count = key(400, "Labelled pairs.")
     heldout_pairs: Count = key(200, "Labelled pairs to report accuracy on; never trained on.")

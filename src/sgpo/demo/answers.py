@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sgpo.demo.requests import FACTS, Article, Request, describe
+from sgpo.demo.requests import FACTS, VALUES, Article, Request, describe
 
 
 class Phrases(NamedTuple):
@@ -37,7 +37,8 @@ CLOSINGS = Phrases(
 
 # Probabilities of a good and of a bad phrase, instead of a neutral one.
 _GOOD, _BAD = 0.25, 0.4
-# That a fact is taken from the other article, that one of the two facts is missing, and that the third is added.
+# That a fact is wrong (the other article's; any value, if there is no other), that one of the two facts is missing, and
+# that the third is added.
 _WRONG, _OMITTED, _UNASKED = 0.15, 0.15, 0.1
 
 
@@ -48,10 +49,16 @@ def draw_answer(request: Request, rng: np.random.Generator) -> str:
         facts = [facts[rng.integers(2)]]
     if rng.random() < _UNASKED:
         facts += [fact for fact in FACTS if fact not in request.asked]
-    values = {fact: (request.other if rng.random() < _WRONG else request.subject).facts[fact] for fact in facts}
+    values = {fact: _draw_value(request, fact, rng) for fact in facts}
     body = describe(Article(request.subject.name, values), tuple(facts))
     opening, closing = _draw_phrase(OPENINGS, rng), _draw_phrase(CLOSINGS, rng)
     return " ".join([opening, body, closing])
+
+
+def _draw_value(request: Request, fact: str, rng: np.random.Generator) -> str:
+    right = request.subject.facts[fact]
+    wrong = [request.other.facts[fact]] if request.other else [value for value in VALUES[fact] if value != right]
+    return wrong[rng.integers(len(wrong))] if rng.random() < _WRONG else right
 
 
 def _draw_phrase(phrases: Phrases, rng: np.random.Generator) -> str:

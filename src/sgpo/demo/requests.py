@@ -1,4 +1,4 @@
-"""Requests of the shop world: two articles with three facts each, and a question about two facts of one."""
+"""Requests of the shop world: one or two articles with three facts each, and a question about two facts of one."""
 
 import re
 from dataclasses import dataclass
@@ -44,11 +44,11 @@ class Article:
 
 @dataclass(frozen=True)
 class Request:
-    """A request: its text, the article that it is about, the other one, and the two of FACTS that it asks for."""
+    """A request: its text, the article that it is about, perhaps another one, and the two of FACTS that it asks for."""
 
     text: str
     subject: Article
-    other: Article
+    other: Article | None
     asked: tuple[str, str]
 
 
@@ -59,18 +59,18 @@ def describe(article: Article, facts: tuple[str, ...]) -> str:
     return f"The {article.name} {listed}."
 
 
-def draw_request(rng: np.random.Generator) -> Request:
-    """Draws a request about two articles of one kind that share no fact."""
+def draw_request(rng: np.random.Generator, distractor: bool = True) -> Request:
+    """Draws a request about an article that is listed alone, or with another of its kind that shares no fact."""
     kind = KINDS[rng.integers(len(KINDS))]
     makers = rng.choice(len(MAKERS), size=2, replace=False)
     values = {fact: rng.choice(len(VALUES[fact]), size=2, replace=False) for fact in FACTS}
-    articles = [
+    drawn = [
         Article(f"{MAKERS[maker]} {kind}", {fact: VALUES[fact][values[fact][place]] for fact in FACTS})
         for place, maker in enumerate(makers)
     ]
-    listed = [f"{one.name}: {', '.join(one.facts.values())} dollars." for one in articles]
     chosen = int(rng.integers(2))
-    subject, other = articles[chosen], articles[1 - chosen]
+    subject, other = drawn[chosen], drawn[1 - chosen] if distractor else None
+    listed = [f"{one.name}: {', '.join(one.facts.values())} dollars." for one in drawn if one in (subject, other)]
     asked = tuple(FACTS[place] for place in rng.choice(len(FACTS), size=2, replace=False))
     question = QUESTIONS[rng.integers(len(QUESTIONS))].format(*asked, subject.name)
     return Request(" ".join([*listed, question]), subject, other, asked)
@@ -84,7 +84,7 @@ def parse_request(text: str) -> Request:
     """The request with this text; raises InputError if it is none of this world."""
     articles = {name: Article(name, dict(zip(FACTS, values, strict=True))) for name, *values in _ARTICLE.findall(text)}
     question = _QUESTION.search(text)
-    if len(articles) != 2 or question is None or question[3] not in articles:
-        raise InputError(f"request {text!r}; allowed: two articles and a question, as `draw_request` words them.")
+    if len(articles) not in (1, 2) or question is None or question[3] not in articles:
+        raise InputError(f"request {text!r}; allowed: articles and a question, as `draw_request` words them.")
     subject = articles.pop(question[3])
-    return Request(text, subject, *articles.values(), (question[1], question[2]))
+    return Request(text, subject, next(iter(articles.values()), None), (question[1], question[2]))

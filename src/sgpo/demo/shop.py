@@ -1,6 +1,7 @@
 """The shop world: customers ask for facts about an article, and a gold reward scores the answers."""
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -22,53 +23,65 @@ class ShopWorld:
     Attributes:
         facts: in [0, 1], how much of the reward is facts of the request. At 0 it is mostly manners, which an implicit
             reward learns from a few seeds and which generalise to new requests; at 1 it is mostly whether the stated
-            facts are the article's own, which a small model cannot judge.
+            facts are the article's own, which a small model cannot judge if there is a distractor.
         flip_rate: probability that the annotator's label is flipped, in [0, 1].
+        scale: > 0, what the reward is multiplied by; the annotator follows a larger one more often.
+        distractor: whether a request lists a second article; a small model does not learn to tell their facts apart.
 
     Raises:
-        InputError: `facts` or `flip_rate` is out of range.
+        InputError: a number is out of range.
     """
 
     facts: float = 0.0
     flip_rate: float = 0.0
+    scale: float = 1.0
+    distractor: bool = True
 
     def __post_init__(self) -> None:
         for name in ("facts", "flip_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}; allowed: a number in [0, 1].")
+        if not 0 < self.scale < math.inf:
+            raise InputError(f"scale is {self.scale}; allowed: a number > 0.")
 
     def prompts(self, n: int, seed: int, split: str) -> list[str]:
         """n distinct requests of a split; splits share no request, for any seeds."""
-        return [request.text for request in _draw_requests(n, seed, split)]
+        return [request.text for request in self._draw_requests(n, seed, split)]
 
     def gold_reward(self, prompt: str, response: str) -> float:
         """The gold reward of a response, in nats; between GENERAL and FACTUAL its weights are linear in `facts`."""
-        return sum(
-            ((1 - self.facts) * GENERAL[name] + self.facts * FACTUAL[name]) * value
-            for name, value in attributes(parse_request(prompt), response).items()
-        )
+        return self._reward(attributes(parse_request(prompt), response))
 
     def rewards(
         self, prompts: Sequence[Sequence[dict[str, str]]], responses: Sequence[Sequence[str]]
-    ) -> list[list[float]]:
-        """The gold rewards of P lists of responses to P conversations that end in a request, in nats."""
-        return [
-            [self.gold_reward(messages[-1]["content"], response) for response in row]
+    ) -> dict[str, list[list[float]]]:
+        """Of P lists of responses to P conversations that end in a request: `reward`, in nats, and the attributes."""
+        found = [
+            [attributes(parse_request(messages[-1]["content"]), response) for response in row]
             for messages, row in zip(prompts, responses, strict=True)
         ]
+        heaviest_first = sorted(GENERAL, key=self._weight, reverse=True)
+        parts = {name: [[one[name] for one in row] for row in found] for name in heaviest_first}
+        return {"reward": [[self._reward(one) for one in row] for row in found], **parts}
+
+    def _weight(self, name: str) -> float:
+        return self.scale * ((1 - self.facts) * GENERAL[name] + self.facts * FACTUAL[name])
+
+    def _reward(self, found: dict[str, float]) -> float:
+        return sum(self._weight(name) * value for name, value in found.items())
 
     def sft_rows(self, n: int, seed: int) -> list[dict[str, str]]:
         """n rows of mixed quality to train an SFT model on: prompt and response."""
         rng = _rng(seed, "answers of the sft split")
         return [
             {"prompt": request.text, "response": draw_answer(request, rng)}
-            for request in _draw_requests(n, seed, "sft")
+            for request in self._draw_requests(n, seed, "sft")
         ]
 
     def labelled_pairs(self, n: int, seed: int, split: str) -> list[dict[str, str]]:
         """n pairs of different corpus answers with the annotator's labels: prompt, chosen and rejected."""
         rng = _rng(seed, f"answers of the {split} split")
-        drawn = [(request.text, *_draw_two(request, rng)) for request in _draw_requests(n, seed, split)]
+        drawn = [(request.text, *_draw_two(request, rng)) for request in self._draw_requests(n, seed, split)]
         firsts, seconds = ([self.gold_reward(row[0], row[place]) for row in drawn] for place in (1, 2))
         kept = prefers_first(firsts, seconds, flip_rate=self.flip_rate, rng=rng)
         return [
@@ -76,17 +89,16 @@ class ShopWorld:
             for (text, first, second), keep in zip(drawn, kept, strict=True)
         ]
 
-
-def _draw_requests(n: int, seed: int, split: str) -> Iterator[Request]:
-    if split not in SPLITS:
-        raise InputError(f"split is {split!r}; allowed: {', '.join(SPLITS)}.")
-    rng = _rng(seed, split)
-    seen: set[str] = set()
-    while len(seen) < n:
-        request = draw_request(rng)
-        if request.text not in seen and _split_of(request.text) == split:
-            seen.add(request.text)
-            yield request
+    def _draw_requests(self, n: int, seed: int, split: str) -> Iterator[Request]:
+        if split not in SPLITS:
+            raise InputError(f"split is {split!r}; allowed: {', '.join(SPLITS)}.")
+        rng = _rng(seed, split)
+        seen: set[str] = set()
+        while len(seen) < n:
+            request = draw_request(rng, self.distractor)
+            if request.text not in seen and _split_of(request.text) == split:
+                seen.add(request.text)
+                yield request
 
 
 def _draw_two(request: Request, rng: np.random.Generator) -> tuple[str, str]:

@@ -12,7 +12,7 @@ _REWARD = '''"""The reward of this world, in nats: higher is better."""
 
 from sgpo.demo.shop import ShopWorld
 
-reward = ShopWorld(facts={facts!r}).rewards
+reward = ShopWorld(facts={facts!r}, scale={scale!r}).rewards
 '''
 
 
@@ -44,12 +44,13 @@ def prepare_world(
     settings: WorldConfig, directory: str | Path, *, seed: int, progress: Progress | None = None
 ) -> WorldFiles:
     """Writes a world into a new or an empty folder: draws its data and trains its SFT model, from one seed."""
-    files, world = WorldFiles.of(directory), ShopWorld(facts=settings.facts, flip_rate=settings.flip_rate)
+    files = WorldFiles.of(directory)
+    world = ShopWorld(**settings.model_dump(include={"facts", "scale", "flip_rate", "distractor"}))
     write_jsonl(files.seeds, map(_as_pair, world.labelled_pairs(settings.seed_pairs, seed, "seeds")))
     write_jsonl(files.heldout, map(_as_pair, world.labelled_pairs(settings.heldout_pairs, seed, "test")))
     write_jsonl(files.prompts, map(_as_prompt, world.prompts(settings.pool_prompts, seed, "pool")))
     write_jsonl(files.test, map(_as_prompt, world.prompts(settings.test_prompts, seed, "test")))
-    write_atomically(files.reward, _REWARD.format(facts=settings.facts))
+    write_atomically(files.reward, _REWARD.format(facts=settings.facts, scale=settings.scale))
     train_small_sft(
         world.sft_rows(settings.sft_examples, seed),
         files.sft,

@@ -99,6 +99,8 @@ def _reward_table(result: dict[str, Any]) -> Table:
     table.add_row("win rate", _number(result["win_rate"]), _span(result))
     for name, key in (("mean reward", "reward"), ("mean reward of the baseline", "baseline_reward")):
         table.add_row(name, _number(result[key]["mean"]), _span(result[key]))
+    for name, (own, other) in result["parts"].items():
+        table.add_row(escape(name), _number(own), f"baseline {_number(other)}")
     rows = (
         ("tokens per answer", "tokens", 1),
         ("KL to the reference, nats per answer", "kl", 3),

@@ -9,7 +9,7 @@ from datasets import Dataset
 from sgpo.errors import InputError
 from sgpo.evaluate.prompt_files import Answers, by_reason, missing
 from sgpo.policy.tokens import Messages, response_texts
-from sgpo.preferences.annotators.ranking import Annotator
+from sgpo.preferences.annotators.ranking import Annotator, Ranking
 from sgpo.stats.intervals import mean_interval
 from sgpo.stats.win_rate import compare_rewards, win_rate
 from sgpo.store.progress import Advance
@@ -22,11 +22,12 @@ def compare_by_reward(
 
     Prompts that lack an answer (listed in `failed`, by reason) or a reward of one (`unrewarded`) are in no other
     number. `counts` are the annotator's, `rewards` (P, 2) those of each prompt's two answers; nan if there is none.
+    `parts` are means of what the rewards consist of, (2,) by name, where both answers have that part.
     """
     failures = missing(policy, baseline)
     rows = [row for row, failure in enumerate(failures) if failure is None]
     sides = ([side.texts[row] for row in rows] for side in (policy, baseline))
-    found, known, counts = _pair_rewards(annotator, [prompts[row] for row in rows], *sides, progress)
+    ranking, found, known = _pair_rewards(annotator, [prompts[row] for row in rows], *sides, progress)
     if not len(known):
         raise InputError(f"the reward has no value for any of {len(prompts)} prompts; allowed: at least one.")
     rewards = np.full((len(prompts), 2), np.nan)
@@ -39,7 +40,12 @@ def compare_by_reward(
         "failed": by_reason(failures),
         "reward": mean_interval(own),
         "baseline_reward": mean_interval(other),
-        "counts": counts,
+        "parts": {
+            name: both.mean(axis=0)
+            for name, values in ranking.parts.items()
+            if len(both := _where_both(np.where(np.isfinite(ranking.rewards), values, np.nan)))
+        },
+        "counts": ranking.counts,
         "rewards": rewards,
     }
 
@@ -47,14 +53,20 @@ def compare_by_reward(
 def reward_agreement(annotator: Annotator, pairs: Dataset, *, progress: Advance) -> float | None:
     """Share of N preference pairs whose order the reward shares, ties counted half; None without any rewarded pair."""
     sides = response_texts(pairs, "chosen"), response_texts(pairs, "rejected")
-    _, known, _ = _pair_rewards(annotator, pairs["prompt"][:], *sides, progress)
+    *_, known = _pair_rewards(annotator, pairs["prompt"][:], *sides, progress)
     return float(compare_rewards(*known.T).mean()) if len(known) else None
 
 
 def _pair_rewards(
     annotator: Annotator, prompts: Sequence[Messages], first: Sequence[str], second: Sequence[str], progress: Advance
-) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
-    """(P, 2) rewards, the rows in which both are finite, and what the annotator counted."""
+) -> tuple[Ranking, np.ndarray, np.ndarray]:
+    """The ranking, its (P, 2) rewards, and the rows in which both are finite."""
     ranking = annotator(prompts, [list(pair) for pair in zip(first, second, strict=True)], progress=progress)
-    rewards = np.asarray(ranking.rewards, dtype=np.float64).reshape(-1, 2)
-    return rewards, rewards[np.isfinite(rewards).all(axis=1)], dict(ranking.counts)
+    rewards = np.asarray(ranking.rewards, dtype=np.float64)
+    return ranking, rewards.reshape(-1, 2), _where_both(rewards)
+
+
+def _where_both(values: np.ndarray) -> np.ndarray:
+    """Those of P pairs, from (2 P,) values, in which both are finite."""
+    pairs = values.reshape(-1, 2)
+    return pairs[np.isfinite(pairs).all(axis=1)]

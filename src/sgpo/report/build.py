@@ -47,6 +47,7 @@ def write_report(directory: str | Path) -> Path:
         pictures=draw_figures(record),
         samples=record.samples.get(sampled, {}),
         sampled=next((metrics.name for metrics in record.rounds if metrics.round == sampled), None),
+        parts=story.reward_parts(record),
         flow=story.pair_flow(record),
         evidence=story.shipping_evidence(record),
         times=story.stage_times(record),

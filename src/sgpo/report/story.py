@@ -1,25 +1,12 @@
 """A run in words, and the small tables of its page: pairs kept and dropped, the choice of a round, time per stage."""
 
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import Any
 
 from sgpo.report.quantities import find_quantities
 from sgpo.report.read import RunRecord
-from sgpo.report.table import EN_DASH
+from sgpo.report.table import EN_DASH, Grid
 from sgpo.report.verdict import name_of
-
-
-class Grid(NamedTuple):
-    """Headings, and rows of a name and formatted cells, one per heading after the first."""
-
-    titles: list[str]
-    rows: list[tuple[str, list[str]]]
-
-    def turned(self) -> "Grid":
-        """The rows as columns: what has long names and grows with the recipe goes down the page."""
-        columns = map(list, zip(*(cells for _, cells in self.rows), strict=True))
-        names = [name for name, _ in self.rows]
-        return Grid([self.titles[0], *names], list(zip(self.titles[1:], columns, strict=True)))
 
 
 def tell_story(record: RunRecord) -> str:
@@ -101,6 +88,20 @@ def shipping_evidence(record: RunRecord) -> Grid | None:
         for one in record.shipped.rounds
     ]
     return Grid(["round", "accuracy", "score of the test", "p-value", "threshold"], rows)
+
+
+def reward_parts(record: RunRecord) -> dict[str, Grid]:
+    """Means of what the reward of an evaluation consists of, by name of the evaluation; only those that have parts."""
+    grids: dict[str, Grid] = {}
+    for metrics in record.rounds:
+        for evaluation, headline in metrics.evaluations.items():
+            own, other = ([f"{means[side]:.3f}" for means in headline.parts.values()] for side in (0, 1))
+            if evaluation not in grids and headline.parts:
+                titles = ["mean", *(name.replace("_", " ") for name in headline.parts)]
+                grids[evaluation] = Grid(titles, [(record.baseline(evaluation) or "SFT model", other)])
+            if headline.parts:
+                grids[evaluation].rows.append((metrics.name, own))
+    return grids
 
 
 def pair_flow(record: RunRecord) -> Grid | None:

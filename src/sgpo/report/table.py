@@ -4,6 +4,7 @@ import textwrap
 from typing import NamedTuple
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +20,19 @@ class Cell(NamedTuple):
 
     value: str
     interval: str = ""
+
+
+class Grid(NamedTuple):
+    """Headings, and rows of a name and formatted cells, one per heading after the first."""
+
+    titles: list[str]
+    rows: list[tuple[str, list[str]]]
+
+    def turned(self) -> "Grid":
+        """The rows as columns: what has long names and grows with the recipe goes down the page."""
+        columns = map(list, zip(*(cells for _, cells in self.rows), strict=True))
+        names = [name for name, _ in self.rows]
+        return Grid([self.titles[0], *names], list(zip(self.titles[1:], columns, strict=True)))
 
 
 def summary_rows(record: RunRecord) -> list[tuple[str, list[Cell]]]:
@@ -58,4 +72,13 @@ def rich_table(record: RunRecord) -> Table:
         # Text, because names and values are not console markup.
         wrapped = Text("\n".join(textwrap.wrap(name, _NAME_WIDTH)))
         table.add_row(wrapped, *(Text("\n".join(filter(None, cell))) for cell in cells))
+    return table
+
+
+def grid_table(title: str, grid: Grid) -> Table:
+    """A grid for a terminal."""
+    titles = map(escape, grid.titles)
+    table = Table(*titles, box=SIMPLE_HEAD, show_edge=False, title=Text(title), title_justify="left")
+    for name, cells in grid.rows:
+        table.add_row(Text(name), *(Text(cell, justify="right") for cell in cells))
     return table

@@ -113,7 +113,8 @@ class Headline(Record):
     """One evaluation of a round in short: a win rate or accuracy with its 95% interval, over `count` prompts or pairs.
 
     For a reward also the KL to the SFT model per answer, the mean tokens of an answer, and `agreement`: the share of
-    self-annotated pairs whose order the reward shares, ties counted half.
+    self-annotated pairs whose order the reward shares, ties counted half; and by name the parts that the reward
+    consists of, a mean over the policy's answers and one over the baseline's.
     """
 
     kind: str
@@ -124,6 +125,7 @@ class Headline(Record):
     kl: float | None = None
     agreement: float | None = None
     tokens: float | None = None
+    parts: dict[Text, tuple[float, float]] = {}
 
 
 class Tried(Record):

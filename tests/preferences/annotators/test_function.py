@@ -79,7 +79,21 @@ def test_a_file_may_define_a_dataclass_and_have_the_name_of_any_module(annotator
     assert json.loads("1") == 1
 
 
+def test_a_dict_has_the_rewards_and_the_parts_that_they_consist_of(annotator):
+    body = "{'facts': [[1, None], [0, 1, 0]], 'reward': [[3, 2], [1, nan, 0]], 'tone': [[0, 1], [2, 3, 4]]}"
+    found = annotator(returning(body))(PROMPTS, RESPONSES)
+    np.testing.assert_array_equal(found.rewards, [3, 2, 1, np.nan, 0])
+    assert [*found.parts] == ["facts", "tone"]
+    np.testing.assert_array_equal(found.parts["facts"], [1, np.nan, 0, 1, 0])
+    np.testing.assert_array_equal(found.parts["tone"], [0, 1, 2, 3, 4])
+    assert annotator(LENGTHS)(PROMPTS, RESPONSES).parts == {}
+
+
 BAD = [
+    ("{'facts': [[1, 2], [1, 2, 3]]}", r"returned a dict of \['facts'\]; allowed: one with the key 'reward'"),
+    ("{'reward': [[1, 2], [1, 2, 3]], 'tone': [[1, 2]]}", "tone returned 1 rows; allowed: one per prompt, 2"),
+    ("{'reward': [[1, 2], [1, 2, 3]], 'tone': [[1, 2], [1, 2]]}", "tone, row 1: the shape .2,.; allowed: one number"),
+    ("{'reward': [[1, 2], [1, inf, 3]]}", "row 1: .*inf.*; allowed: finite numbers, or nan"),
     ("[[1, 2]]", "returned 1 rows; allowed: one per prompt, 2"),
     ("[1, 2, 3, 4, 5]", "returned 5 rows"),
     ("[[1, 2], [1, 2]]", r"row 1: the shape \(2,\); allowed: one number per response, 3"),

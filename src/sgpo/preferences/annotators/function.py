@@ -3,9 +3,10 @@
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,8 @@ class FunctionAnnotator:
     """Calls `function(prompts, responses)` and uses the numbers that it returns.
 
     The function gets P conversations (lists of {"role", "content"}) and P lists of texts, and returns P lists of
-    numbers, one for each response; higher is better, nan or None means no reward.
+    numbers, one for each response; higher is better, nan or None means no reward. Or it returns a dict of such lists by
+    name: `reward`, and the parts that it consists of.
 
     `name` is "package.module:function" or "path/to/file.py:function". The code is executed: trust it like the recipe.
     """
@@ -32,17 +34,25 @@ class FunctionAnnotator:
     ) -> Ranking:
         """Ranks P lists of responses, see `Annotator`; the row of numbers that cannot be rewards is named."""
         found = self._function([list(messages) for messages in prompts], [list(row) for row in responses])
-        if not isinstance(found, Sequence | np.ndarray):
-            raise InputError(f"{self._name} returned {found!r}; allowed: a list of numbers for each prompt.")
-        if len(found) != len(prompts):
-            raise InputError(f"{self._name} returned {len(found)} rows; allowed: one per prompt, {len(prompts)}.")
-        rewards = [
-            _as_rewards(numbers, len(texts), f"{self._name}, row {row}")
-            for row, (numbers, texts) in enumerate(zip(found, responses, strict=True))
-        ]
+        if not isinstance(found, Mapping):
+            found = {"reward": found}
+        elif "reward" not in found:
+            raise InputError(f"{self._name} returned a dict of {[*found]}; allowed: one with the key 'reward'.")
+        counts = [len(texts) for texts in responses]
+        who = {name: self._name if name == "reward" else f"{self._name}, {name}" for name in found}
+        columns = {name: _flatten(rows, counts, who[name]) for name, rows in found.items()}
         if progress is not None:
             progress(len(prompts))
-        return Ranking(np.concatenate([np.empty(0), *rewards]))
+        return Ranking(columns.pop("reward"), parts=columns)
+
+
+def _flatten(rows: Any, counts: Sequence[int], who: str) -> np.ndarray:
+    if not isinstance(rows, Sequence | np.ndarray):
+        raise InputError(f"{who} returned {rows!r}; allowed: a list of numbers for each prompt.")
+    if len(rows) != len(counts):
+        raise InputError(f"{who} returned {len(rows)} rows; allowed: one per prompt, {len(counts)}.")
+    numbers = (_as_rewards(row, counts[place], f"{who}, row {place}") for place, row in enumerate(rows))
+    return np.concatenate([np.empty(0), *numbers])
 
 
 def _as_rewards(numbers: Sequence[float], count: int, where: str) -> np.ndarray:

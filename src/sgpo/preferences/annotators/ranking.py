@@ -17,10 +17,12 @@ class Ranking:
     Attributes:
         rewards: (R,) float64, prompt by prompt; higher is better within a prompt; nan if the annotator has none.
         counts: what happened during ranking, such as comparisons, ties, unparsed.
+        parts: what the rewards consist of, if the annotator says so: (R,) by name.
     """
 
     rewards: np.ndarray
     counts: dict[str, int] = field(default_factory=dict)
+    parts: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class Annotator(Protocol):
