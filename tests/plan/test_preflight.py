@@ -162,4 +162,16 @@ def test_a_model_without_some_of_its_weights_or_rows_is_refused_before_the_run(p
     tokenizer.add_tokens(["<|new|>"])
     tokenizer.save_pretrained(models / "small")
     code, said = plan("small")
-    assert (code, "ids up to 384 ('<|new|>'), and the embedding 384 rows" in said) == (2, True)
+    assert (code, "such as '<|new|>' (384), have no row in its embedding" in said) == (0, True)
+    uses = "uses the id 384 ('<|new|>'), and the embedding has 384 rows"
+    new = {
+        "seeds": PAIRS[0] | {"chosen": [{"role": "assistant", "content": "<|new|>"}]},
+        "prompts": {"prompt": "<|new|>?"},
+    }
+    for name, row in new.items():
+        code, said = plan("small", {name: placed(FILES[name], 3, row)})
+        assert (code, f"{name}.jsonl line 5 {uses}" in said) == (2, True), said
+    tokenizer.pad_token = "<|new|>"
+    tokenizer.save_pretrained(models / "small")
+    code, said = plan("small")
+    assert (code, uses in said) == (2, True)

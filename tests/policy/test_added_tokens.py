@@ -1,12 +1,15 @@
-"""A tokenizer with more tokens than the model: refused, unless an adapter brings the rows."""
+"""A tokenizer with more tokens than the model: those in use are refused, unless an adapter brings the rows."""
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from refusals import unrefused
+from sgpo.policy.chat import inspect_chat
+from sgpo.policy.embed import embed_prompts
 from sgpo.policy.load import load_policy
-from tiny_model import build_tiny_model
+from sgpo.policy.score import score_responses
+from tiny_model import CHAT_TEMPLATE, CORPUS, build_tiny_model, build_tiny_tokenizer, generate_responses
 
 peft = pytest.importorskip("peft")
 # What PEFT says when it saves an embedding of its own accord.
@@ -22,8 +25,10 @@ KEEPING = {
 
 
 def add_tokens(path):
+    """The tokenizer with new tokens, which its template writes."""
     tokenizer = AutoTokenizer.from_pretrained(path)
     tokenizer.add_tokens(NEW)
+    tokenizer.chat_template = "".join(NEW) + tokenizer.chat_template
     return tokenizer
 
 
@@ -84,7 +89,7 @@ def test_a_token_without_a_row_is_refused_and_both_numbers_named(tmp_path, devic
     write_adapter(half, base, save_embedding_layers=False, modules_to_save=["embed_tokens"])
     build_tiny_model(tmp_path / "larger")
     add_tokens(base).save_pretrained(tmp_path / "larger")
-    said = r"ids up to 385 \('<\|tool\|>'\), and the embedding 384 rows; allowed: ids below 384"
+    said = r"uses the id 385 \('<\|tool\|>'\), and the embedding has 384 rows; allowed: ids below 384"
     cases = [
         ({"path": tmp_path / "larger"}, f"larger'.*{said}"),
         ({"path": tmp_path / "no-rows"}, f"no-rows'.*{said}.*save_embedding_layers=True"),
@@ -92,6 +97,52 @@ def test_a_token_without_a_row_is_refused_and_both_numbers_named(tmp_path, devic
         ({"path": half}, r"half' holds .*'lm_head': 0.* allowed: 386 in each"),
     ]
     assert unrefused(lambda options: load_policy(**options, device=device), cases) == {}
+
+
+def without_rows(folder, change=lambda tokenizer: None, vocab=384):
+    """A model of 384 rows whose tokenizer has two tokens more, and what `change` does to it."""
+    build_tiny_model(folder)
+    tokenizer = build_tiny_tokenizer(vocab=vocab, corpus=[*CORPUS, "A tokenizer of more words has more tokens."])
+    tokenizer.add_tokens(NEW)
+    change(tokenizer)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_in(place):
+    """A change of the template, which then writes a new token at one place of a conversation."""
+    before, mark = {
+        "a system turn": ("{{ message['content'] }}", "{% if message['role'] == 'system' %}<|think|>{% endif %}"),
+        "a closing": ("<|im_end|>", "<|think|>"),
+        "a generation prompt": ("<|im_start|>assistant", "<|think|>"),
+    }[place]
+    template = CHAT_TEMPLATE.replace(before, mark + before)
+    assert template != CHAT_TEMPLATE
+    return lambda tokenizer: setattr(tokenizer, "chat_template", template)
+
+
+def test_each_use_of_a_token_without_a_row_is_refused(tmp_path):
+    uses = {name: lambda one, name=name: setattr(one, f"{name}_token", NEW[0]) for name in ("bos", "eos", "pad", "unk")}
+    uses |= {place: write_in(place) for place in ("a system turn", "a closing", "a generation prompt")}
+    cases = [(without_rows(tmp_path / name, change), r"uses the id 384 .*think") for name, change in uses.items()]
+    cases.append((without_rows(tmp_path / "base", vocab=400), r"uses the id 399 .* and the embedding has 384 rows"))
+    assert unrefused(lambda path: load_policy(path, device="meta"), cases) == {}
+
+
+def test_a_token_that_is_not_in_use_needs_no_row_and_a_text_that_holds_it_is_named(tmp_path):
+    policy = load_policy(without_rows(tmp_path / "unused"), device="cpu")
+    [note] = inspect_chat(policy)
+    assert "2 of the tokens of" in note and "such as '<|think|>' (384)" in note and "which has 384" in note
+    plain, bad = ([{"role": "user", "content": text}] for text in ("A bridge.", "What does <|tool|> mean?"))
+    assert score_responses(policy, [plain], ["Of stone."]).n_tokens[0] > 1
+    calls = {
+        "a prompt": lambda: score_responses(policy, [plain, bad], ["Yes.", "No."]),
+        "a response": lambda: score_responses(policy, [plain, plain], ["Yes.", "No <|tool|>."]),
+        "embedded": lambda: embed_prompts(policy, [plain, bad]),
+        "answered": lambda: generate_responses(policy, [plain, bad], seed=0),
+    }
+    said = r"^row 1 uses the id 385 \('<\|tool\|>'\)"
+    assert unrefused(lambda name: calls[name](), [(name, said) for name in calls]) == {}
 
 
 def test_an_embedding_with_more_rows_than_tokens_is_no_fault(tmp_path):

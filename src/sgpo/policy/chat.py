@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from datasets import Dataset
 
 from sgpo.errors import InputError, first_line
-from sgpo.policy.load import Policy
+from sgpo.policy.load import Policy, check_vocabulary
 from sgpo.policy.tokens import end_tokens, split_ids
 
 _QUESTION, _ANSWER, _THOUGHT = "Who built the bridge?", "A mason built it.", "Was it a mason?"
@@ -16,7 +16,7 @@ def inspect_chat(policy: Policy, *, stop: Sequence[str] = (), generates: bool = 
 
     The policy needs no weights. InputError: the answer is not rendered, or, if the policy `generates`, would not end.
     """
-    who = f"the chat template of {policy.tokenizer.name_or_path!r}"
+    notes, who = check_vocabulary(policy), f"the chat template of {policy.tokenizer.name_or_path!r}"
 
     def render(*texts: str) -> str:
         turns = [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(texts)]
@@ -27,12 +27,12 @@ def inspect_chat(policy: Policy, *, stop: Sequence[str] = (), generates: bool = 
         thoughtful = render(_QUESTION, f"<think>\n{_THOUGHT}\n</think>\n\n{_ANSWER}")
     except Exception as error:
         # It may want a system turn, say. Whether it takes the rows of the data is seen when these are tokenized.
-        return [f"{who} refuses a question and an answer, so its use is not checked: {first_line(error)}."]
+        return [*notes, f"{who} refuses a question and an answer, so its use is not checked: {first_line(error)}."]
     shared, rest = map("".join, split_ids(list(prompt), list(whole)))
     header, found, closing = rest.rpartition(_ANSWER)
     if not found:
         raise InputError(f"{who} leaves out what the assistant says; allowed: one that renders every turn.")
-    notes = _inspect_closing(policy, closing, stop, who, generates=generates)
+    notes += _inspect_closing(policy, closing, stop, who, generates=generates)
     if unknown := sorted(set(_ends(policy)) - set(policy.tokenizer.get_vocab().values())):
         notes.append(f"the end tokens {unknown} of the generation config are none of {policy.path!r}'s tokens.")
     if shared != prompt:
@@ -53,6 +53,14 @@ def inspect_chat(policy: Policy, *, stop: Sequence[str] = (), generates: bool = 
     return notes
 
 
+def note_chat(policy: Policy) -> list[str]:
+    """What `inspect_chat` says of a policy that is to be measured as it is: nothing is refused."""
+    try:
+        return inspect_chat(policy, generates=False)
+    except InputError as error:
+        return [str(error)]
+
+
 def _inspect_closing(policy: Policy, closing: str, stop: Sequence[str], who: str, *, generates: bool) -> list[str]:
     tokenizer, ends, texts = policy.tokenizer, _ends(policy), _end_texts(policy)
     ids = tokenizer(closing, add_special_tokens=False)["input_ids"]
@@ -63,9 +71,10 @@ def _inspect_closing(policy: Policy, closing: str, stop: Sequence[str], who: str
         return [f"{who} closes a response with {closing!r}, where none ends: it ends at {texts}, or generation.stop."]
     named = f"{tokenizer.convert_ids_to_tokens(mark)!r} ({mark})"
     said = f"{who} closes a response with {named}, and generation ends only at {texts}: none would end"
+    mend = f"Add {mark} to eos_token_id in generation_config.json."
     if generates:
-        raise InputError(f"{said}; allowed: an end token. Add {mark} to eos_token_id in generation_config.json.")
-    return [f"{said}."]
+        raise InputError(f"{said}; allowed: an end token. {mend}")
+    return [f"{said}. {mend}"]
 
 
 def rows_with_ends(policy: Policy, pairs: Dataset) -> Iterator[int]:

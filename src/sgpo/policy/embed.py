@@ -10,7 +10,7 @@ from numpy.lib.format import open_memmap
 
 from sgpo.errors import InputError, check_whole
 from sgpo.policy.batches import fill_in_batches, pad_right
-from sgpo.policy.load import Policy
+from sgpo.policy.load import Policy, check_rows
 from sgpo.policy.tokens import Messages, tokenize_prompts
 from sgpo.store.files import replacing
 from sgpo.store.progress import Advance
@@ -49,6 +49,7 @@ def embed_prompts(
     if len(prompts) == 0:
         raise InputError("there are no prompts to embed; allowed: at least one.")
     ids = tokenize_prompts(policy.tokenizer, prompts)
+    check_rows(policy, ids)
     lengths = list(map(len, ids))
     for row, length in enumerate(lengths):
         if length == 0:

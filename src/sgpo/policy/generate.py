@@ -16,7 +16,7 @@ from transformers import (
 
 from sgpo.errors import check_whole
 from sgpo.policy.kv_cache import join_caches, keep_rows, open_cache
-from sgpo.policy.load import Policy
+from sgpo.policy.load import Policy, check_rows
 from sgpo.policy.pick import Pick, draw_uniforms
 from sgpo.policy.sampling import Response, Sampling, room_for, tokenize_requests
 from sgpo.policy.tokens import Messages, decode_response, end_tokens
@@ -54,6 +54,7 @@ class TransformersGenerator:
         """Samples n responses to each of P prompts; see `Generator`."""
         policy = self._policy
         prompt_ids = tokenize_requests(policy.tokenizer, prompts, seeds)
+        check_rows(policy, prompt_ids)
         rooms = [room_for(ids, sampling, policy.context) for ids in prompt_ids]
         rows = [
             _Row(row, number, seed, ids, room)

@@ -1,6 +1,6 @@
 """Loading a policy: a causal language model and its tokenizer, from a directory or the Hugging Face Hub."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -73,7 +73,7 @@ def load_policy(
 
     Raises:
         InputError: the model, its tokenizer, chat template, end-of-sequence token or adapter is missing or broken, the
-            tokenizer has ids beyond the embedding, or an argument is out of range.
+            tokenizer uses tokens without a row in the embedding, or an argument is out of range.
     """
     check_choice("dtype", dtype, Dtype)
     chosen_device = choose_device(device)
@@ -121,16 +121,46 @@ def _sketch(name: str, trust_remote_code: bool) -> PreTrainedModel:
     return model
 
 
-def check_vocabulary(policy: Policy) -> None:
-    """Raises InputError for a token without a row. More rows than tokens are usual: embeddings are padded."""
-    rows, vocabulary = len(policy.model.get_input_embeddings().weight), policy.tokenizer.get_vocab()
-    token, largest = max(vocabulary.items(), key=lambda entry: entry[1])
-    if largest >= rows:
-        raise InputError(
-            f"the tokenizer of {policy.path!r} has ids up to {largest} ({token!r}), and the embedding {rows} rows; "
-            f"allowed: ids below {rows}. Use the tokenizer that the model was trained with, or train the model after "
-            f"resize_token_embeddings({largest + 1}); PEFT saves new rows with save_embedding_layers=True."
-        )
+def check_vocabulary(policy: Policy) -> list[str]:
+    """Refuses a tokenizer that uses a token without a row in the embedding; returns a note on any that it does not use.
+
+    Published models have these: gemma-3-1b-it a token for images, CodeLlama-34b those for infilling. More rows than
+    tokens are usual: embeddings are padded.
+    """
+    tokenizer, rows = policy.tokenizer, len(policy.model.get_input_embeddings().weight)
+    if not (beyond := sorted(place for place in tokenizer.get_vocab().values() if place >= rows)):
+        return []
+    ends = {getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad", "unk")}
+    base = set(beyond).difference(tokenizer.added_tokens_decoder)
+    check_rows(policy, [sorted((ends | base | _template_ids(tokenizer)) - {None})], f"the tokenizer of {policy.path!r}")
+    token = f"{tokenizer.convert_ids_to_tokens(beyond[0])!r} ({beyond[0]})"
+    unused = f"{len(beyond)} of the tokens of {policy.path!r}, such as {token}, have no row in its embedding"
+    return [f"{unused}, which has {rows}: a text that holds one is refused."]
+
+
+def check_rows(policy: Policy, texts: Sequence[Sequence[int]], who: str | None = None) -> None:
+    """Raises InputError for a token id that has no row in the embedding, and names the row of the text, or `who`."""
+    rows = len(policy.model.get_input_embeddings().weight)
+    for place, ids in enumerate(texts):
+        if (largest := max(ids, default=0)) >= rows:
+            token = policy.tokenizer.convert_ids_to_tokens(largest)
+            raise InputError(
+                f"{who or f'row {place}'} uses the id {largest} ({token!r}), and the embedding has {rows} rows; "
+                f"allowed: ids below {rows}. Use the tokenizer that the model was trained with, or train the model "
+                f"after resize_token_embeddings({len(policy.tokenizer)}); PEFT saves new rows with "
+                "save_embedding_layers=True."
+            )
+
+
+def _template_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The tokens that the chat template writes around the turns of a conversation."""
+    turns, ids = [{"role": role, "content": "A"} for role in ("system", "user", "assistant")], set()
+    for conversation in (turns, turns[1:], turns[:2], turns[1:2]):
+        # It may want a system turn, or none; there may be no template.
+        with suppress(Exception):
+            opened = conversation[-1]["role"] == "user"
+            ids |= set(tokenizer.apply_chat_template(conversation, add_generation_prompt=opened)["input_ids"])
+    return ids
 
 
 def _add_rows(model: PreTrainedModel, adapter: str) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sgpo.errors import InputError, check_whole, naming_rows
 from sgpo.policy.batches import fill_in_batches, pad_right
-from sgpo.policy.load import Policy
+from sgpo.policy.load import Policy, check_rows
 from sgpo.policy.tokens import Messages, TokenizedResponse, response_texts, tokenize_responses
 from sgpo.store.progress import Advance
 
@@ -69,8 +69,8 @@ def score_responses(
         progress: called with the number of responses newly scored.
 
     Raises:
-        InputError: an argument is out of range, a prompt fills `max_length`, or a row exceeds the model's context; the
-            row is named.
+        InputError: an argument is out of range, a prompt fills `max_length`, or a row exceeds the model's context or
+            has a token without a row in its embedding; the row is named.
 
     Source: arXiv:2502.18099, Section 3.1 (the log-probabilities of the implicit reward); trl.DPOTrainer 1.16.
     """
@@ -99,6 +99,7 @@ def fit_responses(
 ) -> list[TokenizedResponse]:
     """The tokens that `score_responses` scores; InputError for a row that it cannot. Needs no weights."""
     rows = tokenize_responses(policy.tokenizer, prompts, responses)
+    check_rows(policy, [row.prompt_ids + row.response_ids for row in rows])
     return [_truncate(row, index, max_length, policy) for index, row in enumerate(rows)]
 
 

@@ -15,7 +15,7 @@ from sgpo.demo.world import WorldFiles, prepare_world
 from sgpo.errors import InputError, naming_rows
 from sgpo.leader.pairs import ROW, number_rows
 from sgpo.policy.generators import load_model
-from sgpo.policy.load import Policy
+from sgpo.policy.load import Policy, check_rows
 from sgpo.policy.score import fit_responses
 from sgpo.policy.tokens import response_texts, tokenize_prompts
 from sgpo.preferences.seeds import select_seeds
@@ -155,6 +155,7 @@ def prompt_lengths(config: RunConfig, policy: Policy, prompts: Dataset, path: st
     room = min((policy.context or math.inf) - config.generation.max_new_tokens, config.leader.max_length - 1)
     with naming_rows(places(prompts, path)):
         tokens = tokenize_prompts(policy.tokenizer, prompts["prompt"][:])
+        check_rows(policy, tokens)
     lengths = np.array([len(ids) for ids in tokens])
     if len(lengths) and (lengths > room).all():
         raise InputError(
