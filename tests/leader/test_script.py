@@ -12,12 +12,14 @@ from typing import get_args
 import pytest
 import torch
 import yaml
+from datasets import Dataset, DatasetDict
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from leader.batches import ROWS
 from refusals import unrefused
 from sgpo.choices import Schedule, Solver, Space, Step, WindowRule
 from sgpo.errors import InputError
+from sgpo.leader.scores import REFERENCE_COLUMNS
 from sgpo.leader.script import launch, train
 from sgpo.leader.trainer import SGPOTrainer
 from sgpo.policy.load import load_policy
@@ -68,7 +70,11 @@ def test_a_lora_run_saves_an_adapter_that_load_policy_merges(command, tmp_path, 
     ("arguments", "columns", "said"),
     [
         (["--loss_type", "ipo", "--radius", "0"], {"weight": [1] * 8}, "loss_type is .* with a 'weight' column"),
-        (["--source_radius", '{"self": 0.1}'], {"source": ["web"] * 8}, "row 0: source is 'web'; allowed: 'self'"),
+        (
+            ["--source_radius", '{"self": 0.1}'],
+            {"source": ["web"] * 8},
+            "jsonl line 1: source is 'web'; allowed: 'self'",
+        ),
         (["--source_radius", "0.1"], {}, "source_radius is '0.1'; allowed: sources with radii >= 0"),
         (["--radius", "-1"], {}, r"radius is -1\.0; allowed: a number >= 0"),
         (["--radus", "1"], {}, "--radus: unknown argument; see sgpo train --help. Arguments of"),
@@ -122,10 +128,68 @@ def test_a_pair_that_the_template_refuses_is_named_by_its_line(command, tmp_path
         train(command(*options, **MESSAGES))
 
 
+@pytest.mark.parametrize("by", ["raise_exception('not this')", "1 + 'not this'", "none.split('not this')"])
+@pytest.mark.parametrize("which", ["train", "test"])
+def test_a_pair_that_the_template_refuses_is_named_with_its_split(command, tmp_path, policy_path, which, by):
+    """The template refuses it, or makes a mistake of its own, in the training set or the evaluation set."""
+    bad = f"{{% if 'the odd one' in messages[0]['content'] %}}{{{{ {by} }}}}{{% endif %}}"
+    options = with_template(policy_path, tmp_path / "refusing", lambda text: bad + text)
+    rows = [dict(zip(MESSAGES, row, strict=True)) for row in zip(*MESSAGES.values(), strict=True)]
+    odd = [*rows[:5], rows[5] | {"prompt": [{"role": "user", "content": "This is the odd one."}]}]
+    sets = {name: Dataset.from_list(odd if name == which else rows) for name in ("train", "test")}
+    DatasetDict(sets).save_to_disk(tmp_path / "both")
+    evaluated = ["--eval_strategy", "steps", "--eval_steps", "1"]
+    line = command(*options, "--dataset_name", str(tmp_path / "both"), *evaluated, **MESSAGES)
+    said = rf"both \({which}\) row 5: the chat template refuses its turns \(user, assistant\): "
+    with pytest.raises(InputError, match=said):
+        train(line)
+
+
+def test_a_mixture_has_a_name_and_only_the_splits_that_it_makes(command, tmp_path, policy_path):
+    refusing = "{{ raise_exception('not this') }}"
+    options = with_template(policy_path, tmp_path / "refusing", lambda text: refusing + text)
+    (tmp_path / "mixed").mkdir()
+    Dataset.from_dict(MESSAGES).to_parquet(tmp_path / "mixed" / "train.parquet")
+    config = tmp_path / "mixed.yaml"
+    config.write_text(yaml.safe_dump({"datasets": [{"path": str(tmp_path / "mixed")}]}))
+    line = command(*options, "--config", str(config))
+    place = line.index("--dataset_name")
+    cases = [
+        ([], r"^datasets \(train\) row 0: the chat template refuses its turns .*not this"),
+        (["--eval_strategy", "epoch"], "^datasets has no split 'test'; allowed: train, or test_split_size"),
+    ]
+    assert unrefused(lambda more: train([*line[:place], *line[place + 2 :], *more]), cases) == {}
+
+
 def test_a_token_without_a_row_is_found_before_training(command, tmp_path, policy_path):
     options = with_template(policy_path, tmp_path / "small", lambda text: text, eos="<|new|>")
-    with pytest.raises(InputError, match=r"ids up to \d+ \('<\|new\|>'\), and the embedding"):
+    with pytest.raises(InputError, match=r"uses the id \d+ \('<\|new\|>'\), and the embedding has"):
         train(command(*options, **MESSAGES))
+
+
+def test_a_token_without_a_row_is_noted_unless_a_pair_holds_it(command, tmp_path, policy_path, capsys):
+    options = with_template(policy_path, tmp_path / "small", lambda text: text)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "small")
+    tokenizer.add_tokens(["<|new|>"])
+    tokenizer.save_pretrained(tmp_path / "small")
+    train(command(*options, **MESSAGES))
+    assert "Note: 1 of the tokens of" in capsys.readouterr().out
+    # TRL drops the first row, whose prompt fills max_length.
+    long = [[{"role": "user", "content": "bridge " * 200}], *MESSAGES["prompt"][1:]]
+    rejected = [*MESSAGES["rejected"][:6], [{"role": "assistant", "content": "<|new|>"}], MESSAGES["rejected"][7]]
+    line = command(*options, "--max_length", "128", **{**MESSAGES, "prompt": long, "rejected": rejected})
+    with pytest.raises(InputError, match=r"pairs\.jsonl line 7 uses the id \d+ \('<\|new\|>'\), and"):
+        train(line)
+
+
+def test_numbers_of_a_pair_that_are_refused_are_named_by_line(command):
+    scores = {column: [0.0, 1.0, "x", *[0.0] * 5] for column in REFERENCE_COLUMNS}
+    cases = [
+        ({"weight": [1.0] * 5 + [-1.0] * 3}, r"pairs\.jsonl line 6: weight is -1\.0"),
+        (scores, r"pairs\.jsonl line 3: ref_chosen_logps is 'x'"),
+        ({**MESSAGES, "chat_template_kwargs": [{"a": 1}, None] * 4}, r"jsonl line 2: chat_template_kwargs is null"),
+    ]
+    assert unrefused(lambda columns: train(command(**columns)), cases) == {}
 
 
 def test_what_the_parser_refuses_is_one_message_without_the_usage(command, capsys):

@@ -12,8 +12,11 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
-from sgpo.errors import InputError, shorten
+from sgpo.errors import InputError, naming_rows, shorten
+from sgpo.policy.tokens import response_texts, tokenize_responses
+from sgpo.preferences.layout import to_pairs
 
 ROW, WEIGHT, SOURCE = "sgpo_row", "sgpo_weight", "sgpo_source"
 TAGS = {ROW: torch.int64, WEIGHT: torch.float32, SOURCE: torch.int64}
@@ -49,6 +52,17 @@ def number_rows(dataset: Any) -> Any:
     # A dataset that comes from another trainer, perhaps shuffled since, has the numbers of another order.
     dataset = dataset.remove_columns([column for column in TAGS if column in dataset.column_names])
     return dataset.add_column(ROW, np.arange(len(dataset)))
+
+
+def refuse_turns(dataset: Any, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Raises InputError for the first row whose turns the chat template refuses, after TRL failed, which names none."""
+    try:
+        pairs = to_pairs(dataset, name)
+    except Exception:
+        return  # There is another reason: a stream, or columns that TRL refuses too.
+    with naming_rows(lambda row: f"{name} row {row}"):
+        for side in ("chosen", "rejected"):
+            tokenize_responses(tokenizer, pairs["prompt"][:], response_texts(pairs, side))
 
 
 def tag_pairs(dataset: Any, args: Any, name: str) -> Any:

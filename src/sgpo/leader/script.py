@@ -1,20 +1,19 @@
 """`sgpo train`: `trl dpo` with SGPOTrainer, on every preference dataset that sgpo reads."""
 
 import os
+import re
 import subprocess
 import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.commands.launch import launch_command_parser
 from datasets import Dataset, load_dataset
-from jinja2.exceptions import TemplateError
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser, get_dataset
 from trl import get_peft_config as peft_config_of
 from trl import get_quantization_config as quantization_config_of
@@ -23,12 +22,13 @@ from trl.cli.accelerate_config import resolve_accelerate_config_argument
 from sgpo.config.read import read_recipe
 from sgpo.errors import InputError, naming_rows
 from sgpo.leader.config import SGPOConfig
+from sgpo.leader.pairs import ROW
 from sgpo.leader.scores import FINGERPRINT_COLUMN, POLICY_COLUMNS, REFERENCE_COLUMNS
 from sgpo.leader.train import without_trl_warnings
 from sgpo.leader.trainer import SGPOTrainer
 from sgpo.policy.chat import inspect_chat
-from sgpo.policy.load import Policy, check_vocabulary, load_tokenizer
-from sgpo.policy.tokens import dated, response_texts, tokenize_responses
+from sgpo.policy.load import Policy, check_rows, check_vocabulary
+from sgpo.policy.tokens import dated
 from sgpo.preferences.columns import read_columns, without_empty
 from sgpo.preferences.layout import OTHER_PROMPTS, PAIR_FEATURES, UNSUPPORTED, to_pairs
 from sgpo.preferences.source import load_rows
@@ -110,32 +110,31 @@ def _train(script: _Data, arguments: SGPOConfig, model: ModelConfig) -> None:
         "dtype": model.dtype,
         **(arguments.model_init_kwargs or {}),
     }
-    train_dataset, eval_dataset = _load_datasets(script, arguments)
+    names, datasets = _load_datasets(script, arguments)
     if not model.model_name_or_path:
         raise InputError("--model_name_or_path is missing; allowed: a folder or a Hub id.")
     try:
         trainer = SGPOTrainer(
             model=model.model_name_or_path,
             args=arguments,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
+            train_dataset=datasets["train"],
+            eval_dataset=datasets.get("eval"),
             quantization_config=quantization_config_of(model),
             peft_config=peft_config_of(model),
         )
     except OSError as error:
         raise InputError(f"--model_name_or_path {model.model_name_or_path}: {str(error).splitlines()[0]}") from error
     except ValueError as error:
-        raise InputError(str(error)) from error
-    except TemplateError:
-        tokenizer = load_tokenizer(model.model_name_or_path, trust_remote_code=arguments.trust_remote_code)
-        with naming_rows(partial(name_row, script.dataset_name)):
-            pairs = to_pairs(train_dataset, str(script.dataset_name))
-            for side in ("chosen", "rejected"):
-                tokenize_responses(tokenizer, pairs["prompt"][:], response_texts(pairs, side))
-        raise
+        # The trainer does not know the files.
+        row = re.match(r"(train|eval)[ _]dataset row (\d+)", said := str(error))
+        raise InputError(name_row(names[row[1]], int(row[2])) + said[row.end() :] if row else said) from error
     tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
     policy = Policy(trainer.model, tokenizer, model.model_name_or_path)
-    check_vocabulary(policy)
+    for which in names if check_vocabulary(policy) else ():
+        rows = getattr(trainer, f"{which}_dataset")
+        with naming_rows(lambda row, which=which, rows=rows: name_row(names[which], rows[row][ROW])):
+            for column in ("prompt_ids", "chosen_ids", "rejected_ids"):
+                check_rows(policy, rows[column][:])
     for note in inspect_chat(policy, generates=False) if tokenizer.chat_template else ():
         trainer.accelerator.print(f"Note: {note}")
     if script.ignore_bias_buffers:
@@ -150,10 +149,23 @@ def _train(script: _Data, arguments: SGPOConfig, model: ModelConfig) -> None:
     trainer.end()
 
 
-def _load_datasets(script: _Data, arguments: SGPOConfig) -> tuple[Dataset, Dataset | None]:
-    load = get_dataset(script).__getitem__ if script.datasets else partial(_load_split, script)
-    eval_dataset = load(script.dataset_test_split) if arguments.eval_strategy != "no" else None
-    return load(script.dataset_train_split), eval_dataset
+def _load_datasets(script: _Data, arguments: SGPOConfig) -> tuple[dict[str, str], dict[str, Dataset]]:
+    """The names and the rows of "train", and of "eval" if it is used."""
+    splits = {"train": script.dataset_train_split}
+    if arguments.eval_strategy != "no":
+        splits["eval"] = script.dataset_test_split
+    names = {which: _name_split(script, split) for which, split in splits.items()}
+    if not script.datasets:
+        return names, {which: _load_split(script, split) for which, split in splits.items()}
+    mixture = get_dataset(script)
+    if missing := set(splits.values()) - set(mixture):
+        raise InputError(f"datasets has no split {missing.pop()!r}; allowed: {', '.join(mixture)}, or test_split_size.")
+    return names, {which: mixture[split] for which, split in splits.items()}
+
+
+def _name_split(script: _Data, split: str) -> str:
+    name = script.dataset_name or "datasets"
+    return name if Path(name).is_file() else f"{name} ({', '.join(filter(None, (script.dataset_config, split)))})"
 
 
 def _load_split(script: _Data, split: str) -> Dataset:
@@ -165,8 +177,8 @@ def _load_split(script: _Data, split: str) -> Dataset:
     if Path(name).is_file() and (split != "train" or config):
         raise InputError(f"{name} is one file; it has no split {split!r} and no dataset_config.")
     if config is not None:
-        return as_trl_reads(load_dataset(name, config, split=split), f"{name} ({config}, {split})")
-    return as_trl_reads(load_rows(name, split=None if Path(name).is_file() else split), name)
+        return as_trl_reads(load_dataset(name, config, split=split), _name_split(script, split))
+    return as_trl_reads(load_rows(name, split=None if Path(name).is_file() else split), _name_split(script, split))
 
 
 def as_trl_reads(dataset: Dataset, name: str) -> Dataset:
@@ -181,7 +193,7 @@ def as_trl_reads(dataset: Dataset, name: str) -> Dataset:
     dataset = without_empty(dataset, UNSUPPORTED[2:], name, allowed)
     kwargs = dataset["chat_template_kwargs"][:] if "chat_template_kwargs" in dataset.column_names else []
     if None in kwargs:
-        raise InputError(f"{name} row {kwargs.index(None)}: chat_template_kwargs is null; allowed: an object.")
+        raise InputError(f"{name_row(name, kwargs.index(None))}: chat_template_kwargs is null; allowed: an object.")
     return dataset.select_columns([column for column in dataset.column_names if column in _USED])
 
 

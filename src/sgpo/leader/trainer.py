@@ -22,7 +22,7 @@ from sgpo.leader.guards import Guards, last_checkpoint, refuse_bad_gradient, ref
 from sgpo.leader.margins import pair_margins, sum_pair_logps
 from sgpo.leader.pair_loss import PairBatch, PairLoss, PairLosses, Setup, weighted_mean
 from sgpo.leader.pair_losses import check_dataset, find_loss
-from sgpo.leader.pairs import TAGS, Pairs, PairTags, collate_tagged, number_rows, pop_tags, tag_pairs
+from sgpo.leader.pairs import TAGS, Pairs, PairTags, collate_tagged, number_rows, pop_tags, refuse_turns, tag_pairs
 from sgpo.leader.robust_loss import RobustLoss
 from sgpo.leader.scores import POLICY_COLUMNS, REFERENCE_COLUMNS, StoredScores, has_columns, stored_gaps
 from sgpo.robust.solution import WorstCase
@@ -134,7 +134,12 @@ class SGPOTrainer(DPOTrainer):
         return model.get_base_model() if is_peft_model(model) else model
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
-        dataset = super()._prepare_dataset(number_rows(dataset), processing_class, args, dataset_name)
+        rows = number_rows(dataset)
+        try:
+            dataset = super()._prepare_dataset(rows, processing_class, args, dataset_name)
+        except Exception:
+            refuse_turns(rows, getattr(processing_class, "tokenizer", processing_class), f"{dataset_name} dataset")
+            raise
         return tag_pairs(dataset, args, dataset_name)
 
     def _set_signature_columns_if_needed(self):
