@@ -123,7 +123,8 @@ def _write_pairs(run: Run, number: int, path: Path, notes: dict[str, int]) -> No
     else:
         rewards = np.array(run.load(f"{folder}/rewards")["reward"])
         extra["ranking"] = _about(run, f"{folder}/rewards")
-    lengths = np.array(scores["policy"]["n_tokens"])
+    # What was not scored makes no pair, whatever its length.
+    lengths = np.maximum(scores["policy"]["n_tokens"], 1)
     found = zip(rows["responses"], rows["finish_reasons"], rows["n_tokens"], strict=True)
     annotation = annotate_pairs(
         rows["prompt"][:],

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from datasets import Features, List, Value
 
 from sgpo.config import RunConfig
+from sgpo.errors import naming_rows
 from sgpo.policy.fingerprints import fingerprint_template, fingerprint_tokenizer
 from sgpo.policy.generators import load_model, open_generator, sampling_of
 from sgpo.policy.sampling import prompt_seeds
@@ -90,16 +92,22 @@ def _score(run: Run, number: int, name: str, scorer: int | None) -> None:
     @contextmanager
     def open_work() -> Iterator[ShardWork]:
         policy = run.policy(scorer)
+        # Template and tokenizer may give a response that was cut at the token limit more tokens than the context has.
+        # It is scored up to there, and makes no pair.
+        limit = max_length if policy.context is None else min(max_length, policy.context)
 
         def do(span: range, advance: Advance) -> Rows:
             part = rows[span.start : span.stop]
-            prompts = [prompt for prompt, row in zip(part["prompt"], part["responses"], strict=True) for _ in row]
-            texts = [text for row in part["responses"] for text in row]
+            given = [(prompt, text) for prompt, row in enumerate(part["responses"]) for text in row]
+            # A failed or empty response has nothing to score, and makes no pair.
+            wanted = [place for place, (_, text) in enumerate(given) if text.strip()]
+            owners, texts = [given[place][0] for place in wanted], [given[place][1] for place in wanted]
+            prompts, found = [part["prompt"][owner] for owner in owners], np.zeros((2, len(given)))
             # The bar counts prompts where the scorer counts responses.
-            progress = in_shares(advance, len(span), len(texts))
-            scores = score_responses(policy, prompts, texts, max_length=max_length, progress=progress)
-            columns = {"logps": scores.logps.tolist(), "n_tokens": scores.n_tokens.tolist()}
-            return columns, {"scored": len(texts)}
+            progress = in_shares(advance, len(span), len(wanted))
+            with naming_rows(lambda row: f"round {number}, prompt {span.start + owners[row]}"):
+                found[:, wanted] = score_responses(policy, prompts, texts, max_length=limit, progress=progress)
+            return {"logps": found[0].tolist(), "n_tokens": found[1].astype(int).tolist()}, {"scored": len(wanted)}
 
         origin = {
             "model": run.fingerprint(scorer),
