@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evaluate.alpaca_files import annotation_rows, write_annotations, write_gamed
 from faulty_server import completion, faulty
@@ -21,7 +22,7 @@ from sgpo.policy.sampling import Sampling, prompt_seeds
 from sgpo.policy.score import score_responses
 from sgpo.stats.certificate import certify_policy
 from tiny_annotators import build_tiny_classifier
-from tiny_model import build_tiny_model, generate_responses
+from tiny_model import CHAT_TEMPLATE, build_tiny_model, generate_responses
 
 WORDS = ["bridge", "river", "town", "cat", "roof", "house"]
 REWARD = "def reward(prompts, responses):\n    return [[float(len(text)) for text in row] for row in responses]\n"
@@ -195,6 +196,48 @@ def test_alpaca_leaves_out_what_the_policy_has_no_answer_to(tmp_path, capsys):
     assert "left out of all other numbers: 1 too long (row 6)" in capsys.readouterr().out
 
 
+def with_chat(folder, template=CHAT_TEMPLATE, eos="<|im_end|>"):
+    """A tiny policy with another chat template, or another end token than the one that closes its turns."""
+    model, tokenizer = (
+        kind.from_pretrained(build_tiny_model(folder)) for kind in (AutoModelForCausalLM, AutoTokenizer)
+    )
+    tokenizer.chat_template, tokenizer.eos_token = template, eos
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["alpaca", "mt-bench", "reward"])
+def test_what_a_chat_template_does_to_answers_is_said_before_they_are_written(tmp_path, capsys, monkeypatch, kind):
+    """Nothing is refused, because a model is measured as it is; the baseline is a policy that answers, too."""
+    endless = with_chat(tmp_path / "endless", eos="<|pad|>")
+    deaf = "{% for m in messages %}{% if m['role'] == 'user' %}Q: {{ m['content'] }}{% endif %}{% endfor %}"
+    mute = with_chat(tmp_path / "mute", deaf)
+    prompts = write(tmp_path / "prompts.jsonl", [{"instruction": word} for word in WORDS[:2]])
+    questions = write(
+        tmp_path / "questions.jsonl", [{"question_id": 81, "category": "math", "turns": ["One?", "Two?"]}]
+    )
+    (tmp_path / "reward.py").write_text(REWARD)
+    options = {
+        "alpaca": ["--instructions", prompts],
+        "mt-bench": ["--questions", questions],
+        "reward": ["--prompts", prompts, "--baseline", mute, "--function", f"{tmp_path / 'reward.py'}:reward"],
+    }[kind]
+    said, generate = [], TransformersGenerator.generate
+
+    def listen(*args, **more):
+        said.append(capsys.readouterr().err)
+        return generate(*args, **more)
+
+    monkeypatch.setattr(TransformersGenerator, "generate", listen)
+    output = [] if kind == "reward" else ["--output", tmp_path / f"answers.json{'l' * (kind == 'mt-bench')}"]
+    run(capsys, kind, "--policy", endless, *options, *output, "--name", "it", "--max-new-tokens", "4")
+    assert said[0].count("endless' closes a response with '<|im_end|>' (2), and generation ends only at") == 1
+    assert "Warning: " in said[0] and "Add 2 to eos_token_id in generation_config.json" in said[0]
+    assert said[0].count("mute' leaves out what the assistant says") == (kind == "reward")
+
+
 def test_a_policy_server_that_filters_a_prompt_costs_that_prompt(tmp_path, capsys, policy):
     """Generation for a reward and for a judge: every number is over the other prompts."""
 
@@ -315,7 +358,7 @@ def evaluated(monkeypatch):
         raise InputError("stop here")
 
     monkeypatch.setattr("sgpo.evaluate.runner.run_evaluation", run_evaluation)
-    monkeypatch.setattr("sgpo.evaluate.runner.Job.check", lambda job: None)
+    monkeypatch.setattr("sgpo.evaluate.runner.Job.check", lambda job: [])
 
     def call(*arguments):
         assert main(["eval", *arguments]) == 2

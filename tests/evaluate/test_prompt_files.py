@@ -1,12 +1,13 @@
 """Files of answers: one answer without a value is marked in its place, and the others are read."""
 
 import json
+import re
 
 import pytest
 
 from refusals import unrefused
-from sgpo.evaluate.alpaca import read_annotations
-from sgpo.evaluate.prompt_files import NOT_UNICODE, Answers, read_answers_to, write_answers_to
+from sgpo.evaluate.alpaca import read_annotations, read_instructions
+from sgpo.evaluate.prompt_files import NOT_UNICODE, Answers, read_answers_to, read_prompts, write_answers_to
 
 TEXTS = ("Name a nice smiley.", "Name a fruit.", "Name a town.", "Name a river.")
 PROMPTS = [[{"role": "user", "content": text}] for text in TEXTS]
@@ -27,6 +28,15 @@ def test_an_answer_cut_within_a_character_is_none_and_the_others_are_read(half, 
     assert answers.texts == ["Name a nice smiley.!", None, "Name a town.!", "Name a river.!"]
     assert answers.finish_reasons == [None, NOT_UNICODE, None, None]
     assert (answers.name, answers.cut, answers.tokens) == ("mine", None, None)
+
+
+@pytest.mark.parametrize(("name", "places"), [("set.json", ("row 1", "row 0")), ("set.jsonl", ("line 4", "line 2"))])
+def test_rows_of_an_evaluation_set_are_named_as_their_file_numbers_them(tmp_path, name, places):
+    rows = [{"instruction": "the same"}] * 2
+    lines = "\n" + "\n".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / name).write_text(lines if name.endswith("l") else json.dumps(rows))
+    said = r"{0} {1}: the \w+ 'the same' is that of {0} {2};".format(re.escape(str(tmp_path / name)), *places)
+    assert unrefused(lambda read: read(tmp_path / name), [(read_prompts, said), (read_instructions, said)]) == {}
 
 
 def test_null_is_no_answer_only_if_the_file_says_why(tmp_path):

@@ -1,16 +1,22 @@
 """Rounds that are ranked by someone else than the policy itself."""
 
 import json
+import shutil
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
+import yaml
 from datasets import load_from_disk
 
 from faulty_server import Reply, completion, faulty
+from integration.conftest import WORDS
 from sgpo.choices import Failure
 from sgpo.cli import main
+from sgpo.policy.sampling import Response
 from sgpo.preferences.annotators.pair_ranker import PairRanker
 from sgpo.preferences.annotators.reward_model import RewardModel
+from sgpo.rounds import responses
 from tiny_annotators import build_tiny_classifier, build_tiny_pair_ranker
 
 SHORTEST = "def rank(prompts, responses):\n    return [[-len(text) for text in texts] for texts in responses]\n"
@@ -80,6 +86,29 @@ def test_a_judge_that_fails_now_and_then_ranks_the_rest_and_the_counts_say_why(r
         _, _, counts = run_with(recipe, *changes, f"annotation.servers=[{server.url}]")
     assert (counts["ranking"]["filtered"], counts["ranking"]["no_verdict"]) == (1, 1)
     assert counts["dropped"]["failed"] == 0 and counts["pairs"] > 0
+
+
+@pytest.mark.parametrize("change", ["annotation.per_token=true", "annotation.length_penalty=0.1"])
+def test_responses_without_text_or_beyond_the_context_cost_only_themselves(recipe, tmp_path, monkeypatch, change):
+    """What a server filters, an empty answer, and one whose tokens are more than were generated."""
+    content = yaml.safe_load(recipe.read_text())
+    shutil.copytree(content["model"]["path"], tmp_path / "short")
+    config = json.loads((tmp_path / "short/config.json").read_text())
+    (tmp_path / "short/config.json").write_text(json.dumps({**config, "max_position_embeddings": 80}))
+    answers = [
+        [Response.missing("filtered"), Response("", "stop", 1), Response("A mason.", "stop", 5)],
+        [Response("zq" * 80, "length", 24), Response("Of stone.", "stop", 5), Response("It is old.", "stop", 6)],
+    ]
+
+    class Server:
+        def generate(self, prompts, seeds, sampling, *, progress=None):
+            return [answers[seed % 2] for seed in range(len(prompts))]
+
+    monkeypatch.setattr(responses, "open_generator", lambda *_, **__: nullcontext(Server()))
+    _, texts, counts = run_with(recipe, f"model.path={tmp_path / 'short'}", change)
+    assert {*texts[0]} == {"Of stone.", "It is old."} and counts["pairs"] == len(WORDS) // 2
+    assert (counts["dropped"]["failed"], counts["dropped"]["empty"]) == (0, len(WORDS) // 2)
+    assert counts["scored"] == dict.fromkeys(("policy", "reference"), 4 * len(WORDS) // 2)
 
 
 def test_a_judge_without_verdicts_stops_the_run_with_what_it_said(recipe, capsys):

@@ -7,7 +7,7 @@ import pytest
 
 from refusals import unrefused
 from sgpo.errors import InputError
-from sgpo.store.files import is_unicode, parse_yaml, read_json, read_objects, read_yaml
+from sgpo.store.files import is_unicode, name_row, name_rows, parse_yaml, read_json, read_objects, read_yaml
 
 ROWS = [{"a": "é 🌉", "b": [1, None]}, {"a": "\u2028", "b": []}]
 LINES = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in ROWS)
@@ -74,3 +74,16 @@ def test_what_is_no_yaml_is_refused_in_one_line_whatever_pyyaml_raises():
 def test_half_of_a_surrogate_pair_is_no_unicode():
     assert all(map(is_unicode, ["", "a", "é", "🌉", "\u2028\x00\uffff", json.loads('"\\ud83c\\udf09"')]))
     assert not any(map(is_unicode, [json.loads(f'"x{half}y"') for half in ("\\ud83d", "\\udc00", "\\udf09\\ud83c")]))
+
+
+def test_rows_are_named_by_line_in_json_lines_and_by_number_elsewhere(tmp_path):
+    lines = "\n" + LINES.replace("\n", "\n\n")
+    (tmp_path / "a.jsonl").write_text(lines)
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    (tmp_path / "a.json").write_text(json.dumps(ROWS))
+    (tmp_path / "folder.jsonl").mkdir()
+    for name in ("a.jsonl", "a.jsonl.gz", "a.json", "folder.jsonl"):
+        path, is_lines = tmp_path / name, name.startswith("a.jsonl")
+        names = name_rows(path, 2)
+        assert names == [name_row(path, row) for row in range(2)]
+        assert names == [f"{path} {place}" for place in (("line 2", "line 4") if is_lines else ("row 0", "row 1"))]

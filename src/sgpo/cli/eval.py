@@ -228,7 +228,8 @@ def _run_job(arguments: argparse.Namespace, settings: EvaluateConfig, **files: P
 
     job = Job(settings, subject, _StagePerBar(Console(stderr=True)), **files, approve=approve)
     with dated(datetime.now()):
-        job.check()
+        for note in job.check():
+            print(f"Warning: {note}", file=sys.stderr)
         return run_evaluation(job)
 
 

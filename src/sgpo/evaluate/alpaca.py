@@ -13,7 +13,7 @@ from sgpo.evaluate.prompt_files import read_answers_to
 from sgpo.evaluate.row_files import Row, list_missing, read_rows, rows_by_key, the_only
 from sgpo.preferences.columns import read_columns
 from sgpo.preferences.source import load_rows
-from sgpo.store.files import write_json
+from sgpo.store.files import name_rows, write_json
 
 DATASET = "alpaca_eval"
 # Share of the evaluation set that may lack a row: it moves the raw rate by at most one point.
@@ -65,7 +65,7 @@ def read_instructions(path: str | Path, *, split: str | None = None) -> Instruct
     if "instruction" not in rows.column_names:
         raise InputError(f"{path} has the columns {', '.join(rows.column_names)}; allowed: one named instruction.")
     keep = [name for name in ("instruction", "dataset") if name in rows.column_names]
-    listed = [Row(f"{path} row {index}", row) for index, row in enumerate(read_columns(rows, keep, str(path)))]
+    listed = list(map(Row, name_rows(path, len(rows)), read_columns(rows, keep, str(path))))
     found = rows_by_key(listed, lambda row: row.text("instruction"), "instruction")
     for instruction, row in found.items():
         if not instruction.strip():

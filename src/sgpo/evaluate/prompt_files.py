@@ -10,7 +10,7 @@ from sgpo.errors import InputError, shorten
 from sgpo.evaluate.row_files import Row, list_missing, read_rows, rows_by_key
 from sgpo.policy.tokens import Messages
 from sgpo.preferences.source import load_prompts
-from sgpo.store.files import is_unicode, write_json
+from sgpo.store.files import is_unicode, name_rows, write_json
 
 NOT_UNICODE = "not_unicode"  # The reason of an answer with half of a surrogate pair, cut within a character.
 
@@ -57,7 +57,8 @@ def by_reason(failures: Sequence[Failure | None], names: Sequence[int] | None = 
 def read_prompts(path: str | Path, *, split: str | None = None) -> list[Messages]:
     """Reads P distinct prompts: what `sgpo run` takes as prompts, such as AlpacaEval's `instruction`."""
     prompts = load_prompts(path, split=split)["prompt"][:]
-    placed = [Row(f"{path} row {row}", {"prompt": prompt}) for row, prompt in enumerate(prompts)]
+    names = name_rows(path, len(prompts))
+    placed = [Row(name, {"prompt": prompt}) for name, prompt in zip(names, prompts, strict=True)]
     rows_by_key(placed, lambda row: _key(row.values["prompt"]), "prompt")
     return prompts
 

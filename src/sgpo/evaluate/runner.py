@@ -30,6 +30,7 @@ from sgpo.evaluate.prompt_files import (
 )
 from sgpo.evaluate.results import as_plain
 from sgpo.evaluate.rewarding import compare_by_reward, reward_agreement
+from sgpo.policy.chat import note_chat
 from sgpo.policy.generators import load_model, open_generator
 from sgpo.policy.load import load_tokenizer
 from sgpo.policy.locate import check_exists
@@ -107,9 +108,12 @@ class Job:
     log: Path | None = None
     approve: Callable[[list[Body], list[Body]], None] | None = None
 
-    def check(self) -> None:
-        """Checks inputs, models and the judge's servers, so that nothing is generated or scored in vain."""
-        settings, subject = self.settings, self.subject
+    def check(self) -> list[str]:
+        """Checks inputs, models and the judge's servers, so that nothing is generated or scored in vain.
+
+        Returns what a user should know of the chat templates of the models that will answer.
+        """
+        settings, subject, notes = self.settings, self.subject, []
         check_inputs(settings, download=True)
         compared = [subject.model, *([self.opponent] if settings.prompts else [])]
         models = [model for model in compared if not is_answer_file(model.path)]
@@ -117,12 +121,14 @@ class Job:
             models.append(subject.reference)
         for model in models:
             if subject.generation.backend == "transformers":
-                load_model(model, device="meta")
+                policy = load_model(model, device="meta")
+                notes += note_chat(policy) if settings.kind != "preferences" and model in compared else []
             else:
                 load_tokenizer(model.path, trust_remote_code=model.trust_remote_code)
         # With verdicts on disk, a run may need no server.
         if settings.kind == "judge" and models and not self.verdicts.is_file():
             _open_judge(settings)[1].check()
+        return list(dict.fromkeys(notes))
 
     def answers_of(self, model: ModelConfig, name: str, prompts: Sequence[Messages], who: str) -> Answers:
         """The answers of a policy, generated or kept, or of the file at its path; some may be missing."""

@@ -150,8 +150,13 @@ def read_objects(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
 
 def name_row(path: str | Path, row: int) -> str:
     """What messages call row number `row`, from 0, of a dataset: its place, as in `read_objects`, or "NAME row 3"."""
+    return name_rows(path, row + 1)[row]
+
+
+def name_rows(path: str | Path, count: int) -> list[str]:
+    """The names of the first `count` rows of a dataset, see `name_row`; JSON Lines are read once for all of them."""
     is_lines = str(path).endswith((".jsonl", ".jsonl.gz")) and Path(path).is_file()
-    return read_objects(path)[row][0] if is_lines else f"{path} row {row}"
+    return [where for where, _ in read_objects(path)] if is_lines else [f"{path} row {row}" for row in range(count)]
 
 
 def parse_json(text: str | bytes, path: str | Path, *, line: int | None = None) -> Any:
