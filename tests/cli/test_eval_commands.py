@@ -259,7 +259,8 @@ def test_a_policy_server_that_filters_a_prompt_costs_that_prompt(tmp_path, capsy
         # What failed is kept as that, and asked for again only if the user says so.
         again = run(capsys, "judge", *options, "--servers", server.url, "--model", "j", "--yes")
         assert (again, len(server.asked)) == (judged, asked)
-        run(capsys, "judge", *options, "--servers", server.url, "--model", "j", "--yes", "--retry-failed")
+        more = ["--yes", "--retry-failed", "--max-failed", "1"]
+        run(capsys, "judge", *options, "--servers", server.url, "--model", "j", *more)
         assert len(server.asked) == asked + 1
     assert (result["failed"], result["count"], result["win_rate"]) == ({"filtered": [2]}, 5, 1.0)
     assert json.loads((tmp_path / "result.json").read_text())["failed"] == {"filtered": [2]}

@@ -260,7 +260,17 @@ def test_log_probabilities_weight_wins_by_the_share_of_the_letters(judge):
 
 def test_a_server_without_log_probabilities_is_refused(judge):
     with faulty(lambda number, body: completion("A")) as server:
-        assert "gave an answer without log-probabilities" in judge(server.url, "--yes", "--logprobs", code=2)
+        refused = judge(server.url, "--yes", "--logprobs", code=2)
+    assert "(no_verdict" in refused and "needs a server that gives logprobs of the first token" in refused
+
+
+def test_one_answer_without_log_probabilities_is_one_without_a_verdict(judge):
+    def answer(number, body):
+        return completion("") if "good 3" in asked_of(body) else first_logprobs(A=0.7, B=0.1)
+
+    with faulty(answer) as server:
+        result = judge(server.url, "--yes", "--logprobs")
+    assert (result["failed"], result["judged"]) == ({"no_verdict": [3]}, 5)
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,7 @@ def test_inputs_are_checked_before_any_model_runs(settings, tmp_path):
     wrong = {
         "allowed: one named 'topic'": {"kind": "preferences", "pairs": pairs, "source_column": "topic"},
         "split is 'test', but": {"kind": "preferences", "pairs": pairs, "split": "test"},
-        "template nowhere.txt: cannot be read": {
+        "nowhere.txt cannot be read": {
             "kind": "judge",
             "prompts": settings.prompts,
             "model": "j",

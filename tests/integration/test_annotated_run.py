@@ -117,3 +117,26 @@ def test_a_judge_without_verdicts_stops_the_run_with_what_it_said(recipe, capsys
         assert main(["run", "--config", str(recipe), "--quiet", *changes]) == 2
     said = capsys.readouterr().err
     assert "requests failed (no_verdict" in said and "I like both." in said and "max_failed" in said
+
+
+def test_after_too_many_failures_a_run_goes_on_as_the_message_says_and_pays_for_nothing_twice(recipe, capsys):
+    """The judge filters every third request; the user allows that, or asks again once it filters nothing."""
+
+    def filters(number, body):
+        if sum(body["messages"][0]["content"].encode()) % 3 == 0:
+            return Reply(b'{"error": {"code": "content_filter"}}', status=400)
+        return completion("Verdict: A")
+
+    with faulty(filters) as server:
+        changes = ["annotation.annotator=judge", "annotation.model=judge", f"annotation.servers=[{server.url}]"]
+        changes += ["rounds=1", "leader.learning_rate=1e-5", "annotation.options={concurrency: 1}"]
+        assert main(["run", "--config", str(recipe), "--quiet", *changes]) == 2
+        said, asked = capsys.readouterr().err, len(server.asked)
+        assert "requests failed (filtered" in said and "max_failed" in said and "retry_failed" in said
+        assert main(["run", "--config", str(recipe), "--quiet", *changes]) == 2
+        assert len(server.asked) == asked
+        # Only verdicts for the answer in front: all ties, so that no pair is left, but everything was asked once.
+        assert main(["run", "--config", str(recipe), "--quiet", *changes, "annotation.max_failed=1"]) == 2
+        assert "no pair left" in capsys.readouterr().err
+        bodies = [json.dumps(body) for body in server.asked]
+        assert len(bodies) == len(set(bodies)) > asked

@@ -143,7 +143,7 @@ def test_pool_of_prompts_longer_than_the_context(capsys, recipe):
         (
             ["annotation.annotator=judge", "annotation.model=x", "annotation.servers=[http://x/v1]",
              "annotation.template=nowhere.txt"],
-            "template nowhere.txt: cannot be read",
+            "nowhere.txt cannot be read",
         ),
         (["annotation.annotator=judge", "annotation.model=x", "annotation.servers=[x:1]"], "server 'x:1'; allowed: a"),
         (["generation.backend=server", "generation.servers=[x:1]"], "server 'x:1'; allowed: a base URL"),

@@ -145,7 +145,7 @@ def test_a_judge_is_asked_once_even_if_the_run_is_interrupted(recipe, files):
         )
 
     def breaks(number, body):
-        return prefers_longer(number, body) if number < 3 else Reply(b"no more", status=400)
+        return prefers_longer(number, body) if number < 3 else Reply(b"no more", status=401)
 
     with faulty(breaks) as server:
         entry = {"kind": "judge", "prompts": files["prompts"], "servers": [server.url], "model": "j"}

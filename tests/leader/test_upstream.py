@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import accelerate
+import datasets
 import datasets.exceptions
 import datasets.utils
 import datasets.utils.info_utils
@@ -73,6 +74,7 @@ PRESENT = [
     (trl.DPOTrainer, "_tag_names", TRAINER),
     (trl.DPOTrainer, "_name", TRAINER),
     (trl.DPOTrainer, "_paper", TRAINER),
+    (datasets.Dataset.from_dict({}), "_indices", "preferences/layout.py"),
     (trl.ScriptArguments, "ignore_bias_buffers", "leader/script.py"),
     (datasets.exceptions, "DatasetGenerationError", "preferences/source.py"),
     (datasets.utils.info_utils, "NonMatchingSplitsSizesError", "preferences/source.py"),

@@ -1,6 +1,7 @@
 import itertools
 import json
 import re
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -8,7 +9,9 @@ import torch
 from faulty_server import completion, faulty
 from live_server import killable, serving
 from policy.conversations import PROMPTS, ask
+from sgpo.config import GenerationConfig, ModelConfig
 from sgpo.errors import InputError
+from sgpo.policy.generators import open_generator
 from sgpo.policy.load import load_policy
 from sgpo.policy.sampling import Sampling, derive_seed, prompt_seeds
 from sgpo.policy.served import ServedGenerator
@@ -221,6 +224,21 @@ def test_a_response_that_ended_for_another_reason_is_missing_and_the_others_are_
         assert [row[0].finish_reason for row in found] == ["stop"] * 5 + [failure] + ["stop"] * 4
         with answering(completion(reason=reason)) as server, pytest.raises(InputError, match=f"failed .{failure}"):
             served(server, policy).generate(PROMPTS[:1], [0], GREEDY)
+
+
+@pytest.mark.parametrize(("max_failed", "stops"), [(0.2, True), (0.9, False), (1.0, False)])
+def test_the_share_that_may_fail_is_that_of_the_section_generation(policy, max_failed, stops):
+    def answer(number, body):
+        return completion(reason="content_filter" if body["seed"] % 2 else "stop")
+
+    with faulty(answer) as server:
+        settings = GenerationConfig(backend="server", servers=[server.url], max_failed=max_failed)
+        with (
+            open_generator(settings, ModelConfig(path=policy.path)) as generator,
+            pytest.raises(InputError, match=r"max_failed, 0\.2") if stops else nullcontext(),
+        ):
+            found = generator.generate(PROMPTS[:1] * 40, list(range(40)), GREEDY)
+            assert 8 < sum(row[0].failed for row in found) < 32
 
 
 def test_an_empty_response_is_a_response(policy):

@@ -18,7 +18,7 @@ class Servers:
 
     asked = 0
 
-    def map(self, bodies, *, on_answer):
+    def map(self, bodies, *, on_answer, **_):
         for place in range(len(bodies)):
             self.asked += 1
             on_answer(place, ANSWER)

@@ -115,7 +115,6 @@ def test_a_reasoning_model_that_is_cut_before_its_answer_has_an_empty_text():
 FAULTS = {
     "status 500": Reply(b"out of memory", status=500),
     "status 503": Reply(b"", status=503),
-    "status 429": Reply(b"slow down", status=429),
     "status 408": Reply(b"", status=408),
     "no connection": Reply(None),
     "no reply in time": Reply(b"", delay=0.6),
@@ -147,6 +146,49 @@ def test_a_fault_that_stays_is_named_with_its_server_after_all_attempts():
 
     cases = [(failure, rf"http://127\.0\.0\.1:\d+/v1: .*{failure}") for failure in FAULTS]
     assert unrefused(always, cases) == {}
+
+
+def test_a_server_that_refuses_everything_ends_the_call_in_time():
+    """Also one that asks for longer than an answer may take: a quota of a day that is used up."""
+    refusal = Reply(b"quota", status=429)
+    with (
+        faulty(lambda number, body: refusal) as server,
+        pytest.raises(InputError, match=r"no server answers .*429: quota"),
+    ):
+        pool(server, pause=0.002, retries=0).map(bodies(40))
+    tomorrow = Reply(b"quota", status=429, headers={"retry-after": "86400"})
+    with (
+        faulty(lambda number, body: tomorrow) as server,
+        pytest.raises(InputError, match=r"asks to wait 86,400 s: status 429"),
+    ):
+        pool(server).map(bodies(40))
+
+
+@pytest.mark.parametrize("retries", [0, 3])
+def test_a_quota_for_a_window_is_waited_for_without_being_told(retries):
+    """Ten requests in each window that is a hundred times as long as the first pause."""
+    windows = {}
+
+    def answer(number, body):
+        window = int(time.monotonic())
+        windows[window] = windows.get(window, 0) + 1
+        return echo(number, body) if windows[window] <= 10 else Reply(b"quota", status=429)
+
+    with faulty(answer) as server:
+        answers = pool(server, pause=0.01, retries=retries).map(bodies(25))
+    assert [one.failure for one in answers] == [None] * 25
+
+
+@pytest.mark.parametrize(("count", "options"), [(20, {}), (3, {}), (50, {"max_failed": 0.02})])
+def test_one_request_that_always_fails_ends_no_call_even_at_one_request_at_a_time(count, options):
+    for poisoned in (0, 2, count - 1):
+
+        def answer(number, body, poisoned=poisoned):
+            return Reply(b"boom", status=500) if body["messages"][0]["content"] == str(poisoned) else echo(number, body)
+
+        with faulty(answer) as server:
+            answers = pool(server, concurrency=1, retries=1, **options).map(bodies(count))
+        assert [place for place, one in enumerate(answers) if one.failure == "no_answer"] == [poisoned]
 
 
 def rejection(status, message, **further):
@@ -333,8 +375,9 @@ def test_answers_are_passed_on_before_other_requests_fail():
         pytest.raises(InputError, match="status 500"),
     ):
         pool(server, concurrency=2).map(bodies(20), on_answer=seen.__setitem__)
-    assert len(seen) == 7
-    assert all(answer.texts == (str(place),) for place, answer in seen.items())
+    answered = {place: answer for place, answer in seen.items() if answer.failure is None}
+    assert len(answered) == 7
+    assert all(answer.texts == (str(place),) for place, answer in answered.items())
 
 
 def test_an_error_of_the_caller_ends_the_call():

@@ -13,7 +13,7 @@ _ANNOTATORS = {
     "implicit": (set(), set()),
     "reward_model": ({"model"}, {"options", "max_failed"}),
     "pair_ranker": ({"model"}, {"options", "max_failed"}),
-    "judge": ({"model", "servers"}, {"template", "options", "max_failed"}),
+    "judge": ({"model", "servers"}, {"template", "options", "max_failed", "retry_failed"}),
     "function": ({"function"}, set()),
 }
 _OPTIONS = {"reward_model": RewardOptions, "pair_ranker": PairRankerOptions, "judge": JudgeOptions}
@@ -35,6 +35,7 @@ class AnnotationConfig(Section):
     choice: PairChoice = key("best_worst", "Pairs of a prompt: best and worst, best and a random worse one, or all.")
     min_margin: NotNegative = key(0.0, "Pairs whose rewards differ by no more than this are dropped.")
     max_failed: Share = key(0.2, MAX_FAILED)
+    retry_failed: bool = key(False, "Ask a judge again for what failed before.")
     per_token: bool = key(False, "Rank by the reward per token.")
     length_penalty: NotNegative = key(0.0, "Subtracted from the reward for each token, before ranking.")
 

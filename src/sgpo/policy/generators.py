@@ -67,7 +67,7 @@ def check_servers(settings: GenerationConfig) -> None:
 
 
 def _open_pool(settings: GenerationConfig) -> ServerPool:
-    return ServerPool(settings.servers, **settings.server_options.connection())
+    return ServerPool(settings.servers, **settings.server_options.connection(), max_failed=settings.max_failed)
 
 
 def _commands(settings: GenerationConfig, policy: str) -> Iterator[tuple[str, list[str]]]:

@@ -129,7 +129,9 @@ def rank_candidates(run: Run, number: int) -> None:
 
     @contextmanager
     def open_work() -> Iterator[ShardWork]:
-        annotator = open_annotator(settings)
+        # A judge's answers are paid for: they outlive a shard that was not finished.
+        cache = run.root / f"round-{number}/verdicts-{run.stages.processes.rank}.jsonl"
+        annotator = open_annotator(settings, cache)
 
         def do(span: range, advance: Advance) -> Rows:
             part = rows[span.start : span.stop]

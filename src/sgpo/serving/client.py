@@ -15,6 +15,8 @@ from sgpo.serving.server import Refused, Server
 from sgpo.serving.turns import Turns
 from sgpo.store.progress import Advance
 
+# Requests that must fail in a row before servers that can be reached are taken to be down: one may be at fault itself.
+_DIFFERENT = 3
 # Says of an answer why it is of no use, or None.
 Review = Callable[[Answer], Failure | None]
 
@@ -106,7 +108,10 @@ class ServerPool:
 
     def check(self) -> None:
         """Raises InputError if no server can be reached in as many attempts as a request gets; asks for no answer."""
-        asyncio.run(self._map(_Call([None]), 1))
+        call = _Call([None])
+        asyncio.run(self._map(call, 1))
+        if call.answers[0] is not None:
+            raise InputError(f"no server answers ({call.answers[0].detail}).")
 
     async def _map(self, call: "_Call", concurrency: int) -> None:
         # Connections belong to the event loop of one call.
@@ -140,7 +145,8 @@ class ServerPool:
 
     async def _ask(self, turns: Turns, call: "_Call", place: int) -> Answer | None:
         failed: list[Server] = []
-        attempts, answered = (self._retries + 1) * len(turns.servers), call.answered
+        reached = False
+        attempts = (self._retries + 1) * len(turns.servers)
         while True:
             # Every server once before the first is asked again.
             turn = await turns.take(avoid=failed[len(failed) // len(turns.servers) * len(turns.servers) :])
@@ -155,15 +161,14 @@ class ServerPool:
                     turns.refuse(turn, str(error), error.retry_after)
                 else:
                     failed.append(turn.server)
-                    turns.fail(turn, str(error), error.retry_after)
-                # Others were answered since the last attempt, or so few are left that they may be at fault.
-                few = call.left <= self._max_failed * self._asked
-                own = not error.throttled and call.answered and (few or call.answered > answered)
-                answered = call.answered
-                lasts, spent = turns.last_failures(), len(failed) == attempts
-                if spent and own and error.reached:
+                    turns.fail(turn, place, str(error), error.retry_after)
+                lasts, reached = turns.last_failures(), reached or error.reached
+                if len(failed) == attempts and reached:
                     return Answer(failure="no_answer", detail=f"no answer in {attempts} attempts ({lasts})")
-                if spent or (turns.all_down(self._retries + 1) and not own):
+                # Several requests that fail in a row are the servers' failure, unless no others are left.
+                few = reached and call.answered and call.left <= max(self._max_failed * self._asked, 1)
+                down = turns.all_down(self._retries + 1, _DIFFERENT if reached else 1) and not few
+                if down or len(failed) == attempts or (error.throttled and turns.all_silent()):
                     raise InputError(f"no server answers ({lasts}).") from error
             finally:
                 turns.release(turn)

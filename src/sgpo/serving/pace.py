@@ -29,18 +29,18 @@ class Pace:
         self._answered += 1
         self._rate *= 1 + self._raise
 
-    def refuse(self, sent: float, now: float) -> bool:
-        """Records that a request was refused; returns whether the server is known to answer others.
+    def forget(self) -> None:
+        """Begins to count anew: the server has been away."""
+        self._refused_at, self._answered = -math.inf, 0
 
-        Requests that were open together and are refused together count once.
-        """
+    def refuse(self, sent: float, now: float) -> bool:
+        """Records that a request was refused; returns whether it is the first of those that were open together."""
         if sent < self._refused_at:
-            return True
-        answers = self._answered > 0
-        if answers and math.isfinite(self._refused_at):
+            return False
+        if self._answered and math.isfinite(self._refused_at):
             rate = self._answered / (now - self._refused_at)
             if math.isfinite(self._rate):
                 rate, self._raise = math.sqrt(rate * _LOWER * self._rate), max(self._raise / 4, _LEAST_RAISE)
             self._rate = min(rate, self._rate)
         self._refused_at, self._answered = now, 0
-        return answers
+        return True

@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from random import SystemRandom
 from typing import NamedTuple
 
+from sgpo.errors import InputError
 from sgpo.serving.pace import Pace
 from sgpo.serving.server import Server
 
 _LONGEST_PAUSE = 60.0
+# First pauses without any answer after which a server that gives nothing but 429 is taken to be one that fails.
+_PATIENCE = 300
 
 
 class Turn(NamedTuple):
@@ -64,11 +67,14 @@ class Turns:
 
     def succeed(self, turn: Turn) -> None:
         """Records that the server has answered."""
-        self._states[turn.server].failures = 0
-        self._states[turn.server].pace.succeed()
+        state = self._states[turn.server]
+        state.failures = state.refusals = 0
+        state.failing.clear()
+        state.answered_at = time.monotonic()
+        state.pace.succeed()
 
-    def fail(self, turn: Turn, failure: str, retry_after: float | None) -> None:
-        """Records a failure and pauses the server, for as long as it asks if it does.
+    def fail(self, turn: Turn, place: int, failure: str, retry_after: float | None) -> None:
+        """Records that a request failed, the one at `place`, and pauses the server, for as long as it asks if it does.
 
         Requests that were open together and fail together count as one failure.
         """
@@ -76,29 +82,38 @@ class Turns:
         if turn.began >= state.failed_at:
             state.failures += 1
             state.failed_at = time.monotonic()
-        self._rest(state, failure, retry_after)
+        state.failing.add(place)
+        # What it answers before and after an outage says nothing about its pace.
+        state.pace.forget()
+        self._rest(state, state.failures, failure, retry_after)
 
     def refuse(self, turn: Turn, failure: str, retry_after: float | None) -> None:
-        """Records a 429; it is a failure of the server only if that has answered nothing since the last one."""
+        """Records a 429 and pauses the server; raises InputError if it asks to wait longer than any answer may take."""
         state = self._states[turn.server]
-        if state.pace.refuse(turn.began, time.monotonic()):
-            self._rest(state, failure, retry_after)
-        else:
-            self.fail(turn, failure, retry_after)
+        state.refusals += state.pace.refuse(turn.began, time.monotonic())
+        if retry_after is not None and retry_after > self._longest:
+            raise InputError(f"{turn.server.url} asks to wait {retry_after:,.0f} s: {failure}.")
+        state.asked_to_wait = retry_after or 0.0
+        self._rest(state, state.refusals, failure, retry_after)
 
-    def _rest(self, state: "_State", failure: str, retry_after: float | None) -> None:
+    def _rest(self, state: "_State", in_a_row: int, failure: str, retry_after: float | None) -> None:
         state.failure = failure
         if retry_after is None:
             # Jitter, so that clients do not all come back at once.
-            pause = self._pause * 2 ** min(max(state.failures - 1, 0), 10) * SystemRandom().uniform(0.75, 1.25)
+            pause = self._pause * 2 ** min(max(in_a_row - 1, 0), 10) * SystemRandom().uniform(0.75, 1.25)
             pause = min(pause, _LONGEST_PAUSE)
         else:
             pause = min(retry_after, self._longest)
         state.paused_until = max(state.paused_until, time.monotonic() + pause)
 
-    def all_down(self, failures: int) -> bool:
-        """Whether every server has failed at least that often in a row."""
-        return all(state.failures >= failures for state in self._states.values())
+    def all_down(self, failures: int, requests: int = 1) -> bool:
+        """Whether every server has failed at least that often in a row, with at least so many different requests."""
+        return all(one.failures >= failures and len(one.failing) >= requests for one in self._states.values())
+
+    def all_silent(self) -> bool:
+        """Whether no server has answered anything for so long that rate limits do not explain it."""
+        now, patience = time.monotonic(), _PATIENCE * self._pause
+        return all(now - one.answered_at > patience + 2 * one.asked_to_wait for one in self._states.values())
 
     def last_failures(self) -> str:
         """The last failure of each server that had one."""
@@ -112,10 +127,14 @@ class _State:
     failed_at: float = 0.0
     paused_until: float = 0.0
     failure: str = ""
+    failing: set[int] = field(default_factory=set)
+    refusals: int = 0
+    asked_to_wait: float = 0.0
+    answered_at: float = field(default_factory=time.monotonic)
     pace: Pace = field(default_factory=Pace)
 
     def paused_for(self) -> float:
         return max(self.paused_until, self.pace.next) - time.monotonic()
 
     def has_room(self, limit: int) -> bool:
-        return self.paused_for() <= 0 and self.open < (1 if self.failures else limit)
+        return self.paused_for() <= 0 and self.open < (1 if self.failures or self.refusals > 1 else limit)

@@ -20,6 +20,8 @@ from sgpo.store.files import partial_path, read_yaml, remove, remove_abandoned, 
 from sgpo.store.records import Manifest, StageEntry
 
 _RECORDED_PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "numpy", "scipy")
+# Keys that a user changes to go on after failures; they change nothing that was made before.
+_MAY_CHANGE = ("max_failed", "retry_failed")
 
 
 class RunDir:
@@ -146,9 +148,12 @@ def check_same_config(root: Path, recipe: BaseModel) -> None:
 
 
 def _differences(stored: Any, given: Any, key: str) -> Iterator[str]:
+    if isinstance(stored, list) and isinstance(given, list) and len(stored) == len(given):
+        stored, given = dict(enumerate(stored)), dict(enumerate(given))
     if isinstance(stored, dict) and isinstance(given, dict):
         for name in {**stored, **given}:
-            yield from _differences(stored.get(name), given.get(name), f"{key}.{name}" if key else name)
+            if name not in _MAY_CHANGE:
+                yield from _differences(stored.get(name), given.get(name), f"{key}.{name}" if key else f"{name}")
     elif stored != given:
         yield f"{key or 'it'} is {shorten(given, 200)}, was {shorten(stored, 200)}"
 

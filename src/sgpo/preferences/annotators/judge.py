@@ -11,6 +11,7 @@ from sgpo.config.options import JudgeOptions
 from sgpo.policy.tokens import Messages
 from sgpo.preferences.annotators.ranking import Ranking
 from sgpo.preferences.annotators.verdicts import PairwiseJudge
+from sgpo.serving.cache import CachedPool
 from sgpo.serving.client import ServerPool
 from sgpo.store.progress import Advance, in_shares
 
@@ -25,14 +26,14 @@ class Judge:
     results: 1 won, 1/2 tie, 0 lost; nan if none of its comparisons counts.
 
     Args:
-        pool: the servers.
+        pool: the servers, perhaps with a cache of their answers.
         model: the judge's name there.
         options: how it is asked.
         template: file with the judge's prompt; None uses the built-in one.
     """
 
     def __init__(
-        self, pool: ServerPool, model: str, options: JudgeOptions, *, template: str | Path | None = None
+        self, pool: ServerPool | CachedPool, model: str, options: JudgeOptions, *, template: str | Path | None = None
     ) -> None:
         self._pool = pool
         self._judge = PairwiseJudge(model, options, template=template)

@@ -1,17 +1,22 @@
 """The annotator that a recipe names."""
 
+from pathlib import Path
+
 from sgpo.config import AnnotationConfig
 from sgpo.preferences.annotators.ranking import Annotator
 
 
-def open_annotator(settings: AnnotationConfig) -> Annotator:
-    """Any annotator but the implicit reward, which the scores already hold."""
+def open_annotator(settings: AnnotationConfig, cache: Path | None = None) -> Annotator:
+    """Any annotator but the implicit reward, which the scores already hold; `cache` keeps the answers of a judge."""
     options = settings.read_options
     if settings.annotator == "judge":
         from sgpo.preferences.annotators.judge import Judge
+        from sgpo.serving.cache import CachedPool
         from sgpo.serving.client import ServerPool
 
         pool = ServerPool(settings.servers, **options.connection(), max_failed=settings.max_failed)
+        if cache is not None:
+            pool = CachedPool(pool, cache, retry_failed=settings.retry_failed)
         return Judge(pool, settings.model, options, template=settings.template)
     if settings.annotator == "pair_ranker":
         from sgpo.preferences.annotators.pair_ranker import PairRanker

@@ -52,11 +52,7 @@ class PairwiseJudge:
 
     def read(self, answer: Answer) -> float | None:
         """The share of the win, in [0, 1], that goes to the answer in front; None if there is no verdict."""
-        if not self.logprobs:
-            return read_verdict(answer)
-        if not answer.top_logprobs:
-            raise InputError(f"the judge's server gave an answer without log-probabilities; {NEEDS_LOGPROBS}.")
-        return read_letter(answer.top_logprobs)
+        return read_letter(answer.top_logprobs) if self.logprobs else read_verdict(answer)
 
     def review(self, answer: Answer) -> Failure | None:
         """What `ServerPool.map` asks of an answer: whether it has a verdict."""
