@@ -198,9 +198,8 @@ def test_alpaca_leaves_out_what_the_policy_has_no_answer_to(tmp_path, capsys):
 
 def with_chat(folder, template=CHAT_TEMPLATE, eos="<|im_end|>"):
     """A tiny policy with another chat template, or another end token than the one that closes its turns."""
-    model, tokenizer = (
-        kind.from_pretrained(build_tiny_model(folder)) for kind in (AutoModelForCausalLM, AutoTokenizer)
-    )
+    model = AutoModelForCausalLM.from_pretrained(build_tiny_model(folder))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.chat_template, tokenizer.eos_token = template, eos
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.save_pretrained(folder)
@@ -215,9 +214,8 @@ def test_what_a_chat_template_does_to_answers_is_said_before_they_are_written(tm
     deaf = "{% for m in messages %}{% if m['role'] == 'user' %}Q: {{ m['content'] }}{% endif %}{% endfor %}"
     mute = with_chat(tmp_path / "mute", deaf)
     prompts = write(tmp_path / "prompts.jsonl", [{"instruction": word} for word in WORDS[:2]])
-    questions = write(
-        tmp_path / "questions.jsonl", [{"question_id": 81, "category": "math", "turns": ["One?", "Two?"]}]
-    )
+    question = {"question_id": 81, "category": "math", "turns": ["One?", "Two?"]}
+    questions = write(tmp_path / "questions.jsonl", [question])
     (tmp_path / "reward.py").write_text(REWARD)
     options = {
         "alpaca": ["--instructions", prompts],
@@ -231,8 +229,9 @@ def test_what_a_chat_template_does_to_answers_is_said_before_they_are_written(tm
         return generate(*args, **more)
 
     monkeypatch.setattr(TransformersGenerator, "generate", listen)
-    output = [] if kind == "reward" else ["--output", tmp_path / f"answers.json{'l' * (kind == 'mt-bench')}"]
-    run(capsys, kind, "--policy", endless, *options, *output, "--name", "it", "--max-new-tokens", "4")
+    if kind != "reward":
+        options += ["--name", "it", "--output", tmp_path / f"answers.json{'l' * (kind == 'mt-bench')}"]
+    run(capsys, kind, "--policy", endless, *options, "--max-new-tokens", "4")
     assert said[0].count("endless' closes a response with '<|im_end|>' (2), and generation ends only at") == 1
     assert "Warning: " in said[0] and "Add 2 to eos_token_id in generation_config.json" in said[0]
     assert said[0].count("mute' leaves out what the assistant says") == (kind == "reward")
