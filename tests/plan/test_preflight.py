@@ -162,7 +162,7 @@ def test_a_model_without_some_of_its_weights_or_rows_is_refused_before_the_run(p
     tokenizer.add_tokens(["<|new|>"])
     tokenizer.save_pretrained(models / "small")
     code, said = plan("small")
-    assert (code, "such as '<|new|>' (384), have no row in its embedding" in said) == (0, True)
+    assert (code, "beyond the 384 rows of the embedding (1, such as 384 ('<|new|>'))" in said) == (0, True)
     uses = "uses the id 384 ('<|new|>'), and the embedding has 384 rows"
     new = {
         "seeds": PAIRS[0] | {"chosen": [{"role": "assistant", "content": "<|new|>"}]},

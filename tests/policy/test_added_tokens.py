@@ -132,7 +132,7 @@ def test_each_use_of_a_token_without_a_row_is_refused(tmp_path):
 def test_a_token_that_is_not_in_use_needs_no_row_and_a_text_that_holds_it_is_named(tmp_path):
     policy = load_policy(without_rows(tmp_path / "unused"), device="cpu")
     [note] = inspect_chat(policy)
-    assert "2 of the tokens of" in note and "such as '<|think|>' (384)" in note and "which has 384" in note
+    assert "unused ids beyond the 384 rows of the embedding (2, such as 384 ('<|think|>')): a text" in note
     plain, bad = ([{"role": "user", "content": text}] for text in ("A bridge.", "What does <|tool|> mean?"))
     assert score_responses(policy, [plain], ["Of stone."]).n_tokens[0] > 1
     calls = {

@@ -109,10 +109,7 @@ class Job:
     approve: Callable[[list[Body], list[Body]], None] | None = None
 
     def check(self) -> list[str]:
-        """Checks inputs, models and the judge's servers, so that nothing is generated or scored in vain.
-
-        Returns what a user should know of the chat templates of the models that will answer.
-        """
+        """Checks inputs, models and the judge's servers before anything is generated; returns notes on the models."""
         settings, subject, notes = self.settings, self.subject, []
         check_inputs(settings, download=True)
         compared = [subject.model, *([self.opponent] if settings.prompts else [])]

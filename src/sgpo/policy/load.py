@@ -133,9 +133,9 @@ def check_vocabulary(policy: Policy) -> list[str]:
     ends = {getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad", "unk")}
     base = set(beyond).difference(tokenizer.added_tokens_decoder)
     check_rows(policy, [sorted((ends | base | _template_ids(tokenizer)) - {None})], f"the tokenizer of {policy.path!r}")
-    token = f"{tokenizer.convert_ids_to_tokens(beyond[0])!r} ({beyond[0]})"
-    unused = f"{len(beyond)} of the tokens of {policy.path!r}, such as {token}, have no row in its embedding"
-    return [f"{unused}, which has {rows}: a text that holds one is refused."]
+    unused = f"{len(beyond)}, such as {beyond[0]} ({tokenizer.convert_ids_to_tokens(beyond[0])!r})"
+    who = f"the tokenizer of {policy.path!r} has unused ids beyond the {rows} rows of the embedding"
+    return [f"{who} ({unused}): a text that holds one is refused."]
 
 
 def check_rows(policy: Policy, texts: Sequence[Sequence[int]], who: str | None = None) -> None:
