@@ -1,6 +1,6 @@
 """Loading a policy: a causal language model and its tokenizer, from a directory or the Hugging Face Hub."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -138,7 +138,7 @@ def check_vocabulary(policy: Policy) -> list[str]:
     return [f"{who} ({unused}): a text that holds one is refused."]
 
 
-def check_rows(policy: Policy, texts: Sequence[Sequence[int]], who: str | None = None) -> None:
+def check_rows(policy: Policy, texts: Iterable[Sequence[int]], who: str | None = None) -> None:
     """Raises InputError for a token id that has no row in the embedding, and names the row of the text, or `who`."""
     rows = len(policy.model.get_input_embeddings().weight)
     for place, ids in enumerate(texts):

@@ -99,7 +99,7 @@ def fit_responses(
 ) -> list[TokenizedResponse]:
     """The tokens that `score_responses` scores; InputError for a row that it cannot. Needs no weights."""
     rows = tokenize_responses(policy.tokenizer, prompts, responses)
-    check_rows(policy, [row.prompt_ids + row.response_ids for row in rows])
+    check_rows(policy, (row.prompt_ids + row.response_ids for row in rows))
     return [_truncate(row, index, max_length, policy) for index, row in enumerate(rows)]
 
 
