@@ -3,7 +3,9 @@
 import argparse
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported, for a CPU with other work (docs)
+from sgpo.threads import passive_waiting
+
+os.environ.update(passive_waiting())  # before torch is imported, for a CPU with other work (docs)
 import torch
 from datasets import load_dataset
 
