@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from sgpo.report.quantities import capital, find_lengths, find_quantities, follower_answers
 from sgpo.report.read import RunRecord
 from sgpo.report.verdict import compare
+from sgpo.stats.acceptance import describe_few
 from sgpo.stats.alarms import collapsed, idle, saturated
 
 _LENGTH_RATIO = 1.5
@@ -52,10 +53,10 @@ def _decline(record: RunRecord) -> Iterator[str]:
 
 def _few_pairs(record: RunRecord) -> Iterator[str]:
     shipped = record.shipped
-    if shipped and shipped.round is not None and shipped.pairs < shipped.enough:
+    if shipped and shipped.round is not None and (few := describe_few(shipped.pairs, shipped.enough)):
         yield (
-            f"Only {shipped.pairs} validation pairs choose the round to ship: with fewer than {shipped.enough} the "
-            "test often misses a later and better one. Raise data.validation_share or add seeds."
+            f"Only {shipped.pairs} validation pairs choose the round to ship: {few}. Raise data.validation_share or "
+            "add seeds."
         )
 
 

@@ -2,7 +2,7 @@
 
 from sgpo.report.quantities import Estimate, Quantity, capital, find_quantities
 from sgpo.report.read import RunRecord
-from sgpo.stats.acceptance import smallest_p_value
+from sgpo.stats.acceptance import describe_few, smallest_p_value
 from sgpo.store.records import RoundMetrics, Shipped
 
 _EVEN = Estimate(0.5, (0.5, 0.5))
@@ -105,6 +105,6 @@ def _why_none(record: RunRecord, shipped: Shipped) -> tuple[str, str]:
         f"The implicit reward of {name} agrees with people in {last.accuracy:.0%} of {pairs} (p = {last.p_value:.2g}"
         f"{length}; {bound} would be evidence)."
     )
-    if shipped.pairs < shipped.enough:
-        return nothing, f"{agrees} With fewer than {shipped.enough} pairs the test often misses a good round."
+    if few := describe_few(shipped.pairs, shipped.enough):
+        return nothing, f"{agrees} {capital(few)}."
     return "do not show that a round is better", f"{agrees} So many usually recognise one unless labels are wrong."
