@@ -26,6 +26,8 @@ def compare_by_reward(
     """
     failures = missing(policy, baseline)
     rows = [row for row, failure in enumerate(failures) if failure is None]
+    if not rows:
+        raise InputError(f"none of {len(prompts)} prompts has an answer of each side; allowed: at least one.")
     sides = ([side.texts[row] for row in rows] for side in (policy, baseline))
     ranking, found, known = _pair_rewards(annotator, [prompts[row] for row in rows], *sides, progress)
     if not len(known):
