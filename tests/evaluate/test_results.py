@@ -42,7 +42,7 @@ ACCURACY = {"accuracy": 0.5, "low": 0.4, "high": 0.6, "pairs": 9}
 ODD_RESULTS = [
     {
         "kind": "alpaca", "generator": ODD, "baseline": ODD, "annotator": ODD, "length_controlled": {"minimal": None},
-        "raw": {**dict.fromkeys(("win_rate", "standard_error"), 50.0), "wins": 1, "draws": 1, "losses": 1, "unjudged": 0},
+        "raw": {"win_rate": 50.0, "standard_error": 9.0, **dict.fromkeys(("wins", "draws", "losses", "unjudged"), 1)},
         "characters": 9.0, "baseline_characters": 9.0,
     },
     {

@@ -123,11 +123,11 @@ def length_controlled_win_rate(
     """
     shares = check_range(preferences, "preferences", 0, 1, optional=True)
     sides = {"lengths": lengths, "baseline_lengths": baseline_lengths}
-    own, other = (check_range(one, name, 0, np.inf) for name, one in sides.items())
-    for name, one in zip(sides, (own, other), strict=True):
-        if one.size != shares.size:
-            raise InputError(f"{name} has {one.size} rows; allowed: {shares.size}, one for each preference.")
-    delta = other - own
+    for name, one in sides.items():
+        sides[name] = checked = check_range(one, name, 0, np.inf)
+        if checked.size != shares.size:
+            raise InputError(f"{name} has {checked.size} rows; allowed: {shares.size}, one for each preference.")
+    delta = sides["baseline_lengths"] - sides["lengths"]
     difficulty = {} if gamed is None else {"difficulty": _difficulty(gamed, places, shares.size)}
     judged = ~np.isnan(shares)
     wins, losses = np.nansum(shares), np.nansum(1 - shares)
@@ -207,10 +207,8 @@ def _control(read: Annotations, gamed: Gamed | None, by_row: bool) -> LengthCont
 def _remarks(found: LengthControlled, raw: RawWinRate) -> list[str]:
     """What a reader has to know of a length-controlled win rate."""
     name, rate = f"The length-controlled ({found.model}) win rate", raw.win_rate
-    fewest, enough = (
-        (raw.wins + raw.draws + raw.losses) * min(rate, 100 - rate) / 100,
-        _ENOUGH * len(found.coefficients),
-    )
+    fewest = (raw.wins + raw.draws + raw.losses) * min(rate, 100 - rate) / 100
+    enough = _ENOUGH * len(found.coefficients)
     remarks = {
         f"{name} is not the leaderboard's, which is the full model's (--difficulty df_gamed.csv): over 56 published "
         "models it is 6.5 points higher on average and up to 27.": found.model == "minimal",

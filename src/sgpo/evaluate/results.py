@@ -146,13 +146,12 @@ def _preferences_table(result: dict[str, Any]) -> Table:
 
 def left_out(result: dict[str, Any], what: str = "row", lead: str = "left out of all other numbers") -> str:
     """What is missing, by reason, whose it is and row, as the end of a sentence; empty if nothing is."""
-    sides = {row: side for side in ("baseline", "policy") for row in result.get("unanswered", {}).get(side, ())}
-    found: dict[tuple[str, str], list[str]] = {}
+    sides = {row: f"{who}, " for who in ("baseline", "policy") for row in result.get("unanswered", {}).get(who, ())}
+    rest, found = "judge, " if result["kind"] == "judge" else "", {}
     for reason, rows in result["failed"].items():
         for row in rows:
-            side = "" if isinstance(row, list) else sides.get(row, "judge" if result["kind"] == "judge" else "")
-            name = f"{row[0]} turn {row[1]}" if isinstance(row, list) else str(row)
-            found.setdefault((side and f"{side}, ", reason.replace("_", " ")), []).append(name)
+            name = " turn ".join(map(str, row)) if isinstance(row, list) else row
+            found.setdefault((sides.get(name, rest), reason.replace("_", " ")), []).append(name)
     parts = [
         f"{len(rows):,} {reason} ({side}{what}{'s' if len(rows) > 1 else ''} {list_missing(rows)})"
         for (side, reason), rows in found.items()

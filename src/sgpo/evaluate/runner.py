@@ -29,7 +29,7 @@ from sgpo.evaluate.prompt_files import (
     write_answers_to,
 )
 from sgpo.evaluate.results import as_plain
-from sgpo.evaluate.rewarding import compare_by_reward, reward_agreement
+from sgpo.evaluate.rewarding import compare_by_reward, reward_agreement, write_samples
 from sgpo.policy.generators import load_model, open_generator
 from sgpo.policy.load import load_tokenizer
 from sgpo.policy.locate import check_exists
@@ -38,7 +38,6 @@ from sgpo.policy.score import PairScores, score_pairs, score_responses
 from sgpo.policy.tokens import Messages
 from sgpo.preferences.annotate import implicit_rewards
 from sgpo.preferences.annotators.open import open_reward
-from sgpo.preferences.annotators.ranking import as_text
 from sgpo.preferences.annotators.verdicts import PairwiseJudge
 from sgpo.preferences.source import load_pairs
 from sgpo.serving.answers import Body
@@ -46,12 +45,10 @@ from sgpo.serving.cache import CachedPool
 from sgpo.serving.client import ServerPool
 from sgpo.stats.certificate import certify_policy
 from sgpo.stats.ranking import report_preferences
-from sgpo.store.files import name_row, write_jsonl
+from sgpo.store.files import name_row
 from sgpo.store.hub import is_hub_id
 from sgpo.store.progress import Reporter
-from sgpo.store.records import Sample
 
-SAMPLES = 8
 # Files of answers in the folder of an evaluation, for the kinds whose answers another program judges.
 ANSWER_FILES = {"alpaca": "model_outputs.json", "mt_bench": "model_answer/{name}.jsonl"}
 
@@ -258,11 +255,7 @@ def _mt_bench(job: Job) -> dict[str, Any]:
     responses = [one for row in turns for one in row]
     failures = [one.finish_reason if one.failed else None for one in responses]
     job.check_failed(failures, "turns")
-    ids = [
-        (question.question_id, turn)
-        for question, row in zip(questions, turns, strict=True)
-        for turn, _ in enumerate(row, start=1)
-    ]
+    ids = [(one.question_id, turn + 1) for one, row in zip(questions, turns, strict=True) for turn in range(len(row))]
     cut, answers = sum(one.finish_reason == "length" for one in responses), failures.count(None)
     return {"count": len(questions), "answers": answers, "failed": by_reason(failures, ids), "cut": cut}
 
@@ -304,7 +297,7 @@ def _reward(job: Job) -> dict[str, Any]:
         with job.reporter.bar("rewards of the self-annotated pairs", len(subject.own_pairs)) as advance:
             agreement = reward_agreement(annotator, subject.own_pairs, progress=advance)
     if job.samples is not None:
-        _write_samples(job.samples, prompts, policy, baseline, result["rewards"])
+        write_samples(job.samples, prompts, policy, baseline, result["rewards"])
     return {
         "value": result["win_rate"],
         "count": int(np.isfinite(result["rewards"]).all(axis=1).sum()),
@@ -392,15 +385,3 @@ def _estimate_kl(job: Job, prompts: Sequence[Messages], answers: Answers) -> flo
         logps.append(scores.logps)
         del policy
     return float((logps[0] - logps[1]).mean())
-
-
-def _write_samples(
-    path: Path, prompts: Sequence[Messages], policy: Answers, baseline: Answers, rewards: np.ndarray
-) -> None:
-    rows = zip(prompts, policy.texts, baseline.texts, rewards.tolist(), strict=True)
-    samples = [
-        Sample(prompt=as_text(prompt), response=one, baseline=other, reward=reward, baseline_reward=base)
-        for prompt, one, other, (reward, base) in rows
-        if np.isfinite([reward, base]).all()
-    ]
-    write_jsonl(path, [sample.model_dump() for sample in samples[:SAMPLES]])

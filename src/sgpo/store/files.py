@@ -160,9 +160,7 @@ def read_numbers(path: str | Path, columns: Sequence[str]) -> list[Any]:
         for name in columns:
             if name not in names:
                 raise InputError(f"{path}: no column {name!r}; it has {', '.join(names)}.")
-        table = pq.read_table(path, columns=list(columns))
-        for name in columns:
-            found.append(table[name].cast(pa.float64()).to_numpy())
+            found.append(pq.read_table(path, columns=[name])[name].cast(pa.float64()).to_numpy())
             if (wrong := np.flatnonzero(~np.isfinite(found[-1]))).size:
                 raise InputError(f"{path} row {wrong[0]}: {name} is {found[-1][wrong[0]]}; allowed: a finite number.")
     except (pa.ArrowException, OSError) as error:
