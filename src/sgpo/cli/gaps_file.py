@@ -15,10 +15,8 @@ def read_gaps(path: Path, column: str) -> np.ndarray:
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "does not exist"
         raise InputError(f"{path} {found}; allowed: text with one gap per line, .npy, or .parquet.")
-    if path.suffix == ".parquet":
-        [gaps] = read_numbers(path, [column])
-    else:
-        gaps = _read_npy(path) if path.suffix == ".npy" else _read_text(path)
+    readers = {".parquet": lambda path: read_numbers(path, [column])[0], ".npy": _read_npy}
+    gaps = readers.get(path.suffix, _read_text)(path)
     if not gaps.size:
         raise InputError(f"{path} holds no gaps; allowed: at least one.")
     return check_gaps(gaps, f"{path}: gaps")

@@ -19,9 +19,8 @@ def check_range(values: ArrayLike, name: str, least: float, most: float, *, opti
     known = check_gaps(np.where(np.isnan(array), least, array) if optional else array, name)
     outside = np.flatnonzero((known < least) | (known > most))
     if outside.size:
-        allowed = f"a number >= {least:g}" if most == np.inf else f"a number from {least:g} to {most:g}"
-        or_nan = ", or nan for none" if optional else ""
-        raise InputError(f"{name} row {outside[0]} is {known[outside[0]]:g}; allowed: {allowed}{or_nan}.")
+        allowed = f"{least:g} to {most:g}{', or nan for none' if optional else ''}"
+        raise InputError(f"{name} row {outside[0]} is {known[outside[0]]:g}; allowed: {allowed}.")
     return array
 
 
