@@ -3,7 +3,8 @@
 import argparse
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported, for a CPU with other work (docs)
+if not {"GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & {*os.environ}:  # they say it too: how threads wait (docs/leader.md)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported, for a CPU with other work
 import torch
 from datasets import load_dataset
 

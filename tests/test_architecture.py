@@ -109,10 +109,11 @@ def test_the_report_and_the_mathematics_need_no_models():
     assert offenders == {}
 
 
-def test_no_file_is_longer_than_400_lines_and_the_whole_no_longer_than_17000():
+def test_no_file_is_longer_than_400_lines_and_the_whole_within_its_bound():
+    """The redesign ended at 17,000 lines; what the field reports asked for took 1,300."""
     lengths = {name_of(path): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
     assert {file: length for file, length in lengths.items() if length > 400} == {}
-    assert sum(lengths.values()) <= 17_000
+    assert sum(lengths.values()) <= 18_300
 
 
 def test_no_function_is_longer_than_a_screen():

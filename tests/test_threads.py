@@ -66,12 +66,13 @@ def test_the_distributions_install_no_other_program():
     assert {name for project in projects for name in project["project"]["scripts"]} <= set(PROGRAMS)
 
 
+@pytest.mark.parametrize("program", ["python -m sgpo", "examples/robust_dpo.py"])
 @pytest.mark.parametrize("choice", CHOICES)
-def test_a_choice_of_the_user_is_kept(tmp_path, monkeypatch, choice):
+def test_a_choice_of_the_user_is_kept(tmp_path, monkeypatch, choice, program):
     [(name, value)] = choice.items()
     monkeypatch.setenv(name, value)
     expected = value if name == "OMP_WAIT_POLICY" else "None"
-    assert waiting_at_torch(tmp_path, PROGRAMS["python -m sgpo"]) == expected
+    assert waiting_at_torch(tmp_path, PROGRAMS[program]) == expected
 
 
 def test_a_library_does_not_decide_how_a_process_waits(tmp_path):

@@ -172,7 +172,7 @@ def test_a_turn_without_room_is_named_and_the_others_are_answered(tmp_path, caps
     questions = write(tmp_path / "question.jsonl", rows)
     options = ["--policy", small, "--questions", questions, "--name", "tiny", "--output", tmp_path]
     result = run(capsys, "mt-bench", *options, "--max-new-tokens", "40")
-    assert (result["failed"], result["answers"]) == ({"too_long": [106, 106]}, 13)
+    assert (result["failed"], result["answers"]) == ({"too_long": [[106, 2], [106, 3]]}, 13)
     written = [json.loads(line)["choices"][0]["turns"] for line in Path(result["file"]).read_text().splitlines()]
     assert written[5][1:] == ["$ERROR$"] * 2 and written[5][0] != "$ERROR$"
     assert not any("$ERROR$" in one for row, one in enumerate(written) if row != 5)
@@ -181,6 +181,9 @@ def test_a_turn_without_room_is_named_and_the_others_are_answered(tmp_path, caps
     refused = run(
         capsys, "mt-bench", "--policy", small, "--questions", few, *options[4:], "--max-new-tokens", "40", code=2
     )
+    assert main(["eval", "mt-bench", *map(str, options), "--max-new-tokens", "40"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "tokens; without an answer: 2 too long (questions 106 turn 2, 106 turn 3)." in said
     assert "2 of 3 turns failed (too_long 2" in refused and "max_failed, 0.2" in refused
 
 
@@ -193,7 +196,41 @@ def test_alpaca_leaves_out_what_the_policy_has_no_answer_to(tmp_path, capsys):
     assert (result["failed"], result["answers"]) == ({"too_long": [6]}, 6)
     assert [row["instruction"] for row in json.loads((tmp_path / "out.json").read_text())] == WORDS
     assert main(["eval", "alpaca", *map(str, options), "--max-new-tokens", "8"]) == 0
-    assert "left out of all other numbers: 1 too long (row 6)" in capsys.readouterr().out
+    assert "tokens; without an answer: 1 too long (row 6)." in capsys.readouterr().out
+
+
+def test_without_any_answer_there_is_no_number_and_no_warning(tmp_path, capsys):
+    """Warnings are errors here; null in JSON is what nothing is known of."""
+    small = build_tiny_model(tmp_path / "small", context=64)
+    asked = write(tmp_path / "eval.jsonl", [{"instruction": text, "prompt": text} for text in ("long " * 80, "x" * 99)])
+    options = ["--policy", small, "--max-new-tokens", "8", "--max-failed", "1"]
+    files = ["--instructions", asked, "--name", "tiny", "--output", tmp_path / "out.json"]
+    result = run(capsys, "alpaca", *options, *files)
+    assert (result["answers"], result["failed"], json.loads(Path(result["file"]).read_text())) == (
+        0, {"too_long": [0, 1]}, []
+    )  # fmt: skip
+    (tmp_path / "reward.py").write_text(REWARD)
+    compared = ["--prompts", asked, "--baseline", small, "--reference", small]
+    refused = run(capsys, "reward", *options, *compared, "--function", f"{tmp_path / 'reward.py'}:reward", code=2)
+    assert "none of 2 prompts has an answer of each side; allowed: at least one." in refused
+
+
+def test_the_limit_holds_for_prompts_that_either_side_leaves_unanswered(tmp_path, capsys):
+    (tmp_path / "reward.py").write_text(REWARD)
+    prompts = write(tmp_path / "prompts.jsonl", [{"prompt": word} for word in WORDS])
+
+    def answers(name, absent):
+        rows = [
+            {"prompt": word, "response": None if word == absent else name, "finish_reason": "filtered"}
+            for word in WORDS
+        ]
+        return write(tmp_path / f"{name}.jsonl", rows)
+
+    options = ["--prompts", prompts, "--function", f"{tmp_path / 'reward.py'}:reward"]
+    options += ["--policy", answers("one", "cat"), "--baseline", answers("three", "roof")]
+    assert "2 of 6 comparisons failed (filtered 2)" in run(capsys, "reward", *options, code=2)
+    result = run(capsys, "reward", *options, "--max-failed", "0.5")
+    assert (result["count"], result["unanswered"]) == (4, {"policy": [3], "baseline": [4]})
 
 
 def with_chat(folder, template=CHAT_TEMPLATE, eos="<|im_end|>"):

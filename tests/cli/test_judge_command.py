@@ -7,10 +7,12 @@ import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
 from faulty_server import Reply, completion, faulty
 from live_server import serving
 from sgpo.cli import main
+from sgpo.evaluate.results import result_table
 from sgpo.preferences.annotators.verdicts import read_letter
 from tiny_model import build_tiny_model
 
@@ -25,7 +27,13 @@ def write(path, rows):
 
 def answers(path, texts, name):
     rows = zip(PROMPTS, texts, strict=True)
-    return write(path, [{"prompt": prompt, "response": text, "generator": name} for prompt, text in rows])
+    return write(
+        path,
+        [
+            {"prompt": prompt, "response": text, "generator": name, "finish_reason": "stop" if text else "filtered"}
+            for prompt, text in rows
+        ],
+    )
 
 
 @pytest.fixture
@@ -146,6 +154,60 @@ def test_comparisons_over_max_chars_are_not_asked_for(judge):
         result = judge(server.url, "--yes", "--max-chars", "3000", first=[*GOOD[:5], "good" * 1000])
         assert len(server.asked) == 10
     assert (result["failed"], result["judged"]) == ({"too_long": [5]}, 5)
+
+
+def without(rows):
+    return [None if row in rows else text for row, text in enumerate(GOOD)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "first", "second", "said"),
+    [
+        (["--max-chars", "20"], GOOD, BAD, "6 of 6 comparisons failed (too_long 6)"),
+        (["--max-chars", "3000"], ["good" * 1000] * 2 + GOOD[2:], BAD, "2 of 6 comparisons failed (too_long 2)"),
+        ([], without([1]), without([4]), "2 of 6 comparisons failed (filtered 2)"),
+        (["--max-chars", "3000"], without([1]), ["bad" * 2000, *BAD[1:]], "failed (too_long 1, filtered 1)"),
+    ],
+)
+def test_the_limit_holds_for_what_fails_without_a_request(judge, flags, first, second, said):
+    """Either side, or one reason, may be within the limit: all comparisons without a result count together."""
+    with faulty(prefers_good) as server:
+        assert said in judge(server.url, "--yes", *flags, first=first, second=second, code=2)
+        assert server.asked == []
+        result = judge(server.url, "--yes", *flags, "--max-failed", "1", first=first, second=second)
+    assert result["judged"] == 6 - sum(map(len, result["failed"].values()))
+
+
+def test_the_limit_holds_for_comparisons_and_what_was_asked_is_kept(judge):
+    """Two failed requests of twelve are within the limit, the two comparisons of six that they spoil are not."""
+
+    def filters(number, body):
+        text = asked_of(body)
+        spoilt = ("good 2" in text or "good 3" in text) and text.index("good") < text.index("bad")
+        return Reply(FILTER, status=400) if spoilt else prefers_good(number, body)
+
+    with faulty(filters) as server:
+        assert "2 of 6 comparisons failed (filtered 2)" in judge(server.url, "--yes", code=2)
+        assert len(server.asked) == 12
+        result = judge(server.url, "--max-failed", "0.4")
+        assert (len(server.asked), result["failed"], result["judged"]) == (12, {"filtered": [2, 3]}, 4)
+
+
+def test_who_lacks_a_result_is_said_below_the_table(judge, tmp_path, capsys):
+    def answer(number, body):
+        return completion("both are fine") if "good 3" in asked_of(body) else prefers_good(number, body)
+
+    with faulty(answer) as server:
+        flags = ["--yes", "--max-failed", "0.7"]
+        result = judge(server.url, *flags, first=without([0, 1]), second=[*BAD[:5], None])
+        assert result["unanswered"] == {"policy": [0, 1], "baseline": [5]}
+        saved = json.loads((tmp_path / "result.json").read_text())
+    shown = io.StringIO()
+    Console(file=shown, width=200).print(result_table(saved))
+    assert (
+        "left out of all other numbers: 2 filtered (policy, rows 0, 1), 1 filtered (baseline, row 5), "
+        "1 no verdict (judge, row 3)." in shown.getvalue()
+    )
 
 
 def test_half_a_character_in_a_file_of_answers_is_one_failed_item(judge):

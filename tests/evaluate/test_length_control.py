@@ -168,9 +168,9 @@ def test_answers_of_the_baselines_length_leave_the_raw_win_rate():
 @pytest.mark.parametrize(
     ("preferences", "lengths", "baseline", "options", "message"),
     [
-        ([], [], [], {}, "preferences has the shape"),
+        ([], [], [], {}, "preferences has shape"),
         ([0.5, 1.5], [1, 2], [2, 1], {}, "preferences row 1 is 1.5"),
-        ([0.5] * 6, [1] * 5, [1] * 6, {}, r"lengths has the shape \(5,\)"),
+        ([0.5] * 6, [1] * 5, [1] * 6, {}, r"lengths has 5 rows; allowed: 6"),
         ([0.5] * 6, [1] * 6, [1, 2, 3, 4, 5, -1], {}, "baseline_lengths row 5 is -1"),
         (
             [0.5, np.nan, 1, 0, 1],
@@ -179,7 +179,13 @@ def test_answers_of_the_baselines_length_leave_the_raw_win_rate():
             {},
             "2.5 wins and 1.5 losses; allowed: 5 of each, or more",
         ),
-        ([0.5] * 20, [4] * 20, [1] * 20, {}, "lengths differ from baseline_lengths by 3 in every row"),
+        (
+            [0.5] * 20,
+            [4] * 20,
+            [1] * 20,
+            {},
+            "lengths differ from baseline_lengths by 3 in every row, which cannot be controlled for",
+        ),
         ([0, 1] * 40, np.arange(80) + 9000, np.arange(80) % 7, {}, "standard error of inf points; allowed: at most 25"),
         ([0.5] * 6, [1, 2, 3, 4, 5, 6], [1] * 6, {"full": True}, "6 rows and the difficulty file 805"),
         ([0.5] * 6, [1, 2, 3, 4, 5, 6], [1] * 6, {"places": [0, 1, 2, 3, 4, 805]}, "places row 5 is 805"),

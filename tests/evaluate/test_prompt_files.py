@@ -7,7 +7,15 @@ import pytest
 
 from refusals import unrefused
 from sgpo.evaluate.alpaca import read_annotations, read_instructions
-from sgpo.evaluate.prompt_files import NOT_UNICODE, Answers, read_answers_to, read_prompts, write_answers_to
+from sgpo.evaluate.prompt_files import (
+    NOT_UNICODE,
+    Answers,
+    by_reason,
+    missing,
+    read_answers_to,
+    read_prompts,
+    write_answers_to,
+)
 
 TEXTS = ("Name a nice smiley.", "Name a fruit.", "Name a town.", "Name a river.")
 PROMPTS = [[{"role": "user", "content": text}] for text in TEXTS]
@@ -46,7 +54,7 @@ def test_null_is_no_answer_only_if_the_file_says_why(tmp_path):
     path = write_rows(tmp_path / "a.json", filtered, cut, {"output": "\ud83d", "n_tokens": 99}, **common)
     answers = read_answers_to(path, PROMPTS)
     assert answers.texts == [None, "Name a fruit.!", None, "Name a river.!"]
-    assert answers.finish_reasons == ["content_filter", "length", NOT_UNICODE, "stop"]
+    assert answers.finish_reasons == ["no_answer", "length", NOT_UNICODE, "stop"]
     assert (answers.cut, answers.tokens) == (1, 6.5)
 
     def read(change):
@@ -56,12 +64,24 @@ def test_null_is_no_answer_only_if_the_file_says_why(tmp_path):
     assert unrefused(read, refused) == {}
 
 
+@pytest.mark.parametrize("reason", ["stop", "content_filter", "[/x] odd", ":boom:", ""])
+def test_a_reason_that_is_no_failure_counts_as_no_answer_and_keeps_a_text(tmp_path, reason):
+    rows = [
+        {"output": None, "finish_reason": reason},
+        {"finish_reason": reason},
+        {"output": None, "finish_reason": "filtered"},
+    ]
+    answers = read_answers_to(write_rows(tmp_path / "a.json", *rows), PROMPTS[:3])
+    assert answers.finish_reasons == ["no_answer", reason, "filtered"]
+    assert by_reason(missing(answers)) == {"no_answer": [0], "filtered": [2]}
+
+
 def test_answers_without_a_text_survive_a_round_trip(tmp_path):
     answers = Answers(
-        ["a", None, "é 🌉\u2028", None], "mine", [1, None, 3, 4], ["stop", "error", "length", NOT_UNICODE]
+        ["a", None, "é 🌉\u2028", None], "mine", [1, None, 3, 4], ["stop", "refused", "length", NOT_UNICODE]
     )
     assert read_answers_to(write_answers_to(tmp_path / "a.json", PROMPTS, answers), PROMPTS) == answers
-    none = Answers([None] * 4, "mine", [None] * 4, ["error"] * 4)
+    none = Answers([None] * 4, "mine", [None] * 4, ["filtered"] * 4)
     assert read_answers_to(write_answers_to(tmp_path / "b.json", PROMPTS, none), PROMPTS) == none
     assert none.tokens is None
 

@@ -139,7 +139,11 @@ DAMAGES = {
         json.dumps({"prompt": "", "response": "", "baseline": ""}),
         r"samples\.jsonl line 1: reward: Field required",
     ),
-    "gaps that are no Parquet": ("round-2/worst_case.parquet", "PAR?", r"worst_case\.parquet: damaged Parquet"),
+    "gaps that are no Parquet": (
+        "round-2/worst_case.parquet",
+        "PAR?",
+        r"worst_case\.parquet: cannot be read as numbers",
+    ),
     "pairs that are no Arrow": ("seed/pairs/data-00000-of-00001.arrow", "no", r"\.arrow: damaged Arrow"),
 }
 
@@ -156,9 +160,9 @@ def test_a_damaged_file_is_named_in_one_line(run, name, content, message):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"point": [0.5]}, "no column moved"),
+        ({"point": [0.5]}, "no column 'moved'"),
         ({"point": [0.5, np.nan], "moved": [0.0, 0.0]}, "row 1: point is nan"),
-        ({"point": ["wide"], "moved": [0.0]}, "damaged Parquet"),
+        ({"point": ["wide"], "moved": [0.0]}, "cannot be read as numbers"),
     ],
 )
 def test_gaps_of_another_shape_are_refused_by_column_and_row(run, columns, message):

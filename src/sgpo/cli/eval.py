@@ -171,7 +171,7 @@ def _write_answers(arguments: argparse.Namespace, path: Path) -> int:
     if arguments.json:
         print(json.dumps(as_plain({"file": str(path), "answers": count, "cut": cut, "failed": result["failed"]})))
     else:
-        missing = left_out(result, "question" if settings.kind == "mt_bench" else "row")
+        missing = left_out(result, "question" if settings.kind == "mt_bench" else "row", "without an answer")
         print(f"{path}: {count:,} answers, {cut:,} of them cut at {settings.max_new_tokens:,} tokens{missing}.")
     return 0
 

@@ -1,14 +1,13 @@
 """Gaps from a file: text, .npy or Parquet."""
 
 import warnings
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from sgpo.errors import InputError, first_line
 from sgpo.robust.ball import check_gaps
-from sgpo.store.files import read_text
+from sgpo.store.files import read_numbers, read_text
 
 
 def read_gaps(path: Path, column: str) -> np.ndarray:
@@ -16,7 +15,7 @@ def read_gaps(path: Path, column: str) -> np.ndarray:
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "does not exist"
         raise InputError(f"{path} {found}; allowed: text with one gap per line, .npy, or .parquet.")
-    readers = {".parquet": partial(_read_parquet, column=column), ".npy": _read_npy}
+    readers = {".parquet": lambda path: read_numbers(path, [column])[0], ".npy": _read_npy}
     gaps = readers.get(path.suffix, _read_text)(path)
     if not gaps.size:
         raise InputError(f"{path} holds no gaps; allowed: at least one.")
@@ -47,16 +46,3 @@ def _read_npy(path: Path) -> np.ndarray:
     if not np.issubdtype(gaps.dtype, np.number) or np.iscomplexobj(gaps):
         raise InputError(f"{path}: holds {gaps.dtype}; allowed: real numbers.")
     return gaps
-
-
-def _read_parquet(path: Path, column: str) -> np.ndarray:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        names = pq.read_schema(path).names
-        if column not in names:
-            raise InputError(f"{path}: no column {column!r}; it has {', '.join(names)}.")
-        return pq.read_table(path, columns=[column])[column].cast(pa.float64()).to_numpy()
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as numbers from Parquet ({error}).") from error

@@ -13,6 +13,7 @@ from sgpo.evaluate.alpaca import Annotations
 from sgpo.evaluate.gamed import Gamed
 from sgpo.evaluate.row_files import list_missing
 from sgpo.stats.intervals import standard_error
+from sgpo.stats.win_rate import check_range
 
 NEEDS_EXTRA = "the length-controlled win rate needs scikit-learn, which is not installed: pip install 'sgpo[alpaca]'."
 
@@ -82,7 +83,7 @@ def raw_win_rate(preferences: ArrayLike) -> RawWinRate:
     Raises:
         InputError: there is no preference, or one outside [0, 1].
     """
-    shares = _check_preferences(preferences)
+    shares = check_range(preferences, "preferences", 0, 1, optional=True)
     judged = shares[~np.isnan(shares)]
     if judged.size == 0:
         raise InputError("preferences holds no judgment; allowed: at least one.")
@@ -120,9 +121,13 @@ def length_controlled_win_rate(
     Source: Y. Dubois et al., "Length-controlled AlpacaEval: a simple way to debias automatic evaluators",
         arXiv:2404.04475; alpaca_eval 0.6.6, `length_controlled_minimal` and `length_controlled_v1`.
     """
-    shares = _check_preferences(preferences)
-    delta = _check_lengths(baseline_lengths, "baseline_lengths", shares.size)
-    delta = delta - _check_lengths(lengths, "lengths", shares.size)
+    shares = check_range(preferences, "preferences", 0, 1, optional=True)
+    sides = {"lengths": lengths, "baseline_lengths": baseline_lengths}
+    for name, one in sides.items():
+        sides[name] = checked = check_range(one, name, 0, np.inf)
+        if checked.size != shares.size:
+            raise InputError(f"{name} has {checked.size} rows; allowed: {shares.size}, one for each preference.")
+    delta = sides["baseline_lengths"] - sides["lengths"]
     difficulty = {} if gamed is None else {"difficulty": _difficulty(gamed, places, shares.size)}
     judged = ~np.isnan(shares)
     wins, losses = np.nansum(shares), np.nansum(1 - shares)
@@ -131,7 +136,10 @@ def length_controlled_win_rate(
             f"preferences holds {wins:.1f} wins and {losses:.1f} losses; allowed: {FEWEST} of each, or more."
         )
     if (scale := delta.std(ddof=1)) == 0 and delta[0] != 0:
-        raise InputError(f"lengths differ from baseline_lengths by {-delta[0]:g} in every row; allowed: not all alike.")
+        raise InputError(
+            f"lengths differ from baseline_lengths by {-delta[0]:g} in every row, which cannot be controlled for; "
+            "allowed: differences that vary."
+        )
     columns = {"length": np.tanh(delta / (scale or 1.0)), **difficulty, "policy": np.ones(shares.size)}
     design = np.stack(list(columns.values()), axis=1)
     x, y, weights = design[judged], shares[judged], np.ones(judged.sum())
@@ -199,10 +207,8 @@ def _control(read: Annotations, gamed: Gamed | None, by_row: bool) -> LengthCont
 def _remarks(found: LengthControlled, raw: RawWinRate) -> list[str]:
     """What a reader has to know of a length-controlled win rate."""
     name, rate = f"The length-controlled ({found.model}) win rate", raw.win_rate
-    fewest, enough = (
-        (raw.wins + raw.draws + raw.losses) * min(rate, 100 - rate) / 100,
-        _ENOUGH * len(found.coefficients),
-    )
+    fewest = (raw.wins + raw.draws + raw.losses) * min(rate, 100 - rate) / 100
+    enough = _ENOUGH * len(found.coefficients)
     remarks = {
         f"{name} is not the leaderboard's, which is the full model's (--difficulty df_gamed.csv): over 56 published "
         "models it is 6.5 points higher on average and up to 27.": found.model == "minimal",
@@ -276,28 +282,5 @@ def _difficulty(gamed: Gamed, places: ArrayLike | None, count: int) -> np.ndarra
     rows = np.arange(count) if places is None else np.asarray(places)
     if rows.shape != (count,) or not np.issubdtype(rows.dtype, np.integer):
         raise InputError(f"places has the shape {rows.shape}; allowed: ({count},) integers.")
-    _check_rows((rows >= 0) & (rows < known), "places", rows, f"0 to {known - 1}, the difficulty file's")
+    check_range(rows, "places", 0, known - 1)
     return gamed.difficulty[rows]
-
-
-def _check_preferences(preferences: ArrayLike) -> np.ndarray:
-    shares = np.asarray(preferences, dtype=np.float64)
-    if shares.ndim != 1 or shares.size == 0:
-        raise InputError(f"preferences has the shape {shares.shape}; allowed: (N,) with N >= 1.")
-    _check_rows(~((shares < 0) | (shares > 1)), "preferences", shares, "a number in [0, 1], or nan for none")
-    return shares
-
-
-def _check_lengths(lengths: ArrayLike, name: str, count: int) -> np.ndarray:
-    array = np.asarray(lengths, dtype=np.float64)
-    if array.shape != (count,):
-        raise InputError(f"{name} has the shape {array.shape}; allowed: ({count},), one for each preference.")
-    _check_rows(np.isfinite(array) & (array >= 0), name, array, "a number of characters >= 0")
-    return array
-
-
-def _check_rows(good: np.ndarray, name: str, values: np.ndarray, allowed: str) -> None:
-    """Raises InputError for the first row that is not good."""
-    if not good.all():
-        row = int(good.argmin())
-        raise InputError(f"{name} row {row} is {values[row]}; allowed: {allowed}.")

@@ -144,11 +144,7 @@ def _question(row: Row) -> Question:
 
 
 def _texts(row: Row, key: str) -> tuple[str, ...]:
-    value = row.values.get(key)
-    if (
-        not isinstance(value, list)
-        or not value
-        or not all(isinstance(text, str) and is_unicode(text) for text in value)
-    ):
+    texts = value if isinstance(value := row.values.get(key), list) else []
+    if not texts or not all(isinstance(text, str) and is_unicode(text) for text in texts):
         raise row.wrong(key, "a list of strings, one for each turn")
-    return tuple(value)
+    return tuple(texts)

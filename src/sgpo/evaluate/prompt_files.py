@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from sgpo.choices import Failure
 from sgpo.errors import InputError, shorten
@@ -44,10 +44,10 @@ def missing(*sides: Answers) -> list[Failure | None]:
     return [next((reason or "no_answer" for text, reason in row if text is None), None) for row in rows]
 
 
-def by_reason(failures: Sequence[Failure | None], names: Sequence[int] | None = None) -> dict[Failure, list[int]]:
+def by_reason(failures: Sequence[Failure | None], names: Sequence[Any] | None = None) -> dict[Failure, list[Any]]:
     """The rows, or their names, that lack something, by the reason."""
     names = range(len(failures)) if names is None else names
-    found: dict[Failure, list[int]] = {}
+    found: dict[Failure, list[Any]] = {}
     for failure, name in zip(failures, names, strict=True):
         if failure is not None:
             found.setdefault(failure, []).append(name)
@@ -111,7 +111,7 @@ def _answer(row: Row) -> tuple[str | None, str | None]:
     key = "output" if "output" in row.values else "response"
     reason = None if row.values.get("finish_reason") is None else row.name("finish_reason")
     if row.values.get(key) is None and reason is not None:
-        return None, reason
+        return None, reason if reason in get_args(Failure) else "no_answer"
     text = row.text(key)
     return (text, reason) if is_unicode(text) else (None, NOT_UNICODE)
 

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import numpy as np
-from rich.markup import escape
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -27,9 +27,9 @@ def as_plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def result_table(result: dict[str, Any]) -> Table:
+def result_table(result: dict[str, Any]) -> Group:
     """The plain result of an evaluation of any kind; AlpacaEval's and MT-Bench's are those of their judgments."""
-    return {
+    table = {
         "alpaca": _alpaca_table,
         "mt_bench": _mt_bench_table,
         "mt_bench_pairs": _mt_bench_pairs_table,
@@ -37,6 +37,9 @@ def result_table(result: dict[str, Any]) -> Table:
         "reward": _reward_table,
         "preferences": _preferences_table,
     }[result["kind"]](result)
+    # Below the table, which would wrap it at its own width. Text, here and in cells, because names are no markup.
+    caption, table.caption = Text(table.caption or "", style="table.caption"), None
+    return Group(table, caption) if caption else Group(table)
 
 
 def _alpaca_table(result: dict[str, Any]) -> Table:
@@ -59,7 +62,7 @@ def _mt_bench_table(result: dict[str, Any]) -> Table:
     table = _table(f"{result['model']}, judged by {result['judge']}", *columns)
     both = result["by_category_and_turn"]
     rows = [
-        (escape(category), whole, [both.get(f"{category}/{turn}") for turn in turns])
+        (Text(category), whole, [both.get(f"{category}/{turn}") for turn in turns])
         for category, whole in result["by_category"].items()
     ]
     for name, whole, parts in [*rows, ("all", result["overall"], turns.values())]:
@@ -75,7 +78,7 @@ def _mt_bench_pairs_table(result: dict[str, Any]) -> Table:
     table = _table(f"{title}, judged by {result['judge']}", *columns)
     for name, one in result["models"].items():
         rates = (_number(one[key]) for key in ("win_rate", "win_rate_adjusted"))
-        table.add_row(escape(name), *(f"{one[key]:,}" for key in counts), *rates, _span(one))
+        table.add_row(Text(name), *(f"{one[key]:,}" for key in counts), *rates, _span(one))
     return table
 
 
@@ -100,7 +103,7 @@ def _reward_table(result: dict[str, Any]) -> Table:
     for name, key in (("mean reward", "reward"), ("mean reward of the baseline", "baseline_reward")):
         table.add_row(name, _number(result[key]["mean"]), _span(result[key]))
     for name, (own, other) in result["parts"].items():
-        table.add_row(escape(name), _number(own), f"baseline {_number(other)}")
+        table.add_row(Text(name), _number(own), f"baseline {_number(other)}")
     rows = (
         ("tokens per answer", "tokens", 1),
         ("KL to the reference, nats per answer", "kl", 3),
@@ -120,13 +123,13 @@ def _preferences_table(result: dict[str, Any]) -> Table:
     table = _table(result["policy"], "held-out pairs", "accuracy", "95% interval", "pairs")
     report, bound = result["preferences"], result["certificate"]
     parts = {"all": report["overall"]}
-    parts |= {escape(f"source {source}"): accuracy for source, accuracy in report["by_source"].items()}
+    parts |= {f"source {source}": accuracy for source, accuracy in report["by_source"].items()}
     for part in report["by_length"]:
         ends = dict.fromkeys(f"{part[end]:.0f}" for end in ("shortest", "longest"))
         unit = "token" if [*ends] == ["1"] else "tokens"
         parts[f"chosen minus rejected: {' to '.join(ends)} {unit}"] = part["accuracy"]
     for name, found in parts.items():
-        table.add_row(name, _number(found["accuracy"]), _span(found), f"{found['pairs']:,}")
+        table.add_row(Text(name), _number(found["accuracy"]), _span(found), f"{found['pairs']:,}")
     scale = report["calibration"]["temperature"]
     table.caption = (
         f"Calibration error {report['calibration']['error']:.3f}; scale of the gaps {_number(scale['scale'])} (95% "
@@ -141,13 +144,19 @@ def _preferences_table(result: dict[str, Any]) -> Table:
     return table
 
 
-def left_out(result: dict[str, Any], what: str = "row") -> str:
-    """What is missing, by reason and row, as the end of a sentence; empty if nothing is."""
+def left_out(result: dict[str, Any], what: str = "row", lead: str = "left out of all other numbers") -> str:
+    """What is missing, by reason, whose it is and row, as the end of a sentence; empty if nothing is."""
+    sides = {row: f"{who}, " for who in ("baseline", "policy") for row in result.get("unanswered", {}).get(who, ())}
+    rest, found = "judge, " if result["kind"] == "judge" else "", {}
+    for reason, rows in result["failed"].items():
+        for row in rows:
+            name = " turn ".join(map(str, row)) if isinstance(row, list) else row
+            found.setdefault((sides.get(name, rest), reason.replace("_", " ")), []).append(name)
     parts = [
-        f"{len(rows):,} {reason.replace('_', ' ')} ({what} {list_missing(list(map(str, rows)))})"
-        for reason, rows in result["failed"].items()
+        f"{len(rows):,} {reason} ({side}{what}{'s' if len(rows) > 1 else ''} {list_missing(rows)})"
+        for (side, reason), rows in found.items()
     ]
-    return f"; left out of all other numbers: {', '.join(parts)}" if parts else ""
+    return f"; {lead}: {', '.join(parts)}" if parts else ""
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -1,6 +1,7 @@
 """A policy's answers compared with a baseline's by a reward model or function."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,14 @@ from datasets import Dataset
 from sgpo.errors import InputError
 from sgpo.evaluate.prompt_files import Answers, by_reason, missing
 from sgpo.policy.tokens import Messages, response_texts
-from sgpo.preferences.annotators.ranking import Annotator, Ranking
+from sgpo.preferences.annotators.ranking import Annotator, Ranking, as_text
 from sgpo.stats.intervals import mean_interval
 from sgpo.stats.win_rate import compare_rewards, win_rate
+from sgpo.store.files import write_jsonl
 from sgpo.store.progress import Advance
+from sgpo.store.records import Sample
+
+SAMPLES = 8
 
 
 def compare_by_reward(
@@ -26,6 +31,8 @@ def compare_by_reward(
     """
     failures = missing(policy, baseline)
     rows = [row for row, failure in enumerate(failures) if failure is None]
+    if not rows:
+        raise InputError(f"none of {len(prompts)} prompts has an answer of each side; allowed: at least one.")
     sides = ([side.texts[row] for row in rows] for side in (policy, baseline))
     ranking, found, known = _pair_rewards(annotator, [prompts[row] for row in rows], *sides, progress)
     if not len(known):
@@ -48,6 +55,19 @@ def compare_by_reward(
         "counts": ranking.counts,
         "rewards": rewards,
     }
+
+
+def write_samples(
+    path: Path, prompts: Sequence[Messages], policy: Answers, baseline: Answers, rewards: np.ndarray
+) -> None:
+    """Writes the first prompts that have two rewards, (P, 2), for the report."""
+    rows = zip(prompts, policy.texts, baseline.texts, rewards.tolist(), strict=True)
+    samples = [
+        Sample(prompt=as_text(prompt), response=one, baseline=other, reward=reward, baseline_reward=base)
+        for prompt, one, other, (reward, base) in rows
+        if np.isfinite([reward, base]).all()
+    ]
+    write_jsonl(path, [sample.model_dump() for sample in samples[:SAMPLES]])
 
 
 def reward_agreement(annotator: Annotator, pairs: Dataset, *, progress: Advance) -> float | None:

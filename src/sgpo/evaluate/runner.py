@@ -29,7 +29,7 @@ from sgpo.evaluate.prompt_files import (
     write_answers_to,
 )
 from sgpo.evaluate.results import as_plain
-from sgpo.evaluate.rewarding import compare_by_reward, reward_agreement
+from sgpo.evaluate.rewarding import compare_by_reward, reward_agreement, write_samples
 from sgpo.policy.chat import note_chat
 from sgpo.policy.generators import load_model, open_generator
 from sgpo.policy.load import load_tokenizer
@@ -39,7 +39,6 @@ from sgpo.policy.score import PairScores, score_pairs, score_responses
 from sgpo.policy.tokens import Messages
 from sgpo.preferences.annotate import implicit_rewards
 from sgpo.preferences.annotators.open import open_reward
-from sgpo.preferences.annotators.ranking import as_text
 from sgpo.preferences.annotators.verdicts import PairwiseJudge
 from sgpo.preferences.source import load_pairs
 from sgpo.serving.answers import Body
@@ -47,12 +46,10 @@ from sgpo.serving.cache import CachedPool
 from sgpo.serving.client import ServerPool
 from sgpo.stats.certificate import certify_policy
 from sgpo.stats.ranking import report_preferences
-from sgpo.store.files import name_row, write_jsonl
+from sgpo.store.files import name_row
 from sgpo.store.hub import is_hub_id
 from sgpo.store.progress import Reporter
-from sgpo.store.records import Sample
 
-SAMPLES = 8
 # Files of answers in the folder of an evaluation, for the kinds whose answers another program judges.
 ANSWER_FILES = {"alpaca": "model_outputs.json", "mt_bench": "model_answer/{name}.jsonl"}
 
@@ -244,7 +241,7 @@ def _alpaca(job: Job) -> dict[str, Any]:
     rows = [row for row, text in enumerate(answers.texts) if text is not None]
     texts, asked = [answers.texts[row] for row in rows], Instructions(*([one[row] for row in rows] for one in asked))
     write_model_outputs(job.answers, asked, texts, job.subject.name)
-    characters = float(np.mean([len(text) for text in texts]))
+    characters = float(np.mean([len(text) for text in texts])) if texts else None
     counts = {"count": len(prompts), "answers": len(rows), "failed": by_reason(missing(answers))}
     return {**counts, "cut": answers.cut, "characters": characters}
 
@@ -261,7 +258,7 @@ def _mt_bench(job: Job) -> dict[str, Any]:
     responses = [one for row in turns for one in row]
     failures = [one.finish_reason if one.failed else None for one in responses]
     job.check_failed(failures, "turns")
-    ids = [question.question_id for question, row in zip(questions, turns, strict=True) for _ in row]
+    ids = [(one.question_id, turn + 1) for one, row in zip(questions, turns, strict=True) for turn in range(len(row))]
     cut, answers = sum(one.finish_reason == "length" for one in responses), failures.count(None)
     return {"count": len(questions), "answers": answers, "failed": by_reason(failures, ids), "cut": cut}
 
@@ -272,11 +269,14 @@ def _judge(job: Job) -> dict[str, Any]:
     pool = CachedPool(servers, job.verdicts, retry_failed=settings.retry_failed)
     prompts, policy, baseline = _both_answers(job)
     duels = open_duels(judge, prompts, policy, baseline)
+    # Now, before the judge is asked, and again with its verdicts.
+    job.check_failed([duel.settled.failure for duel in duels], "comparisons")
     bodies = [body for duel in duels for body in duel.bodies]
     if job.approve is not None:
         job.approve(bodies, pool.missing(bodies))
     with job.reporter.bar("verdicts", len(bodies)) as advance:
         result = compare_by_judge(judge, pool, duels, progress=advance)
+    job.check_failed([duel["failure"] for duel in result["duels"]], "comparisons")
     return {
         "value": result["win_rate"],
         "count": result["judged"],
@@ -300,7 +300,7 @@ def _reward(job: Job) -> dict[str, Any]:
         with job.reporter.bar("rewards of the self-annotated pairs", len(subject.own_pairs)) as advance:
             agreement = reward_agreement(annotator, subject.own_pairs, progress=advance)
     if job.samples is not None:
-        _write_samples(job.samples, prompts, policy, baseline, result["rewards"])
+        write_samples(job.samples, prompts, policy, baseline, result["rewards"])
     return {
         "value": result["win_rate"],
         "count": int(np.isfinite(result["rewards"]).all(axis=1).sum()),
@@ -353,24 +353,31 @@ def _both_answers(job: Job) -> tuple[list[Messages], Answers, Answers]:
     policy = job.answers_of(subject.model, subject.name, prompts, "policy")
     if job.answers is not None:
         write_answers_to(job.answers, prompts, policy)
-    return prompts, policy, job.baseline(prompts)
+    baseline = job.baseline(prompts)
+    # Each side may be within the limit, and both together not.
+    job.check_failed(missing(policy, baseline), "comparisons")
+    return prompts, policy, baseline
 
 
 def _describe_answers(policy: Answers, baseline: Answers) -> dict[str, Any]:
-    return {"policy": policy.name, "baseline": baseline.name, "cut": policy.cut}
+    sides = {"policy": policy, "baseline": baseline}
+    absent = {who: [row for row, text in enumerate(one.texts) if text is None] for who, one in sides.items()}
+    return {"policy": policy.name, "baseline": baseline.name, "cut": policy.cut, "unanswered": absent}
 
 
 def _estimate_kl(job: Job, prompts: Sequence[Messages], answers: Answers) -> float | None:
     """Mean of `log pi(y|x) - log pi_ref(y|x)` over the policy's own answers, in nats per answer.
 
     It is an unbiased estimate of KL(pi || pi_ref) if the answers are sampled at temperature 1 and top_p 1, and end
-    before the token limit. None without a reference, or if the answers come from a file.
+    before the token limit. None without a reference or any answer, or if the answers come from a file.
     """
     subject = job.subject
     if subject.reference is None or is_answer_file(subject.model.path):
         return None
     logps, limit = [], None
     rows = [row for row, text in enumerate(answers.texts) if text is not None]
+    if not rows:
+        return None
     prompts, texts = [prompts[row] for row in rows], [answers.texts[row] for row in rows]
     for who, model in (("policy", subject.model), ("reference", subject.reference)):
         policy = load_model(model)
@@ -381,15 +388,3 @@ def _estimate_kl(job: Job, prompts: Sequence[Messages], answers: Answers) -> flo
         logps.append(scores.logps)
         del policy
     return float((logps[0] - logps[1]).mean())
-
-
-def _write_samples(
-    path: Path, prompts: Sequence[Messages], policy: Answers, baseline: Answers, rewards: np.ndarray
-) -> None:
-    rows = zip(prompts, policy.texts, baseline.texts, rewards.tolist(), strict=True)
-    samples = [
-        Sample(prompt=as_text(prompt), response=one, baseline=other, reward=reward, baseline_reward=base)
-        for prompt, one, other, (reward, base) in rows
-        if np.isfinite([reward, base]).all()
-    ]
-    write_jsonl(path, [sample.model_dump() for sample in samples[:SAMPLES]])

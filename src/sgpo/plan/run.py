@@ -18,7 +18,7 @@ from sgpo.rounds.costs import BYTES, Scale, StagePlan, activation_bytes, state_b
 from sgpo.rounds.evaluations import check_evaluations
 from sgpo.rounds.loop import plan_rounds
 from sgpo.rounds.training import leader_arguments
-from sgpo.stats.acceptance import ENOUGH_PAIRS
+from sgpo.stats.acceptance import describe_few
 from sgpo.store.progress import hide_other_bars
 from sgpo.store.run_dir import check_same_config, start_of
 
@@ -109,12 +109,13 @@ def scale_of(config: RunConfig, inputs: Inputs, evaluated: dict[str, int]) -> Sc
 
 def few_pairs(config: RunConfig, scale: Scale) -> list[str]:
     """A sentence if there are too few validation pairs to choose a round by."""
-    if not config.chooses_round or scale.validation >= ENOUGH_PAIRS:
+    few = describe_few(scale.validation)
+    if not config.chooses_round or not few:
         return []
     return [
-        f"about {scale.validation} validation pairs choose the round to ship; with fewer than {ENOUGH_PAIRS} the test "
-        "often misses a good round, and without a supported round the SFT model is shipped. More seeds or a larger "
-        "data.validation_share help; leader.accept: always needs no validation pairs."
+        f"about {scale.validation} validation pairs choose the round to ship; {few}, and without a supported round the "
+        "SFT model is shipped. More seeds or a larger data.validation_share help; leader.accept: always needs no "
+        "validation pairs."
     ]
 
 

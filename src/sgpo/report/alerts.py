@@ -12,7 +12,7 @@ _LENGTH_RATIO = 1.5
 
 def find_alerts(record: RunRecord) -> list[str]:
     """One or two sentences per alert, most serious first; empty if the numbers look sound."""
-    checks = (_collapse, _disagreement, _decline, _few_pairs, _turned_down, _longer_responses, _moved_share)
+    checks = (_collapse, _disagreement, _decline, _turned_down, _longer_responses, _moved_share)
     return [alert for check in checks for alert in check(record)]
 
 
@@ -48,15 +48,6 @@ def _decline(record: RunRecord) -> Iterator[str]:
                 f"The last round, {name}, is below {best_name} in {quantity.title}: {last.value:.3f} against "
                 f"{best.value:.3f}" + ("; the intervals overlap, so this may be noise." if noise else ".")
             )
-
-
-def _few_pairs(record: RunRecord) -> Iterator[str]:
-    shipped = record.shipped
-    if shipped and shipped.round is not None and shipped.pairs < shipped.enough:
-        yield (
-            f"Only {shipped.pairs} validation pairs choose the round to ship: with fewer than {shipped.enough} the "
-            "test often misses a later and better one. Raise data.validation_share or add seeds."
-        )
 
 
 def _turned_down(record: RunRecord) -> Iterator[str]:

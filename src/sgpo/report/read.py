@@ -4,13 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import ConfigDict, Field
 
 from sgpo.errors import InputError, first_line
-from sgpo.store.files import read_objects, read_yaml
+from sgpo.store.files import read_numbers, read_objects, read_yaml
 from sgpo.store.records import WORST_CASE, GapTable, Manifest, Record, RoundMetrics, Sample, Shipped, parse_record
 
 
@@ -131,7 +129,7 @@ def read_run(directory: str | Path) -> RunRecord:
             if found := _read_samples(folder, rounds[-1]):
                 samples[t] = found
         if (path := folder / WORST_CASE).exists():
-            gaps[t] = _read_gaps(path)
+            gaps[t] = GapTable(*read_numbers(path, GapTable._fields))
     return RunRecord(
         name=root.resolve().name,
         config=config,
@@ -159,21 +157,6 @@ def _read_samples(folder: Path, metrics: RoundMetrics) -> dict[str, list[Sample]
         if path.exists():
             samples[name] = [parse_record(Sample, row, where) for where, row in read_objects(path)]
     return samples
-
-
-def _read_gaps(path: Path) -> GapTable:
-    columns = {}
-    try:
-        table = pq.read_table(path)
-        for name in GapTable._fields:
-            if name not in table.column_names:
-                raise InputError(f"{path}: no column {name}; allowed: {', '.join(GapTable._fields)}, one row per pair.")
-            columns[name] = values = table[name].cast(pa.float64()).to_numpy()
-            if (wrong := np.flatnonzero(~np.isfinite(values))).size:
-                raise InputError(f"{path}, row {wrong[0]}: {name} is {values[wrong[0]]}; allowed: a finite number.")
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: damaged Parquet ({first_line(error)}).") from error
-    return GapTable(**columns)
 
 
 def _count_rows(folder: Path) -> int | None:

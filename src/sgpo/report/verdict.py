@@ -2,7 +2,7 @@
 
 from sgpo.report.quantities import Estimate, Quantity, capital, find_quantities
 from sgpo.report.read import RunRecord
-from sgpo.stats.acceptance import smallest_p_value
+from sgpo.stats.acceptance import describe_few, smallest_p_value
 from sgpo.store.records import RoundMetrics, Shipped
 
 _EVEN = Estimate(0.5, (0.5, 0.5))
@@ -67,8 +67,9 @@ def judge_shipping(record: RunRecord) -> list[str]:
     shipped = record.shipped
     if shipped is None:
         return []
+    few = describe_few(shipped.pairs, shipped.enough)
     if shipped.round is None:
-        found, why = _why_none(record, shipped)
+        found, why = _why_none(record, shipped, few)
         to_do = (
             "The policies of all rounds are kept: compare them in the evaluations, and take "
             f"round-{len(shipped.rounds) - 1}/policy if they convince you (leader.accept: always ships it without a "
@@ -80,11 +81,12 @@ def judge_shipping(record: RunRecord) -> list[str]:
     others = f", and support no later round ({later} tested)" if later else ""
     return [
         f"Ship {name_of(shipped.round)}{last} ({shipped.path}): the {shipped.pairs} validation pairs support it "
-        f"(p = {found.p_value:.2g}, below {found.threshold:.2g}){others}."
+        f"(p = {found.p_value:.2g}, below {found.threshold:.2g}){others}.",
+        *([f"{capital(few)}: a later one may be better."] if few and later else []),
     ]
 
 
-def _why_none(record: RunRecord, shipped: Shipped) -> tuple[str, str]:
+def _why_none(record: RunRecord, shipped: Shipped, few: str) -> tuple[str, str]:
     """What the validation pairs say where they support no round, and the numbers that show it."""
     last, name = shipped.rounds[-1], name_of(len(shipped.rounds) - 1)
     pairs = f"{shipped.pairs} validation pair{'' if shipped.pairs == 1 else 's'}"
@@ -105,6 +107,6 @@ def _why_none(record: RunRecord, shipped: Shipped) -> tuple[str, str]:
         f"The implicit reward of {name} agrees with people in {last.accuracy:.0%} of {pairs} (p = {last.p_value:.2g}"
         f"{length}; {bound} would be evidence)."
     )
-    if shipped.pairs < shipped.enough:
-        return nothing, f"{agrees} With fewer than {shipped.enough} pairs the test often misses a good round."
+    if few:
+        return nothing, f"{agrees} {capital(few)}."
     return "do not show that a round is better", f"{agrees} So many usually recognise one unless labels are wrong."

@@ -46,14 +46,6 @@ class Answer:
     detail: str = ""
 
 
-class _Failed(Exception):
-    """A choice that is no answer, and would not be one if it were asked for again."""
-
-    def __init__(self, failure: Failure, detail: str) -> None:
-        super().__init__(detail)
-        self.failure = failure
-
-
 def read_completion(reply: str) -> Answer:
     """Reads the JSON of a chat completion; raises NoAnswer if a part is missing or has another form."""
     try:
@@ -63,11 +55,12 @@ def read_completion(reply: str) -> Answer:
     choices = content.get("choices")
     if not isinstance(choices, list) or not choices:
         raise NoAnswer("a reply without choices")
-    usage = _object(content.get("usage"))
-    try:
-        texts, reasons = zip(*map(_read_choice, choices), strict=True)
-    except _Failed as error:
-        return Answer(failure=error.failure, detail=str(error))
+    usage, texts, reasons = _object(content.get("usage")), (), ()
+    for choice in choices:
+        read = _read_choice(choice)
+        if read.failure is not None:
+            return read
+        texts, reasons = texts + read.texts, reasons + read.finish_reasons
     counts = [_count(usage, name) for name in ("prompt_tokens", "completion_tokens")]
     return Answer(texts, reasons, *counts, _first_logprobs(choices[0]))
 
@@ -76,7 +69,7 @@ def _object(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _read_choice(choice: object) -> tuple[str, str]:
+def _read_choice(choice: object) -> Answer:
     message, reason = _object(_object(choice).get("message")), _object(choice).get("finish_reason")
     text = message.get("content")
     if not isinstance(reason, str):
@@ -85,15 +78,15 @@ def _read_choice(choice: object) -> tuple[str, str]:
         # vLLM reports this if it is stopped, or fails, during a request.
         raise NoAnswer(f"a choice that the server aborted (finish_reason {reason!r})")
     if reason == "content_filter" or (message.get("refusal") and not text):
-        raise _Failed("filtered", f"finish_reason {reason!r}, refusal {message.get('refusal')!r}")
+        return Answer(failure="filtered", detail=f"finish_reason {reason!r}, refusal {message.get('refusal')!r}")
     if text is None and message and reason == "length":
         # A reasoning model that was cut before its answer.
         text = ""
     if not isinstance(text, str):
-        raise _Failed("no_text", f"a choice without text (finish_reason {reason!r})")
+        return Answer(failure="no_text", detail=f"a choice without text (finish_reason {reason!r})")
     if not is_unicode(text):
-        raise _Failed("not_unicode", "a text that is not Unicode: half of a surrogate pair")
-    return text, reason
+        return Answer(failure="not_unicode", detail="a text that is not Unicode: half of a surrogate pair")
+    return Answer((text,), (reason,))
 
 
 def _count(usage: dict, name: str) -> int | None:

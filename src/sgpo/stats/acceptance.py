@@ -153,6 +153,11 @@ def latest_supported(gaps: Sequence[ArrayLike], *, control: ArrayLike | None = N
     return Shipment(taken[-1] if taken else None, found, thresholds)
 
 
+def describe_few(pairs: int, enough: int = ENOUGH_PAIRS) -> str:
+    """What so few pairs to choose a round by do to the test, as part of a sentence; empty if there are enough."""
+    return f"with fewer than {enough} pairs the test often misses a good round" if pairs < enough else ""
+
+
 def _fit_slope(control: np.ndarray) -> np.ndarray:
     """b * control, (N,), with the b of least mean  -log sigma(b * control)."""
     largest = float(np.abs(control).max())

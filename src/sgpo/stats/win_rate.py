@@ -13,6 +13,17 @@ from sgpo.stats.intervals import share_interval
 _TIE = 1e-9
 
 
+def check_range(values: ArrayLike, name: str, least: float, most: float, *, optional: bool = False) -> np.ndarray:
+    """(N,) numbers from `least` to `most`, N >= 1; `optional` ones may be nan."""
+    array = np.asarray(values, dtype=np.float64)
+    known = check_gaps(np.where(np.isnan(array), least, array) if optional else array, name)
+    outside = np.flatnonzero((known < least) | (known > most))
+    if outside.size:
+        allowed = f"{least:g} to {most:g}{', or nan for none' if optional else ''}"
+        raise InputError(f"{name} row {outside[0]} is {known[outside[0]]:g}; allowed: {allowed}.")
+    return array
+
+
 class WinRate(NamedTuple):
     """Share of comparisons won, ties counted half, with its 95% interval over prompts."""
 
@@ -42,8 +53,5 @@ def win_rate(shares: ArrayLike) -> WinRate:
     Raises:
         InputError: no share, or one outside [0, 1].
     """
-    shares = check_gaps(shares, "shares")
-    outside = np.flatnonzero((shares < 0) | (shares > 1))
-    if outside.size:
-        raise InputError(f"shares[{outside[0]}] is {shares[outside[0]]}; allowed: numbers in [0, 1].")
+    shares = check_range(shares, "shares", 0, 1)
     return WinRate(float(shares.mean()), *share_interval(shares), shares.size)

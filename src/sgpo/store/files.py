@@ -8,7 +8,7 @@ import re
 import shutil
 import zlib
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -146,6 +146,26 @@ def read_objects(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
     if not placed:
         raise InputError(f"{path} has no rows; allowed: at least one.")
     return placed
+
+
+def read_numbers(path: str | Path, columns: Sequence[str]) -> list[Any]:
+    """Columns of a Parquet file, (N,) finite float64 each; InputError names the column and the row."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    found = []
+    try:
+        names = pq.read_schema(path).names
+        for name in columns:
+            if name not in names:
+                raise InputError(f"{path}: no column {name!r}; it has {', '.join(names)}.")
+            found.append(pq.read_table(path, columns=[name])[name].cast(pa.float64()).to_numpy())
+            if (wrong := np.flatnonzero(~np.isfinite(found[-1]))).size:
+                raise InputError(f"{path} row {wrong[0]}: {name} is {found[-1][wrong[0]]}; allowed: a finite number.")
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: cannot be read as numbers from Parquet ({first_line(error)}).") from error
+    return found
 
 
 def name_row(path: str | Path, row: int) -> str:

@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -129,6 +130,39 @@ def test_a_response_that_leaves_the_prompt_no_room_is_not_ranked(path):
     found = RewardModel(path, max_length=30)(PROMPTS[:1], [["x" * 60, "No."]])
     assert found.counts["too_long"] == 1
     assert np.isnan(found.rewards).tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("texts", "nan", "said"),
+    [
+        (["x" * 60] * 6 + ["No."] * 4, [], "6 of 10 inputs of the reward model failed (too_long 6)"),
+        (["x" * 60] * 10, [], "10 of 10 inputs of the reward model failed (too_long 10)"),
+        (["x" * 60] + ["No."] * 8 + ["Yes"], ["Yes"], None),
+        (
+            ["x" * 60] * 2 + ["No."] * 7 + ["Yes"],
+            ["Yes"],
+            "3 of 10 outputs of the reward model failed (too_long 2, not",
+        ),
+    ],
+)
+def test_the_limit_holds_for_all_responses_without_a_reward(path, monkeypatch, texts, nan, said):
+    """What is too long and what is not finite count together, as a share of all responses of a call."""
+    tokenizer, score = AutoTokenizer.from_pretrained(path), RewardModel._score
+
+    def spoilt(self, inputs):
+        ends = [any(text in tokenizer.decode(one.ids) for text in nan) for one in inputs]
+        return np.where(ends, np.nan, score(self, inputs))
+
+    monkeypatch.setattr(RewardModel, "_score", spoilt)
+    if said is None:
+        found = RewardModel(path, max_length=30)(PROMPTS[:1], [texts])
+        assert np.isnan(found.rewards).sum() == found.counts["too_long"] + found.counts["not_finite"] == 2
+        return
+    with pytest.raises(InputError, match=re.escape(said)):
+        RewardModel(path, max_length=30)(PROMPTS[:1], [texts])
+    assert np.isnan(RewardModel(path, max_length=30, max_failed=1)(PROMPTS[:1], [texts]).rewards).sum() == int(
+        said.split()[0]
+    )
 
 
 def test_a_prompt_of_100_000_characters_is_cut_like_any_other(path):

@@ -80,16 +80,21 @@ def score_in_batches(
     batch_tokens: int,
     max_failed: float,
     progress: Advance | None,
+    too_long: int = 0,
 ) -> tuple[np.ndarray, int]:
     """(N,) outputs of the model `who` for N inputs of these lengths, and how many are not finite, and then nan.
 
-    `rows` are the prompts of the inputs. Raises InputError if a larger share than `max_failed` is not finite.
+    `rows` are the prompts of the inputs; `too_long` more could be no input. Raises InputError if a larger share than
+    `max_failed` of all has no finite output.
     """
+    asked = len(inputs) + too_long
+    check_failed({"too_long": too_long}, asked, max_failed, f"inputs of the {who}")
     scores = np.zeros(len(inputs))
     fill_in_batches(scores, inputs, compute, lengths, batch_tokens=batch_tokens, progress=progress)
     bad = np.flatnonzero(~np.isfinite(scores))
     if len(bad):
         example = f"{scores[bad[0]]} for row {rows[bad[0]]}; a dtype with more range, float32 or bfloat16, may help"
-        check_failed({"not_finite": len(bad)}, len(scores), max_failed, f"outputs of the {who}", example)
+        failed = {"too_long": too_long, "not_finite": len(bad)}
+        check_failed(failed, asked, max_failed, f"outputs of the {who}", example)
     scores[bad] = np.nan
     return scores, len(bad)

@@ -28,7 +28,7 @@ class RewardModel:
 
     Args:
         path: folder or Hub id, weights in safetensors.
-        max_failed: share of the outputs of a call that may not be finite; these are no rewards, and are counted.
+        max_failed: share of the responses of a call that may have no reward: too long, or an output that is not finite.
         options: fields of `RewardOptions`; the device "meta" checks the files and reads no weights.
 
     Raises:
@@ -67,6 +67,7 @@ class RewardModel:
         encoded = encode_responses(self._tokenizer, [prompts[row] for row in rows], texts, self._max_length)
         ranked = [place for place, one in enumerate(encoded) if one is not None]
         inputs = [encoded[place] for place in ranked]
+        too_long = len(encoded) - len(inputs)
         self._choose_padding(inputs)
         rewards = np.full(len(encoded), np.nan)
         rewards[ranked], not_finite = score_in_batches(
@@ -78,8 +79,9 @@ class RewardModel:
             batch_tokens=self._batch_tokens,
             max_failed=self._max_failed,
             progress=in_shares(progress, len(prompts), len(inputs)),
+            too_long=too_long,
         )
-        counts = {"cut_prompts": sum(one.is_cut for one in inputs), "too_long": len(encoded) - len(inputs)}
+        counts = {"cut_prompts": sum(one.is_cut for one in inputs), "too_long": too_long}
         return Ranking(rewards, {**counts, "not_finite": not_finite})
 
     def _choose_padding(self, inputs: list[Encoded]) -> None:
