@@ -56,7 +56,7 @@ def test_an_end_token_of_the_checkpoint_ends_a_turn_as_well_as_the_tokenizers(po
     [
         (
             template(HEADER + TURN + "\n"),
-            r"closes a response with '\\n', where none ends: it ends at .*im_end",
+            r"closes a response with '\\n', which is no end token: generation ends only at .*im_end",
         ),
         (template(HEADER + TURN + "\n### End\n"), r"closes a response with '\\n### End\\n'"),
         (

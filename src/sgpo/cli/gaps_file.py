@@ -34,10 +34,11 @@ def _read_text(path: Path) -> np.ndarray:
 
 def _read_npy(path: Path) -> np.ndarray:
     try:
-        with warnings.catch_warnings():
+        # Opened here, because NumPy leaves a file open that holds several arrays.
+        with open(path, "rb") as file, warnings.catch_warnings():
             # Of a header that Python 2 wrote.
             warnings.simplefilter("ignore", UserWarning)
-            gaps = np.load(path, allow_pickle=False)
+            gaps = np.load(file, allow_pickle=False)
     except Exception as error:
         # A damaged header raises TokenError, TypeError or MemoryError too.
         raise InputError(f"{path}: not a .npy array of numbers ({first_line(error)}).") from error

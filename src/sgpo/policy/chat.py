@@ -68,7 +68,8 @@ def _inspect_closing(policy: Policy, closing: str, stop: Sequence[str], who: str
     if set(ids) & set(ends) or (mark is None and closing.strip() and any(text in closing for text in stop)):
         return []
     if mark is None:
-        return [f"{who} closes a response with {closing!r}, where none ends: it ends at {texts}, or generation.stop."]
+        said = f"{who} closes a response with {closing!r}, which is no end token"
+        return [f"{said}: generation ends only at {texts}, or at a text of generation.stop."]
     named = f"{tokenizer.convert_ids_to_tokens(mark)!r} ({mark})"
     said = f"{who} closes a response with {named}, and generation ends only at {texts}: none would end"
     mend = f"Add {mark} to eos_token_id in generation_config.json."
