@@ -121,7 +121,9 @@ def test_a_run_begins_with_the_notes_of_its_plan_unless_it_is_quiet(taught, caps
     said = capsys.readouterr().out
     first, second, *others = said.splitlines()
     assert first.startswith("Note: 4 prompts of data.heldout are also among the seeds")
-    assert second.startswith("Note: about 24 validation pairs choose the round to ship; with fewer than 50 pairs the test")
+    assert second.startswith(
+        "Note: about 24 validation pairs choose the round to ship; with fewer than 50 pairs the test"
+    )
     assert not [line for line in others if "Note:" in line]
     assert "/run [new]/report.html" in said
     assert main([*arguments, *overrides, "--quiet"]) == 0

@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 from codecs import BOM_UTF8
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sgpo.errors import InputError
-from sgpo.serving.answers import Answer, Body, OnAnswer
+from sgpo.serving.answers import Answer, Body
 from sgpo.serving.client import Review, ServerPool, reviewed
 from sgpo.store.files import parse_json
 from sgpo.store.progress import Advance
@@ -39,37 +40,27 @@ class CachedPool:
         return {key: one for key, one in answers.items() if one.failure is None or not self._retry_failed}
 
     def map(
-        self,
-        bodies: Sequence[Body],
-        *,
-        progress: Advance | None = None,
-        on_answer: OnAnswer | None = None,
-        concurrency: int | None = None,
-        review: Review | None = None,
+        self, bodies: Sequence[Body], *, progress: Advance | None = None, review: Review | None = None
     ) -> list[Answer]:
         """Answers to N bodies, in their order; see `ServerPool.map`. Equal bodies are asked for once.
 
         Raises:
             InputError: what the pool raises; the file is damaged, cannot be written, or is in use by another process.
         """
-        places: dict[str, list[int]] = {}
-        for place, body in enumerate(bodies):
-            places.setdefault(_key(body), []).append(place)
+        keys = [_key(body) for body in bodies]
+        distinct, uses = dict(zip(keys, bodies, strict=True)), Counter(keys)
         answers: dict[str, Answer] = {}
 
         def give(key: str, answer: Answer) -> None:
             answers[key] = answer
-            if on_answer is not None:
-                for place in places[key]:
-                    on_answer(place, answer)
             if progress is not None:
-                progress(len(places[key]))
+                progress(uses[key])
 
         with _open_locked(self._path) as file:
             for key, answer in self._known().items():
-                if key in places:
+                if key in distinct:
                     give(key, reviewed(answer, review))
-            wanted = [key for key in places if key not in answers]
+            wanted, known = [key for key in distinct if key not in answers], list(answers.values())
 
             def take(number: int, answer: Answer) -> None:
                 file.write(json.dumps({"key": wanted[number], "answer": asdict(answer)}).encode() + b"\n")
@@ -77,16 +68,14 @@ class CachedPool:
                 file.flush()
                 give(wanted[number], answer)
 
-            options = {"on_answer": take, "concurrency": concurrency, "review": review, "known": list(answers.values())}
             try:
-                self._pool.map([bodies[places[key][0]] for key in wanted], **options)
+                self._pool.map([distinct[key] for key in wanted], on_answer=take, review=review, known=known)
             except InputError as error:
                 if not any(answer.failure for answer in answers.values()):
                     raise
-                raise InputError(
-                    f"{error} {self._path} keeps the failures; retry_failed asks for them again."
-                ) from error
-        return [answers[_key(body)] for body in bodies]
+                hint = f"{self._path} keeps the failures; retry_failed asks for them again."
+                raise InputError(f"{error} {hint}") from error
+        return [answers[key] for key in keys]
 
 
 def _key(body: Body) -> str:
