@@ -245,7 +245,7 @@ def test_too_large_a_share_of_failures_ends_the_call():
         assert len(pool(server, concurrency=1, max_failed=1).map(bodies(3))) == 3
     message = r"21 of 100 requests failed \(refused 21; such as .*no such field.*\); allowed: a share of max_failed"
     with faulty(some(0.3)) as server, pytest.raises(InputError, match=message):
-        pool(server).map(bodies(100))
+        pool(server, concurrency=4).map(bodies(100))
     assert len(server.asked) < 100
     with faulty(some(0.1)) as server, pytest.raises(InputError, match="1 of 100 requests failed"):
         pool(server, max_failed=0).map(bodies(100))
