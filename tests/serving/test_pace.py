@@ -91,6 +91,24 @@ def test_a_server_without_limits_is_not_held_back():
         assert pace.next <= 4
 
 
+def test_an_outage_between_two_refusals_says_nothing_about_the_pace():
+    def pace_after(outage, away):
+        pace = Pace()
+        pace.send(0.0)
+        pace.refuse(0.0, 0.0)
+        for _ in range(4):
+            pace.succeed()
+        if away:
+            pace.forget()
+        pace.send(outage)
+        pace.refuse(outage, outage)
+        pace.send(outage)
+        return pace.next - outage
+
+    assert pace_after(600.0, away=False) == pytest.approx(150.0)
+    assert pace_after(600.0, away=True) == 0.0
+
+
 def test_a_healthy_server_that_refuses_the_rest_answers_everything():
     """Four requests in each tenth of a second; the others get 429, with and without a time to wait."""
     for headers in ({"retry-after": "0.1"}, {"retry-after-ms": "100"}, {}):

@@ -33,7 +33,7 @@ def response_texts(pairs: Dataset, side: str) -> list[str]:
 
 @contextmanager
 def dated(moment: datetime) -> Iterator[None]:
-    """Whatever time it is, chat templates that ask for it (`strftime_now`) are told this moment, TRL's calls included.
+    """Chat templates that call `strftime_now` get this moment instead of the clock, also where TRL renders them.
 
     transformers 5.23 has no argument for it: it asks the clock of the module that compiles templates.
     """
