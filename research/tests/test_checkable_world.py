@@ -11,11 +11,13 @@ from if_verifiable.ifeval.instructions_registry import INSTRUCTION_CONFLICTS, co
 
 from refusals import unrefused
 from request_writers import SketchyWriter
+from sgpo.evaluate.ifeval import Request as Checkable
+from sgpo.evaluate.ifeval import read_requests as read_checkable
+from sgpo.evaluate.ifeval import score_responses
 from sgpo.preferences.source import load_pairs, load_prompts
 from sgpo.store.progress import Reporter
 from sgpo_research.checkable_world import Annotator, WorldSize, part_prompts, write_world
 from sgpo_research.command import main
-from sgpo_research.worlds.checking import follows
 from sgpo_research.worlds.constraints import CONSTRAINTS, Request, draw_constraint
 from sgpo_research.worlds.gold_pairs import GoldPair, gold, label
 from sgpo_research.worlds.prompts import read_requests, split_requests
@@ -30,6 +32,10 @@ def write(folder, *, seed=0, annotator=None, writer=None, size=SIZE, model="a mo
         folder, size=size, annotator=annotator or Annotator(), seed=seed, model=model,
         open_generator=lambda: writer or SketchyWriter(), reporter=Reporter(),
     )  # fmt: skip
+
+
+def follows(names, kwargs, text):
+    return score_responses([Checkable(0, "", names, kwargs)], [text])[0].strict
 
 
 def rows_of(path):
@@ -265,7 +271,7 @@ def test_samples_are_made_once_and_an_interrupted_job_asks_only_for_what_is_miss
     assert (tmp_path / "clean-0/seeds.jsonl").read_bytes() == before
 
 
-def test_the_loop_reads_the_files_with_all_their_columns(tmp_path):
+def test_the_loop_and_the_checkers_read_the_files(tmp_path):
     write(tmp_path)
     columns = {"key", "instruction_id_list", "kwargs", "types", "topic", "request"}
     pairs = load_pairs(tmp_path / "clean-0/seeds.jsonl")
@@ -275,6 +281,10 @@ def test_the_loop_reads_the_files_with_all_their_columns(tmp_path):
         rows = rows_of(tmp_path / f"clean-0/{name}.jsonl")
         assert len(prompts) == count and columns <= set(prompts.column_names)
         assert prompts["kwargs"][:] == [row["kwargs"] for row in rows]
+        checkable = read_checkable(tmp_path / f"clean-0/{name}.jsonl")
+        assert [(one.key, one.prompt, one.instructions, one.kwargs) for one in checkable] == [
+            (row["key"], row["prompt"], row["instruction_id_list"], row["kwargs"]) for row in rows
+        ]
 
 
 def test_what_cannot_be_drawn_is_refused(tmp_path):

@@ -20,7 +20,7 @@ from sgpo_research.worlds.samples import SHARD, Sampled, sample_responses
 
 SAMPLING = Sampling(n=8, temperature=0.9, top_p=0.95, max_new_tokens=96)
 # Prompts sampled for each pair that is wanted: many make none, because their responses do not differ in gold.
-_PROMPTS_PER_PAIR = 3
+_PROMPTS_PER_PAIR = 2
 # The number of a part's first prompt, and what its prompts are drawn with. Those of the pools also depend on the seed.
 _PARTS = {"seeds": 0, "heldout": 100_000, "pool": 200_000, "test_seen": 300_000, "test_unseen": 400_000}
 
@@ -35,7 +35,7 @@ class WorldSize:
         pool: prompts of a round.
         rounds: rounds.
         test: prompts in each of the test files.
-        sampled: prompts that are sampled to make seeds and held-out pairs; None: three for each pair.
+        sampled: prompts that are sampled to make seeds and held-out pairs; None: two for each pair.
 
     Raises:
         InputError: a number is below 1.

@@ -60,7 +60,7 @@ def gold_pair(sampled: Sampled, rng: np.random.Generator) -> GoldPair | None:
     if not ordered or gold(ordered[0][1]) == gold(ordered[-1][1]):
         return None
     (rejected, worse), (chosen, better) = ordered[0], ordered[-1]
-    return GoldPair(sampled.prompt, chosen, rejected, tuple(better), tuple(worse))
+    return GoldPair(sampled.prompt, chosen, rejected, better, worse)
 
 
 def label(
