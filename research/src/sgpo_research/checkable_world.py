@@ -65,9 +65,8 @@ class Annotator:
     def __post_init__(self) -> None:
         check_choice("--labels", self.labels, Labels)
         if (self.labels == "inverted") != bool(self.inverted):
-            raise InputError(
-                f"--inverted is {self.inverted} with --labels {self.labels}; allowed: types with inverted."
-            )
+            given = " ".join(self.inverted) or "missing"
+            raise InputError(f"--inverted is {given} with --labels {self.labels}; allowed: types, with inverted alone.")
         known = [constraint.name for constraint in constraints_of("seeds")]
         if unknown := set(self.inverted).difference(known):
             raise InputError(f"--inverted is {sorted(unknown)[0]!r}; allowed: {', '.join(known)}.")

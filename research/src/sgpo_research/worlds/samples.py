@@ -65,6 +65,7 @@ def sample_responses(
     missing = [number for number, path in enumerate(paths) if not path.exists()]
     if missing:
         generator = open_generator()
+        write_json(folder / "about.json", about)
         with reporter.stage(f"responses: {part}"), reporter.bar("prompts", len(missing) * SHARD) as advance:
             for number in missing:
                 messages = [[{"role": "user", "content": one.text}] for one in shards[number]]
@@ -81,9 +82,7 @@ def sample_responses(
 
 def _check_about(folder: Path, about: dict[str, Any]) -> None:
     path = folder / "about.json"
-    if not path.exists():
-        write_json(path, about)
-    elif (found := read_json(path)) != about:
+    if path.exists() and (found := read_json(path)) != about:
         raise InputError(f"{folder} holds responses made with {found}; allowed: {about}, or another --output.")
 
 
