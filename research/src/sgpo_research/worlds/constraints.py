@@ -113,8 +113,8 @@ CONSTRAINTS: tuple[Constraint, ...] = (
     ),
     Constraint(
         "bullets", "detectable_format:number_bullet_lists", "seeds",
-        ("Answer with exactly {num_bullets} short bullet points, each on a line that begins with *.",
-         "Write a list of exactly {num_bullets} short markdown bullet points that begin with * or -."),
+        ("Answer with exactly {num_bullets} bullet points, each on a line that begins with *.",
+         "Write a list of exactly {num_bullets} markdown bullet points that begin with * or -."),
         _one_of(num_bullets=(2, 3, 4)),
         frozenset({"length", "sentences", "start"}),
     ),
