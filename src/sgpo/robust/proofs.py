@@ -1,11 +1,10 @@
-"""What proves and describes a worst case: its dual certificate, its value at every radius, the paper's variables."""
+"""What proves and describes a worst case: its dual certificate, its value at every radius."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-from sgpo.robust.ball import check_monotone
-from sgpo.robust.link import Link, TangentLink, as_array
+from sgpo.robust.link import Link, as_array
 from sgpo.robust.selection import blocks
 from sgpo.robust.solution import WorstCase
 from sgpo.robust.two_sided import segments_of
@@ -36,16 +35,6 @@ class Curve(NamedTuple):
     def at(self, radius) -> np.ndarray:
         """V at any radius >= 0, elementwise."""
         return np.interp(radius, self.radius, self.value)
-
-
-class Transport(NamedTuple):
-    """Theorem 3.3's variables: mass s (N, K), whose rows sum to 1, and displacement q (N, K) in the gap space.
-
-    Mass s[i, k] of gap i sits at u_i - q[i, k] / s[i, k], where piece k is active.
-    """
-
-    mass: np.ndarray
-    displacement: np.ndarray
 
 
 def dual_value(
@@ -113,29 +102,3 @@ def value_curve(worst: WorstCase) -> Curve:
     # A segment of length 0 (no weight, or already at the end) is no breakpoint.
     cost, gain = cost[cost > 0], gain[cost > 0]
     return Curve(np.concatenate([[0.0], np.cumsum(cost)]), empirical + np.concatenate([[0.0], np.cumsum(gain)]))
-
-
-def paper_variables(worst: WorstCase) -> Transport:
-    """(s, q) of a worst case, in NumPy.
-
-    With a tangent link the columns are its K pieces. For any other link the program has no pieces; the columns are then
-    the mass that stays and the mass that moves.
-
-    Raises:
-        InputError: a link that is not monotone.
-
-    Source: arXiv:2502.18099, Theorem 3.3.
-    """
-    link, (a, _) = worst.link, worst.window
-    check_monotone(link)
-    u, moved = as_array(worst.points), as_array(worst.moved)
-    if isinstance(link, TangentLink):
-        stay, go, pieces = link.piece(u), int(link.piece(a)), len(link.slopes)
-    else:
-        stay, go, pieces = np.zeros(len(u), dtype=int), 1, 2
-    rows = np.arange(len(u))
-    mass, displacement = np.zeros((len(u), pieces)), np.zeros((len(u), pieces))
-    np.add.at(mass, (rows, stay), 1.0 - moved)
-    mass[:, go] += moved
-    displacement[:, go] = moved * (u - a)
-    return Transport(mass, displacement)
