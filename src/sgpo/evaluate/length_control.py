@@ -32,15 +32,9 @@ _WIDEST = 25.0
 
 
 class RawWinRate(NamedTuple):
-    """AlpacaEval's raw numbers; rates are in percent.
-
-    Attributes:
-        win_rate: mean preference; a draw counts half.
-        standard_error: of the win rate over instructions; nan for one instruction.
-        discrete_win_rate: the win rate after rounding each preference to a win, a draw or a loss.
-        wins, losses, draws: instructions with a preference above, below and at one half.
-        unjudged: instructions without a preference; no other number includes them.
-    """
+    """AlpacaEval's raw numbers, rates in percent. A draw (a preference of one half) counts half; `discrete_win_rate`
+    rounds each preference first; the standard error is over instructions, nan for one; no rate includes the
+    `unjudged`."""
 
     win_rate: float
     standard_error: float

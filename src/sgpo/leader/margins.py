@@ -8,10 +8,8 @@ PairLogps = tuple[Tensor, Tensor]
 
 
 def sum_pair_logps(per_token_logps: Tensor, completion_mask: Tensor, ld_alpha: float | None) -> PairLogps:
-    """Sums (2B, L) log-probabilities of tokens, chosen rows before rejected rows, 0 outside completions.
-
-    `ld_alpha` weighs the tokens beyond the shorter response of a pair (LD-DPO, arXiv:2409.06411); None sums all alike.
-    """
+    """Sums (2B, L) log-probabilities of tokens, chosen rows before rejected rows, 0 outside completions. `ld_alpha`
+    weighs the tokens beyond the shorter response of a pair (LD-DPO, arXiv:2409.06411); None sums all alike."""
     # Prompt-learning PEFT puts virtual tokens in front of the real ones.
     per_token_logps = per_token_logps[:, -completion_mask.size(1) :]
     if ld_alpha is None:

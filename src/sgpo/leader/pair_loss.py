@@ -33,15 +33,9 @@ class Request(NamedTuple):
 
 @dataclass(frozen=True)
 class Setup:
-    """What a trainer gives its loss.
-
-    Attributes:
-        measure_gaps: returns (N,) gaps of the training set under the policy before training, in nats.
-        policy: the causal language model itself, without wrappers.
-        reference: the model that the reference's scores come from at each step; None where only scores are stored.
-        sharded: whether FSDP or DeepSpeed shards the models.
-        worst_cases: the follower's first answer by source, if it was solved before; None solves it.
-    """
+    """What a trainer gives its loss: a function that measures the (N,) gaps before training, in nats; the causal
+    language models without wrappers (no reference where only scores are stored); the follower's first answer if there
+    is one."""
 
     args: Any
     accelerator: Accelerator
@@ -54,15 +48,8 @@ class Setup:
 
 
 class PairBatch(NamedTuple):
-    """One microbatch of a process.
-
-    Attributes:
-        margins: (B,) gaps of the policy in nats, with their graph.
-        training: whether the pairs are being trained on, rather than evaluated.
-        inputs: the batch as the model takes it, with the reference's log-probabilities.
-        log_probs: (2B, L) the policy's log-probabilities by token, in nats.
-        step, max_steps: optimiser steps done, and steps in all.
-    """
+    """One microbatch of a process: (B,) margins in nats with their graph, the batch as the model takes it with the
+    reference's log-probabilities, (2B, L) the policy's by token in nats, and optimiser steps done and in all."""
 
     margins: Tensor
     tags: PairTags
@@ -124,9 +111,7 @@ class PairLoss(TrainerCallback):
 
     def begin_step(self, margins: Tensor, parts: int) -> None:
         """Takes the (B,) margins in nats of an optimiser step on this process, if `looks_ahead`; all processes call it.
-
-        `parts` is the number of microbatches of a process times processes.
-        """
+        `parts` is the number of microbatches of a process times processes."""
 
     def losses(self, batch: PairBatch) -> PairLosses:
         """The loss of each pair; in training it also remembers what it has seen."""

@@ -23,15 +23,8 @@ _BLOCK = 4096
 
 @dataclass(frozen=True)
 class Annotation:
-    """Self-annotated pairs.
-
-    Attributes:
-        pairs: `prompt`, `chosen`, `rejected`, the log-probabilities `chosen_logps`, `rejected_logps` (policy),
-            `ref_chosen_logps`, `ref_rejected_logps` (reference), the `gap`, in nats, and `reward_margin`, the chosen
-            response's reward minus the rejected one's.
-        counts: `prompts`, `responses`, `paired` (prompts with a pair), `pairs`, `dropped` (prompts without a pair, by
-            reason), and `dropped_pairs` (pairs that are tied or close, whether or not their prompt has another pair).
-    """
+    """Self-annotated pairs: conversations, SCORES in nats and `reward_margin` (chosen minus rejected); and counts of
+    prompts, responses, pairs, `dropped` prompts by reason, and `dropped_pairs` that are tied or close."""
 
     pairs: Dataset
     counts: dict[str, Any]
@@ -48,12 +41,8 @@ def implicit_rewards(policy_logps: np.ndarray, reference_logps: np.ndarray, beta
 def adjust_for_length(
     rewards: np.ndarray, n_tokens: np.ndarray, *, per_token: bool = False, penalty: float = 0.0
 ) -> np.ndarray:
-    """(R,) rewards divided by the tokens of each response, or less `penalty` for each of them; nan stays nan.
-
-    They rank the responses; the gaps do not change. Raises InputError if both are asked for, the penalty is no number
-    >= 0, or `n_tokens` is not (R,) or has a 0. Source: per token as in SimPO, arXiv:2405.14734, Section 2; the penalty
-    as in R-DPO, arXiv:2403.19159, Section 3.
-    """
+    """(R,) rewards divided by the tokens of each response (as in SimPO, arXiv:2405.14734, Section 2), or less `penalty`
+    for each of them (as in R-DPO, arXiv:2403.19159, Section 3); nan stays nan. They rank; the gaps do not change."""
     if per_token and penalty:
         raise InputError(f"per_token with length penalty {penalty}; allowed: one of the two.")
     if not (np.isfinite(penalty) and penalty >= 0):

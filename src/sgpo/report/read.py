@@ -50,15 +50,8 @@ class _Recipe(_Settings):
 
 @dataclass(frozen=True, eq=False)
 class RunRecord:
-    """What a run left on disk.
-
-    Attributes:
-        rounds: metrics of the finished rounds, in order.
-        gaps: by round, only where there is a worst case.
-        samples: by finished round and evaluation; only those that have any.
-        seed_pairs: number of human pairs that the run starts from; None before they are drawn.
-        shipped: the policy that the run ships; None if the recipe does not choose, or has not yet.
-    """
+    """What a run left on disk, by finished round where there is any. `seed_pairs` are None before they are drawn;
+    `shipped` is None if the recipe does not choose a policy, or has not yet."""
 
     name: str
     config: dict[str, Any]

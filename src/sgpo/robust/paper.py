@@ -72,13 +72,8 @@ def solve_worst_case(
 
 
 def split_groups(count: int, group_size: int, *, seed: int = 0) -> list[np.ndarray]:
-    """Indices of random groups of `group_size` of `count` pairs; the last group may be smaller.
-
-    Raises:
-        InputError: a size below 1.
-
-    Source: arXiv:2502.18099, Section 4 (groups of G = 100).
-    """
+    """Indices of random groups of `group_size` of `count` pairs; the last group may be smaller, and a size below 1 is
+    an InputError. Source: arXiv:2502.18099, Section 4 (G = 100)."""
     if isinstance(group_size, bool) or not isinstance(group_size, int | np.integer) or group_size < 1:
         raise InputError(f"group_size is {group_size!r}; allowed: an integer >= 1, or None for one group.")
     order = np.random.default_rng(seed).permutation(count)
@@ -86,11 +81,8 @@ def split_groups(count: int, group_size: int, *, seed: int = 0) -> list[np.ndarr
 
 
 def solve_groups(problem: Problem, groups: list[np.ndarray], solve: Callable[[Problem], WorstCase]) -> WorstCase:
-    """The laws of groups that are solved separately, each with the whole radius, as one record.
-
-    Its value, price, empirical value and moved share are the groups' means by mass; `marginal` and `full_radius` are
-    the groups' largest. A group without mass stays as it is.
-    """
+    """The laws of groups that are solved separately, each with the whole radius, as one record: its numbers are means
+    by mass, `marginal` and `full_radius` the groups' largest. A group without mass stays as it is."""
     points, weights = problem.points, problem.weights
     moved = np.zeros(len(points))
     raised = None if problem.link.decreasing else np.zeros(len(points))
@@ -136,10 +128,8 @@ def link_pieces(link: Link) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Program(NamedTuple):
-    """max objective @ x  s.t.  sums @ x = 1,  limits @ x <= bounds (last row: the radius),  x >= 0.
-
-    x = (s, down[, up]), each (N * K,).
-    """
+    """max objective @ x s.t. sums @ x = 1, limits @ x <= bounds (last row: the radius), x >= 0, with x = (s, down[,
+    up]), each (N * K,)."""
 
     objective: np.ndarray
     sums: csr_array
@@ -188,10 +178,8 @@ def solve_highs(problem: Problem) -> WorstCase:
 
 
 def solve_slsqp(problem: Problem) -> WorstCase:
-    """The program of Theorem 3.3 by SciPy's SLSQP, as the paper solves it: dense, and slow beyond a hundred points.
-
-    Raises RuntimeError if SLSQP does not converge.
-    """
+    """The program of Theorem 3.3 by SciPy's SLSQP, as the paper solves it: dense, and slow beyond a hundred points;
+    RuntimeError if it does not converge."""
     program = _program(problem)
     sums, limits, bounds = program.sums.toarray(), program.limits.toarray(), program.bounds
     count, pieces = len(problem.points), len(link_pieces(problem.link)[0])

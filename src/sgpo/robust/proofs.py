@@ -11,14 +11,8 @@ from sgpo.robust.two_sided import segments_of
 
 
 class Certificate(NamedTuple):
-    """A proof that a worst case is optimal up to `gap`.
-
-    Attributes:
-        primal: E[f] under the law that the moved shares describe, in nats.
-        dual: E max(f(u), f(a) - price * (u - a)) + price * radius, an upper bound for every law in the ball, in nats.
-        gap: dual - primal; 0 at the optimum, up to rounding.
-        transport: the Wasserstein-1 cost of the law, to compare with the radius.
-    """
+    """A proof that a worst case is optimal up to `gap`, in nats: E[f] under the law of the moved shares (primal), the
+    bound for every law in the ball (dual), their difference, and the Wasserstein-1 cost of the law."""
 
     primal: float
     dual: float

@@ -95,10 +95,8 @@ def train_round(run: Run, number: int, radius: float, folder: str) -> None:
 
 
 def train_human_pairs(run: Run, start: int) -> None:
-    """The last DPO, on all human pairs, validation pairs included, from the policy of a round (PAPER.md D9).
-
-    The settings are those of round 0 except for the epochs, and the reference is the SFT model.
-    """
+    """The last DPO, on all human pairs, validation pairs included, from the policy of a round (PAPER.md D9). The
+    settings are those of round 0 except for the epochs, and the reference is the SFT model."""
     folder = run.folder(run.final)
 
     def gather(path: Path) -> None:

@@ -21,13 +21,8 @@ ENOUGH_PAIRS = 50
 
 
 class Acceptance(NamedTuple):
-    """Whether a round is accepted.
-
-    Attributes:
-        reason: "pays", "no information" or "direction lost".
-        change: mean calibrated log-likelihood after minus before, in nats per pair; with its paired standard error.
-        losses: (N,) calibrated losses after the round, in nats.
-    """
+    """Whether a round is accepted, and why ("pays", "no information", "direction lost"): the mean change of calibrated
+    log-likelihood in nats per pair, its paired standard error, and the (N,) calibrated losses after it."""
 
     accepted: bool
     reason: str
@@ -37,12 +32,8 @@ class Acceptance(NamedTuple):
 
 
 class ScoreTest(NamedTuple):
-    """How well held-out gaps agree with the human order.
-
-    Attributes:
-        score: about standard normal where the gaps carry no information, positive where larger gaps agree.
-        p_value: one-sided probability of a score this large from gaps without information.
-    """
+    """How well held-out gaps agree with the human order: a score that is about standard normal where they carry no
+    information, positive where larger gaps agree, and the one-sided probability of one this large."""
 
     score: float
     p_value: float
@@ -80,11 +71,8 @@ def accept_round(before_gaps: ArrayLike, after_gaps: ArrayLike) -> Acceptance:
 
 
 def choose_radius(rounds: Sequence[Acceptance], radii: Sequence[float]) -> int | None:
-    """Index of the radius to use, given one decision per radius; None where no round is accepted.
-
-    Of the accepted rounds, the smallest radius within one paired standard error of the best calibrated likelihood is
-    chosen: a larger one must be clearly better (PAPER.md D8).
-    """
+    """Index of the radius to use, given one decision per radius; None where no round is accepted. The smallest within
+    one paired standard error of the best calibrated likelihood: a larger one must be clearly better (PAPER.md D8)."""
     accepted = [place for place, decision in enumerate(rounds) if decision.accepted]
     if not accepted:
         return None

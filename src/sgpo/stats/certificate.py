@@ -49,14 +49,8 @@ class RobustCertificate(NamedTuple):
 
 
 def measured_radius(human_gaps: ArrayLike, self_gaps: ArrayLike, *, space: Space) -> float:
-    """W1 between the laws of human gaps (N,) and self-annotated gaps (M,), in the unit of the gap space.
-
-    A ball of that radius around the self-annotated law just reaches the held-out human one, so that the robust value
-    bounds the human pairs' mean loss, on a window that holds both laws.
-
-    Raises:
-        InputError: no gap, or one that is not finite.
-    """
+    """W1 between the laws of human gaps (N,) and self-annotated gaps (M,), in the unit of the gap space: a ball of that
+    radius around the own law just reaches the human one, and its robust value bounds the human mean loss."""
     link = make_link(space)
     human, own = check_gaps(human_gaps, "human_gaps"), check_gaps(self_gaps, "self_gaps")
     return float(wasserstein_distance(link.to_space(human), link.to_space(own)))

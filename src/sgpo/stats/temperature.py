@@ -66,11 +66,8 @@ def fit_temperature(gaps: ArrayLike, *, level: float = CONFIDENCE) -> Temperatur
 
 
 def calibrated_losses(gaps: np.ndarray, scale: float) -> np.ndarray:
-    """(N,) -log sigma(c * gap) in nats at the fitted scale c; at 0 where c is negative: those gaps say nothing.
-
-    Self-annotation inflates the scale of the gaps, so that the plain likelihood of noisy human pairs falls even where
-    their order is right. These losses stay the same when all gaps are scaled (PAPER.md D8).
-    """
+    """(N,) -log sigma(c * gap) in nats at the fitted scale c, at 0 where c is negative: the same when all gaps are
+    scaled, while the plain likelihood falls with the scale that self-annotation inflates (PAPER.md D8)."""
     if scale == math.inf:
         return np.where(gaps == 0, math.log(2), 0.0)
     return np.logaddexp(0.0, -max(scale, 0.0) * gaps)

@@ -18,11 +18,8 @@ def is_hub_id(name: str | Path) -> bool:
 
 
 def settle_hub_access(names: Iterable[str | None]) -> bool:
-    """Turns on the libraries' offline mode if a run names something on the Hub and the Hub does not answer.
-
-    Otherwise they would retry for each file, half a minute for each name; offline they use their cache. Call it before
-    they are imported, because they read HF_HUB_OFFLINE only once. Returns whether the Hub is needed and out of reach.
-    """
+    """Turns on the libraries' offline mode if a run names something on the Hub and the Hub does not answer; else they
+    would retry each file. Call it before they are imported. Returns whether the Hub is needed and out of reach."""
     if not any(is_hub_id(name) for name in names):
         return False
     if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):

@@ -65,10 +65,8 @@ class PairRanker:
     def __call__(
         self, prompts: Sequence[Messages], responses: Sequence[Sequence[str]], *, progress: Advance | None = None
     ) -> Ranking:
-        """Ranks P lists of responses, see `Annotator`. The reward of a single response is nan.
-
-        Counts: `comparisons` (unordered pairs), `cut_prompts`, `cut_responses`, and `not_finite` outputs.
-        """
+        """Ranks P lists of responses, see `Annotator`; the reward of a single response is nan. Counts: `comparisons`
+        (unordered pairs), `cut_prompts`, `cut_responses`, and `not_finite` outputs."""
         counts = {"comparisons": 0, "cut_prompts": 0, "cut_responses": 0}
         pairs, lines, rows, start = [], [], [], 0
         for row, (messages, texts) in enumerate(zip(prompts, responses, strict=True)):
@@ -124,10 +122,8 @@ class PairRanker:
 
 
 class PairRankerModel(DebertaV2PreTrainedModel):
-    """The network of a pair ranker; its parameters have the names of llm-blender/PairRM-hf.
-
-    Its config also has `PREFIXES`, and optionally `n_tasks` (outputs of the head, averaged; 1) and `drop_out` (0).
-    """
+    """The network of a pair ranker; its parameters have the names of llm-blender/PairRM-hf. Its config also has
+    `PREFIXES`, and optionally `n_tasks` (outputs of the head, averaged; 1) and `drop_out` (0)."""
 
     def __init__(self, config: DebertaV2Config) -> None:
         super().__init__(config)
@@ -143,10 +139,8 @@ class PairRankerModel(DebertaV2PreTrainedModel):
         self.post_init()
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, marks: Tensor) -> Tensor:
-        """(B,) logits that the first response is better.
-
-        Token ids and attention mask are (B, L); `marks`, (B, 3), are the positions of the three prefix tokens.
-        """
+        """(B,) logits that the first response is better, from (B, L) token ids and attention mask, and `marks`, (B, 3),
+        the positions of the three prefix tokens."""
         states = self.pretrained_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         at = states.gather(1, marks.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
         source, first, second = at.unbind(dim=1)
