@@ -46,19 +46,8 @@ class RawWinRate(NamedTuple):
 
 
 class LengthControlled(NamedTuple):
-    """A length-controlled win rate, in percent.
-
-    Attributes:
-        win_rate: predicted win rate if each response were as long as its baseline. Only the full model's is what
-            leaderboards call LC win rate; the minimal model's is 6.5 points higher on average (over 56 published
-            models), and up to 27.
-        standard_error: of the win rate over instructions, including the error of the fitted coefficients.
-        spread: standard error of the mean prediction alone, which alpaca_eval prints as `lc_standard_error`. Zero for
-            the minimal model, which predicts one number for all instructions.
-        model: "minimal" or "full".
-        coefficients: by name, in nats: length, difficulty (full model only), policy.
-        strength: the inverse penalty C that cross-validation selects.
-    """
+    """A length-controlled win rate, in percent: what the model predicts if each response were as long as its baseline.
+    docs/evaluation.md explains the numbers; coefficients (length, difficulty, policy) are in nats."""
 
     win_rate: float
     standard_error: float

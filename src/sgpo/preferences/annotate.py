@@ -68,29 +68,9 @@ def annotate_pairs(
     min_margin: float = 0.0,
     seed: int = 0,
 ) -> Annotation:
-    r"""Makes preference pairs of the responses to each prompt.
-
-    Responses that failed (there is none), are unfinished (cut at the token limit), empty, duplicates or without a
-    reward are excluded; of duplicates the first with a reward stays. A prompt left with fewer than two is dropped under
-    the first of these reasons that left it so. Pairs of equal rewards are dropped as tied, and pairs whose rewards
-    differ by no more than `min_margin` as close; a prompt left without a pair counts as close if one of its pairs was.
-
-    Args:
-        prompts: P conversations that end in a user turn.
-        responses: P lists of at least two responses; R in all.
-        rewards: (R,) rewards of the responses, prompt by prompt; finite, or nan for none.
-        policy_logps: (R,) summed log-probabilities under the policy, in nats; finite.
-        reference_logps: (R,) the same under the reference.
-        beta: > 0, the scale of the gap `beta * [(log pi - log pi_ref)(y_w) - (log pi - log pi_ref)(y_l)]`.
-        choice: "best_worst", "best_random" (the best and one of those below it), or "all".
-        min_margin: >= 0, in the unit of the rewards.
-        seed: of the random choice, >= 0; each prompt draws by its row.
-
-    Raises:
-        InputError: an argument is out of range or of another length, or a number is not finite; the row is named.
-
-    Source: arXiv:2502.18099, Algorithm 1, self-annotation.
-    """
+    """Makes preference pairs of the responses to each of P prompts (docs/annotators.md), given (R,) rewards (nan for
+    none) and summed log-probabilities in nats, prompt by prompt. A prompt draws by `seed` and its row. InputError:
+    numbers of another length or not finite. Source: arXiv:2502.18099, Algorithm 1."""
     check_choice("choice", choice, PairChoice)
     check_whole("seed", seed, 0)
     if not (np.isfinite(min_margin) and min_margin >= 0):

@@ -34,22 +34,9 @@ _PREFIX_PLACE = 1
 
 
 class PairRanker:
-    """A pair ranker with the layout of llm-blender/PairRM-hf: DeBERTa-v2 and a head over its prefix tokens.
-
-    A comparison reads `[CLS] <source> prompt [SEP] [CLS] <candidate1> response [SEP] [CLS] <candidate2> response [SEP]`
-    and returns the logit that the first response is better. Each pair is compared in both orders and the difference
-    halved. The reward of a response is its mean advantage over the prompt's other responses.
-
-    As published, a prompt (`as_text`) is truncated to `source_max_length` tokens, and each response to half of what
-    then remains of `source_max_length + 2 * candidate_max_length`. Truncated prompts and responses are counted.
-
-    Args:
-        path: folder or Hub id with config.json, a tokenizer and weights in safetensors.
-        max_failed: share of the outputs of a call that may not be finite; these count in no reward.
-        options: fields of `PairRankerOptions`.
-
-    Source: PairRM of LLM-Blender, arXiv:2306.02561, Section 3; its model card for the lengths.
-    """
+    """A pair ranker with the layout of llm-blender/PairRM-hf (arXiv:2306.02561, Section 3; docs/annotators.md), from a
+    folder or Hub id: of each pair of responses half the difference of the logits in both orders, and the mean of a
+    response's. A share `max_failed` of the outputs may not be finite."""
 
     def __init__(self, path: str | Path, *, max_failed: float = 0.2, **options: Any) -> None:
         settings = validate(PairRankerOptions, options, "options")
