@@ -4,14 +4,13 @@ import re
 import shlex
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from sgpo.errors import InputError
 from sgpo.serving.process import child_process
+from sgpo.store.hub import ask_status
 
 _POLL = 0.2
 _FIELD = re.compile(r"\{([A-Za-z_]\w*)\}")
@@ -70,18 +69,7 @@ def is_ready(url: str) -> bool | None:
     if nothing answers there."""
     base = url.rstrip("/")
     for page, ready in ((base.removesuffix("/v1") + "/health", {200}), (base + "/models", {200, 401, 403})):
-        status = _status(page)
+        status = ask_status(page, timeout=5)
         if status != 404:
             return None if status is None else status in ready
     return False
-
-
-def _status(page: str) -> int | None:
-    try:
-        with urllib.request.urlopen(page, timeout=5) as reply:
-            return reply.status
-    except urllib.error.HTTPError as error:
-        error.close()
-        return error.code
-    except (OSError, ValueError):
-        return None

@@ -24,21 +24,21 @@ def settle_hub_access(names: Iterable[str | None]) -> bool:
         return False
     if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):
         return True
-    if _answers(os.environ.get("HF_ENDPOINT", "https://huggingface.co")):
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    if endpoint.startswith(("https://", "http://")) and ask_status(endpoint, _SECONDS, "HEAD") is not None:
         return False
     os.environ["HF_HUB_OFFLINE"] = "1"
     return True
 
 
-def _answers(endpoint: str) -> bool:
-    if not endpoint.startswith(("https://", "http://")):
-        return False
+def ask_status(address: str, timeout: float, method: str = "GET") -> int | None:
+    """The status of the reply at an address; None without a connection, or if that is no HTTP address."""
     try:
-        request = urllib.request.Request(endpoint, method="HEAD")
-        with urllib.request.urlopen(request, timeout=_SECONDS):
-            return True
-    except urllib.error.HTTPError:
-        return True
+        request = urllib.request.Request(address, method=method)
+        with urllib.request.urlopen(request, timeout=timeout) as reply:
+            return reply.status
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
     except (OSError, ValueError, http.client.HTTPException):
-        # No connection, no such address, or something that does not speak HTTP.
-        return False
+        return None
