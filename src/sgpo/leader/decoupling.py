@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sgpo.errors import InputError
-from sgpo.leader.margins import PairLogps, pair_margins, sum_pair_logps
-from sgpo.leader.pair_loss import PairBatch, Setup
+from sgpo.leader.pair_loss import PairBatch, PairLogps, Setup, pair_margins, sum_pair_logps
 
 # Logits that exist at a time, per model: 64 MiB in float32.
 MAX_LOGITS = 1 << 24
