@@ -112,7 +112,8 @@ def read_run(directory: str | Path) -> RunRecord:
     for name in ("config.yaml", "manifest.json"):
         if not (root / name).exists():
             raise InputError(f"{root} holds no run: {root / name}: no such file; allowed: a directory of sgpo run.")
-    config = _read_config(root / "config.yaml")
+    config = read_yaml(root / "config.yaml")
+    parse_record(_Recipe, config, str(root / "config.yaml"))
     rounds, gaps, samples = [], {}, {}
     for t, folder in enumerate([*(root / f"round-{t}" for t in range(config["rounds"] + 1)), root / "final"]):
         if (path := folder / "metrics.json").exists():
@@ -133,12 +134,6 @@ def read_run(directory: str | Path) -> RunRecord:
         seed_pairs=_count_rows(root / "seed" / "pairs"),
         shipped=Shipped.read(root / "shipped.json") if (root / "shipped.json").exists() else None,
     )
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    config = read_yaml(path)
-    parse_record(_Recipe, config, str(path))
-    return config
 
 
 def _read_samples(folder: Path, metrics: RoundMetrics) -> dict[str, list[Sample]]:

@@ -44,7 +44,9 @@ def child_process(
     and SIGKILL. Output is appended to `log`, or kept while it runs; with `pipes`, stdin and stdout are pipes. No
     variables of `accelerate launch`; vLLM's usage statistics are off by default."""
     kept = {key: os.environ[key] for key in os.environ if key not in _LAUNCHED and not key.startswith("TORCHELASTIC_")}
-    with _open_output(log) as output, _watcher(grace) as told:
+    if log is not None:
+        Path(log).parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile() if log is None else open(log, "ab+") as output, _watcher(grace) as told:
         start = os.fstat(output.fileno()).st_size
         try:
             # In its own session: Ctrl-C reaches this process only, which then ends the child's whole group.
@@ -64,13 +66,6 @@ def child_process(
                 yield Child(process, output, start)
             finally:
                 watch.end_group(process.pid, grace, reap=process.poll)
-
-
-def _open_output(log: str | Path | None) -> IO[bytes]:
-    if log is None:
-        return tempfile.TemporaryFile()
-    Path(log).parent.mkdir(parents=True, exist_ok=True)
-    return open(log, "ab+")
 
 
 @contextmanager
