@@ -22,9 +22,9 @@ Review = Callable[[Answer], Failure | None]
 
 
 class ServerPool:
-    """Several servers at base URLs that are used as one, with the key in OPENAI_API_KEY: docs/servers.md says what is
-    retried, moved, paused and counted as failed. `timeout` and `pause` are seconds, `retries` further attempts at each
-    server, `concurrency` open requests at each, `max_failed` the share of all that may fail."""
+    """Several servers at base URLs used as one, with the key in OPENAI_API_KEY; see docs/servers.md. `timeout` and
+    `pause` are seconds, `retries` and `concurrency` are per server, `max_failed` is a share of all requests.
+    InputError: no base URL, one that is none, or the `openai` package is not installed."""
 
     def __init__(
         self,
