@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, Features, Value, concatenate_datasets
 
-from sgpo.choices import Failure, FinishReason, PairChoice, check_choice
-from sgpo.errors import InputError, check_whole
+from sgpo.choices import FinishReason, PairChoice
+from sgpo.errors import InputError
 from sgpo.policy.sampling import Response
 from sgpo.policy.tokens import Messages
 from sgpo.preferences.layout import PAIR_FEATURES
@@ -23,15 +23,8 @@ _BLOCK = 4096
 
 @dataclass(frozen=True)
 class Annotation:
-    """Self-annotated pairs.
-
-    Attributes:
-        pairs: `prompt`, `chosen`, `rejected`, the log-probabilities `chosen_logps`, `rejected_logps` (policy),
-            `ref_chosen_logps`, `ref_rejected_logps` (reference), the `gap`, in nats, and `reward_margin`, the chosen
-            response's reward minus the rejected one's.
-        counts: `prompts`, `responses`, `paired` (prompts with a pair), `pairs`, `dropped` (prompts without a pair, by
-            reason), and `dropped_pairs` (pairs that are tied or close, whether or not their prompt has another pair).
-    """
+    """Self-annotated pairs: conversations, SCORES in nats and `reward_margin` (chosen minus rejected); and counts of
+    prompts, responses, pairs, `dropped` prompts by reason, and `dropped_pairs` that are tied or close."""
 
     pairs: Dataset
     counts: dict[str, Any]
@@ -48,22 +41,9 @@ def implicit_rewards(policy_logps: np.ndarray, reference_logps: np.ndarray, beta
 def adjust_for_length(
     rewards: np.ndarray, n_tokens: np.ndarray, *, per_token: bool = False, penalty: float = 0.0
 ) -> np.ndarray:
-    """(R,) rewards divided by the tokens of each response, or less `penalty` for each of them; nan stays nan.
-
-    They rank the responses; the gaps do not change. Raises InputError if both are asked for, the penalty is no number
-    >= 0, or `n_tokens` is not (R,) or has a 0. Source: per token as in SimPO, arXiv:2405.14734, Section 2; the penalty
-    as in R-DPO, arXiv:2403.19159, Section 3.
-    """
-    if per_token and penalty:
-        raise InputError(f"per_token with length penalty {penalty}; allowed: one of the two.")
-    if not (np.isfinite(penalty) and penalty >= 0):
-        raise InputError(f"length penalty is {penalty}; allowed: a number >= 0.")
-    rewards, n_tokens = np.asarray(rewards, dtype=np.float64), np.asarray(n_tokens)
-    if n_tokens.shape != rewards.shape:
-        raise InputError(f"n_tokens has the shape {n_tokens.shape}; allowed: one number per reward, {rewards.shape}.")
-    few = np.flatnonzero(n_tokens < 1)
-    if len(few):
-        raise InputError(f"n_tokens of response {few[0]} is {n_tokens[few[0]]}; allowed: a number >= 1.")
+    """(R,) rewards divided by the tokens of each response (as in SimPO, arXiv:2405.14734, Section 2), or less `penalty`
+    for each of them (as in R-DPO, arXiv:2403.19159, Section 3); nan stays nan. They rank; the gaps do not change."""
+    rewards = np.asarray(rewards, dtype=np.float64)
     return rewards / n_tokens if per_token else rewards - penalty * n_tokens
 
 
@@ -75,40 +55,13 @@ def annotate_pairs(
     policy_logps: np.ndarray,
     reference_logps: np.ndarray,
     beta: float,
-    choice: str = "best_worst",
+    choice: PairChoice = "best_worst",
     min_margin: float = 0.0,
     seed: int = 0,
 ) -> Annotation:
-    r"""Makes preference pairs of the responses to each prompt.
-
-    Responses that failed (there is none), are unfinished (cut at the token limit), empty, duplicates or without a
-    reward are excluded; of duplicates the first with a reward stays. A prompt left with fewer than two is dropped under
-    the first of these reasons that left it so. Pairs of equal rewards are dropped as tied, and pairs whose rewards
-    differ by no more than `min_margin` as close; a prompt left without a pair counts as close if one of its pairs was.
-
-    Args:
-        prompts: P conversations that end in a user turn.
-        responses: P lists of at least two responses; R in all.
-        rewards: (R,) rewards of the responses, prompt by prompt; finite, or nan for none.
-        policy_logps: (R,) summed log-probabilities under the policy, in nats; finite.
-        reference_logps: (R,) the same under the reference.
-        beta: > 0, the scale of the gap `beta * [(log pi - log pi_ref)(y_w) - (log pi - log pi_ref)(y_l)]`.
-        choice: "best_worst", "best_random" (the best and one of those below it), or "all".
-        min_margin: >= 0, in the unit of the rewards.
-        seed: of the random choice, >= 0; each prompt draws by its row.
-
-    Raises:
-        InputError: an argument is out of range or of another length, or a number is not finite; the row is named.
-
-    Source: arXiv:2502.18099, Algorithm 1, self-annotation.
-    """
-    check_choice("choice", choice, PairChoice)
-    check_whole("seed", seed, 0)
-    if not (np.isfinite(min_margin) and min_margin >= 0):
-        raise InputError(f"min_margin is {min_margin}; allowed: a number >= 0.")
-    if not (np.isfinite(beta) and beta > 0):
-        raise InputError(f"beta is {beta}; allowed: a number > 0.")
-    _check_responses(prompts, responses)
+    """Makes preference pairs of the responses to each of P prompts (docs/annotators.md), given (R,) rewards (nan for
+    none) and summed log-probabilities in nats, prompt by prompt. A prompt draws by `seed` and its row. InputError:
+    numbers of another length or not finite. Source: arXiv:2502.18099, Algorithm 1."""
     rewards = _check_scores("rewards", rewards, responses)
     policy_logps = _check_scores("policy_logps", policy_logps, responses)
     reference_logps = _check_scores("reference_logps", reference_logps, responses)
@@ -164,7 +117,7 @@ def _eligible(candidates: Sequence[Response], rewards: np.ndarray) -> tuple[np.n
     return np.array(list(ranked.values())), next((reason for reason, some in left.items() if len(some) < 2), None)
 
 
-def _choose(rewards: np.ndarray, choice: str, rng: np.random.Generator) -> list[tuple[int, int]]:
+def _choose(rewards: np.ndarray, choice: PairChoice, rng: np.random.Generator) -> list[tuple[int, int]]:
     """Positions of (better, worse) among (n,) rewards, n >= 2; of equal rewards the first counts as the better one."""
     order = np.argsort(-rewards, kind="stable")
     if choice == "all":
@@ -182,17 +135,6 @@ def _as_dataset(columns: dict[str, Sequence[Any]]) -> Dataset:
     starts = range(0, max(len(columns["prompt"]), 1), _BLOCK)
     blocks = ({name: values[start : start + _BLOCK] for name, values in columns.items()} for start in starts)
     return concatenate_datasets([Dataset.from_dict(block, features=FEATURES) for block in blocks])
-
-
-def _check_responses(prompts: Sequence[Messages], responses: Sequence[Sequence[Response]]) -> None:
-    if len(responses) != len(prompts):
-        raise InputError(f"responses has {len(responses)} rows; allowed: one per prompt, {len(prompts)}.")
-    for row, candidates in enumerate(responses):
-        if len(candidates) < 2:
-            raise InputError(f"responses row {row} has {len(candidates)} responses; allowed: at least two.")
-        for candidate in candidates:
-            if candidate.finish_reason not in Failure.__args__:
-                check_choice(f"responses row {row}: finish_reason", candidate.finish_reason, FinishReason)
 
 
 def _check_scores(name: str, values: np.ndarray, responses: Sequence[Sequence[Response]]) -> np.ndarray:
