@@ -234,6 +234,17 @@ BAD = [
     ({"policy_logps": [0, 0, 0, -np.inf]}, "policy_logps row 1, response 1: -inf"),
     ({"reference_logps": [np.nan, 0, 0, 0]}, "reference_logps row 0, response 0: nan"),
     ({"rewards": [0.0, 1.0]}, r"rewards has the shape \(2,\); allowed: one number per response, 4"),
+    ({"choice": "best"}, "choice is 'best'; allowed: 'best_worst', 'best_random' or 'all'"),
+    ({"min_margin": -0.5}, "min_margin is -0.5; allowed: a number >= 0"),
+    ({"min_margin": NAN}, "min_margin is nan; allowed: a number >= 0"),
+    ({"seed": -1}, "seed is -1; allowed: a whole number >= 0"),
+    ({"beta": 0.0}, "beta is 0.0; allowed: a number > 0"),
+    ({"prompts": []}, "responses has 2 rows; allowed: one per prompt, 0"),
+    ({"responses": [[Answer("a")], [Answer("b")]]}, "responses row 0 has 1 responses; allowed: at least two"),
+    (
+        {"responses": [[Answer("a"), Answer("b", "eos")]] * 2},
+        "responses row 0: finish_reason is 'eos'; allowed: 'stop' or 'length'",
+    ),
 ]
 
 

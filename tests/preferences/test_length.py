@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from refusals import unrefused
 from sgpo.preferences.annotate import adjust_for_length
 
 
@@ -29,3 +30,15 @@ def test_nan_stays_nan_and_the_given_rewards_are_not_changed(rule):
     rewards = np.array([np.nan, 1.0])
     assert np.isnan(adjust_for_length(rewards, np.array([2, 2]), **rule)).tolist() == [True, False]
     np.testing.assert_array_equal(rewards, [np.nan, 1.0])
+
+
+def test_a_bad_argument_is_named():
+    cases = [
+        ({"per_token": True, "penalty": 0.1}, "per_token with length penalty 0.1; allowed: one of the two"),
+        ({"penalty": -0.1}, "length penalty is -0.1; allowed: a number >= 0"),
+        ({"penalty": np.inf}, "length penalty is inf"),
+        ({"n_tokens": [3]}, r"n_tokens has the shape \(1,\); allowed: one number per reward, \(2,\)"),
+        ({"n_tokens": [3, 0]}, "n_tokens of response 1 is 0; allowed: a number >= 1"),
+    ]
+    arguments = {"rewards": np.zeros(2), "n_tokens": [1, 2]}
+    assert unrefused(lambda case: adjust_for_length(**{**arguments, **case}), cases) == {}

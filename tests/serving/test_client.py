@@ -434,12 +434,17 @@ def test_a_machine_that_is_gone_does_not_cost_the_time_of_a_long_answer(monkeypa
     assert time.monotonic() - began < 5
 
 
-def test_servers_that_are_none_are_named():
+def test_arguments_out_of_range_are_named():
     cases = [
         ({"urls": []}, "servers is empty"),
         ({"urls": ["localhost:8000"]}, "'localhost:8000'; allowed: a base URL"),
         ({"urls": ["http:///v1"]}, "'http:///v1'; allowed: a base URL"),
         ({"urls": ["http://a:http/v1"]}, "'http://a:http/v1'; allowed: a base URL"),
+        ({"retries": -1}, "retries is -1"),
+        ({"concurrency": 0}, "concurrency is 0"),
+        ({"concurrency": 1.5}, "concurrency is 1.5; allowed: a whole number >= 1"),
+        ({"timeout": 0}, "timeout is 0"),
+        ({"pause": float("nan")}, "pause is nan"),
     ]
     assert unrefused(lambda case: ServerPool(**{"urls": ["http://a/v1"], **case}), cases) == {}
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, Features, Value, concatenate_datasets
 
-from sgpo.choices import FinishReason, PairChoice
-from sgpo.errors import InputError
+from sgpo.choices import Failure, FinishReason, PairChoice, check_choice
+from sgpo.errors import InputError, check_whole
 from sgpo.policy.sampling import Response
 from sgpo.policy.tokens import Messages
 from sgpo.preferences.layout import PAIR_FEATURES
@@ -43,7 +43,16 @@ def adjust_for_length(
 ) -> np.ndarray:
     """(R,) rewards divided by the tokens of each response (as in SimPO, arXiv:2405.14734, Section 2), or less `penalty`
     for each of them (as in R-DPO, arXiv:2403.19159, Section 3); nan stays nan. They rank; the gaps do not change."""
-    rewards = np.asarray(rewards, dtype=np.float64)
+    if per_token and penalty:
+        raise InputError(f"per_token with length penalty {penalty}; allowed: one of the two.")
+    if not (np.isfinite(penalty) and penalty >= 0):
+        raise InputError(f"length penalty is {penalty}; allowed: a number >= 0.")
+    rewards, n_tokens = np.asarray(rewards, dtype=np.float64), np.asarray(n_tokens)
+    if n_tokens.shape != rewards.shape:
+        raise InputError(f"n_tokens has the shape {n_tokens.shape}; allowed: one number per reward, {rewards.shape}.")
+    few = np.flatnonzero(n_tokens < 1)
+    if len(few):
+        raise InputError(f"n_tokens of response {few[0]} is {n_tokens[few[0]]}; allowed: a number >= 1.")
     return rewards / n_tokens if per_token else rewards - penalty * n_tokens
 
 
@@ -55,13 +64,20 @@ def annotate_pairs(
     policy_logps: np.ndarray,
     reference_logps: np.ndarray,
     beta: float,
-    choice: PairChoice = "best_worst",
+    choice: str = "best_worst",
     min_margin: float = 0.0,
     seed: int = 0,
 ) -> Annotation:
     """Makes preference pairs of the responses to each of P prompts (docs/annotators.md), given (R,) rewards (nan for
     none) and summed log-probabilities in nats, prompt by prompt. A prompt draws by `seed` and its row. InputError:
     numbers of another length or not finite. Source: arXiv:2502.18099, Algorithm 1."""
+    check_choice("choice", choice, PairChoice)
+    check_whole("seed", seed, 0)
+    if not (np.isfinite(min_margin) and min_margin >= 0):
+        raise InputError(f"min_margin is {min_margin}; allowed: a number >= 0.")
+    if not (np.isfinite(beta) and beta > 0):
+        raise InputError(f"beta is {beta}; allowed: a number > 0.")
+    _check_responses(prompts, responses)
     rewards = _check_scores("rewards", rewards, responses)
     policy_logps = _check_scores("policy_logps", policy_logps, responses)
     reference_logps = _check_scores("reference_logps", reference_logps, responses)
@@ -117,7 +133,7 @@ def _eligible(candidates: Sequence[Response], rewards: np.ndarray) -> tuple[np.n
     return np.array(list(ranked.values())), next((reason for reason, some in left.items() if len(some) < 2), None)
 
 
-def _choose(rewards: np.ndarray, choice: PairChoice, rng: np.random.Generator) -> list[tuple[int, int]]:
+def _choose(rewards: np.ndarray, choice: str, rng: np.random.Generator) -> list[tuple[int, int]]:
     """Positions of (better, worse) among (n,) rewards, n >= 2; of equal rewards the first counts as the better one."""
     order = np.argsort(-rewards, kind="stable")
     if choice == "all":
@@ -135,6 +151,17 @@ def _as_dataset(columns: dict[str, Sequence[Any]]) -> Dataset:
     starts = range(0, max(len(columns["prompt"]), 1), _BLOCK)
     blocks = ({name: values[start : start + _BLOCK] for name, values in columns.items()} for start in starts)
     return concatenate_datasets([Dataset.from_dict(block, features=FEATURES) for block in blocks])
+
+
+def _check_responses(prompts: Sequence[Messages], responses: Sequence[Sequence[Response]]) -> None:
+    if len(responses) != len(prompts):
+        raise InputError(f"responses has {len(responses)} rows; allowed: one per prompt, {len(prompts)}.")
+    for row, candidates in enumerate(responses):
+        if len(candidates) < 2:
+            raise InputError(f"responses row {row} has {len(candidates)} responses; allowed: at least two.")
+        for candidate in candidates:
+            if candidate.finish_reason not in Failure.__args__:
+                check_choice(f"responses row {row}: finish_reason", candidate.finish_reason, FinishReason)
 
 
 def _check_scores(name: str, values: np.ndarray, responses: Sequence[Sequence[Response]]) -> np.ndarray:

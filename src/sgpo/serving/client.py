@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from urllib.parse import urlsplit
 
 from sgpo.choices import Failure
-from sgpo.errors import InputError, check_failed
+from sgpo.errors import InputError, check_failed, check_whole
 from sgpo.serving.answers import Answer, Body, NoAnswer, OnAnswer
 from sgpo.serving.server import Refused, Server
 from sgpo.serving.turns import Turns
@@ -41,6 +41,13 @@ class ServerPool:
         for url in urls:
             if not _is_base_url(url):
                 raise InputError(f"server {url!r}; allowed: a base URL, such as http://localhost:8000/v1.")
+        check_whole("retries", retries, 0)
+        check_whole("concurrency", concurrency, 1)
+        for name, seconds in (("timeout", timeout), ("pause", pause)):
+            if not seconds > 0:
+                raise InputError(f"{name} is {seconds}; allowed: seconds > 0.")
+        if not 0 <= max_failed <= 1:
+            raise InputError(f"max_failed is {max_failed}; allowed: a share, 0 to 1.")
         # Imported with the first request; checked here so that a run fails before it starts.
         if find_spec("openai") is None:
             raise InputError("servers need the openai package, which is not installed: pip install 'sgpo[server]'.")
