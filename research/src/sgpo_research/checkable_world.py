@@ -14,7 +14,8 @@ from sgpo.policy.sampling import Generator, Sampling
 from sgpo.store.files import write_json, write_jsonl
 from sgpo.store.progress import Reporter
 from sgpo_research.worlds.constraints import CONSTRAINTS
-from sgpo_research.worlds.gold_pairs import GoldPair, Labels, gold_pair, label
+from sgpo_research.worlds.gold_pairs import GoldPair, gold_pair, label
+from sgpo_research.worlds.noise import Labels
 from sgpo_research.worlds.prompts import Prompt, constraints_of, draw_prompts, split_requests
 from sgpo_research.worlds.samples import SHARD, Sampled, sample_responses
 

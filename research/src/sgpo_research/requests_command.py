@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from sgpo.choices import Dtype
-from sgpo_research.worlds.gold_pairs import Labels
+from sgpo_research.worlds.noise import Labels
 
 
 def requests_parser() -> argparse.ArgumentParser:

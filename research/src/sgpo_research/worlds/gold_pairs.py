@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from sgpo_research.worlds.noise import Labels
 from sgpo_research.worlds.prompts import Prompt
 from sgpo_research.worlds.samples import Sampled
 
-Labels = Literal["clean", "flipped", "inverted", "length"]
 FLIPPED = 0.25
 
 
