@@ -25,7 +25,7 @@ class Gain(NamedTuple):
 
 
 def gain(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Gain:
-    """The gain of a policy over another, from the mean gold of both at the same P prompts, (P,), for each of S seeds."""
+    """The gain of a policy over another, from the mean gold of both at the same P prompts, (P,), for each seed."""
     differences = np.stack([after - before for after, before in pairs])
     prompts = np.tile(np.arange(differences.shape[1]), len(pairs))
     over_prompts = mean_interval(differences.ravel(), prompts)
