@@ -8,9 +8,13 @@ _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
 def passive_waiting() -> dict[str, str]:
-    """What to set before torch is imported: `os.environ.update(passive_waiting())`. Spinning threads hold the core that
-    the thread they wait for needs; asleep, they cost nothing. Empty if the user has said how to wait, or torch is
-    imported."""
+    """The environment that a program needs before torch is imported: `os.environ.update(passive_waiting())`.
+
+    By default the threads spin. Beside other busy processes a spinning thread holds the core that the thread it waits
+    for needs, and the work takes many times as long; on an idle machine sleeping costs nothing that can be measured.
+    Empty if the user has said how to wait, or once torch is imported, since OpenMP reads the environment once.
+    `import sgpo` does not set it: how a whole process waits is decided by its program.
+    """
     if "torch" in sys.modules or any(name in os.environ for name in _WAITING):
         return {}
     return {"OMP_WAIT_POLICY": "PASSIVE"}

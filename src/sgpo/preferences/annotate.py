@@ -23,8 +23,15 @@ _BLOCK = 4096
 
 @dataclass(frozen=True)
 class Annotation:
-    """Self-annotated pairs: conversations, SCORES in nats and `reward_margin` (chosen minus rejected); and counts of
-    prompts, responses, pairs, `dropped` prompts by reason, and `dropped_pairs` that are tied or close."""
+    """Self-annotated pairs.
+
+    Attributes:
+        pairs: `prompt`, `chosen`, `rejected`, the log-probabilities `chosen_logps`, `rejected_logps` (policy),
+            `ref_chosen_logps`, `ref_rejected_logps` (reference), the `gap`, in nats, and `reward_margin`, the chosen
+            response's reward minus the rejected one's.
+        counts: `prompts`, `responses`, `paired` (prompts with a pair), `pairs`, `dropped` (prompts without a pair, by
+            reason), and `dropped_pairs` (pairs that are tied or close, whether or not their prompt has another pair).
+    """
 
     pairs: Dataset
     counts: dict[str, Any]
@@ -41,8 +48,12 @@ def implicit_rewards(policy_logps: np.ndarray, reference_logps: np.ndarray, beta
 def adjust_for_length(
     rewards: np.ndarray, n_tokens: np.ndarray, *, per_token: bool = False, penalty: float = 0.0
 ) -> np.ndarray:
-    """(R,) rewards divided by the tokens of each response (as in SimPO, arXiv:2405.14734, Section 2), or less `penalty`
-    for each of them (as in R-DPO, arXiv:2403.19159, Section 3); nan stays nan. They rank; the gaps do not change."""
+    """(R,) rewards divided by the tokens of each response, or less `penalty` for each of them; nan stays nan.
+
+    They rank the responses; the gaps do not change. Raises InputError if both are asked for, the penalty is no number
+    >= 0, or `n_tokens` is not (R,) or has a 0. Source: per token as in SimPO, arXiv:2405.14734, Section 2; the penalty
+    as in R-DPO, arXiv:2403.19159, Section 3.
+    """
     if per_token and penalty:
         raise InputError(f"per_token with length penalty {penalty}; allowed: one of the two.")
     if not (np.isfinite(penalty) and penalty >= 0):
@@ -68,9 +79,29 @@ def annotate_pairs(
     min_margin: float = 0.0,
     seed: int = 0,
 ) -> Annotation:
-    """Makes preference pairs of the responses to each of P prompts (docs/annotators.md), given (R,) rewards (nan for
-    none) and summed log-probabilities in nats, prompt by prompt. A prompt draws by `seed` and its row. InputError:
-    numbers of another length or not finite. Source: arXiv:2502.18099, Algorithm 1."""
+    r"""Makes preference pairs of the responses to each prompt.
+
+    Responses that failed (there is none), are unfinished (cut at the token limit), empty, duplicates or without a
+    reward are excluded; of duplicates the first with a reward stays. A prompt left with fewer than two is dropped under
+    the first of these reasons that left it so. Pairs of equal rewards are dropped as tied, and pairs whose rewards
+    differ by no more than `min_margin` as close; a prompt left without a pair counts as close if one of its pairs was.
+
+    Args:
+        prompts: P conversations that end in a user turn.
+        responses: P lists of at least two responses; R in all.
+        rewards: (R,) rewards of the responses, prompt by prompt; finite, or nan for none.
+        policy_logps: (R,) summed log-probabilities under the policy, in nats; finite.
+        reference_logps: (R,) the same under the reference.
+        beta: > 0, the scale of the gap `beta * [(log pi - log pi_ref)(y_w) - (log pi - log pi_ref)(y_l)]`.
+        choice: "best_worst", "best_random" (the best and one of those below it), or "all".
+        min_margin: >= 0, in the unit of the rewards.
+        seed: of the random choice, >= 0; each prompt draws by its row.
+
+    Raises:
+        InputError: an argument is out of range or of another length, or a number is not finite; the row is named.
+
+    Source: arXiv:2502.18099, Algorithm 1, self-annotation.
+    """
     check_choice("choice", choice, PairChoice)
     check_whole("seed", seed, 0)
     if not (np.isfinite(min_margin) and min_margin >= 0):

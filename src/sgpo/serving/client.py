@@ -22,9 +22,27 @@ Review = Callable[[Answer], Failure | None]
 
 
 class ServerPool:
-    """Several servers at base URLs used as one, with the key in OPENAI_API_KEY; see docs/servers.md. `timeout` and
-    `pause` are seconds, `retries` and `concurrency` are per server, `max_failed` is a share of all requests.
-    InputError: no base URL, one that is none, or the `openai` package is not installed."""
+    """Several servers that are used as one.
+
+    A request goes to the server with the fewest open requests. Time-outs, refused connections, the statuses 408, 409
+    and 5xx, and replies without an answer are retried; so is 429, which costs no attempt while the server answers
+    others. A server that fails is paused, longer each time, and its requests go to the others. A request that a server
+    rejects, or that fails at every attempt while others are answered, has a failed answer (`Answer.failure`).
+
+    The key of the servers is read from OPENAI_API_KEY; without one, "none" is sent.
+
+    Args:
+        urls: base URLs, such as http://localhost:8000/v1.
+        timeout: seconds for one attempt, of which connecting may take ten.
+        retries: attempts of a request after the first at each server; also failures in a row, after the first, that all
+            servers may have before the call ends.
+        concurrency: open requests at each server.
+        pause: seconds that a server is paused after its first failure; doubled each time, up to a minute.
+        max_failed: share of all requests that may fail, see `check_failed`.
+
+    Raises:
+        InputError: an argument is out of range, or the `openai` package is not installed.
+    """
 
     def __init__(
         self,
@@ -66,9 +84,21 @@ class ServerPool:
         review: Review | None = None,
         known: Sequence[Answer] = (),
     ) -> list[Answer]:
-        """Asks for a completion of each of N bodies of POST /v1/chat/completions; `on_answer` gets each at once, in any
-        order, `review` says why one is of no use, `known` ones count in the share of failures too. InputError: too many
-        failed, a server rejects all requests, or no server answers; the last failures are named."""
+        """Asks for a completion of each of N request bodies of POST /v1/chat/completions.
+
+        Args:
+            bodies: N request bodies.
+            progress: called with 1 for each answer.
+            on_answer: called with the body's position and its answer as soon as that arrives, in any order; these
+                answers are not lost if the call fails later.
+            concurrency: open requests at each server; None uses the pool's.
+            review: says of an answer why it is of no use, or None; it becomes a failed answer.
+            known: answers to other requests of the same job, which count in the share of failures.
+
+        Raises:
+            InputError: too large a share of this pool's requests failed, a server rejects all requests (its status and
+                message are quoted), or all servers failed too often (the last failure of each server is named).
+        """
         self._asked += len(bodies) + len(known)
         for answer in known:
             self._count(answer)
