@@ -17,6 +17,7 @@ from sgpo.errors import InputError, check_failed, naming_rows
 from sgpo.evaluate.alpaca import Instructions, read_instructions, write_model_outputs
 from sgpo.evaluate.answering import answer_rows, answers_key, kept_answers
 from sgpo.evaluate.held_out import pair_sources
+from sgpo.evaluate.ifeval import read_requests, report_following
 from sgpo.evaluate.judging import compare_by_judge, open_duels
 from sgpo.evaluate.mt_bench import NO_ANSWER, answer_questions, read_questions, write_answers
 from sgpo.evaluate.prompt_files import (
@@ -46,12 +47,12 @@ from sgpo.serving.cache import CachedPool
 from sgpo.serving.client import ServerPool
 from sgpo.stats.certificate import certify_policy
 from sgpo.stats.ranking import report_preferences
-from sgpo.store.files import name_row
+from sgpo.store.files import name_row, write_jsonl
 from sgpo.store.hub import is_hub_id
 from sgpo.store.progress import Reporter
 
 # Files of answers in the folder of an evaluation, for the kinds whose answers another program judges.
-ANSWER_FILES = {"alpaca": "model_outputs.json", "mt_bench": "model_answer/{name}.jsonl"}
+ANSWER_FILES = {"alpaca": "model_outputs.json", "mt_bench": "model_answer/{name}.jsonl", "ifeval": "responses.jsonl"}
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Subject:
     """The policy that is evaluated, and what it is evaluated with.
 
     Attributes:
-        model: the policy; for `judge` and `reward` its path may also be a file of answers.
+        model: the policy; for `judge`, `reward` and `ifeval` its path may also be a file of answers.
         name: of the policy, in files of answers.
         reference: of its implicit reward and its KL; the baseline if the settings name none.
         max_length: tokens at which pairs are cut for scoring, as in training.
@@ -109,7 +110,7 @@ class Job:
         """Checks inputs, models and the judge's servers before anything is generated; returns notes on the models."""
         settings, subject, notes = self.settings, self.subject, []
         check_inputs(settings, download=True)
-        compared = [subject.model, *([self.opponent] if settings.prompts else [])]
+        compared = [one for one in (subject.model, self.opponent if settings.prompts else None) if one is not None]
         models = [model for model in compared if not is_answer_file(model.path)]
         if subject.reference is not None and subject.model in models:
             models.append(subject.reference)
@@ -127,7 +128,7 @@ class Job:
     def answers_of(self, model: ModelConfig, name: str, prompts: Sequence[Messages], who: str) -> Answers:
         """The answers of a policy, generated or kept, or of the file at its path; some may be missing."""
         if is_answer_file(model.path):
-            answers = read_answers_to(model.path, prompts)
+            answers = read_answers_to(model.path, prompts, others=self.settings.kind != "ifeval")
         else:
             answers = self._generate(model, name, prompts, who)
         self.check_failed(missing(answers), f"answers of the {who}")
@@ -162,17 +163,18 @@ class Job:
         return open_generator(generation, model, log=self.log)
 
     @property
-    def opponent(self) -> ModelConfig:
-        """What the policy is compared with: the baseline, or the reference if none is named."""
+    def opponent(self) -> ModelConfig | None:
+        """What the policy is compared with: the baseline, or the reference if none is named; `ifeval` needs neither."""
         if self.settings.baseline is not None:
             return self.subject.model.at(self.settings.baseline)
-        if self.subject.reference is None:
+        if self.subject.reference is None and self.settings.kind != "ifeval":
             raise InputError("baseline is missing; allowed: a file of answers, or a policy.")
         return self.subject.reference
 
-    def baseline(self, prompts: Sequence[Messages]) -> Answers:
+    def baseline(self, prompts: Sequence[Messages]) -> Answers | None:
         """The answers that the policy's are compared with."""
-        return self.answers_of(self.opponent, self.opponent.path, prompts, "baseline")
+        opponent = self.opponent
+        return None if opponent is None else self.answers_of(opponent, opponent.path, prompts, "baseline")
 
     def score(self, model: ModelConfig, sets: Sequence[Dataset], who: str) -> list[PairScores]:
         """The scores of sets of pairs under a model, which is in memory only here."""
@@ -195,11 +197,12 @@ def run_evaluation(job: Job) -> dict[str, Any]:
     """Runs one evaluation of a policy.
 
     The result is JSON: `kind`, the headline `value`, `low`, `high` (null if the kind has none) and `count`, then what
-    the kind reports; rows per prompt come last (`duels`, `rewards`).
+    the kind reports; rows per prompt come last (`duels`, `rewards`, `requests`).
     """
-    kinds = {"alpaca": _alpaca, "mt_bench": _mt_bench, "judge": _judge, "reward": _reward, "preferences": _preferences}
+    kinds = {"alpaca": _alpaca, "mt_bench": _mt_bench, "judge": _judge, "reward": _reward}
+    kinds |= {"ifeval": _ifeval, "preferences": _preferences}
     kind, path = job.settings.kind, job.subject.model.path
-    if is_answer_file(path) and kind not in ("judge", "reward"):
+    if is_answer_file(path) and kind not in ("judge", "reward", "ifeval"):
         raise InputError(f"policy is {path!r}, a file of answers; allowed with {kind!r}: a folder or Hub id.")
     headline = {"kind": kind, "value": None, "low": None, "high": None, "count": 0}
     return as_plain({**headline, **kinds[kind](job)})
@@ -226,6 +229,8 @@ def check_inputs(settings: EvaluateConfig, *, download: bool = False) -> int:
             read_answers_to(settings.baseline, prompts)
         elif settings.baseline:
             check_exists(settings.baseline, "baseline")
+    if settings.kind == "ifeval":
+        read_requests(settings.prompts, split=settings.split)
     if settings.kind == "judge":
         _open_judge(settings)
     if settings.kind == "reward" and (settings.function or download or not is_hub_id(settings.model)):
@@ -311,6 +316,22 @@ def _reward(job: Job) -> dict[str, Any]:
         "agreement": agreement,
         **result,
     }
+
+
+def _ifeval(job: Job) -> dict[str, Any]:
+    requests = read_requests(job.settings.prompts, split=job.settings.split)
+    prompts = [[{"role": "user", "content": request.prompt}] for request in requests]
+    policy = job.answers_of(job.subject.model, job.subject.name, prompts, "policy")
+    if job.answers is not None:
+        # The layout that IFEval's own script reads, to which no answer is an empty one, as it is here.
+        rows = zip(requests, policy.texts, strict=True)
+        write_jsonl(job.answers, [{"prompt": asked.prompt, "response": text or ""} for asked, text in rows])
+    baseline = job.baseline(prompts)
+    result = report_following(requests, policy.texts, baseline and baseline.texts)
+    names = {"policy": policy.name, "baseline": baseline and baseline.name}
+    answers = {"cut": policy.cut, "tokens": policy.tokens, "failed": by_reason(missing(policy))}
+    rate = result["by_level"]["prompts"]["strict"]
+    return {"value": rate["rate"], **rate, **names, **answers, **result}
 
 
 def _preferences(job: Job) -> dict[str, Any]:
