@@ -83,21 +83,20 @@ def report_following(
     """The rates at which P responses follow instructions, strict and loose: by level, family and type of instruction.
 
     The instructions of a prompt are not independent: all intervals are over prompts. `gain` has the strict rates less
-    those of the baseline's responses, prompt by prompt; `parts` has the rates of both.
+    those of the baseline's responses, prompt by prompt; `parts` has both.
     """
-    followed, *other = (score_responses(requests, texts) for texts in (responses, baseline) if texts is not None)
-    found, *other = map(_by_level, (followed, *other))
+    sides = [score_responses(requests, texts) for texts in (responses, baseline) if texts is not None]
+    found, *other = map(_by_level, sides)
     names = np.array([name for request in requests for name in request.instructions])
-    families = np.array([name.partition(":")[0] for name in names])
-    prompts = np.arange(len(requests))
+    families, prompts = np.array([name.partition(":")[0] for name in names]), np.arange(len(requests))
     owners = {"prompts": prompts, "instructions": np.repeat(prompts, [len(one.instructions) for one in requests])}
 
     def rates(at: Any, level: str = "instructions") -> dict[str, Any]:
-        return {
-            how: _rate(found[level][column, at], owners[level][at]) for column, how in enumerate(("strict", "loose"))
-        }
+        both, clusters = zip(("strict", "loose"), found[level][:, at], strict=True), owners[level][at]
+        rated = {how: (len(row), row.mean(), *share_interval(row, clusters)) for how, row in both}
+        return {how: dict(zip(("count", "rate", "low", "high"), one, strict=True)) for how, one in rated.items()}
 
-    pairs = list(zip(requests, followed, strict=True))
+    pairs = list(zip(requests, sides[0], strict=True))
     return {
         "by_level": {level: rates(slice(None), level) for level in owners},
         "by_family": {family: rates(families == family) for family in np.unique(families)},
@@ -131,18 +130,14 @@ def _read_request(row: Row) -> Request:
     key, names, kwargs = (row.values[name] for name in ("key", "instruction_id_list", "kwargs"))
     if isinstance(key, bool) or not isinstance(key, int | str):
         raise row.wrong("key", "a number or a name")
-    if not row.text("prompt").strip():
-        raise row.wrong("prompt", "text")
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise row.wrong("instruction_id_list", "a list of ids, at least one")
-    if not isinstance(kwargs, list) or not all(one is None or isinstance(one, dict) for one in kwargs):
-        raise row.wrong("kwargs", "a list of objects, one for each instruction")
-    if len(kwargs) != len(names):
-        raise InputError(f"{row.where}: 'kwargs' has {len(kwargs)} objects; allowed: one an instruction, {len(names)}.")
+    objects = isinstance(kwargs, list) and all(one is None or isinstance(one, dict) for one in kwargs)
+    if not objects or len(kwargs) != len(names):
+        raise row.wrong("kwargs", f"a list of objects, one for each instruction, {len(names)}")
     kwargs = [{name: value for name, value in (one or {}).items() if value is not None} for one in kwargs]
-    for name, arguments in zip(names, kwargs, strict=True):
-        if fault := _fault(name, arguments):
-            raise InputError(f"{row.where}: {fault}")
+    for fault in filter(None, map(_fault, names, kwargs)):
+        raise InputError(f"{row.where}: {fault}")
     return Request(key, row.text("prompt"), names, kwargs)
 
 
@@ -151,26 +146,22 @@ def _fault(name: str, kwargs: Mapping[str, Any]) -> str | None:
     if name not in _checkers():
         near = get_close_matches(name, _checkers()) or ["IFEval's and IFBench's"]
         return f"the instruction {shorten(name)} is unknown; allowed: {', '.join(near)}."
-    build, state = _checkers()[name](name).build_description, random.getstate()
-    taken = inspect.signature(build).parameters
-    if "kwargs" not in taken and set(taken) != set(kwargs):
+    _, *taken = inspect.signature(_checkers()[name].build_description).parameters
+    if taken != ["kwargs"] and set(taken) != set(kwargs):
         return f"the kwargs of {name} are {', '.join(kwargs) or 'none'}; allowed: {', '.join(taken) or 'none'}."
     wrong = f"the kwargs of {name} are {shorten(kwargs, 200)}"
     # A text in place of a list would be read letter by letter.
     if any(isinstance(kwargs.get(one), str) for one in ("keywords", "forbidden_words")):
         return f"{wrong}; allowed: a list of texts."
     try:
-        build(**kwargs)
-        # One of IFEval's own letters is a #, for which its own script draws another too.
-        if random.getstate() != state and not re.fullmatch("[^a-zA-Z]", kwargs.get("letter", "")):
-            return f"{wrong}, of which the checker would replace one by a random value; allowed: what it takes."
-        _check(name, kwargs, "", "Yes.")
+        _, drawn = _check(name, kwargs, "", "Yes.")
     except Exception as error:
         if data := re.search(r"nltk\.download\('(\w+)'\)", str(error)):
             return f"{name} needs data of NLTK that is not installed: python -m nltk.downloader {data[1]}."
         return f"{wrong}, and its checker fails: {first_line(error)}."
-    finally:
-        random.setstate(state)
+    # One of IFEval's own letters is a #, for which its own script draws another too.
+    if drawn and not re.fullmatch("[^a-zA-Z]", kwargs.get("letter", "")):
+        return f"{wrong}, of which the checker would replace one by a random value; allowed: what it takes."
     return None
 
 
@@ -178,41 +169,35 @@ def _score(request: Request, response: str) -> Followed:
     checks, errors = [], {}
     for name, kwargs in zip(request.instructions, request.kwargs, strict=True):
         try:
-            checks.append(_check(name, kwargs, request.prompt, response))
+            checks.append(_check(name, kwargs, request.prompt, response)[0])
         except Exception as error:
             # Checkers are made for usual texts: JSON that is nested too deeply ends one with RecursionError.
             checks.append((False, False))
             errors[name] = f"{type(error).__name__}: {first_line(error)}"
-    return Followed([strict for strict, _ in checks], [loose for _, loose in checks], errors)
+    return Followed(*map(list, zip(*checks, strict=True)), errors)
 
 
-def _check(name: str, kwargs: Mapping[str, Any], prompt: str, response: str) -> tuple[bool, bool]:
-    """Whether a response follows an instruction, strictly and loosely."""
+def _check(name: str, kwargs: Mapping[str, Any], prompt: str, response: str) -> tuple[tuple[bool, bool], bool]:
+    """Whether a response follows an instruction, strictly and loosely, and whether the checker drew an argument."""
     from if_verifiable.common import evaluate_instructions
 
     state = random.getstate()
     random.seed(0)
     try:
+        start = random.getstate()
         # One at a time: a checker that fails must not take the others with it. Some log what they cannot tell.
         with patch("logging.error", lambda *_: None):
             results, _ = evaluate_instructions(response, [name], [kwargs], prompt, _checkers())
+        found = (results[0].strict_pass, results[0].loose_pass) if results else (False, False)
+        return found, random.getstate() != start
     finally:
         random.setstate(state)
-    return (results[0].strict_pass, results[0].loose_pass) if results else (False, False)
 
 
 def _by_level(followed: Sequence[Followed]) -> dict[str, np.ndarray]:
     """Strict and loose, of P prompts as a whole (2, P) and of their N instructions (2, N)."""
-    whole = np.array([(all(one.strict), all(one.loose)) for one in followed], float).T
-    return {
-        "prompts": whole,
-        "instructions": np.concatenate([(one.strict, one.loose) for one in followed], axis=1, dtype=float),
-    }
-
-
-def _rate(values: np.ndarray, clusters: np.ndarray) -> dict[str, float]:
-    low, high = share_interval(values, clusters)
-    return {"rate": values.mean(), "low": low, "high": high, "count": values.size}
+    checks = [np.array([one.strict, one.loose], float) for one in followed]
+    return {"prompts": np.stack([one.min(axis=1) for one in checks], axis=1), "instructions": np.hstack(checks)}
 
 
 @functools.cache
@@ -232,9 +217,8 @@ def _checkers() -> dict[str, type]:
         raise InputError(NEEDS_EXTRA) from error
     langdetect.DetectorFactory.seed = 0  # It guesses languages at random otherwise.
     found, parameters = punkt.load_model("english"), PunktParameters()
-    for name in ("abbrev_types", "collocations", "sent_starters"):
-        setattr(parameters, name, set(getattr(found, name)))
-    parameters.ortho_context.update(found.ortho_context)
+    for name in ("abbrev_types", "collocations", "sent_starters", "ortho_context"):
+        getattr(parameters, name).update(getattr(found, name))
     tokenizer = PunktSentenceTokenizer(parameters)
     # Both places load the model once and keep it. Folders of data would have to be private, and so would all above.
     with patch("nltk.tokenize.PunktTokenizer", return_value=tokenizer), patch("nltk.data.load", return_value=tokenizer):
