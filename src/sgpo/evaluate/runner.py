@@ -18,11 +18,12 @@ from sgpo.evaluate.alpaca import Instructions, read_instructions, write_model_ou
 from sgpo.evaluate.answering import answer_rows, answers_key, kept_answers
 from sgpo.evaluate.held_out import pair_sources
 from sgpo.evaluate.ifeval import read_requests, report_following
-from sgpo.evaluate.judging import compare_by_judge, open_duels
+from sgpo.evaluate.judging import compare_by_judge, open_duels, open_judge
 from sgpo.evaluate.mt_bench import NO_ANSWER, answer_questions, read_questions, write_answers
 from sgpo.evaluate.prompt_files import (
     Answers,
     by_reason,
+    describe_answers,
     is_answer_file,
     missing,
     read_answers_to,
@@ -40,11 +41,9 @@ from sgpo.policy.score import PairScores, score_pairs, score_responses
 from sgpo.policy.tokens import Messages
 from sgpo.preferences.annotate import implicit_rewards
 from sgpo.preferences.annotators.open import open_reward
-from sgpo.preferences.annotators.verdicts import PairwiseJudge
 from sgpo.preferences.source import load_pairs
 from sgpo.serving.answers import Body
 from sgpo.serving.cache import CachedPool
-from sgpo.serving.client import ServerPool
 from sgpo.stats.certificate import certify_policy
 from sgpo.stats.ranking import report_preferences
 from sgpo.store.files import name_row, write_jsonl
@@ -122,7 +121,7 @@ class Job:
                 load_tokenizer(model.path, trust_remote_code=model.trust_remote_code)
         # With verdicts on disk, a run may need no server.
         if settings.kind == "judge" and models and not self.verdicts.is_file():
-            _open_judge(settings)[1].check()
+            open_judge(settings)[1].check()
         return list(dict.fromkeys(notes))
 
     def answers_of(self, model: ModelConfig, name: str, prompts: Sequence[Messages], who: str) -> Answers:
@@ -232,7 +231,7 @@ def check_inputs(settings: EvaluateConfig, *, download: bool = False) -> int:
     if settings.kind == "ifeval":
         read_requests(settings.prompts, split=settings.split)
     if settings.kind == "judge":
-        _open_judge(settings)
+        open_judge(settings)
     if settings.kind == "reward" and (settings.function or download or not is_hub_id(settings.model)):
         options = {**settings.read_options.model_dump(), "device": "meta"}
         open_reward(settings.model, settings.function, settings.max_failed, **options)
@@ -270,7 +269,7 @@ def _mt_bench(job: Job) -> dict[str, Any]:
 
 def _judge(job: Job) -> dict[str, Any]:
     settings = job.settings
-    judge, servers = _open_judge(settings)
+    judge, servers = open_judge(settings)
     pool = CachedPool(servers, job.verdicts, retry_failed=settings.retry_failed)
     prompts, policy, baseline = _both_answers(job)
     duels = open_duels(judge, prompts, policy, baseline)
@@ -285,7 +284,7 @@ def _judge(job: Job) -> dict[str, Any]:
     return {
         "value": result["win_rate"],
         "count": result["judged"],
-        **_describe_answers(policy, baseline),
+        **describe_answers(policy, baseline),
         "judge": settings.model,
         "logprobs": settings.logprobs,
         **result,
@@ -309,7 +308,7 @@ def _reward(job: Job) -> dict[str, Any]:
     return {
         "value": result["win_rate"],
         "count": int(np.isfinite(result["rewards"]).all(axis=1).sum()),
-        **_describe_answers(policy, baseline),
+        **describe_answers(policy, baseline),
         "by": settings.function or settings.model,
         "tokens": policy.tokens,
         "kl": kl,
@@ -323,7 +322,7 @@ def _ifeval(job: Job) -> dict[str, Any]:
     prompts = [[{"role": "user", "content": request.prompt}] for request in requests]
     policy = job.answers_of(job.subject.model, job.subject.name, prompts, "policy")
     if job.answers is not None:
-        # The layout that IFEval's own script reads, to which no answer is an empty one, as it is here.
+        # The layout that IFEval's own script reads, where no answer is an empty one, as it is here.
         rows = zip(requests, policy.texts, strict=True)
         write_jsonl(job.answers, [{"prompt": asked.prompt, "response": text or ""} for asked, text in rows])
     baseline = job.baseline(prompts)
@@ -362,12 +361,6 @@ def _preferences(job: Job) -> dict[str, Any]:
     }
 
 
-def _open_judge(settings: EvaluateConfig) -> tuple[PairwiseJudge, ServerPool]:
-    options = settings.read_options
-    judge = PairwiseJudge(settings.model, options, template=settings.template, logprobs=settings.logprobs)
-    return judge, ServerPool(settings.servers, **options.connection(), max_failed=settings.max_failed)
-
-
 def _both_answers(job: Job) -> tuple[list[Messages], Answers, Answers]:
     """The prompts with the policy's answers and the baseline's."""
     subject, prompts = job.subject, read_prompts(job.settings.prompts, split=job.settings.split)
@@ -378,12 +371,6 @@ def _both_answers(job: Job) -> tuple[list[Messages], Answers, Answers]:
     # Each side may be within the limit, and both together not.
     job.check_failed(missing(policy, baseline), "comparisons")
     return prompts, policy, baseline
-
-
-def _describe_answers(policy: Answers, baseline: Answers) -> dict[str, Any]:
-    sides = {"policy": policy, "baseline": baseline}
-    absent = {who: [row for row, text in enumerate(one.texts) if text is None] for who, one in sides.items()}
-    return {"policy": policy.name, "baseline": baseline.name, "cut": policy.cut, "unanswered": absent}
 
 
 def _estimate_kl(job: Job, prompts: Sequence[Messages], answers: Answers) -> float | None:

@@ -109,12 +109,22 @@ class HeldOut(Record):
     pairs: Count | None = None
 
 
+class Gain(Record):
+    """The mean of differences, with its 95% interval."""
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+    count: Count = 0
+
+
 class Headline(Record):
     """One evaluation of a round in short: a win rate or accuracy with its 95% interval, over `count` prompts or pairs.
 
     For a reward also the KL to the SFT model per answer, the mean tokens of an answer, and `agreement`: the share of
     self-annotated pairs whose order the reward shares, ties counted half; and by name the parts that the reward
-    consists of, a mean over the policy's answers and one over the baseline's.
+    consists of, a mean over the policy's answers and one over the baseline's. For `ifeval` the parts are rates, and
+    `gain` has by level how much the policy's is above the baseline's.
     """
 
     kind: str
@@ -126,6 +136,7 @@ class Headline(Record):
     agreement: float | None = None
     tokens: float | None = None
     parts: dict[Text, tuple[float, float]] = {}
+    gain: dict[Text, Gain] = {}
 
 
 class Tried(Record):
