@@ -8,23 +8,31 @@ from typing import Any
 
 from sgpo.errors import InputError
 from sgpo.threads import passive_waiting
+from sgpo_research.requests_command import requests_parser, run_requests
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command. Returns 0, 2 for bad input, or 130 when interrupted."""
     os.environ.update(passive_waiting())
     try:
-        return _run(_parser().parse_args(argv))
+        given = sys.argv[1:] if argv is None else argv
+        if given[:1] == ["requests"]:
+            run_requests(requests_parser().parse_args(given[1:]))
+            return 0
+        return _run(_parser().parse_args(given))
     except InputError as error:
         print(f"sgpo-study: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nsgpo-study: interrupted; the same command resumes after the last finished seed", file=sys.stderr)
+        print("\nsgpo-study: interrupted; the same command resumes after what is finished", file=sys.stderr)
         return 130
 
 
 def _parser() -> argparse.ArgumentParser:
-    study = argparse.ArgumentParser(prog="sgpo-study", description="Computes a table of the study; `list` names them.")
+    study = argparse.ArgumentParser(
+        prog="sgpo-study",
+        description="Computes a table of the study; `list` names them. `sgpo-study requests --help`: a world's files.",
+    )
     study.add_argument("table", metavar="TABLE", help="name of a table, or list")
     study.add_argument("--output", type=Path, metavar="DIR", help="folder for rows, summaries and runs; resumes there")
     study.add_argument("--quick", action="store_true", help="the small form, for a first look")

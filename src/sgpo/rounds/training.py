@@ -128,7 +128,9 @@ def _fit(
     # One loss needs the logits of the reference in addition to its stored scores.
     decoupled = run.config.leader.trainer.get("decoupling", 1) != 1
     reference = run.policy(run.reference(number)) if decoupled else None
-    policy = run.policy(start)
+    # Steps of a usual learning rate are smaller than what 16 bits can add to a weight, so the weights that are trained,
+    # and saved for the next round, have 32. An adapter's always do.
+    policy = run.policy(start, **({} if run.config.leader.lora else {"dtype": "float32"}))
     # Not before the models are loaded: DeepSpeed's arguments would change how.
     arguments = _arguments(run, number, radius, **changes)
     steps = training_steps(run.config, len(pairs), arguments.num_train_epochs)
