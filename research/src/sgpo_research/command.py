@@ -8,7 +8,14 @@ from typing import Any
 
 from sgpo.errors import InputError
 from sgpo.threads import passive_waiting
+from sgpo_research.real_model_command import real_model_parser, run_real_model
 from sgpo_research.requests_command import requests_parser, run_requests
+
+# Beside the tables.
+_COMMANDS = {
+    "requests": (requests_parser, run_requests),
+    "real-model": (real_model_parser, run_real_model),
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -16,8 +23,9 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.update(passive_waiting())
     try:
         given = sys.argv[1:] if argv is None else argv
-        if given[:1] == ["requests"]:
-            run_requests(requests_parser().parse_args(given[1:]))
+        if given and given[0] in _COMMANDS:
+            parser, run = _COMMANDS[given[0]]
+            run(parser().parse_args(given[1:]))
             return 0
         return _run(_parser().parse_args(given))
     except InputError as error:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any, get_args
 
+from sgpo.choices import Dtype
 from sgpo_research.worlds.gold_pairs import Labels
 
 
@@ -30,6 +31,7 @@ def requests_parser() -> argparse.ArgumentParser:
         "--sampled", type=int, nargs=2, metavar=("SEEDS", "HELDOUT"),
         help="prompts to sample for seeds and for held-out pairs; default: three for each pair",
     )  # fmt: skip
+    parser.add_argument("--dtype", choices=get_args(Dtype), default="float32", help="of the model; default: float32")
     parser.add_argument("--batch-size", type=int, default=48, metavar="N", help="rows written at once; default: 48")
     return parser
 
@@ -55,7 +57,9 @@ def run_requests(arguments: argparse.Namespace) -> None:
         annotator=Annotator(arguments.labels, tuple(arguments.inverted)),
         seed=arguments.seed,
         model=fingerprint_policy(arguments.model),
-        open_generator=lambda: TransformersGenerator(load_policy(arguments.model), batch_size=arguments.batch_size),
+        open_generator=lambda: TransformersGenerator(
+            load_policy(arguments.model, dtype=arguments.dtype), batch_size=arguments.batch_size
+        ),
         reporter=Reporter(console),
     )
     _print_summary(summary, console)

@@ -24,7 +24,7 @@ class ModelConfig(Section):
     adapter: Place | None = key(None, "PEFT adapter to merge into the model.")
     dtype: Dtype = key(
         "float32",
-        "Of the weights of policy and reference; bfloat16 and float16 train in mixed precision, with weights of 32 bits.",
+        "Of policy and reference; 16 bits train in mixed precision, with weights of 32.",
     )
     trust_remote_code: bool = key(False, "Run model code that comes with the policy's Hub repository.")
     parameters: Count | None = key(None, "Number of its weights, for plans without the Hub.")

@@ -29,14 +29,9 @@ def standard_error(values: np.ndarray) -> float:
 
 
 def share_interval(shares: np.ndarray, clusters: ArrayLike | None = None) -> tuple[float, float]:
-    r"""Wilson's score interval of the mean of shares (N,) in [0, 1], at their effective number `m (1 - m) / e^2`.
-
-    m is the mean and e its error, over `clusters` (N,) as in `mean_interval`: ties and several comparisons within a
-    share make shares less variable than wins and losses, and clusters more. It covers 93 to 97% of samples from about
-    two expected wins or losses on; below that no interval can, because the count of wins moves in larger steps.
-
-    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
-    """
+    """Wilson's score interval (JASA 22, 1927) of the mean m of shares (N,) in [0, 1], at their effective number
+    `m (1 - m) / e^2` with the error e over `clusters` (N,), as in `mean_interval`: ties vary less than wins and losses,
+    and clusters more. It covers 93 to 97% of samples from about two expected wins or losses on."""
     mean, n = float(shares.mean()), shares.size
     sums = _sum_clusters(shares - mean, clusters)
     # If all are ties the variance is 0, although one more prompt could have been a win.
