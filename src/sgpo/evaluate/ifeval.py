@@ -20,7 +20,6 @@ from sgpo.preferences.source import load_rows
 from sgpo.stats.intervals import mean_interval, share_interval
 from sgpo.store.files import name_rows
 
-NEEDS_EXTRA = "instructions are checked by if-verifiable, which is not installed: pip install 'sgpo[ifeval]'."
 _COLUMNS = ("key", "prompt", "instruction_id_list", "kwargs")
 
 
@@ -37,8 +36,7 @@ class Followed(NamedTuple):
     """Which of the N instructions of a request a response follows, (N,) each, and why a checker failed, by its id.
 
     `strict`: the response itself does. `loose`: it or one of seven variants of it does, without its first or last line
-    or both, or without asterisks. A response that is empty or on which a checker fails does not.
-    """
+    or both, or without asterisks. A response that is empty or on which a checker fails does not."""
 
     strict: list[bool]
     loose: list[bool]
@@ -74,7 +72,18 @@ def read_requests(path: str | Path, *, split: str | None = None) -> list[Request
 
 def score_responses(requests: Sequence[Request], responses: Sequence[str | None]) -> list[Followed]:
     """Checks P responses, one to each of P requests; None is an empty one."""
-    return [_score(request, response or "") for request, response in zip(requests, responses, strict=True)]
+    found = []
+    for request, response in zip(requests, responses, strict=True):
+        checks, errors = [], {}
+        for name, kwargs in zip(request.instructions, request.kwargs, strict=True):
+            try:
+                checks.append(_check(name, kwargs, request.prompt, response or "")[0])
+            except Exception as error:
+                # Checkers are made for usual texts: JSON that is nested too deeply ends one with RecursionError.
+                checks.append((False, False))
+                errors[name] = f"{type(error).__name__}: {first_line(error)}"
+        found.append(Followed(*map(list, zip(*checks, strict=True)), errors))
+    return found
 
 
 def report_following(
@@ -83,8 +92,7 @@ def report_following(
     """The rates at which P responses follow instructions, strict and loose: by level, family and type of instruction.
 
     The instructions of a prompt are not independent: all intervals are over prompts. `gain` has the strict rates less
-    those of the baseline's responses, prompt by prompt; `parts` has both.
-    """
+    those of the baseline's responses, prompt by prompt; `parts` has both."""
     sides = [score_responses(requests, texts) for texts in (responses, baseline) if texts is not None]
     found, *other = map(_by_level, sides)
     names = np.array([name for request in requests for name in request.instructions])
@@ -165,18 +173,6 @@ def _fault(name: str, kwargs: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _score(request: Request, response: str) -> Followed:
-    checks, errors = [], {}
-    for name, kwargs in zip(request.instructions, request.kwargs, strict=True):
-        try:
-            checks.append(_check(name, kwargs, request.prompt, response)[0])
-        except Exception as error:
-            # Checkers are made for usual texts: JSON that is nested too deeply ends one with RecursionError.
-            checks.append((False, False))
-            errors[name] = f"{type(error).__name__}: {first_line(error)}"
-    return Followed(*map(list, zip(*checks, strict=True)), errors)
-
-
 def _check(name: str, kwargs: Mapping[str, Any], prompt: str, response: str) -> tuple[tuple[bool, bool], bool]:
     """Whether a response follows an instruction, strictly and loosely, and whether the checker drew an argument."""
     from if_verifiable.common import evaluate_instructions
@@ -214,7 +210,7 @@ def _checkers() -> dict[str, type]:
             from if_verifiable.ifbench import instructions_registry as ifbench
             from if_verifiable.ifeval import instructions_registry as ifeval
     except ImportError as error:
-        raise InputError(NEEDS_EXTRA) from error
+        raise InputError("checks need if-verifiable, which is not installed: pip install 'sgpo[ifeval]'.") from error
     langdetect.DetectorFactory.seed = 0  # It guesses languages at random otherwise.
     found, parameters = punkt.load_model("english"), PunktParameters()
     for name in ("abbrev_types", "collocations", "sent_starters", "ortho_context"):
