@@ -21,7 +21,7 @@ PairSource = Literal["human", "self"]
 Selection = Literal["random", "farthest"]
 AnnotatorName = Literal["implicit", "reward_model", "pair_ranker", "judge", "function"]
 PairChoice = Literal["best_worst", "best_random", "all"]
-EvaluationKind = Literal["alpaca", "mt_bench", "judge", "reward", "preferences"]
+EvaluationKind = Literal["alpaca", "mt_bench", "judge", "reward", "ifeval", "preferences"]
 Coding = Literal["1-2", "0-1"]
 Keep = Literal["first", "last"]
 

@@ -27,7 +27,7 @@ def evaluate(argv: list[str]) -> int:
     """Runs the command. Returns 0."""
     parser = argparse.ArgumentParser(prog="sgpo eval", description="Evaluates a policy, with the keys of a recipe.")
     kinds = parser.add_subparsers(metavar="KIND", required=True)
-    for add in (_add_alpaca, _add_mt_bench, _add_judge, _add_reward, _add_preferences):
+    for add in (_add_alpaca, _add_mt_bench, _add_judge, _add_reward, _add_ifeval, _add_preferences):
         add(kinds)
     arguments = parser.parse_args(argv)
     return arguments.call(arguments)
@@ -37,8 +37,9 @@ def _add_kind(kinds: Any, name: str, call: Any, help_: str, output: str | None =
     parser = kinds.add_parser(name, help=help_, description=help_)
     kind = name.replace("-", "_")
     parser.set_defaults(call=call, kind=kind, name=None, reference=None, self_pairs=None, seed=None)
-    answers = ", or a file of its answers (.json, .jsonl)" if kind in ("judge", "reward") else ""
-    parser.add_argument("--policy", metavar="PATH", help=f"Folder or Hub id of the policy{answers}.")
+    answers = ", or a file of its answers (.json, .jsonl)" if kind in ("judge", "reward", "ifeval") else ""
+    flags = ["--policy", "--responses"] if kind == "ifeval" else ["--policy"]
+    parser.add_argument(*flags, metavar="PATH", help=f"Folder or Hub id of the policy{answers}.")
     # Options have flags of their own, and --self-pairs implies a certificate.
     keys = [key for key in EvaluateConfig.keys_of(kind) if key not in ("options", "certificate")]
     add_flags(parser, EvaluateConfig, keys, aliases=aliases)
@@ -90,6 +91,12 @@ def _add_reward(kinds: Any) -> None:
     group = parser.add_argument_group("how the reward model is loaded")
     add_flags(group, RewardOptions, RewardOptions.model_fields)
     _add_generation(parser)
+
+
+def _add_ifeval(kinds: Any) -> None:
+    help_ = "IFEval and IFBench: check which instructions of its prompts a policy's answers follow."
+    output = "File of the result, .json; the answers are written to NAME.responses.jsonl beside it."
+    _add_generation(_add_kind(kinds, "ifeval", _evaluate_policy, help_, output))
 
 
 def _add_preferences(kinds: Any) -> None:
@@ -185,10 +192,13 @@ def _evaluate_policy(arguments: argparse.Namespace) -> int:
     if settings.kind == "judge":
         cache = Path(arguments.cache or output.with_suffix(".cache"))
         files = {"verdicts": cache / "verdicts.jsonl", "keep": cache}
+    if settings.kind == "ifeval" and output is not None:
+        files = {"answers": output.with_suffix(".responses.jsonl")}
     result = _run_job(arguments, settings, **files)
     if output is not None:
         write_json(output, result)
-    return _print_result(arguments, {key: value for key, value in result.items() if key not in ("duels", "rewards")})
+    rows = ("duels", "rewards", "requests")
+    return _print_result(arguments, {key: value for key, value in result.items() if key not in rows})
 
 
 def _run_job(arguments: argparse.Namespace, settings: EvaluateConfig, **files: Path) -> dict[str, Any]:
