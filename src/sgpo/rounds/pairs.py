@@ -19,14 +19,13 @@ from sgpo.policy.score import score_pairs
 from sgpo.preferences.annotate import adjust_for_length, annotate_pairs, implicit_rewards
 from sgpo.preferences.seeds import hold_out
 from sgpo.preferences.source import load_pairs
-from sgpo.rounds.context import Run
+from sgpo.rounds.context import HELDOUT, SEEDS, VALIDATION, Run
 from sgpo.rounds.costs import Scale, StagePlan
 from sgpo.rounds.data import drawn_seeds
 from sgpo.rounds.responses import SCORERS, TOO_LONG
 from sgpo.store.files import read_json, write_json
 from sgpo.store.stages import ABOUT
 
-SEEDS, VALIDATION, HELDOUT = "seed/pairs", "validation/pairs", "heldout/pairs"
 COUNTS = "annotation.json"
 _COLUMNS = ["prompt", "chosen", "rejected", "source", *POLICY_COLUMNS, *REFERENCE_COLUMNS, FINGERPRINT_COLUMN, "gap"]
 

@@ -24,6 +24,7 @@ Count = Annotated[int, Field(ge=0)]
 Text = Annotated[str, BeforeValidator(_without_surrogates)]
 _Kind = TypeVar("_Kind", bound="Record")
 WORST_CASE = "worst_case.parquet"
+HEADS, HEADS_RECORD = "heads", "heads.json"
 
 
 class Record(BaseModel):
@@ -107,6 +108,14 @@ class HeldOut(Record):
     low: float | None = None
     high: float | None = None
     pairs: Count | None = None
+
+
+class HeadsRecord(HeldOut):
+    """Reward heads of a run: cross-validated accuracy on the seed pairs, what was chosen, and responses left out."""
+
+    pooling: str
+    regularisation: float
+    left_out: dict[str, Count] = {}
 
 
 class Headline(Record):
