@@ -18,8 +18,11 @@ _ANNOTATORS = {
     "function": ({"function"}, set()),
 }
 _OPTIONS = {
-    "heads": HeadsOptions, "reward_model": RewardOptions, "pair_ranker": PairRankerOptions, "judge": JudgeOptions,
-}  # fmt: skip
+    "heads": HeadsOptions,
+    "reward_model": RewardOptions,
+    "pair_ranker": PairRankerOptions,
+    "judge": JudgeOptions,
+}
 
 
 class AnnotationConfig(Section):
@@ -27,12 +30,9 @@ class AnnotationConfig(Section):
 
     annotator: AnnotatorName = key(
         "implicit",
-        "The policy's own implicit reward (the paper), heads fitted on the seeds, a model, a judge, or a function.",
+        "The policy's implicit reward (the paper), heads fitted on seeds, a model, a judge, or a function.",
     )
-    model: str | None = key(
-        None,
-        "Folder or Hub id of what ranks, or of what `heads` read (null: the SFT model); or the judge's name.",
-    )
+    model: str | None = key(None, "Folder or Hub id of what ranks or what heads read (null: SFT), or the judge's name.")
     function: str | None = key(None, "`package.module:function` or `file.py:function`.")
     servers: list[str] = key([], "Base URLs of the judge.")
     template: str | None = key(None, "File with the judge's prompt; null: the built-in one.")

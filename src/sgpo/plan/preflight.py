@@ -19,7 +19,6 @@ from sgpo.preferences.mix import mix_pairs, mix_sources
 from sgpo.preferences.source import SUFFIXES, load_pairs, load_prompts
 from sgpo.rounds.costs import Architecture
 from sgpo.rounds.data import check_fit, drawn_seeds, places, pool_shares, pools, prompt_lengths
-from sgpo.rounds.responses import heads_model
 from sgpo.store.files import name_row
 from sgpo.store.hub import is_hub_id
 
@@ -68,15 +67,12 @@ class Inputs:
         self.warnings += inspect_chat(policy, stop=self.config.generation.stop, generates=self.config.rounds > 0)
 
     def read_rankers(self) -> None:
-        """The configs of models that rank or that heads read; a judge's model is a name on its servers."""
+        """The configs of reward models and pair rankers; a judge's model is a name on its servers."""
         named = [(f"evaluate, {one.title}: reward model", one) for one in self.config.evaluate]
         for what, settings in [("annotation.model:", self.config.annotation), *named]:
             if settings.model is None or settings.servers:
                 continue
             try:
-                if settings is self.config.annotation and settings.annotator == "heads":
-                    load_model(heads_model(self.config), "meta")
-                    continue
                 name = adapter_base(settings.model, what) or settings.model
                 with loading(what, name):
                     trust = settings.options.get("trust_remote_code", False)

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from numpy.lib.format import open_memmap
 
-from sgpo.errors import InputError, check_whole
+from sgpo.errors import InputError, check_whole, naming_rows
 from sgpo.policy.batches import fill_in_batches, pad_right
 from sgpo.policy.load import Policy, check_rows
 from sgpo.policy.tokens import Messages, tokenize_prompts, tokenize_responses
 from sgpo.store.files import replacing
-from sgpo.store.progress import Advance
+from sgpo.store.progress import Advance, in_shares
 
 
 def embed_prompts(
@@ -65,56 +65,57 @@ def embed_prompts(
     shape = (len(ids), policy.model.config.get_text_config().hidden_size)
     with nullcontext() if out is None else replacing(out) as partial:
         states = np.empty(shape, np.float32) if out is None else open_memmap(partial, "w+", np.float32, shape)
-        starts = [[length - 1] for length in lengths]
-        _embed(policy, states[:, None], ids, starts, batch_tokens=batch_tokens, progress=progress)
+        rows = [(row, [1]) for row in ids]
+        _fill(policy, states[:, None], rows, batch_tokens=batch_tokens, progress=progress)
     return states if out is None else np.load(out, mmap_mode="r")
 
 
 def embed_responses(
     policy: Policy,
     prompts: Sequence[Messages],
-    responses: Sequence[str],
+    responses: Sequence[Sequence[str]],
     *,
     batch_tokens: int = 8192,
     progress: Advance | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The policy's last hidden states of N responses: at the last token of each, and their mean over its tokens.
+    """The states of `embed_prompts` at the last token of each response, and their mean over all its tokens.
 
-    The tokens are those that `score_responses` scores, the closing tokens of the template included; the states are
-    those of `embed_prompts`, and `progress` counts responses.
+    Takes P conversations and P lists of R responses in all, whose tokens are those that `score_responses` scores.
 
-    Returns: (N, 2, d) float32; (N,) whether prompt and response exceed the model's context, and the states are nan.
+    Returns: (R, 2, d) float32; (R,) whether a row exceeds the model's context: its states are nan.
 
     Raises:
         InputError: `batch_tokens` is out of range, or the template refuses a conversation; the row is named.
     """
     check_whole("batch_tokens", batch_tokens, 1)
-    rows = tokenize_responses(policy.tokenizer, prompts, responses)
-    ids = [row.prompt_ids + row.response_ids for row in rows]
-    check_rows(policy, ids)
-    too_long = np.array([len(tokens) > (policy.context or math.inf) for tokens in ids], dtype=bool)
-    fitting = np.flatnonzero(~too_long)
-    states = np.full((len(ids), 2, policy.model.config.get_text_config().hidden_size), np.nan, np.float32)
-    starts = [[len(ids[place]) - 1, len(rows[place].prompt_ids)] for place in fitting]
-    found = np.empty_like(states[fitting])
-    _embed(policy, found, [ids[place] for place in fitting], starts, batch_tokens=batch_tokens, progress=progress)
-    states[fitting] = found
+    owners = [row for row, texts in enumerate(responses) for _ in texts]
+    with naming_rows(lambda place: f"row {owners[place]}"):
+        texts = [text for texts in responses for text in texts]
+        tokens = tokenize_responses(policy.tokenizer, [prompts[row] for row in owners], texts)
+        check_rows(policy, (row.prompt_ids + row.response_ids for row in tokens))
+    # A row whose template leaves it no response has the state of its last token.
+    rows = [(row.prompt_ids + row.response_ids, [1, max(len(row.response_ids), 1)]) for row in tokens]
+    too_long = np.array([len(ids) > (policy.context or math.inf) for ids, _ in rows], dtype=bool)
+    states = np.full((len(rows), 2, policy.model.config.get_text_config().hidden_size), np.nan, np.float32)
+    found, fitting = states[~too_long], [rows[place] for place in np.flatnonzero(~too_long)]
+    advance = in_shares(progress, len(prompts), len(fitting))
+    _fill(policy, found, fitting, batch_tokens=batch_tokens, progress=advance)
+    states[~too_long] = found
     return states, too_long
 
 
-def _embed(policy: Policy, out: np.ndarray, ids: list[list[int]], starts: list[list[int]], **options: Any) -> None:
-    """Fills `out`, (N, S, d), with the mean states from each of S starts to the end of N rows of tokens."""
+def _fill(policy: Policy, out: np.ndarray, rows: list[tuple[list[int], list[int]]], **options: Any) -> None:
+    """Fills `out`, (N, S, d), with the mean states of the last tokens of N rows, as many as each of S counts says."""
 
     def embed(batch: list[tuple[list[int], list[int]]]) -> np.ndarray:
-        tokens = [row for row, _ in batch]
+        ids, counts = zip(*batch, strict=True)
         # The base model stops before the output layer, which would cost more than the rest for a large vocabulary.
-        states = policy.model.base_model(input_ids=pad_right(tokens, policy.device), use_cache=False).last_hidden_state
-        first, end = (
-            torch.tensor(each, device=policy.device) for each in ([s for _, s in batch], list(map(len, tokens)))
-        )
+        states = policy.model.base_model(input_ids=pad_right(ids, policy.device), use_cache=False).last_hidden_state
+        ends = torch.tensor([[[len(row)]] for row in ids], device=policy.device)
+        counts = torch.tensor(counts, device=policy.device).unsqueeze(-1)
         position = torch.arange(states.shape[1], device=policy.device)
-        inside = ((position >= first[..., None]) & (position < end[:, None, None])).float()
-        return torch.einsum("bsl,bld->bsd", inside / inside.sum(-1, keepdim=True), states.float()).cpu().numpy()
+        share = ((position >= ends - counts) & (position < ends)) / counts
+        return torch.einsum("bsl,bld->bsd", share, states.float()).cpu().numpy()
 
     with policy.inference():
-        fill_in_batches(out, list(zip(ids, starts, strict=True)), embed, list(map(len, ids)), **options)
+        fill_in_batches(out, rows, embed, [len(ids) for ids, _ in rows], **options)

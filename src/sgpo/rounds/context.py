@@ -13,9 +13,6 @@ from sgpo.policy.load import Policy, load_tokenizer
 from sgpo.store.progress import Reporter
 from sgpo.store.stages import Stages
 
-# The stages of human pairs.
-SEEDS, VALIDATION, HELDOUT = "seed/pairs", "validation/pairs", "heldout/pairs"
-
 
 @dataclass(frozen=True)
 class Run:

@@ -13,14 +13,7 @@ from sgpo.rounds.data import check_files, plan_data, resolve_data, with_files
 from sgpo.rounds.evaluations import check_evaluations, evaluate_round, plan_evaluations
 from sgpo.rounds.metrics import measure_round
 from sgpo.rounds.pairs import annotate_round, plan_human_pairs, plan_pairs, prepare_human_pairs
-from sgpo.rounds.responses import (
-    fit_heads,
-    generate_candidates,
-    plan_candidates,
-    plan_heads,
-    rank_candidates,
-    score_candidates,
-)
+from sgpo.rounds.responses import generate_candidates, plan_candidates, rank_candidates, score_candidates
 from sgpo.rounds.training import (
     plan_follower,
     plan_last_training,
@@ -65,7 +58,6 @@ def run_recipe(config: RunConfig, *, command: list[str], processes: Processes, r
 def run_rounds(run: Run) -> None:
     """Algorithm 1: DPO on the seeds, rounds of self-annotation and robust training, and the choice of what to ship."""
     prepare_human_pairs(run)
-    fit_heads(run)
     train_seeds(run)
     finish_round(run, 0)
     for number in range(1, run.config.rounds + 1):
@@ -102,8 +94,8 @@ def plan_rounds(config: RunConfig, scale: Scale) -> list[StagePlan]:
     """The stages of `run_recipe`, in the same order, but for those that take no time."""
     # A world has an evaluation of its own.
     resolved = with_files(config, Path(config.output))
-    stages = [*plan_data(config), *plan_human_pairs(scale), *plan_heads(config, scale)]
-    stages += [*plan_seed_training(config, scale), *plan_evaluations(resolved, scale, 0)]
+    stages = [*plan_data(config), *plan_human_pairs(config, scale), *plan_seed_training(config, scale)]
+    stages += plan_evaluations(resolved, scale, 0)
     for number in range(1, config.rounds + 1):
         stages += plan_candidates(config, scale, number)
         stages += plan_pairs(config, scale, number)

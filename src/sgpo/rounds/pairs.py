@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
+from safetensors.numpy import save_file
 from transformers import PreTrainedTokenizerBase
 
 from sgpo.config import RunConfig
@@ -19,35 +20,53 @@ from sgpo.policy.score import score_pairs
 from sgpo.preferences.annotate import adjust_for_length, annotate_pairs, implicit_rewards
 from sgpo.preferences.seeds import hold_out
 from sgpo.preferences.source import load_pairs
-from sgpo.rounds.context import HELDOUT, SEEDS, VALIDATION, Run
+from sgpo.rounds.context import Run
 from sgpo.rounds.costs import Scale, StagePlan
 from sgpo.rounds.data import drawn_seeds
-from sgpo.rounds.responses import SCORERS, TOO_LONG
+from sgpo.rounds.responses import HEADS_WEIGHTS, SCORERS, TOO_LONG, open_heads
+from sgpo.stats.heads import LEAST
 from sgpo.store.files import read_json, write_json
+from sgpo.store.records import HEADS
 from sgpo.store.stages import ABOUT
 
+SEEDS, VALIDATION, HELDOUT = "seed/pairs", "validation/pairs", "heldout/pairs"
 COUNTS = "annotation.json"
 _COLUMNS = ["prompt", "chosen", "rejected", "source", *POLICY_COLUMNS, *REFERENCE_COLUMNS, FINGERPRINT_COLUMN, "gap"]
 
 
 def prepare_human_pairs(run: Run) -> None:
-    """Loads and scores the seed pairs, and the validation and held-out pairs that the recipe asks for."""
+    """Loads and scores the seed pairs, and the validation and held-out pairs and reward heads that the recipe wants."""
     config, data = run.config, run.config.data
     _score_human_pairs(run, SEEDS, lambda: _load_seeds(config)[0])
     if config.validation_share:
         _score_human_pairs(run, VALIDATION, lambda: _load_seeds(config)[1])
     if data.heldout:
         _score_human_pairs(run, HELDOUT, lambda: load_pairs(data.heldout, split=data.heldout_split))
+    if config.annotation.annotator == "heads" and config.rounds:
+        run.stages.alone("heads", lambda path: _fit_heads(run, path))
 
 
-def plan_human_pairs(scale: Scale) -> list[StagePlan]:
+def plan_human_pairs(config: RunConfig, scale: Scale) -> list[StagePlan]:
     """The stages of `prepare_human_pairs`."""
     stages = [StagePlan(SEEDS, f"{scale.seeds} human pairs, scored by the reference")]
     if scale.validation:
         stages.append(StagePlan(VALIDATION, f"about {scale.validation} human pairs, never trained on by a round"))
     if scale.heldout:
         stages.append(StagePlan(HELDOUT, f"{scale.heldout} human pairs to report accuracy on"))
+    if config.annotation.annotator == "heads" and config.rounds:
+        if scale.seeds < LEAST:
+            raise InputError(f"annotation.annotator: 'heads' with {scale.seeds} seed pairs; allowed: at least {LEAST}.")
+        stages.append(StagePlan("heads", f"linear rewards of hidden states, fitted on {scale.seeds} human pairs"))
     return stages
+
+
+def _fit_heads(run: Run, path: Path) -> None:
+    pairs, seed = run.load(SEEDS), run.stages.seed("heads")
+    with run.reporter.bar("embedding the seeds", len(pairs)) as advance:
+        heads, about, accuracy = open_heads(run).fit(pairs, seed=seed, progress=advance)
+    path.mkdir()
+    save_file(heads._asdict(), path / HEADS_WEIGHTS)
+    write_json(path / HEADS, {**accuracy._asdict(), **about})
 
 
 def _load_seeds(config: RunConfig) -> tuple[Dataset, Dataset]:

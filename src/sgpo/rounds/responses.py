@@ -8,27 +8,27 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Features, List, Value
+from safetensors.numpy import load_file
 
 from sgpo.config import ModelConfig, RunConfig
-from sgpo.errors import InputError, naming_rows
+from sgpo.errors import naming_rows
 from sgpo.policy.fingerprints import fingerprint_template, fingerprint_tokenizer
 from sgpo.policy.generators import load_model, open_generator, sampling_of
 from sgpo.policy.sampling import prompt_seeds
 from sgpo.policy.score import score_responses
-from sgpo.preferences.annotators.heads import HeadsReader, RewardHeads, read_heads, write_heads
+from sgpo.preferences.annotators.heads import RewardHeads
 from sgpo.preferences.annotators.open import open_annotator
 from sgpo.preferences.layout import MESSAGES
-from sgpo.rounds.context import SEEDS, Run
+from sgpo.rounds.context import Run
 from sgpo.rounds.costs import Scale, StagePlan, forward_flops, hours
 from sgpo.rounds.data import prompt_lengths, round_prompts
-from sgpo.stats.heads import LEAST
+from sgpo.stats.heads import Heads
+from sgpo.store.files import reading_back
 from sgpo.store.progress import Advance, in_shares
-from sgpo.store.records import HEADS
 from sgpo.store.stages import Rows, ShardWork
 
 RESPONSE_FEATURES = Features(
@@ -43,7 +43,7 @@ RESPONSE_FEATURES = Features(
 SCORE_FEATURES = Features({"logps": Value("float64"), "n_tokens": Value("int64")})
 REWARD_FEATURES = Features({"reward": Value("float64")})
 SCORERS = ("policy", "reference")
-TOO_LONG = "too_long"
+TOO_LONG, HEADS_WEIGHTS = "too_long", "heads.safetensors"
 
 
 def generate_candidates(run: Run, number: int) -> None:
@@ -135,10 +135,7 @@ def rank_candidates(run: Run, number: int) -> None:
     def open_work() -> Iterator[ShardWork]:
         # A judge's answers are paid for: they outlive a shard that was not finished.
         cache = run.root / f"round-{number}/verdicts-{run.stages.processes.rank}.jsonl"
-        if settings.annotator == "heads":
-            annotator = RewardHeads(_heads_reader(run), read_heads(run.root / HEADS))
-        else:
-            annotator = open_annotator(settings, cache)
+        annotator = open_heads(run) if settings.annotator == "heads" else open_annotator(settings, cache)
 
         def do(span: range, advance: Advance) -> Rows:
             part = rows[span.start : span.stop]
@@ -150,41 +147,15 @@ def rank_candidates(run: Run, number: int) -> None:
     _shard(run, name, len(rows), REWARD_FEATURES, open_work)
 
 
-def heads_model(config: RunConfig) -> ModelConfig:
-    """The model whose states reward heads read: the one that the recipe names, or the SFT model."""
-    settings = config.annotation
-    model = config.model if settings.model is None else ModelConfig(path=settings.model)
-    return model.model_copy(update={"dtype": settings.read_options.dtype or config.model.dtype})
-
-
-def _heads_reader(run: Run) -> HeadsReader:
-    settings = run.config.annotation
-    policy = load_model(heads_model(run.config), settings.read_options.device)
-    return HeadsReader(policy, settings.read_options, settings.max_failed)
-
-
-def fit_heads(run: Run) -> None:
-    """Fits reward heads on the seed pairs, if they rank responses."""
-    if run.config.annotation.annotator != "heads" or not run.config.rounds:
-        return
-
-    def work(path: Path) -> None:
-        pairs = run.load(SEEDS)
-        with run.reporter.bar("embedding the seeds", 2 * len(pairs)) as advance:
-            fitted = _heads_reader(run).fit(pairs, seed=run.stages.seed(HEADS), progress=advance)
-        write_heads(path, *fitted)
-
-    run.stages.alone(HEADS, work)
-
-
-def plan_heads(config: RunConfig, scale: Scale) -> list[StagePlan]:
-    """The stage of `fit_heads`; InputError if there are too few seeds."""
-    if config.annotation.annotator != "heads" or not config.rounds:
-        return []
-    if scale.seeds < LEAST:
-        found = f"annotation.annotator is 'heads', which are fitted on the seeds, and the run has {scale.seeds}"
-        raise InputError(f"{found}; allowed: at least {LEAST}.")
-    return [StagePlan(HEADS, f"{config.annotation.read_options.heads} reward heads, fitted on {scale.seeds} pairs")]
+def open_heads(run: Run) -> RewardHeads:
+    """The run's reward heads on the SFT model, or the model that the recipe names; without weights until fitted."""
+    settings, path, model = run.config.annotation, run.root / "heads" / HEADS_WEIGHTS, run.config.model
+    options = settings.read_options
+    model = model if settings.model is None else ModelConfig(path=settings.model, dtype=model.dtype)
+    policy = load_model(model.model_copy(update={"dtype": options.dtype or model.dtype}), options.device)
+    with reading_back(path):
+        heads = Heads(**load_file(path)) if path.exists() else None
+    return RewardHeads(policy, options, heads, settings.max_failed)
 
 
 def _shard(

@@ -24,7 +24,8 @@ Count = Annotated[int, Field(ge=0)]
 Text = Annotated[str, BeforeValidator(_without_surrogates)]
 _Kind = TypeVar("_Kind", bound="Record")
 WORST_CASE = "worst_case.parquet"
-HEADS, HEADS_RECORD = "heads", "heads.json"
+# Of the stage `heads`: how reward heads order held-out seed pairs, a HeldOut, with what was chosen for them.
+HEADS = "heads.json"
 
 
 class Record(BaseModel):
@@ -108,14 +109,6 @@ class HeldOut(Record):
     low: float | None = None
     high: float | None = None
     pairs: Count | None = None
-
-
-class HeadsRecord(HeldOut):
-    """Reward heads of a run: cross-validated accuracy on the seed pairs, what was chosen, and responses left out."""
-
-    pooling: str
-    regularisation: float
-    left_out: dict[str, Count] = {}
 
 
 class Headline(Record):
