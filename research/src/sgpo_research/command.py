@@ -9,12 +9,17 @@ from typing import Any
 from sgpo.errors import InputError
 from sgpo.threads import passive_waiting
 
+# Not a table of seeds: it reads one run.
+DIAGNOSIS = "annotators"
+_ABOUT = f"Computes a table of the study; `list` names them. `sgpo-study {DIAGNOSIS} --help`: which annotator to trust."
+
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command. Returns 0, 2 for bad input, or 130 when interrupted."""
     os.environ.update(passive_waiting())
     try:
-        return _run(_parser().parse_args(argv))
+        arguments = sys.argv[1:] if argv is None else argv
+        return _diagnose(arguments[1:]) if arguments[:1] == [DIAGNOSIS] else _run(_parser().parse_args(arguments))
     except InputError as error:
         print(f"sgpo-study: {error}", file=sys.stderr)
         return 2
@@ -23,8 +28,18 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
+def _diagnose(arguments: list[str]) -> int:
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    from sgpo_research.annotators import parse, run_diagnosis
+
+    Console().print(Markdown(run_diagnosis(parse(arguments))))
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
-    study = argparse.ArgumentParser(prog="sgpo-study", description="Computes a table of the study; `list` names them.")
+    study = argparse.ArgumentParser(prog="sgpo-study", description=_ABOUT)
     study.add_argument("table", metavar="TABLE", help="name of a table, or list")
     study.add_argument("--output", type=Path, metavar="DIR", help="folder for rows, summaries and runs; resumes there")
     study.add_argument("--quick", action="store_true", help="the small form, for a first look")
