@@ -221,9 +221,19 @@ def test_the_story_names_who_ranks_the_answers(run):
         ({}, "ranks the answers by its own implicit reward"),
         ({"annotator": "judge"}, "has a judge rank the answers"),
         ({"annotator": "reward_model"}, "has a reward model rank the answers"),
+        ({"annotator": "heads"}, "ranks the answers by linear heads on hidden states, and trains"),
     ):
         run.config["annotation"] = annotation
         assert ranker in tell_story(read_run(run.write()))
+
+
+def test_the_story_says_how_heads_order_pairs_that_they_do_not_know(run):
+    run.config["annotation"] = {"annotator": "heads"}
+    run.heads = {"accuracy": 0.712, "low": 0.63, "high": 0.78, "pairs": 120, "pooling": "mean", "left_out": {}}
+    said = "hidden states (cross-validated accuracy on the human pairs: 0.712 (95% interval 0.630\N{EN DASH}0.780)),"
+    assert said in tell_story(read_run(run.write()))
+    run.heads = {"accuracy": 0.712}
+    assert "by linear heads on hidden states, and" in tell_story(read_run(run.write()))
 
 
 def test_the_story_counts_seeds_rounds_and_pairs(run):

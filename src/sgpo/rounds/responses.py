@@ -153,8 +153,11 @@ def open_heads(run: Run) -> RewardHeads:
     options = settings.read_options
     model = model if settings.model is None else ModelConfig(path=settings.model, dtype=model.dtype)
     policy = load_model(model.model_copy(update={"dtype": options.dtype or model.dtype}), options.device)
-    with reading_back(path):
-        heads = Heads(**load_file(path)) if path.exists() else None
+    heads = None
+    if path.exists():
+        with reading_back(path):
+            heads = Heads(**load_file(path))
+            heads.rewards(np.zeros((1, *heads.centre.shape)))  # Other shapes would raise later.
     return RewardHeads(policy, options, heads, settings.max_failed)
 
 
