@@ -84,9 +84,9 @@ def test_parts_follow_length_and_types(found):
     assert table[LONGER]["unseen types"]["accuracy"] == 0 and table[LONGER]["seen types"]["accuracy"] == 1
     assert table[SHORTER]["chosen shorter"]["accuracy"] == 1
     # The seeds prefer what is said to what is not known, and so do heads, whatever the type.
-    heads = next(row for name, row in table.items() if name.startswith("heads, mean -"))
+    heads = next(row for name, row in table.items() if name.startswith("heads (mean), mean -"))
     assert heads["chosen longer"]["accuracy"] == 1 and heads["unseen types"]["accuracy"] == 0
-    assert found["heads"]["seeds"] == 12 and found["heads"]["cross_validated"]["accuracy"] == 1
+    assert found["heads"]["seeds"] == 12 and found["heads"]["mean"]["cross_validated"]["accuracy"] == 1
 
 
 def test_the_page_has_every_annotator_every_type_and_the_verdict(folder, found):

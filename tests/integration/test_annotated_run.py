@@ -87,6 +87,8 @@ def test_heads_are_fitted_once_on_the_seeds_and_survive_an_interruption(recipe, 
         assert (recipe.parent / "other/heads" / name).read_bytes() == content
     about = json.loads(before["heads.json"][0])
     assert about["pairs"] == len(PAIRS) and 0.5 < about["accuracy"] <= about["high"] <= 1
+    told = json.loads((recipe.parent / "run/round-0/metrics.json").read_text())["heads"]
+    assert {**told, **about} == told
     check_order(yaml.safe_load(recipe.read_text())["model"]["path"], folder, prompts, texts)
     assert counts["ranking"]["too_long"] == 0 and counts["ranking"]["annotator"] == "heads"
     planned, recorded = planned_and_recorded(recipe.parent / "run")
@@ -100,7 +102,7 @@ def test_heads_are_fitted_once_on_the_seeds_and_survive_an_interruption(recipe, 
 def check_order(model, folder, prompts, texts):
     """The heads in a folder, on the states of a model, have ranked the pairs."""
     found = Heads(**load_file(folder / "heads.safetensors"))
-    assert found.weights.shape == (3, 2, 32)
+    assert found.weights.shape == (3, 32)
     rewards = RewardHeads(load_policy(model, device="cpu"), HeadsOptions(penalty=1), found)(prompts, texts).rewards
     assert (np.diff(rewards.reshape(-1, 2)) < 0).all()
 

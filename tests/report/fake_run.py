@@ -96,7 +96,6 @@ class FakeRun:
         self.config: dict[str, Any] = copy.deepcopy(CONFIG)
         self.metrics = [fake_metrics(t) for t in range(4)]
         self.samples: dict[str, list[dict[str, Any]]] = {"gold": copy.deepcopy(SAMPLES)}
-        self.heads: dict[str, Any] | None = None
         self.shipped: dict[str, Any] | None = None
 
     def write(self) -> Path:
@@ -108,9 +107,6 @@ class FakeRun:
             self._write_round(metrics)
         lines = "".join(json.dumps(metrics) + "\n" for metrics in self.metrics)
         (self.root / "metrics.jsonl").write_text(lines)
-        if self.heads is not None:
-            (self.root / "heads").mkdir(exist_ok=True)
-            (self.root / "heads" / "heads.json").write_text(json.dumps(self.heads))
         if self.shipped is not None:
             (self.root / "shipped.json").write_text(json.dumps(self.shipped))
         return self.root

@@ -8,14 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from datasets import Dataset
 
+from sgpo.choices import Pooling
 from sgpo.config import RunConfig, validate
 from sgpo.config.options import HeadsOptions
 from sgpo.errors import InputError, check_whole, naming_rows
+from sgpo.policy.embed import embed_responses
 from sgpo.policy.generators import load_model
 from sgpo.policy.load import Policy
 from sgpo.policy.score import PairScores, score_pairs
 from sgpo.policy.tokens import dated, response_texts
-from sgpo.preferences.annotators.heads import POOLINGS, RewardHeads
 from sgpo.preferences.distinct import prompt_key
 from sgpo.preferences.source import load_pairs
 from sgpo.rounds.data import places, with_files
@@ -26,6 +27,7 @@ from sgpo.store.files import name_row, read_yaml, write_atomically, write_json
 from sgpo.store.run_dir import start_of
 
 IMPLICIT, LONGER, SHORTER = "implicit reward", "longer wins", "shorter wins"
+POOLINGS = Pooling.__args__
 # The column of a pair's constraint types.
 TYPES = "types"
 
@@ -204,36 +206,32 @@ def _per_token(scores: PairScores) -> np.ndarray:
 def _head_gaps(
     policy: Policy, seeds: Dataset, rows: Dataset, name: str, options: HeadsOptions, seed: int
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Gaps by one head that is fitted on all seeds, and by the annotator `heads` with and without its penalty."""
-    reader = RewardHeads(policy, options)
-    known, left_out = _sides(reader, seeds)
-    kept = np.isfinite(known).all(axis=(0, 2, 3))
-    prompts = [prompt_key(prompt) for prompt in seeds.select(np.flatnonzero(kept))["prompt"]]
-    chosen, rejected = known[:, kept]
-    heads, view, strength, accuracy = fit_heads(
-        chosen, rejected, prompts, count=options.heads, views=range(len(POOLINGS)), seed=seed
-    )
-    single = np.zeros_like(heads.weights[:1])
-    single[0, view] = fit_weights(((chosen - rejected) / heads.scale)[:, view], strength, np.ones(len(chosen)))
+    """Gaps by the annotator `heads`, with its pooling and with the other, and by one head fitted on all seeds."""
+    known = _states(policy, seeds)
     with naming_rows(places(rows, name)):
-        states, _ = _sides(reader, rows)
-    one, all_ = ([which.rewards(side) for side in states] for which in (heads._replace(weights=single), heads))
-    means = all_[0].mean(axis=1) - all_[1].mean(axis=1)
-    spread = all_[0].std(axis=1) - all_[1].std(axis=1)
-    gaps = {
-        "single head": (one[0] - one[1])[:, 0],
-        "heads, mean": means,
-        f"heads, mean - {options.penalty:g} std": means - options.penalty * spread,
-    }
-    about = {"pooling": POOLINGS[view], "regularisation": strength, "left_out": left_out}
-    return gaps, {**about, "seeds": len(seeds), "cross_validated": accuracy._asdict()}
+        asked = _states(policy, rows)
+    kept = np.flatnonzero(np.isfinite(known).all(axis=(0, 2, 3)))
+    prompts = [prompt_key(prompt) for prompt in seeds.select(kept)["prompt"]]
+    gaps: dict[str, np.ndarray] = {}
+    about: dict[str, Any] = {"seeds": len(seeds), "left_out": len(seeds) - len(kept)}
+    for pooling in sorted(POOLINGS, key=lambda one: one != options.pooling):
+        (chosen, rejected), states = (side[..., POOLINGS.index(pooling), :] for side in (known[:, kept], asked))
+        heads, strength, accuracy = fit_heads(chosen, rejected, prompts, count=options.heads, seed=seed)
+        about[pooling] = {"regularisation": strength, "cross_validated": accuracy._asdict()}
+        one, other = map(heads.rewards, states)
+        means, spread = (one.mean(axis=1) - other.mean(axis=1)), one.std(axis=1) - other.std(axis=1)
+        gaps[f"heads ({pooling}), mean"] = means
+        gaps[f"heads ({pooling}), mean - {options.penalty:g} std"] = means - options.penalty * spread
+        single = fit_weights((chosen - rejected) / heads.scale, strength, np.ones(len(kept)))
+        gaps[f"single head ({pooling})"] = ((states[0] - states[1]) / heads.scale) @ single
+    return gaps, about
 
 
-def _sides(reader: RewardHeads, pairs: Dataset) -> tuple[np.ndarray, dict[str, int]]:
-    """(2, N, V, d) states of the chosen and the rejected responses."""
+def _states(policy: Policy, pairs: Dataset) -> np.ndarray:
+    """(2, N, 2, d) states of the chosen and the rejected responses, by pooling."""
     texts = zip(response_texts(pairs, "chosen"), response_texts(pairs, "rejected"), strict=True)
-    states, counts = reader.embed(pairs["prompt"][:], list(texts))
-    return states.reshape(len(pairs), 2, *states.shape[1:]).swapaxes(0, 1), counts
+    states, _ = embed_responses(policy, pairs["prompt"][:], list(texts))
+    return states.astype(np.float64).reshape(len(pairs), 2, *states.shape[1:]).swapaxes(0, 1)
 
 
 def _types(rows: Dataset, name: str) -> list[list[str]] | None:

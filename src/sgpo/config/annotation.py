@@ -18,21 +18,17 @@ _ANNOTATORS = {
     "function": ({"function"}, set()),
 }
 _OPTIONS = {
-    "heads": HeadsOptions,
-    "reward_model": RewardOptions,
-    "pair_ranker": PairRankerOptions,
-    "judge": JudgeOptions,
-}
+    "heads": HeadsOptions, "reward_model": RewardOptions, "pair_ranker": PairRankerOptions, "judge": JudgeOptions,
+}  # fmt: skip
 
 
 class AnnotationConfig(Section):
     """The annotator that ranks the responses of a prompt, and which of them make a pair."""
 
     annotator: AnnotatorName = key(
-        "implicit",
-        "The policy's implicit reward (the paper), heads fitted on seeds, a model, a judge, or a function.",
+        "implicit", "The policy's implicit reward (the paper), heads fitted on seeds, a model, judge, or function."
     )
-    model: str | None = key(None, "Folder or Hub id of what ranks or what heads read (null: SFT), or the judge's name.")
+    model: str | None = key(None, "Folder or Hub id of what ranks, or what heads read (null: SFT), or a judge's name.")
     function: str | None = key(None, "`package.module:function` or `file.py:function`.")
     servers: list[str] = key([], "Base URLs of the judge.")
     template: str | None = key(None, "File with the judge's prompt; null: the built-in one.")

@@ -75,11 +75,10 @@ class RankerOptions(Section):
 class HeadsOptions(RankerOptions):
     """How reward heads are fitted on the seeds and asked."""
 
-    dtype: Dtype | None = key(None, "Dtype of the model's weights; null: `model.dtype`.")
     heads: Count = key(5, "Heads, each fitted on a bootstrap sample of the seeds.")
     penalty: NotNegative = key(0.5, "Standard deviations over the heads that are subtracted from their mean.")
     regularisation: Positive | None = key(None, "Weight of the squared norm; null: by cross-validation on the seeds.")
-    pooling: Pooling | None = key(None, "State of the last token or mean over tokens; null: by cross-validation.")
+    pooling: Pooling = key("mean", "The state of a response: that of its last token, or the mean over its tokens.")
 
 
 class RewardOptions(RankerOptions):

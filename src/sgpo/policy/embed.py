@@ -65,8 +65,7 @@ def embed_prompts(
     shape = (len(ids), policy.model.config.get_text_config().hidden_size)
     with nullcontext() if out is None else replacing(out) as partial:
         states = np.empty(shape, np.float32) if out is None else open_memmap(partial, "w+", np.float32, shape)
-        rows = [(row, [1]) for row in ids]
-        _fill(policy, states[:, None], rows, batch_tokens=batch_tokens, progress=progress)
+        _fill(policy, states[:, None], [(row, [1]) for row in ids], batch_tokens=batch_tokens, progress=progress)
     return states if out is None else np.load(out, mmap_mode="r")
 
 
@@ -81,16 +80,12 @@ def embed_responses(
     """The states of `embed_prompts` at the last token of each response, and their mean over all its tokens.
 
     Takes P conversations and P lists of R responses in all, whose tokens are those that `score_responses` scores.
-
-    Returns: (R, 2, d) float32; (R,) whether a row exceeds the model's context: its states are nan.
-
-    Raises:
-        InputError: `batch_tokens` is out of range, or the template refuses a conversation; the row is named.
+    Returns (R, 2, d) float32, nan where a row exceeds the model's context, and (R,) whether it does.
     """
     check_whole("batch_tokens", batch_tokens, 1)
     owners = [row for row, texts in enumerate(responses) for _ in texts]
     with naming_rows(lambda place: f"row {owners[place]}"):
-        texts = [text for texts in responses for text in texts]
+        texts = [text for row in responses for text in row]
         tokens = tokenize_responses(policy.tokenizer, [prompts[row] for row in owners], texts)
         check_rows(policy, (row.prompt_ids + row.response_ids for row in tokens))
     # A row whose template leaves it no response has the state of its last token.
@@ -98,8 +93,8 @@ def embed_responses(
     too_long = np.array([len(ids) > (policy.context or math.inf) for ids, _ in rows], dtype=bool)
     states = np.full((len(rows), 2, policy.model.config.get_text_config().hidden_size), np.nan, np.float32)
     found, fitting = states[~too_long], [rows[place] for place in np.flatnonzero(~too_long)]
-    advance = in_shares(progress, len(prompts), len(fitting))
-    _fill(policy, found, fitting, batch_tokens=batch_tokens, progress=advance)
+    progress = in_shares(progress, len(prompts), len(fitting))
+    _fill(policy, found, fitting, batch_tokens=batch_tokens, progress=progress)
     states[~too_long] = found
     return states, too_long
 

@@ -9,18 +9,7 @@ from pydantic import ConfigDict, Field
 
 from sgpo.errors import InputError, first_line
 from sgpo.store.files import read_numbers, read_objects, read_yaml
-from sgpo.store.records import (
-    HEADS,
-    WORST_CASE,
-    GapTable,
-    HeldOut,
-    Manifest,
-    Record,
-    RoundMetrics,
-    Sample,
-    Shipped,
-    parse_record,
-)
+from sgpo.store.records import WORST_CASE, GapTable, Manifest, Record, RoundMetrics, Sample, Shipped, parse_record
 
 
 class _Settings(Record):
@@ -68,7 +57,6 @@ class RunRecord:
         gaps: by round, only where there is a worst case.
         samples: by finished round and evaluation; only those that have any.
         seed_pairs: number of human pairs that the run starts from; None before they are drawn.
-        heads: how reward heads order seed pairs that they do not know; None without heads.
         shipped: the policy that the run ships; None if the recipe does not choose, or has not yet.
     """
 
@@ -79,7 +67,6 @@ class RunRecord:
     gaps: dict[int, GapTable]
     samples: dict[int, dict[str, list[Sample]]]
     seed_pairs: int | None
-    heads: HeldOut | None
     shipped: Shipped | None
 
     @property
@@ -151,7 +138,6 @@ def read_run(directory: str | Path) -> RunRecord:
         gaps=gaps,
         samples=samples,
         seed_pairs=_count_rows(root / "seed" / "pairs"),
-        heads=HeldOut.read(path) if (path := root / "heads" / HEADS).exists() else None,
         shipped=Shipped.read(root / "shipped.json") if (root / "shipped.json").exists() else None,
     )
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from sgpo.report.quantities import Estimate, find_quantities
+from sgpo.report.quantities import find_quantities
 from sgpo.report.read import RunRecord
 from sgpo.report.table import EN_DASH, Grid
 from sgpo.report.verdict import name_of
@@ -25,9 +25,8 @@ def tell_story(record: RunRecord) -> str:
         rank = "ranks the answers by its own implicit reward"
     if annotator == "heads":
         rank = "ranks the answers by linear heads on hidden states"
-        if (known := record.heads) and None not in (known.low, known.high):
-            said = Estimate(known.accuracy, (known.low, known.high))
-            rank += f" (cross-validated accuracy on the human pairs: {said})"
+        if record.rounds and (known := record.rounds[0].heads):
+            rank += f" (accuracy {known.accuracy:.3f} on human pairs that they were not fitted on)"
     annotated = sum(metrics.annotation.pairs for metrics in record.rounds if metrics.annotation)
     so_far = " so far" if record.missing_rounds else ""
     counted = f" ({_count(annotated, 'annotated pair')}{so_far})" if annotated else ""

@@ -23,14 +23,13 @@ from sgpo.preferences.source import load_pairs
 from sgpo.rounds.context import Run
 from sgpo.rounds.costs import Scale, StagePlan
 from sgpo.rounds.data import drawn_seeds
-from sgpo.rounds.responses import HEADS_WEIGHTS, SCORERS, TOO_LONG, open_heads
+from sgpo.rounds.responses import SCORERS, TOO_LONG, open_heads
 from sgpo.stats.heads import LEAST
 from sgpo.store.files import read_json, write_json
-from sgpo.store.records import HEADS
 from sgpo.store.stages import ABOUT
 
 SEEDS, VALIDATION, HELDOUT = "seed/pairs", "validation/pairs", "heldout/pairs"
-COUNTS = "annotation.json"
+COUNTS, HEADS = "annotation.json", "heads/heads.json"
 _COLUMNS = ["prompt", "chosen", "rejected", "source", *POLICY_COLUMNS, *REFERENCE_COLUMNS, FINGERPRINT_COLUMN, "gap"]
 
 
@@ -63,10 +62,10 @@ def plan_human_pairs(config: RunConfig, scale: Scale) -> list[StagePlan]:
 def _fit_heads(run: Run, path: Path) -> None:
     pairs, seed = run.load(SEEDS), run.stages.seed("heads")
     with run.reporter.bar("embedding the seeds", len(pairs)) as advance:
-        heads, about, accuracy = open_heads(run).fit(pairs, seed=seed, progress=advance)
+        heads, accuracy, about = open_heads(run).fit(pairs, seed=seed, progress=advance)
     path.mkdir()
-    save_file(heads._asdict(), path / HEADS_WEIGHTS)
-    write_json(path / HEADS, {**accuracy._asdict(), **about})
+    save_file(heads._asdict(), path / "heads.safetensors")
+    write_json(path / Path(HEADS).name, {**accuracy._asdict(), **about})
 
 
 def _load_seeds(config: RunConfig) -> tuple[Dataset, Dataset]:

@@ -43,7 +43,7 @@ RESPONSE_FEATURES = Features(
 SCORE_FEATURES = Features({"logps": Value("float64"), "n_tokens": Value("int64")})
 REWARD_FEATURES = Features({"reward": Value("float64")})
 SCORERS = ("policy", "reference")
-TOO_LONG, HEADS_WEIGHTS = "too_long", "heads.safetensors"
+TOO_LONG = "too_long"
 
 
 def generate_candidates(run: Run, number: int) -> None:
@@ -149,15 +149,12 @@ def rank_candidates(run: Run, number: int) -> None:
 
 def open_heads(run: Run) -> RewardHeads:
     """The run's reward heads on the SFT model, or the model that the recipe names; without weights until fitted."""
-    settings, path, model = run.config.annotation, run.root / "heads" / HEADS_WEIGHTS, run.config.model
+    settings, path = run.config.annotation, run.root / "heads/heads.safetensors"
     options = settings.read_options
-    model = model if settings.model is None else ModelConfig(path=settings.model, dtype=model.dtype)
-    policy = load_model(model.model_copy(update={"dtype": options.dtype or model.dtype}), options.device)
-    heads = None
-    if path.exists():
-        with reading_back(path):
-            heads = Heads(**load_file(path))
-            heads.rewards(np.zeros((1, *heads.centre.shape)))  # Other shapes would raise later.
+    model = run.config.model if settings.model is None else ModelConfig(path=settings.model)
+    policy = load_model(model.model_copy(update={"dtype": options.dtype}), options.device)
+    with reading_back(path):
+        heads = Heads(**load_file(path)) if path.exists() else None
     return RewardHeads(policy, options, heads, settings.max_failed)
 
 

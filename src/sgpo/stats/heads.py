@@ -21,15 +21,15 @@ LEAST, FOLDS, STRENGTHS = 10, 5, (1e3, 1e2, 1e1, 1.0, 1e-1, 1e-2, 1e-3)
 
 
 class Heads(NamedTuple):
-    """Weights (K, V, d) of K linear heads on V views of a state, less `centre` over `scale`, (V, d) each."""
+    """Weights (K, d) of K linear heads on states less `centre` over `scale`, (d,) each."""
 
     weights: np.ndarray
     centre: np.ndarray
     scale: np.ndarray
 
     def rewards(self, states: np.ndarray) -> np.ndarray:
-        """(R, K) rewards of (R, V, d) states by each head, in nats up to a constant."""
-        return np.einsum("rvd,kvd->rk", (states - self.centre) / self.scale, self.weights, optimize=True)
+        """(R, K) rewards of (R, d) states by each head, in nats up to a constant."""
+        return ((states - self.centre) / self.scale) @ self.weights.T
 
 
 def fit_heads(
@@ -38,44 +38,40 @@ def fit_heads(
     prompts: Sequence[Hashable],
     *,
     count: int = 5,
-    views: Sequence[int] = (0,),
     regularisation: float | None = None,
     seed: int = 0,
-) -> tuple[Heads, int, float, RankingAccuracy]:
+) -> tuple[Heads, float, RankingAccuracy]:
     """Fits `count` heads, each on a bootstrap sample of the prompts with their pairs.
 
     Args:
-        chosen, rejected: (N, V, d) states of the responses of N pairs, in V views.
+        chosen, rejected: (N, d) states of the responses of N pairs.
         prompts: (N,) the prompt of each pair; pairs of one prompt are sampled, and held out, together.
-        views: the heads read one of these; the others get weights of 0.
-        regularisation: c > 0; None tries `STRENGTHS`. Of all that is tried, the lowest mean loss on held-out pairs of a
-            cross-validation decides.
+        regularisation: c > 0; None takes the one of `STRENGTHS` with the lowest mean loss on held-out folds.
 
-    Returns: the heads, their view, their c, and how weights chosen and fitted without a fold of the pairs order it.
+    Returns: the heads, c, and how weights that were fitted without a fold, c included, order its pairs.
 
     Raises:
         InputError: fewer than `LEAST` prompts, or states that are not finite or all the same.
     """
-    group = np.unique(np.array(prompts, dtype=object), return_inverse=True)[1]
-    size, rng, states = len(set(prompts)), np.random.default_rng(seed), np.concatenate([chosen, rejected])
+    size, states = len(set(prompts)), np.concatenate([chosen, rejected]).astype(np.float64)
     if size < LEAST or not np.isfinite(states).all() or not (chosen != rejected).any():
         found = f"reward heads have pairs of {size} prompts to be fitted on"
         raise InputError(f"{found}; allowed: at least {LEAST}, with states that are finite and not all the same.")
-    centre, scale = states.mean(axis=0, dtype=np.float64), states.std(axis=0, dtype=np.float64)
+    group, rng = np.unique(np.array(prompts, dtype=object), return_inverse=True)[1], np.random.default_rng(seed)
+    centre, scale = states.mean(axis=0), states.std(axis=0)
     # What is the same everywhere but for rounding tells nothing apart.
     scale[scale <= 1e-6 * np.abs(states).max()] = np.inf
     differences, fold = (chosen - rejected) / scale, (rng.permutation(size) % FOLDS)[group]
-    tried = [(view, strength) for view in views for strength in ([regularisation] if regularisation else STRENGTHS)]
+    tried = STRENGTHS if regularisation is None else (regularisation,)
     gaps = np.zeros(len(fold))
     for held in range(FOLDS):
         rest = fold != held
-        view, strength = _choose(differences[rest], fold[rest], tried)
-        gaps[~rest] = differences[~rest, view] @ fit_weights(differences[:, view], strength, rest)
-    view, strength = _choose(differences, fold, tried)
-    weights = np.zeros((count, *scale.shape))
-    for head, sample in enumerate(rng.multinomial(size, np.full(size, 1 / size), size=count)):
-        weights[head, view] = fit_weights(differences[:, view], strength, sample[group])
-    return Heads(weights, centre, scale), view, strength, ranking_accuracy(gaps)
+        strength = _choose(differences[rest], fold[rest], tried)
+        gaps[~rest] = differences[~rest] @ fit_weights(differences, strength, rest)
+    strength = _choose(differences, fold, tried)
+    samples = rng.multinomial(size, np.full(size, 1 / size), size=count)[:, group]
+    weights = np.array([fit_weights(differences, strength, sample) for sample in samples])
+    return Heads(weights, centre, scale), strength, ranking_accuracy(gaps)
 
 
 def fit_weights(differences: np.ndarray, strength: float, counts: np.ndarray) -> np.ndarray:
@@ -91,11 +87,11 @@ def fit_weights(differences: np.ndarray, strength: float, counts: np.ndarray) ->
     return minimize(loss, np.zeros(differences.shape[1]), jac=True, method="L-BFGS-B", options=options).x
 
 
-def _choose(differences: np.ndarray, fold: np.ndarray, tried: list[tuple[int, float]]) -> tuple[int, float]:
-    """The view and the strength with the lowest loss on held-out folds; of equal ones the first."""
+def _choose(differences: np.ndarray, fold: np.ndarray, tried: Sequence[float]) -> float:
+    """The strength with the lowest loss on held-out folds; of equal ones the first."""
     losses = np.zeros(len(tried))
     for held in np.unique(fold) if len(tried) > 1 else ():
-        for place, (view, strength) in enumerate(tried):
-            weights = fit_weights(differences[:, view], strength, fold != held)
-            losses[place] += np.logaddexp(0.0, -differences[fold == held, view] @ weights).sum()
+        for place, strength in enumerate(tried):
+            weights = fit_weights(differences, strength, fold != held)
+            losses[place] += np.logaddexp(0.0, -differences[fold == held] @ weights).sum()
     return tried[losses.argmin()]

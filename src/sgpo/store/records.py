@@ -24,8 +24,6 @@ Count = Annotated[int, Field(ge=0)]
 Text = Annotated[str, BeforeValidator(_without_surrogates)]
 _Kind = TypeVar("_Kind", bound="Record")
 WORST_CASE = "worst_case.parquet"
-# Of the stage `heads`: how reward heads order held-out seed pairs, a HeldOut, with what was chosen for them.
-HEADS = "heads.json"
 
 
 class Record(BaseModel):
@@ -153,7 +151,10 @@ class Decision(Record):
 
 
 class RoundMetrics(Record):
-    """metrics.json: a finished round. 0 is DPO on the seeds, rounds + 1 the last DPO on all human pairs."""
+    """metrics.json: a finished round. 0 is DPO on the seeds, rounds + 1 the last DPO on all human pairs.
+
+    `heads`, in round 0, says how reward heads order the seed pairs in a cross-validation.
+    """
 
     round: int
     name: str
@@ -162,6 +163,7 @@ class RoundMetrics(Record):
     follower: Follower | None = None
     leader: Leader | None = None
     heldout: HeldOut | None = None
+    heads: HeldOut | None = None
     decision: Decision | None = None
     evaluations: dict[str, Headline] = {}
 

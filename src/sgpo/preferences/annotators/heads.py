@@ -19,14 +19,12 @@ from sgpo.stats.heads import Heads, fit_heads
 from sgpo.stats.ranking import RankingAccuracy
 from sgpo.store.progress import Advance
 
-POOLINGS = Pooling.__args__
-
 
 @dataclass(frozen=True)
 class RewardHeads:
-    """Linear heads on the states of a frozen model; the reward is their mean less `penalty` of their deviations.
+    """Linear heads on states of a frozen model: the reward is their mean less `penalty` of their standard deviations.
 
-    No larger share of the responses of a call than `max_failed` may have no reward.
+    A larger share of the responses of a call than `max_failed` without a reward is an InputError.
     """
 
     policy: Policy
@@ -37,10 +35,7 @@ class RewardHeads:
     def __call__(
         self, prompts: Sequence[Messages], responses: Sequence[Sequence[str]], *, progress: Advance | None = None
     ) -> Ranking:
-        """Scores every response, see `Annotator`.
-
-        Counts: responses without a reward, `too_long` for the context and `not_finite`. Parts: `head_std`.
-        """
+        """See `Annotator`. Counts: responses `too_long` for the context, or states `not_finite`; parts: `head_std`."""
         states, counts = self.embed(prompts, responses, progress)
         rewards = self.heads.rewards(states)
         spread = rewards.std(axis=1)
@@ -48,29 +43,24 @@ class RewardHeads:
 
     def fit(
         self, pairs: Dataset, *, seed: int, progress: Advance | None = None
-    ) -> tuple[Heads, dict[str, Any], RankingAccuracy]:
-        """Heads fitted on N pairs, as `load_pairs` returns them, what was chosen, and their cross-validated accuracy.
-
-        Raises what `sgpo.stats.heads.fit_heads` raises.
-        """
-        options, sides = self.options, [response_texts(pairs, side) for side in ("chosen", "rejected")]
-        states, left_out = self.embed(pairs["prompt"][:], list(zip(*sides, strict=True)), progress)
-        both = states.reshape(len(pairs), 2, *states.shape[1:])
-        kept = np.isfinite(both).all(axis=(1, 2, 3))
-        prompts = [prompt_key(messages) for messages in pairs.select(np.flatnonzero(kept))["prompt"]]
-        views = range(len(POOLINGS)) if options.pooling is None else [POOLINGS.index(options.pooling)]
-        how = {"count": options.heads, "views": views, "regularisation": options.regularisation, "seed": seed}
-        heads, view, strength, accuracy = fit_heads(*both[kept].swapaxes(0, 1), prompts, **how)
-        return heads, {"pooling": POOLINGS[view], "regularisation": strength, "left_out": left_out}, accuracy
+    ) -> tuple[Heads, RankingAccuracy, dict[str, Any]]:
+        """Heads fitted on pairs, as `load_pairs` returns them, their cross-validated accuracy, and what was done."""
+        sides = zip(*(response_texts(pairs, side) for side in ("chosen", "rejected")), strict=True)
+        states, left_out = self.embed(pairs["prompt"][:], list(sides), progress)
+        kept = np.flatnonzero(np.isfinite(states).all(axis=1).reshape(-1, 2).all(axis=1))
+        prompts = [prompt_key(messages) for messages in pairs.select(kept)["prompt"]]
+        how = {"count": self.options.heads, "regularisation": self.options.regularisation, "seed": seed}
+        heads, strength, accuracy = fit_heads(states[2 * kept], states[2 * kept + 1], prompts, **how)
+        return heads, accuracy, {"regularisation": strength, "left_out": left_out}
 
     def embed(
         self, prompts: Sequence[Messages], responses: Sequence[Sequence[str]], progress: Advance | None = None
     ) -> tuple[np.ndarray, dict[str, int]]:
-        """`embed_responses` of all responses, and counts of those that have no states."""
-        states, too_long = embed_responses(
-            self.policy, prompts, responses, batch_tokens=self.options.batch_tokens, progress=progress
-        )
-        bad = ~np.isfinite(states).all(axis=(1, 2))
+        """(R, d) pooled states of all responses, nan where there are none, and how many that are."""
+        size = self.options.batch_tokens
+        states, too_long = embed_responses(self.policy, prompts, responses, batch_tokens=size, progress=progress)
+        states = states[:, Pooling.__args__.index(self.options.pooling)]
+        bad = ~np.isfinite(states).all(axis=1)
         states[bad] = np.nan
         counts = {"too_long": int(too_long.sum()), "not_finite": int((bad & ~too_long).sum())}
         check_failed(counts, len(states), self.max_failed, "responses below reward heads")
