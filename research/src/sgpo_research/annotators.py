@@ -1,6 +1,5 @@
 """Diagnosis: how the annotators that seed pairs can buy order held-out pairs, before any round is run."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ from sgpo.rounds.data import places, with_files
 from sgpo.stats.heads import fit_heads, fit_weights
 from sgpo.stats.intervals import mean_interval
 from sgpo.stats.ranking import ranking_accuracy
-from sgpo.store.files import name_row, read_yaml, write_atomically, write_json
+from sgpo.store.files import name_row, read_yaml
 from sgpo.store.run_dir import start_of
 
 IMPLICIT, LONGER, SHORTER = "implicit reward", "longer wins", "shorter wins"
@@ -39,30 +38,6 @@ class Accuracy(NamedTuple):
     low: float
     high: float
     pairs: int
-
-
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The arguments of `sgpo-study annotators`."""
-    parser = argparse.ArgumentParser(prog="sgpo-study annotators", description=__doc__)
-    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="run directory with a finished round 0")
-    parser.add_argument("--pairs", required=True, metavar="FILE", help="held-out pairs, with a column `types` if any")
-    parser.add_argument("--seeds", metavar="FILE", help="pairs whose `types` were seen; default: the recipe's seeds")
-    parser.add_argument("--round", type=int, default=0, metavar="N", help="round of the implicit reward; default: 0")
-    parser.add_argument("--penalty", type=float, default=HeadsOptions().penalty, metavar="L",
-                        help="standard deviations subtracted by the heads; default: %(default)s")  # fmt: skip
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of annotators.json and .md")
-    return parser.parse_args(arguments)
-
-
-def run_diagnosis(arguments: argparse.Namespace) -> str:
-    """Computes and writes the diagnosis; returns it in Markdown."""
-    found = diagnose(
-        arguments.run, arguments.pairs, seeds=arguments.seeds, number=arguments.round, penalty=arguments.penalty
-    )
-    text = as_markdown(found)
-    write_json(arguments.output / "annotators.json", found)
-    write_atomically(arguments.output / "annotators.md", text)
-    return text
 
 
 def diagnose(

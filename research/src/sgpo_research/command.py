@@ -8,38 +8,41 @@ from typing import Any
 
 from sgpo.errors import InputError
 from sgpo.threads import passive_waiting
+from sgpo_research.annotators_command import annotators_parser, run_annotators
+from sgpo_research.real_model_command import real_model_parser, run_real_model
+from sgpo_research.requests_command import requests_parser, run_requests
 
-# Not a table of seeds: it reads one run.
-DIAGNOSIS = "annotators"
-_ABOUT = f"Computes a table of the study; `list` names them. `sgpo-study {DIAGNOSIS} --help`: which annotator to trust."
+# Beside the tables.
+_COMMANDS = {
+    "annotators": (annotators_parser, run_annotators),
+    "requests": (requests_parser, run_requests),
+    "real-model": (real_model_parser, run_real_model),
+}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command. Returns 0, 2 for bad input, or 130 when interrupted."""
     os.environ.update(passive_waiting())
     try:
-        arguments = sys.argv[1:] if argv is None else argv
-        return _diagnose(arguments[1:]) if arguments[:1] == [DIAGNOSIS] else _run(_parser().parse_args(arguments))
+        given = sys.argv[1:] if argv is None else argv
+        if given and given[0] in _COMMANDS:
+            parser, run = _COMMANDS[given[0]]
+            run(parser().parse_args(given[1:]))
+            return 0
+        return _run(_parser().parse_args(given))
     except InputError as error:
         print(f"sgpo-study: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nsgpo-study: interrupted; the same command resumes after the last finished seed", file=sys.stderr)
+        print("\nsgpo-study: interrupted; the same command resumes after what is finished", file=sys.stderr)
         return 130
 
 
-def _diagnose(arguments: list[str]) -> int:
-    from rich.console import Console
-    from rich.markdown import Markdown
-
-    from sgpo_research.annotators import parse, run_diagnosis
-
-    Console().print(Markdown(run_diagnosis(parse(arguments))))
-    return 0
-
-
 def _parser() -> argparse.ArgumentParser:
-    study = argparse.ArgumentParser(prog="sgpo-study", description=_ABOUT)
+    study = argparse.ArgumentParser(
+        prog="sgpo-study",
+        description="Computes a table of the study; `list` names them. `sgpo-study requests --help`: a world's files.",
+    )
     study.add_argument("table", metavar="TABLE", help="name of a table, or list")
     study.add_argument("--output", type=Path, metavar="DIR", help="folder for rows, summaries and runs; resumes there")
     study.add_argument("--quick", action="store_true", help="the small form, for a first look")
