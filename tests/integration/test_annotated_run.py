@@ -76,7 +76,7 @@ def test_heads_are_fitted_once_on_the_seeds_and_survive_an_interruption(recipe, 
     """Byte by byte those of another run, planned under the name of their stage, and refused once they are damaged."""
     command = ["run", "--config", str(recipe), "--quiet", "rounds=1", "leader.learning_rate=1e-5", *heads]
     with monkeypatch.context() as patched:
-        patched.setattr("sgpo.rounds.loop.train_seeds", lambda run: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr("sgpo.rounds.loop.train_round", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert [main([*command, *other]) for other in ([], [f"output={recipe.parent / 'other'}"])] == [130, 130]
     folder = recipe.parent / "run/heads"
     before = {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in folder.iterdir()}

@@ -60,12 +60,11 @@ def plan_human_pairs(config: RunConfig, scale: Scale) -> list[StagePlan]:
 
 
 def _fit_heads(run: Run, path: Path) -> None:
-    pairs, seed = run.load(SEEDS), run.stages.seed("heads")
+    pairs = run.load(SEEDS)
     with run.reporter.bar("embedding the seeds", len(pairs)) as advance:
-        heads, accuracy, about = open_heads(run).fit(pairs, seed=seed, progress=advance)
-    path.mkdir()
+        heads, about = open_heads(run).fit(pairs, seed=run.stages.seed("heads"), progress=advance)
+    write_json(path / Path(HEADS).name, about)
     save_file(heads._asdict(), path / "heads.safetensors")
-    write_json(path / Path(HEADS).name, {**accuracy._asdict(), **about})
 
 
 def _load_seeds(config: RunConfig) -> tuple[Dataset, Dataset]:

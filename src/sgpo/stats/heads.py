@@ -1,9 +1,7 @@
-r"""Reward heads: linear rewards of a model's states, fitted on preference pairs and on bootstrap samples of them.
+r"""Reward heads: linear Bradley-Terry rewards of a model's states, fitted on bootstrap samples of preference pairs.
 
-A head is a Bradley-Terry model, `P(chosen over rejected) = sigma(w . (z_chosen - z_rejected))`, of states z scaled to
-mean 0 and standard deviation 1. Its weights are the one minimum of `mean log(1 + exp(-gap)) + c / 2 |w|^2`.
-
-Source of the ensemble: T. Coste et al., "Reward model ensembles help mitigate overoptimization", arXiv:2310.02743.
+With states z scaled to deviation 1, the weights are the one minimum of `mean log(1 + exp(-w . (z_w - z_l))) + c / 2
+|w|^2`. Source of the ensemble: arXiv:2310.02743.
 """
 
 from collections.abc import Hashable, Sequence
@@ -21,7 +19,7 @@ LEAST, FOLDS, STRENGTHS = 10, 5, (1e3, 1e2, 1e1, 1.0, 1e-1, 1e-2, 1e-3)
 
 
 class Heads(NamedTuple):
-    """Weights (K, d) of K linear heads on states less `centre` over `scale`, (d,) each."""
+    """Weights (K, d) of K heads on states less `centre` over `scale`, (d,) each."""
 
     weights: np.ndarray
     centre: np.ndarray
@@ -41,17 +39,11 @@ def fit_heads(
     regularisation: float | None = None,
     seed: int = 0,
 ) -> tuple[Heads, float, RankingAccuracy]:
-    """Fits `count` heads, each on a bootstrap sample of the prompts with their pairs.
+    """Fits `count` heads on (N, d) states of the responses of N pairs, each on a bootstrap sample of their `prompts`.
 
-    Args:
-        chosen, rejected: (N, d) states of the responses of N pairs.
-        prompts: (N,) the prompt of each pair; pairs of one prompt are sampled, and held out, together.
-        regularisation: c > 0; None takes the one of `STRENGTHS` with the lowest mean loss on held-out folds.
-
-    Returns: the heads, c, and how weights that were fitted without a fold, c included, order its pairs.
-
-    Raises:
-        InputError: fewer than `LEAST` prompts, or states that are not finite or all the same.
+    A `regularisation` c of None takes the one of `STRENGTHS` with the lowest mean loss on held-out folds of the
+    prompts. Returns the heads, c, and how weights that were fitted without a fold, c included, order its pairs. Raises
+    InputError for fewer than `LEAST` prompts, and for states that are not finite or all the same.
     """
     size, states = len(set(prompts)), np.concatenate([chosen, rejected]).astype(np.float64)
     if size < LEAST or not np.isfinite(states).all() or not (chosen != rejected).any():
@@ -76,10 +68,9 @@ def fit_heads(
 
 def fit_weights(differences: np.ndarray, strength: float, counts: np.ndarray) -> np.ndarray:
     """(d,) weights of one head from (N, d) scaled differences of pairs, of which each counts (N,) times."""
-    shares = counts / counts.sum()
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
-        gaps = differences @ weights
+        gaps, shares = differences @ weights, counts / counts.sum()
         value = shares @ np.logaddexp(0.0, -gaps) + strength / 2 * (weights @ weights)
         return value, strength * weights - (shares * expit(-gaps)) @ differences
 
@@ -91,7 +82,6 @@ def _choose(differences: np.ndarray, fold: np.ndarray, tried: Sequence[float]) -
     """The strength with the lowest loss on held-out folds; of equal ones the first."""
     losses = np.zeros(len(tried))
     for held in np.unique(fold) if len(tried) > 1 else ():
-        for place, strength in enumerate(tried):
-            weights = fit_weights(differences, strength, fold != held)
-            losses[place] += np.logaddexp(0.0, -differences[fold == held] @ weights).sum()
+        found = np.array([fit_weights(differences, strength, fold != held) for strength in tried])
+        losses += np.logaddexp(0.0, -found @ differences[fold == held].T).sum(axis=1)
     return tried[losses.argmin()]

@@ -146,10 +146,8 @@ class Decision(Record):
 
 
 class RoundMetrics(Record):
-    """metrics.json: a finished round. 0 is DPO on the seeds, rounds + 1 the last DPO on all human pairs.
-
-    `heads`, in round 0, says how reward heads order the seed pairs in a cross-validation.
-    """
+    """metrics.json: a finished round. 0 is DPO on the seeds, with the cross-validation of `heads` on them if they rank;
+    rounds + 1 is the last DPO on all human pairs."""
 
     round: int
     name: str

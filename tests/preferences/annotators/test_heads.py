@@ -39,8 +39,8 @@ def pairs():
 
 def fitted(policy, pairs, **options):
     annotator = RewardHeads(policy, HeadsOptions(**options))
-    heads, accuracy, about = annotator.fit(pairs, seed=0)
-    return RewardHeads(policy, HeadsOptions(**options), heads), about, accuracy
+    heads, about = annotator.fit(pairs, seed=0)
+    return RewardHeads(policy, HeadsOptions(**options), heads), about
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 60, 8192])
@@ -73,8 +73,8 @@ def test_a_response_without_tokens_has_the_state_of_its_prompt(tmp_path):
 
 
 def test_heads_learn_what_the_seeds_prefer_and_say_how_well(policy, pairs):
-    annotator, about, accuracy = fitted(policy, pairs)
-    assert accuracy.accuracy == 1 and accuracy.pairs == len(ROWS)
+    annotator, about = fitted(policy, pairs)
+    assert about["accuracy"] == 1 and about["pairs"] == len(ROWS)
     assert about["regularisation"] in STRENGTHS and about["left_out"] == {"too_long": 0, "not_finite": 0}
     ranking = annotator(PROMPTS, RESPONSES)
     assert ranking.rewards[0] > ranking.rewards[1] and ranking.rewards[4] > ranking.rewards[3]
@@ -83,22 +83,22 @@ def test_heads_learn_what_the_seeds_prefer_and_say_how_well(policy, pairs):
 
 def test_the_reward_is_the_mean_less_the_penalty_times_the_deviation(policy, pairs):
     """And without a penalty the mean over the heads, whose deviation is a part of the ranking."""
-    plain, _, _ = fitted(policy, pairs, penalty=0, heads=7)
+    plain, _ = fitted(policy, pairs, penalty=0, heads=7)
     each = plain.heads.rewards(embed_responses(policy, PROMPTS, RESPONSES)[0][:, 1])
     assert each.shape == (5, 7)
     np.testing.assert_allclose(plain(PROMPTS, RESPONSES).rewards, each.mean(axis=1), atol=1e-5)
     bold = RewardHeads(policy, HeadsOptions(penalty=2.5), plain.heads)(PROMPTS, RESPONSES)
     np.testing.assert_allclose(bold.parts["head_std"], each.std(axis=1), atol=1e-5)
     np.testing.assert_allclose(bold.rewards, each.mean(axis=1) - 2.5 * each.std(axis=1), atol=1e-5)
-    single, _, _ = fitted(policy, pairs, heads=1)
+    single, _ = fitted(policy, pairs, heads=1)
     assert not single(PROMPTS, RESPONSES).parts["head_std"].any()
 
 
 @pytest.mark.parametrize(("place", "pooling"), [(0, "last"), (1, "mean")])
 def test_given_pooling_and_regularisation_are_used(policy, pairs, place, pooling):
     """Stronger regularisation, smaller weights; and the heads read the states of their pooling."""
-    annotator, about, _ = fitted(policy, pairs, pooling=pooling, regularisation=0.3)
-    stronger, _, _ = fitted(policy, pairs, pooling=pooling, regularisation=30.0)
+    annotator, about = fitted(policy, pairs, pooling=pooling, regularisation=0.3)
+    stronger, _ = fitted(policy, pairs, pooling=pooling, regularisation=30.0)
     assert about["regularisation"] == 0.3
     assert np.linalg.norm(stronger.heads.weights) < 0.2 * np.linalg.norm(annotator.heads.weights)
     texts = [[row["chosen"][0]["content"], row["rejected"][0]["content"]] for row in pairs]
@@ -107,7 +107,7 @@ def test_given_pooling_and_regularisation_are_used(policy, pairs, place, pooling
 
 
 def test_responses_without_states_have_no_reward_and_are_counted_up_to_a_share(policy, pairs):
-    annotator, _, _ = fitted(policy, pairs)
+    annotator, _ = fitted(policy, pairs)
     ranking = annotator(PROMPTS, [["x" * 100_000, "I do not know."], RESPONSES[1]])
     assert np.isnan(ranking.rewards).tolist() == [True, False, False, False]
     assert ranking.counts == {"too_long": 1, "not_finite": 0}
@@ -121,7 +121,7 @@ def test_responses_without_states_have_no_reward_and_are_counted_up_to_a_share(p
 def test_states_that_are_not_finite_are_counted_too(pairs, tmp_path):
     """Weights at which float32 overflows for every text."""
     policy = load_policy(build_tiny_model(tmp_path / "broken"), device="cpu")
-    annotator, _, _ = fitted(policy, pairs)
+    annotator, _ = fitted(policy, pairs)
     policy.model.model.norm.weight.data[0] = torch.inf
     with pytest.raises(InputError, match=r"5 of 5 responses .* \(not_finite 5\)"):
         annotator(PROMPTS, RESPONSES)
@@ -131,8 +131,8 @@ def test_states_that_are_not_finite_are_counted_too(pairs, tmp_path):
 
 def test_seed_pairs_beyond_the_context_are_left_out_and_counted(policy):
     long = {"prompt": "Why?", "chosen": "x" * 100_000, "rejected": "No."}
-    _, about, accuracy = fitted(policy, to_pairs(Dataset.from_list([*ROWS[:12], long, *ROWS[12:]]), "rows"))
-    assert accuracy.pairs == len(ROWS) and about["left_out"] == {"too_long": 1, "not_finite": 0}
+    _, about = fitted(policy, to_pairs(Dataset.from_list([*ROWS[:12], long, *ROWS[12:]]), "rows"))
+    assert about["pairs"] == len(ROWS) and about["left_out"] == {"too_long": 1, "not_finite": 0}
 
 
 def test_progress_counts_prompts(policy, pairs):
