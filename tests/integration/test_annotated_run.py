@@ -117,6 +117,9 @@ def test_heads_on_the_states_of_another_model_read_that_one(recipe, heads, tmp_p
 def test_heads_need_ten_seed_pairs_and_the_plan_says_so(recipe, capsys, dry):
     assert main(["run", "--config", str(recipe), *dry, "annotation.annotator=heads"]) == 2
     assert "annotation.annotator: 'heads' with 8 seed pairs; allowed: at least 10." in capsys.readouterr().err
+    mute = build_tiny_model(recipe.parent / "mute", chat_template=False)
+    assert main(["run", "--config", str(recipe), *dry, "annotation.annotator=heads", f"annotation.model={mute}"]) == 2
+    assert "mute' has no chat template" in capsys.readouterr().err
     assert not (recipe.parent / "run/seed").exists()
     assert main(["run", "--config", str(recipe), "--dry-run", "annotation.annotator=heads", "rounds=0"]) == 0
 
