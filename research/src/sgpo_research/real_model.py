@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sgpo.config import RunConfig
+from sgpo.evaluate import ifeval
 from sgpo.policy.generate import TransformersGenerator
 from sgpo.policy.load import Policy, load_policy
 from sgpo.policy.sampling import Sampling, derive_seed
@@ -18,8 +19,8 @@ from sgpo.store.files import read_objects, write_jsonl
 from sgpo.store.processes import Processes
 from sgpo.store.progress import Reporter
 from sgpo.store.records import Shipped
+from sgpo_research.real_model_table import Place
 from sgpo_research.runs import OF_ROUND_0, adopt, changed_recipe
-from sgpo_research.worlds.checking import follows
 
 _DPO = {"follower.radius": 0, "leader.final_epochs": 0}
 _CDPO = {
@@ -145,12 +146,17 @@ def evaluate_policy(setting: Setting, path: str, folder: Path, labels: str, seed
         {
             "part": part, "key": row["key"], "number": number, "response": response.text,
             "finish_reason": response.finish_reason, "n_tokens": response.n_tokens,
-            "gold": float(np.mean(follows(row["instruction_id_list"], row["kwargs"], response.text))),
+            "gold": _gold(row, response.text),
             "log_ratio": float(ratio) if number == 0 else None,
         }
         for (part, row), responses, ratio in zip(rows, found, ratios, strict=True)
         for number, response in enumerate(responses)
     ])  # fmt: skip
+
+
+def _gold(row: Mapping[str, Any], response: str) -> float:
+    request = ifeval.Request(row["key"], row["prompt"], row["instruction_id_list"], row["kwargs"])
+    return ifeval.score_responses([request], [response])[0].share
 
 
 def _logps(policy: Policy, prompts: list[list[dict[str, str]]], responses: list[str]) -> np.ndarray:
@@ -171,19 +177,26 @@ def divergence(path: Path) -> float:
     return float(np.mean(ratios))
 
 
-def rows_of(setting: Setting, labels: str, seed: int, methods: Mapping[str, Any] = METHODS) -> list[dict[str, Any]]:
-    """Rows of what has been evaluated: labels, seed, method, policy, shipped, kl, gold (all), seen, unseen."""
-    rows = []
-    for method in methods:
-        recipe = setting.recipe_of(labels, seed, method)
-        done = [folder for folder in policies(recipe) if (Path(recipe.output) / folder / "gold.jsonl").exists()]
-        places = {"sft": setting.output / "sft", **{folder: Path(recipe.output) / folder for folder in done}}
-        for name, place in places.items() if done else ():
-            gold = gold_by_prompt(place / "gold.jsonl")
-            rows.append({
-                "labels": labels, "seed": seed, "method": method, "policy": name,
-                "shipped": name == (shipped(recipe) or "sft"),
-                "kl": divergence(place / "gold.jsonl"), "gold": float(np.concatenate(list(gold.values())).mean()),
-                **{part: float(values.mean()) for part, values in gold.items()},
-            })  # fmt: skip
-    return rows
+def results(setting: Setting) -> tuple[list[dict[str, Any]], dict[Place, dict[str, np.ndarray]]]:
+    """What has been evaluated in the output folder.
+
+    Returns: rows of labels, seed, method, policy, shipped, kl (nats), gold, seen and unseen; and the gold of each
+        prompt by part, of each of these policies.
+    """
+    rows, golds = [], {}
+    for folder in sorted(path for path in setting.output.iterdir() if (setting.world / path.name).is_dir()):
+        labels, _, number = folder.name.rpartition("-")
+        for method in METHODS:
+            recipe = setting.recipe_of(labels, int(number), method)
+            run = Path(recipe.output)
+            places = [run / name for name in policies(recipe) if (run / name / "gold.jsonl").exists()]
+            for place in [setting.output / "sft", *places] if places else ():
+                gold = gold_by_prompt(place / "gold.jsonl")
+                golds[labels, int(number), method, place.name] = gold
+                rows.append({
+                    "labels": labels, "seed": int(number), "method": method, "policy": place.name,
+                    "shipped": place.name == (shipped(recipe) or "sft"), "kl": divergence(place / "gold.jsonl"),
+                    "gold": float(np.concatenate(list(gold.values())).mean()),
+                    **{part: float(values.mean()) for part, values in gold.items()},
+                })  # fmt: skip
+    return rows, golds

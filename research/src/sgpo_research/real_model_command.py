@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
-from sgpo_research.worlds.gold_pairs import Labels
+from sgpo_research.worlds.noise import Labels
 
 
 def real_model_parser() -> argparse.ArgumentParser:
@@ -21,21 +21,22 @@ def real_model_parser() -> argparse.ArgumentParser:
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="default: SSAPO 'iterative DPO'")
     parser.add_argument("--config", required=True, metavar="FILE", help="the recipe that all methods share")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of its keys")
-    parser.add_argument("--rows", action="store_true", help="only gather what is done: rows.jsonl and a table")
+    parser.add_argument("--rows", action="store_true", help="run nothing; show what is done")
     return parser
 
 
 def run_real_model(arguments: argparse.Namespace) -> None:
     """Runs what is missing, and prints a table of all that is done."""
     from rich.console import Console
+    from rich.markdown import Markdown
     from rich.table import Table
 
     from sgpo.config.read import read_recipe
     from sgpo.errors import InputError
-    from sgpo.store.files import write_jsonl
     from sgpo.store.hub import settle_hub_access
     from sgpo.store.progress import Reporter, hide_other_bars
-    from sgpo_research.real_model import METHODS, Setting, rows_of, run_methods
+    from sgpo_research.real_model import METHODS, Setting, results, run_methods
+    from sgpo_research.real_model_table import write_results
 
     settle_hub_access([arguments.model])
     hide_other_bars()
@@ -49,16 +50,14 @@ def run_real_model(arguments: argparse.Namespace) -> None:
         for labels in arguments.labels:
             for seed in arguments.seeds:
                 run_methods(setting, labels, seed, methods, Reporter(console))
-    rows = [
-        row
-        for folder in sorted(path for path in arguments.output.iterdir() if "-" in path.name)
-        for labels, seed in [folder.name.rsplit("-", 1)]
-        for row in rows_of(setting, labels, int(seed))
-    ]
-    write_jsonl(arguments.output / "rows.jsonl", rows)
+    rows, golds = results(setting)
+    if not rows:
+        raise InputError(f"--output {arguments.output} holds no results for --world {arguments.world}.")
     shown = Table("labels", "seed", "method", "policy", "kl", "gold", "seen", "unseen")
     for row in rows:
         name = row["policy"] + " (shipped)" * row["shipped"]
         figures = [f"{row[key]:.3f}" for key in ("kl", "gold", "seen", "unseen")]
         shown.add_row(row["labels"], str(row["seed"]), row["method"], name, *figures)
     console.print(shown)
+    console.print(Markdown(write_results(arguments.output, rows, golds)))
+    console.print(f"Rows, gains and figure: {arguments.output}/", highlight=False)
