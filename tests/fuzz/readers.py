@@ -415,6 +415,8 @@ def _write_run(file: str, gold: bool = False) -> Callable[[Path], Path]:
             {"round": t, "score": 0.1 * t, "p_value": 0.2, "threshold": 0.05, "accuracy": 0.6} for t in range(4)
         ]
         run.shipped = {"round": 2, "path": "round-2/policy", "pairs": 60, "enough": 50, "rounds": evidence}
+        run.config["annotation"] = {"annotator": "heads"}
+        run.metrics[0]["heads"] = {"accuracy": 0.7, "low": 0.6, "high": 0.8, "pairs": 120, "left_out": {"too_long": 0}}
         run.metrics[2]["decision"] = {
             **{"place": 0, "radius": 0.1, "accepted": True, "pairs": 60},
             "tried": [{"radius": 0.1, "accepted": True, "reason": "better", "change": 0.1, "standard_error": 0.2}],
@@ -486,6 +488,7 @@ RUN_FILES = {
     "config.yaml": mutations.yaml_file,
     "manifest.json": mutations.json_file,
     "shipped.json": mutations.json_file,
+    "round-0/metrics.json": mutations.json_file,
     "round-1/metrics.json": mutations.json_file,
     "round-2/metrics.json": mutations.json_file,
     "round-1/worst_case.parquet": mutations.parquet_file,

@@ -8,11 +8,13 @@ from typing import Any
 
 from sgpo.errors import InputError
 from sgpo.threads import passive_waiting
+from sgpo_research.annotators_command import annotators_parser, run_annotators
 from sgpo_research.real_model_command import real_model_parser, run_real_model
 from sgpo_research.requests_command import requests_parser, run_requests
 
 # Beside the tables.
 _COMMANDS = {
+    "annotators": (annotators_parser, run_annotators),
     "requests": (requests_parser, run_requests),
     "real-model": (real_model_parser, run_real_model),
 }

@@ -11,7 +11,7 @@ from sgpo.demo.sft import VOCABULARY, count_parameters
 from sgpo.errors import InputError
 from sgpo.policy.chat import inspect_chat, rows_with_ends
 from sgpo.policy.generators import load_model
-from sgpo.policy.load import Policy
+from sgpo.policy.load import Policy, load_policy
 from sgpo.policy.locate import adapter_base, loading
 from sgpo.preferences.distinct import prompt_key
 from sgpo.preferences.layout import describe_counts
@@ -73,6 +73,8 @@ class Inputs:
             if settings.model is None or settings.servers:
                 continue
             try:
+                if getattr(settings, "annotator", None) == "heads":
+                    load_policy(settings.model, device="meta")
                 name = adapter_base(settings.model, what) or settings.model
                 with loading(what, name):
                     trust = settings.options.get("trust_remote_code", False)

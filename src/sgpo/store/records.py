@@ -156,7 +156,8 @@ class Decision(Record):
 
 
 class RoundMetrics(Record):
-    """metrics.json: a finished round. 0 is DPO on the seeds, rounds + 1 the last DPO on all human pairs."""
+    """metrics.json: a finished round. 0 is DPO on the seeds, with the cross-validation of `heads` on them if they rank;
+    rounds + 1 is the last DPO on all human pairs."""
 
     round: int
     name: str
@@ -165,6 +166,7 @@ class RoundMetrics(Record):
     follower: Follower | None = None
     leader: Leader | None = None
     heldout: HeldOut | None = None
+    heads: HeldOut | None = None
     decision: Decision | None = None
     evaluations: dict[str, Headline] = {}
 
