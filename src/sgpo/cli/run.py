@@ -34,8 +34,9 @@ def run(argv: list[str]) -> int:
         config = validate(RunConfig, content, arguments.config)
         # Only the main process checks the inputs, so that a mistake is reported once.
         if processes.is_main:
-            plan = plan_run(config, offline=offline and arguments.dry_run, processes=processes.count)
-            if arguments.dry_run:
+            dry = arguments.dry_run
+            plan = plan_run(config, offline=offline and dry, processes=processes.count, measure=dry)
+            if dry:
                 Console().print(plan)
             plan.check_nothing_missing()
     if arguments.dry_run:

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 from datasets import Dataset
 from transformers import AutoConfig
 
 from sgpo.config import RunConfig
+from sgpo.config.world import PROMPT_TOKENS
 from sgpo.demo.sft import VOCABULARY, count_parameters
 from sgpo.errors import InputError
 from sgpo.policy.chat import inspect_chat, rows_with_ends
@@ -27,7 +29,9 @@ from sgpo.store.hub import is_hub_id
 class Inputs:
     """What a run starts from: human pairs, prompts of each round and the model; None is unknown.
 
-    `warnings` are what a user should know, `unchecked` what could not be checked and what was assumed instead.
+    Tokens are the mean of a prompt, the mean of a prompt with one response of a human pair, and the most of a prompt
+    with a response that a training may meet. `warnings` are what a user should know, `unchecked` what could not be
+    checked and what was assumed instead.
     """
 
     config: RunConfig
@@ -36,6 +40,8 @@ class Inputs:
     heldout: int = 0
     pools: list[int] = field(default_factory=list)
     prompt_tokens: float | None = None
+    human_tokens: float | None = None
+    longest: int = 0
     parameters: int = 0
     policy: Policy | None = None
     architecture: Architecture | None = None
@@ -47,7 +53,9 @@ class Inputs:
         self.human, self.heldout = world.seed_pairs, world.heldout_pairs
         self.pools = pool_shares(self.config, world.pool_prompts, rounds, "world.pool_prompts")
         self.parameters = count_parameters(layers=world.layers, hidden=world.hidden, heads=world.heads)
-        self.architecture = Architecture(world.layers, world.hidden, VOCABULARY)
+        # As `train_small_sft` builds it.
+        self.architecture = Architecture(world.layers, world.hidden, VOCABULARY, 2 * world.hidden, world.hidden)
+        self.prompt_tokens, self.longest = float(PROMPT_TOKENS), world.max_length
 
     def read_model(self) -> None:
         model = self.config.model
@@ -62,7 +70,10 @@ class Inputs:
             self.parameters = model.parameters
             return
         text = policy.model.config.get_text_config()
-        self.architecture = Architecture(text.num_hidden_layers, text.hidden_size, text.vocab_size)
+        hidden, heads = text.hidden_size, text.num_attention_heads
+        inner = getattr(text, "intermediate_size", None) or 4 * hidden
+        keys = getattr(text, "num_key_value_heads", heads) * (getattr(text, "head_dim", None) or hidden // heads)
+        self.architecture = Architecture(text.num_hidden_layers, hidden, text.vocab_size, inner, keys)
         self.parameters = sum(parameter.numel() for parameter in policy.model.parameters())
         self.warnings += inspect_chat(policy, stop=self.config.generation.stop, generates=self.config.rounds > 0)
 
@@ -85,6 +96,7 @@ class Inputs:
     def read_split(self) -> None:
         split = self.config.data.split
         self.human, self.heldout, self.pools = split.seeds, split.heldout, list(split.pools)
+        self.longest = self.config.leader.max_length
         try:
             mixture = mix_sources(split, seed=self.config.seed)
         except InputError:
@@ -104,8 +116,8 @@ class Inputs:
     def read_pairs(self) -> None:
         data, wanted = self.config.data, self.config.data.seed_pairs
         seeds = self._read(load_pairs, data.seeds, data.seeds_split, wanted, "data.seed_pairs")
-        if seeds is not None:
-            self._inspect_pairs(drawn_seeds(self.config, seeds), data.seeds)
+        if seeds is not None and (lengths := self._inspect_pairs(drawn_seeds(self.config, seeds), data.seeds)).size:
+            self.human_tokens, self.longest = float(lengths.mean()), int(lengths.max())
         self.human = wanted or len(seeds)
         if not data.heldout:
             return
@@ -119,16 +131,17 @@ class Inputs:
                 f"{len(shared)} prompts of data.heldout are also among the seeds; held-out accuracy will be too high."
             )
 
-    def _inspect_pairs(self, pairs: Dataset, path: str) -> None:
-        """Refuses pairs that could not be scored; notes those that hold an end token as text."""
+    def _inspect_pairs(self, pairs: Dataset, path: str) -> np.ndarray:
+        """Tokens of pairs, none without a policy; refuses those that could not be scored, notes end tokens as text."""
         if self.policy is None:
-            return
-        check_fit(self.config, self.policy, pairs, path)
+            return np.array([])
+        lengths = check_fit(self.config, self.policy, pairs, path)
         if rows := list(rows_with_ends(self.policy, pairs)):
             self.warnings.append(
                 f"{len(rows)} of {len(pairs)} pairs hold the end token as text (the first: "
                 f"{places(pairs, path)(rows[0])}): the template adds it, so responses that end in it would end twice."
             )
+        return lengths
 
     def read_pools(self) -> None:
         sizes = self.config.data.prompts_per_round
@@ -148,6 +161,8 @@ class Inputs:
         if self.policy is not None:
             lengths, room = prompt_lengths(self.config, self.policy, pool, path)
             self.prompt_tokens = float(lengths.mean())
+            longest = int(lengths[lengths <= room].max(initial=0)) + self.config.generation.max_new_tokens
+            self.longest = max(self.longest, longest)
             if len(long := (lengths > room).nonzero()[0]):
                 self.warnings.append(
                     f"{path}: {len(long)} of {len(pool)} prompts have more than {room} tokens (the first: "
@@ -167,6 +182,7 @@ class Inputs:
                 raise
             if assumed is None:
                 raise InputError(f"{error} To plan without the Hub, state {key}.") from error
+        self.longest = self.config.leader.max_length
         size = f"; the recipe says {assumed}" if assumed else ""
         self.unchecked.append(f"{path} (the Hub does not answer{size})")
         return None

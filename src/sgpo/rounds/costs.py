@@ -11,30 +11,44 @@ from typing import NamedTuple
 from sgpo.config import HardwareConfig
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 4}
+# Of max_new_tokens that a response is assumed to have: none exists yet.
+RESPONSE_SHARE = 0.8
 _FORWARD, _TRAIN = 2, 8
 
 
 class StagePlan(NamedTuple):
-    """One stage of a run: its name, what it does, and its hours if the recipe describes the hardware."""
+    """One stage of a run: its name, what it does, and its hours; None where they are unknown."""
 
     name: str
     work: str
-    hours: float | None = None
+    hours: float | None = 0.0
+
+
+class Speed(NamedTuple):
+    """Operations a second while reading prompts, writing responses, scoring and training; None is unknown."""
+
+    read: float | None
+    write: float | None
+    score: float
+    train: float
 
 
 class Architecture(NamedTuple):
-    """What the memory of activations depends on."""
+    """What memory depends on; `inner` is the width inside a layer's MLP, `keys` that of the keys of all heads."""
 
     layers: int
     hidden: int
     vocabulary: int
+    inner: int
+    keys: int
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What the stages of a run depend on: weights, human pairs, prompts of each round, and mean tokens.
+    """What the stages of a run depend on: weights, human pairs, prompts of each round, mean tokens, and the speed.
 
-    `evaluated` has the answers or pairs of each evaluation, by name, where they are known.
+    `human_tokens` are those of a prompt with one response of a human pair. `evaluated` has the answers or pairs of each
+    evaluation, by name, where they are known.
     """
 
     parameters: int
@@ -44,12 +58,23 @@ class Scale:
     pools: list[int]
     prompt_tokens: float
     response_tokens: float
+    human_tokens: float
     evaluated: dict[str, int] = field(default_factory=dict)
+    speed: Speed | None = None
 
     @property
     def tokens(self) -> float:
         """Mean tokens of a prompt with a response."""
         return self.prompt_tokens + self.response_tokens
+
+    def hours(self, **tokens: float) -> float | None:
+        """Hours to read, write, score and train on as many tokens; None if the speed of one is unknown."""
+        seconds = 0.0
+        for work, count in tokens.items():
+            if self.speed is None or (speed := getattr(self.speed, work)) is None:
+                return None
+            seconds += (training_flops if work == "train" else forward_flops)(self.parameters, count) / speed
+        return seconds / 3600
 
 
 def state_bytes(parameters: int, dtype: str) -> int:
@@ -77,13 +102,12 @@ def forward_flops(parameters: int, tokens: float) -> float:
 
 
 def training_flops(parameters: int, tokens: float) -> float:
-    """Operations to train once on a pair of two responses of this many tokens, prompt included, with recomputation."""
-    return _TRAIN * parameters * 2 * tokens
+    """Operations to train once on tokens, with recomputation."""
+    return _TRAIN * parameters * tokens
 
 
-def hours(hardware: HardwareConfig | None, flops: float, *, generating: bool = False) -> float | None:
-    """Hours that the devices take for operations at their utilisation; None without a description of them."""
-    if hardware is None:
-        return None
-    utilisation = hardware.generation_utilisation if generating else hardware.utilisation
-    return flops / (hardware.devices * hardware.teraflops * 1e12 * utilisation) / 3600
+def speed_of(hardware: HardwareConfig) -> Speed:
+    """The speed of the hardware that a recipe describes."""
+    peak = hardware.devices * hardware.teraflops * 1e12
+    generating, other = peak * hardware.generation_utilisation, peak * hardware.utilisation
+    return Speed(generating, generating, other, other)

@@ -15,7 +15,7 @@ from sgpo.leader.scores import REFERENCE_COLUMNS
 from sgpo.policy.generators import load_model
 from sgpo.preferences.source import load_pairs
 from sgpo.rounds.context import Run
-from sgpo.rounds.costs import Scale, StagePlan, forward_flops, hours
+from sgpo.rounds.costs import RESPONSE_SHARE, Scale, StagePlan
 from sgpo.rounds.data import check_fit
 from sgpo.store.files import read_json, reading_back, write_json
 from sgpo.store.records import Headline, parse_record
@@ -54,20 +54,27 @@ def evaluate_round(run: Run, number: int) -> None:
 
 
 def plan_evaluations(config: RunConfig, scale: Scale, number: int) -> list[StagePlan]:
-    """The stages of `evaluate_round`; hours are those of answering, or of scoring pairs."""
+    """The stages of `evaluate_round`; hours are those of answering and scoring, without judges and reward models."""
     stages, folder = [], "final" if number > config.rounds else f"round-{number}"
     for settings in config.evaluate:
         count, unit = scale.evaluated.get(settings.title), "pairs" if settings.pairs else "answers"
-        what, time = unit, None
+        what, shared_time, time = unit, None, None
         if count is not None:
-            responses = 2 * count if settings.pairs else count
-            flops = forward_flops(scale.parameters, responses * scale.tokens)
-            what, time = f"{count} {unit}", hours(config.hardware, flops, generating=not settings.pairs)
+            what, (shared_time, time) = f"{count} {unit}", _hours(settings, scale, count)
         if number == 0 and (shared := _shared_stage(settings)) is not None:
             whose = "scored by the reference" if settings.pairs else f"of {settings.baseline or 'the SFT model'}"
-            stages.append(StagePlan(shared, f"{what} {whose}", time))
+            stages.append(StagePlan(shared, f"{what} {whose}", shared_time))
         stages.append(StagePlan(f"{folder}/{_shared(settings)}", f"{settings.kind}: {what}", time))
     return stages
+
+
+def _hours(settings: EvaluateConfig, scale: Scale, count: int) -> tuple[float | None, float | None]:
+    """Hours of what all rounds share, and of one round: for `reward` with the scores for the KL."""
+    if settings.pairs:
+        return (scale.hours(score=2 * count * scale.human_tokens),) * 2
+    read, written = count * scale.prompt_tokens, count * RESPONSE_SHARE * settings.max_new_tokens
+    scored = 2 * (read + written) if settings.kind == "reward" else 0
+    return scale.hours(read=read, write=written), scale.hours(read=read, write=written, score=scored)
 
 
 def headlines(run: Run, number: int) -> dict[str, Headline]:

@@ -41,13 +41,19 @@ def prepare_human_pairs(run: Run) -> None:
         _score_human_pairs(run, HELDOUT, lambda: load_pairs(data.heldout, split=data.heldout_split))
 
 
-def plan_human_pairs(scale: Scale) -> list[StagePlan]:
-    """The stages of `prepare_human_pairs`."""
-    stages = [StagePlan(SEEDS, f"{scale.seeds} human pairs, scored by the reference")]
-    if scale.validation:
-        stages.append(StagePlan(VALIDATION, f"about {scale.validation} human pairs, never trained on by a round"))
-    if scale.heldout:
-        stages.append(StagePlan(HELDOUT, f"{scale.heldout} human pairs to report accuracy on"))
+def plan_human_pairs(config: RunConfig, scale: Scale) -> list[StagePlan]:
+    """The stages of `prepare_human_pairs`; hours include the scoring by the policies of all rounds."""
+    models, last = 2 + config.rounds, bool(config.final_epochs)
+
+    def scoring(pairs: int, models: int) -> float | None:
+        return scale.hours(score=models * 2 * pairs * scale.human_tokens)
+
+    stages = [StagePlan(SEEDS, f"{scale.seeds} human pairs, scored by the reference", scoring(scale.seeds, 1))]
+    if count := scale.validation:
+        work = f"about {count} human pairs, never trained on by a round"
+        stages.append(StagePlan(VALIDATION, work, scoring(count, models)))
+    if count := scale.heldout:
+        stages.append(StagePlan(HELDOUT, f"{count} human pairs to report accuracy on", scoring(count, models + last)))
     return stages
 
 

@@ -22,7 +22,7 @@ from sgpo.policy.score import score_responses
 from sgpo.preferences.annotators.open import open_annotator
 from sgpo.preferences.layout import MESSAGES
 from sgpo.rounds.context import Run
-from sgpo.rounds.costs import Scale, StagePlan, forward_flops, hours
+from sgpo.rounds.costs import Scale, StagePlan
 from sgpo.rounds.data import prompt_lengths, round_prompts
 from sgpo.store.progress import Advance, in_shares
 from sgpo.store.stages import Rows, ShardWork
@@ -154,12 +154,13 @@ def plan_candidates(config: RunConfig, scale: Scale, number: int) -> list[StageP
     """The stages of `generate_candidates`, `score_candidates` and `rank_candidates`."""
     prompts, name = scale.pools[number - 1], f"round-{number}"
     responses = prompts * config.generation.candidates
-    flops = forward_flops(scale.parameters, responses * scale.tokens)
-    generating, scoring = (hours(config.hardware, flops, generating=generating) for generating in (True, False))
+    generating = scale.hours(read=responses * scale.prompt_tokens, write=responses * scale.response_tokens)
+    scoring = scale.hours(score=responses * scale.tokens)
     stages = [
         StagePlan(f"{name}/responses", f"{prompts} prompts, {responses} responses", generating),
         *(StagePlan(f"{name}/scores/{who}", f"{responses} responses", scoring) for who in SCORERS),
     ]
     if config.annotation.annotator != "implicit":
-        stages.append(StagePlan(f"{name}/rewards", f"{responses} responses, ranked by {config.annotation.annotator}"))
+        work = f"{responses} responses, ranked by {config.annotation.annotator}"
+        stages.append(StagePlan(f"{name}/rewards", work, None))
     return stages
