@@ -6,17 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sgpo.config import HardwareConfig, ModelConfig
-from sgpo.rounds.costs import (
-    BYTES,
-    Architecture,
-    Scale,
-    Speed,
-    activation_bytes,
-    forward_flops,
-    speed_of,
-    state_bytes,
-    training_flops,
-)
+from sgpo.rounds.costs import BYTES, Architecture, Scale, activation_bytes, state_bytes
 
 LLAMA_7B = 6_738_415_616
 LLAMA = Architecture(layers=32, hidden=4096, vocabulary=32_000, inner=11_008, keys=4096)
@@ -40,6 +30,17 @@ def model():
 
 def count_weights(model) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def hours(hardware, parameters, tokens, **work) -> float | None:
+    return Scale(parameters, 1, 0, 0, [1], 1, 1, 1).hours(hardware, tokens, **work)
+
+
+def operations(parameters, tokens, **work) -> float:
+    """Of a work, from its hours on a device that does 10^12 a second."""
+    return (
+        hours(HardwareConfig(teraflops=1, utilisation=1, generation_utilisation=1), parameters, tokens, **work) * 3.6e15
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -116,50 +117,37 @@ def test_a_forward_pass_is_two_operations_a_weight_and_token_and_training_four_t
     with FlopCounterMode(display=False) as backward:
         loss.backward()
     once, back = forward.get_total_flops(), backward.get_total_flops()
-    assert forward_flops(count_weights(model), 64) == pytest.approx(once, rel=0.15)
-    assert training_flops(count_weights(model), 64) == pytest.approx(2 * once + back, rel=0.15)
+    assert operations(count_weights(model), 64) == pytest.approx(once, rel=0.15)
+    assert operations(count_weights(model), 64, training=True) == pytest.approx(2 * once + back, rel=0.15)
 
 
 def test_operations_of_a_toy_by_hand():
-    assert forward_flops(100, 4 * 15) == 2 * 100 * 4 * 15
-    assert training_flops(100, 2 * 15) == 8 * 100 * 2 * 15
+    assert operations(100, 4 * 15) == operations(100, 4 * 15, generating=True) == pytest.approx(2 * 100 * 4 * 15)
+    assert operations(100, 2 * 15, training=True) == pytest.approx(8 * 100 * 2 * 15)
 
 
 def test_operations_are_linear_in_weights_and_tokens():
-    for flops in (forward_flops, training_flops):
-        assert flops(3 * LLAMA_7B, TOKENS) == flops(LLAMA_7B, 3 * TOKENS) == 3 * flops(LLAMA_7B, TOKENS)
-
-
-def scale_of(parameters: int, speed: Speed | None) -> Scale:
-    return Scale(parameters, 1, 0, 0, [1], TOKENS / 2, TOKENS / 2, TOKENS, speed=speed)
+    for work in ({}, {"generating": True}, {"training": True}):
+        once = operations(LLAMA_7B, TOKENS, **work)
+        assert operations(3 * LLAMA_7B, TOKENS, **work) == pytest.approx(3 * once)
+        assert operations(LLAMA_7B, 3 * TOKENS, **work) == pytest.approx(3 * once)
 
 
 def test_hours_by_hand():
     """A petaflop at a petaflop a second takes a second; half the utilisation, twice; four devices, a quarter."""
-    one = speed_of(HardwareConfig(devices=1, teraflops=1000, utilisation=1, generation_utilisation=0.25))
-    four = speed_of(HardwareConfig(devices=4, teraflops=1000, utilisation=0.5))
-    hour = 1e15 * 3600 / (2 * 10**9)  # tokens of a model of 10^9 weights that are scored in an hour
-    assert scale_of(10**9, one).hours(score=hour) == pytest.approx(1)
-    assert scale_of(10**9, one).hours(train=hour) == pytest.approx(4)
-    assert scale_of(10**9, one).hours(write=hour) == scale_of(10**9, one).hours(read=hour) == pytest.approx(4)
-    assert scale_of(10**9, four).hours(score=hour) == pytest.approx(0.5)
-    assert scale_of(10**9, None).hours(score=hour) is None
+    one = HardwareConfig(devices=1, teraflops=1000, utilisation=1, generation_utilisation=0.25)
+    four = HardwareConfig(devices=4, teraflops=1000, utilisation=0.5)
+    tokens = 1e15 * 3600 / (2 * 10**9)  # of a model of 10^9 weights
+    assert hours(one, 10**9, tokens) == pytest.approx(1)
+    assert hours(one, 10**9, tokens, training=True) == pytest.approx(4)
+    assert hours(one, 10**9, tokens, generating=True) == pytest.approx(4)
+    assert hours(four, 10**9, tokens) == pytest.approx(0.5)
+    assert hours(None, 10**9, tokens) is None
     # 8,000 prompts, 2 responses each, scored twice by a 7B model on 8 devices of 312 teraflops at 40 %.
-    eight = scale_of(LLAMA_7B, speed_of(HardwareConfig(devices=8, teraflops=312, utilisation=0.4)))
-    assert eight.hours(score=2 * 16_000 * TOKENS) == pytest.approx(
+    eight = HardwareConfig(devices=8, teraflops=312, utilisation=0.4)
+    assert hours(eight, LLAMA_7B, 2 * 16_000 * TOKENS) == pytest.approx(
         2 * 2 * 6.738e9 * 16_000 * 500 / (8 * 312e12 * 0.4) / 3600, rel=1e-3
     )
-
-
-def test_each_kind_of_work_has_its_own_speed_and_what_is_unknown_leaves_no_sum():
-    scale = scale_of(10**6, Speed(read=1e9, write=1e8, score=2e9, train=4e9))
-    hours = {"read": 2e6 * 10 / 1e9, "write": 2e6 * 10 / 1e8, "score": 2e6 * 10 / 2e9, "train": 8e6 * 10 / 4e9}
-    for work, seconds in hours.items():
-        assert scale.hours(**{work: 10}) == pytest.approx(seconds / 3600), work
-    assert scale.hours(**dict.fromkeys(hours, 10)) == pytest.approx(sum(hours.values()) / 3600)
-    served = scale_of(10**6, Speed(None, None, 2e9, 4e9))
-    assert served.hours(read=10, score=10) is None
-    assert served.hours(score=10) == scale.hours(score=10)
 
 
 def test_every_dtype_of_a_recipe_has_a_size():

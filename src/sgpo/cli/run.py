@@ -34,9 +34,8 @@ def run(argv: list[str]) -> int:
         config = validate(RunConfig, content, arguments.config)
         # Only the main process checks the inputs, so that a mistake is reported once.
         if processes.is_main:
-            dry = arguments.dry_run
-            plan = plan_run(config, offline=offline and dry, processes=processes.count, measure=dry)
-            if dry:
+            plan = plan_run(config, offline=offline, processes=processes.count, dry_run=arguments.dry_run)
+            if arguments.dry_run:
                 Console().print(plan)
             plan.check_nothing_missing()
     if arguments.dry_run:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
 from datasets import Dataset
 from transformers import AutoConfig
 
@@ -27,11 +26,10 @@ from sgpo.store.hub import is_hub_id
 
 @dataclass
 class Inputs:
-    """What a run starts from: human pairs, prompts of each round and the model; None is unknown.
+    """What a run starts from: human pairs, prompts of each round and the model; None or 0 is unknown.
 
-    Tokens are the mean of a prompt, the mean of a prompt with one response of a human pair, and the most of a prompt
-    with a response that a training may meet. `warnings` are what a user should know, `unchecked` what could not be
-    checked and what was assumed instead.
+    Tokens are the means of a prompt, and of one with a response of a human pair; `longest` are the most that a round
+    meets. `warnings` are what a user should know, `unchecked` what could not be checked and what was assumed instead.
     """
 
     config: RunConfig
@@ -53,9 +51,8 @@ class Inputs:
         self.human, self.heldout = world.seed_pairs, world.heldout_pairs
         self.pools = pool_shares(self.config, world.pool_prompts, rounds, "world.pool_prompts")
         self.parameters = count_parameters(layers=world.layers, hidden=world.hidden, heads=world.heads)
-        # As `train_small_sft` builds it.
         self.architecture = Architecture(world.layers, world.hidden, VOCABULARY, 2 * world.hidden, world.hidden)
-        self.prompt_tokens, self.longest = float(PROMPT_TOKENS), world.max_length
+        self.prompt_tokens = float(PROMPT_TOKENS)
 
     def read_model(self) -> None:
         model = self.config.model
@@ -96,7 +93,6 @@ class Inputs:
     def read_split(self) -> None:
         split = self.config.data.split
         self.human, self.heldout, self.pools = split.seeds, split.heldout, list(split.pools)
-        self.longest = self.config.leader.max_length
         try:
             mixture = mix_sources(split, seed=self.config.seed)
         except InputError:
@@ -116,8 +112,8 @@ class Inputs:
     def read_pairs(self) -> None:
         data, wanted = self.config.data, self.config.data.seed_pairs
         seeds = self._read(load_pairs, data.seeds, data.seeds_split, wanted, "data.seed_pairs")
-        if seeds is not None and (lengths := self._inspect_pairs(drawn_seeds(self.config, seeds), data.seeds)).size:
-            self.human_tokens, self.longest = float(lengths.mean()), int(lengths.max())
+        if seeds is not None:
+            self._inspect_pairs(drawn_seeds(self.config, seeds), data.seeds)
         self.human = wanted or len(seeds)
         if not data.heldout:
             return
@@ -131,17 +127,19 @@ class Inputs:
                 f"{len(shared)} prompts of data.heldout are also among the seeds; held-out accuracy will be too high."
             )
 
-    def _inspect_pairs(self, pairs: Dataset, path: str) -> np.ndarray:
-        """Tokens of pairs, none without a policy; refuses those that could not be scored, notes end tokens as text."""
+    def _inspect_pairs(self, pairs: Dataset, path: str) -> None:
+        """Refuses pairs that could not be scored; notes those that hold an end token as text."""
         if self.policy is None:
-            return np.array([])
+            return
         lengths = check_fit(self.config, self.policy, pairs, path)
+        # The seeds come first.
+        if self.human_tokens is None:
+            self.human_tokens, self.longest = float(lengths.mean()), int(lengths.max())
         if rows := list(rows_with_ends(self.policy, pairs)):
             self.warnings.append(
                 f"{len(rows)} of {len(pairs)} pairs hold the end token as text (the first: "
                 f"{places(pairs, path)(rows[0])}): the template adds it, so responses that end in it would end twice."
             )
-        return lengths
 
     def read_pools(self) -> None:
         sizes = self.config.data.prompts_per_round
@@ -161,8 +159,8 @@ class Inputs:
         if self.policy is not None:
             lengths, room = prompt_lengths(self.config, self.policy, pool, path)
             self.prompt_tokens = float(lengths.mean())
-            longest = int(lengths[lengths <= room].max(initial=0)) + self.config.generation.max_new_tokens
-            self.longest = max(self.longest, longest)
+            longest = lengths[lengths <= room].max(initial=0) + self.config.generation.max_new_tokens
+            self.longest = max(self.longest, int(longest))
             if len(long := (lengths > room).nonzero()[0]):
                 self.warnings.append(
                     f"{path}: {len(long)} of {len(pool)} prompts have more than {room} tokens (the first: "
@@ -195,8 +193,7 @@ class Inputs:
 def inspect_inputs(config: RunConfig, *, offline: bool) -> Inputs:
     """Reads the data and the model's config; InputError for whatever would stop the run later.
 
-    If the Hub is out of reach (`offline`), what is neither on disk nor in the cache is taken from the recipe, if it
-    says enough, and listed in `unchecked`; otherwise it is an error.
+    If the Hub is out of reach (`offline`), what it alone has is taken from the recipe and listed in `unchecked`.
     """
     inputs = Inputs(config, offline)
     if config.world is not None:

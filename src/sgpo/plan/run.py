@@ -1,7 +1,7 @@
 """What a run would do, stage by stage, and what that costs."""
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -9,14 +9,14 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from sgpo.config import RunConfig
+from sgpo.config import HardwareConfig, RunConfig
 from sgpo.config.world import WORLD_EVALUATION
 from sgpo.errors import InputError
-from sgpo.plan.cpu import cpu_speed, machine_bytes, measure_operations, peak_bytes
+from sgpo.plan.cpu import measure_cpu, peak_bytes
 from sgpo.plan.preflight import Inputs, inspect_inputs
 from sgpo.plan.tools import missing_tools
 from sgpo.policy.tokens import dated
-from sgpo.rounds.costs import BYTES, RESPONSE_SHARE, Scale, StagePlan, activation_bytes, speed_of, state_bytes
+from sgpo.rounds.costs import BYTES, RESPONSE_SHARE, Scale, StagePlan, activation_bytes, state_bytes
 from sgpo.rounds.evaluations import check_evaluations
 from sgpo.rounds.loop import plan_rounds
 from sgpo.rounds.training import leader_arguments
@@ -45,12 +45,13 @@ class Plan:
             raise InputError("\n".join(f"{what}." for what in self.missing))
 
     def __rich__(self) -> Group:
-        timed = any(stage.hours for stage in self.stages)
+        timed = any(stage.hours is not None for stage in self.stages)
         table = Table("stage", "work", title=f"Plan of {escape(self.output)}", title_justify="left")
         if timed:
-            table.add_column("time", justify="right")
+            table.add_column("hours", justify="right")
         for stage in self.stages:
-            table.add_row(stage.name, escape(stage.work), *([_duration(stage.hours)] if timed else []))
+            duration = "" if stage.hours is None else f"{stage.hours:,.2f}"
+            table.add_row(stage.name, escape(stage.work), *([duration] if timed else []))
         return Group(table, *self.needs, *self.shown_notes)
 
     @property
@@ -59,83 +60,34 @@ class Plan:
         return [f"[yellow]Note:[/yellow] {escape(note)}" for note in self.notes]
 
 
-def _duration(hours: float | None) -> str:
-    """A time, such as 12 min; ? for one that is not known, and nothing for none."""
-    if not hours:
-        return "?" if hours is None else ""
-    return f"{hours * 60:.{0 if hours >= 0.1 else 1}f} min" if hours < 2 else f"{hours:,.1f} hours"
-
-
-def plan_run(config: RunConfig, *, offline: bool = False, processes: int = 1, measure: bool = False) -> Plan:
+def plan_run(config: RunConfig, *, offline: bool = False, processes: int = 1, dry_run: bool = False) -> Plan:
     """Checks a recipe against its files, model and disk, and lists what the run would do.
 
-    With `measure`, the speed of a machine without CUDA is measured, unless the recipe describes the hardware. Writes
-    nothing and loads no weights; raises InputError for whatever would stop the run later and can be known now.
+    Writes nothing and loads no weights; raises InputError for whatever would stop the run later and can be known now. A
+    dry run may go without the Hub, and measures this machine's speed if the run would use its CPU.
     """
     output = Path(config.output)
     check_same_config(output, config)
     hide_other_bars()
     with dated(start_of(output)):
-        inputs = inspect_inputs(config, offline=offline)
+        inputs = inspect_inputs(config, offline=offline and dry_run)
         check_arguments(config, processes)
         evaluated = {WORLD_EVALUATION: config.world.test_prompts} if config.world else {}
         if config.data.split is None and config.world is None:
             # Otherwise an evaluation may name a file that is not written yet; the run checks it then.
             evaluated = check_evaluations(config)
-    scale, peak, measured = scale_of(config, inputs, evaluated), {}, None
-    if config.hardware is not None:
-        scale = replace(scale, speed=speed_of(config.hardware))
-    elif inputs.architecture is not None and not torch.cuda.is_available():
-        peak = {work: processes * size for work, size in peak_bytes(config, inputs, scale).items()}
-        if measure:
-            measured = processes * measure_operations(inputs.architecture, config.model.dtype)
-            scale = replace(scale, speed=cpu_speed(config, measured))
-    stages = tuple(plan_rounds(config, scale))
-    here = [cpu_needs(stages, peak, processes * torch.get_num_threads(), measured)] if measured else []
-    unchecked = [f"not checked: {what}." for what in inputs.unchecked]
+    scale = scale_of(config, inputs, evaluated)
+    unchecked, cpu = [f"not checked: {what}." for what in inputs.unchecked], None
+    if dry_run and config.hardware is None and inputs.architecture is not None and not torch.cuda.is_available():
+        cpu = measure_cpu(inputs.architecture, config.model.dtype, processes)
+    stages = tuple(plan_rounds(config.model_copy(update={"hardware": cpu or config.hardware}), scale))
     return Plan(
         output=config.output,
         stages=stages,
-        needs=(*needs(config, inputs), *here, *assumed(scale)),
-        notes=(*inputs.warnings, *few_pairs(config, scale), *little_memory(peak), *unchecked),
+        needs=tuple(needs(config, inputs, scale, stages, cpu)),
+        notes=(*inputs.warnings, *few_pairs(config, scale), *unchecked),
         missing=(*missing_tools(config), *missing_room(output, run_size(config, inputs.parameters))),
     )
-
-
-def assumed(scale: Scale) -> list[str]:
-    """A sentence on the tokens that times are counted from."""
-    if scale.speed is None:
-        return []
-    return [
-        f"Times assume {scale.prompt_tokens:.0f} tokens per prompt, {scale.response_tokens:.0f} per response "
-        f"({RESPONSE_SHARE:.0%} of generation.max_new_tokens), {scale.human_tokens:.0f} per human prompt with a "
-        "response, and a pair from every prompt."
-    ]
-
-
-def cpu_needs(stages: tuple[StagePlan, ...], peak: dict[str, int], threads: int, operations: float) -> str:
-    """A sentence on the time and the memory that a run takes on a CPU of so many operations a second."""
-    unknown = dict.fromkeys(stage.name.partition("/")[2] for stage in stages if stage.hours is None)
-    without = f", without {', '.join(unknown)}" if unknown else ""
-    machine, most = machine_bytes(), max(peak, key=peak.get)
-    there = f" of {machine / _GIB:,.1f} GiB" if machine else ""
-    return (
-        f"About {_duration(sum(stage.hours or 0 for stage in stages))}{without} on this machine's {threads} threads "
-        f"(measured {operations / 1e9:,.0f} GFLOPS), if nothing else runs; peak memory about "
-        f"{peak[most] / _GIB:,.1f} GiB{there}, in {most}."
-    )
-
-
-def little_memory(peak: dict[str, int]) -> list[str]:
-    """A sentence if a run on a CPU needs more memory than the machine has."""
-    machine, most = machine_bytes(), max(peak, key=peak.get, default="")
-    if not peak or not machine or peak[most] <= machine:
-        return []
-    return [
-        f"peak memory is about {peak[most] / _GIB:,.1f} GiB, in {most}, and this machine has "
-        f"{machine / _GIB:,.1f} GiB: the system would end the run. A smaller leader.micro_batch_size or "
-        "leader.max_length helps, or leader.trainer: {activation_checkpointing: true}."
-    ]
 
 
 def check_arguments(config: RunConfig, processes: int = 1) -> None:
@@ -150,7 +102,7 @@ def scale_of(config: RunConfig, inputs: Inputs, evaluated: dict[str, int]) -> Sc
     """What the stages of the run depend on."""
     validation = round(config.validation_share * inputs.human)
     prompt = _PROMPT_TOKENS if inputs.prompt_tokens is None else inputs.prompt_tokens
-    written = RESPONSE_SHARE * config.generation.max_new_tokens
+    response = RESPONSE_SHARE * config.generation.max_new_tokens
     return Scale(
         parameters=inputs.parameters,
         seeds=inputs.human - validation,
@@ -158,8 +110,8 @@ def scale_of(config: RunConfig, inputs: Inputs, evaluated: dict[str, int]) -> Sc
         heldout=inputs.heldout,
         pools=inputs.pools,
         prompt_tokens=prompt,
-        response_tokens=written,
-        human_tokens=prompt + written if inputs.human_tokens is None else inputs.human_tokens,
+        response_tokens=response,
+        human_tokens=prompt + response if inputs.human_tokens is None else inputs.human_tokens,
         evaluated=evaluated,
     )
 
@@ -194,25 +146,37 @@ def missing_room(output: Path, needed: int) -> list[str]:
     ]
 
 
-def needs(config: RunConfig, inputs: Inputs) -> tuple[str, ...]:
-    """Sentences on what a run needs."""
-    dtype, leader, hardware = config.model.dtype, config.leader, config.hardware
-    state = state_bytes(inputs.parameters, dtype)
-    activations = 0
-    if inputs.architecture is not None:
+def needs(
+    config: RunConfig, inputs: Inputs, scale: Scale, stages: tuple[StagePlan, ...], cpu: HardwareConfig | None
+) -> list[str]:
+    """Sentences on what a run needs, on the devices that the recipe describes or on this machine's processors."""
+    dtype, leader, hardware = config.model.dtype, config.leader, cpu or config.hardware
+    state, activations, more = state_bytes(inputs.parameters, dtype), 0, "without activations"
+    if inputs.architecture is not None and cpu is None:
         activations = activation_bytes(inputs.architecture, 2 * leader.micro_batch_size * leader.max_length, dtype)
-    more = f"and {activations / _GIB:,.2f} GiB of activations" if inputs.architecture else "without activations"
+        more = f"and {activations / _GIB:,.2f} GiB of activations"
     trained = "all weights" if leader.lora is None else "all weights (LoRA needs far less)"
     model = (
         f"Model: {inputs.parameters / 1e6:,.1f} M parameters. Training {trained} takes about {state / _GIB:,.2f} GiB "
         f"{more}; the run directory takes about {run_size(config, inputs.parameters) / _GIB:,.2f} GiB."
     )
     if hardware is None:
-        return (model,)
+        return [model]
     share = state / hardware.devices + activations
+    where = f"Sharded over {hardware.devices} devices (FSDP full shard, ZeRO-3) that is {share / _GIB:,.1f} GiB on each"
+    if cpu is not None:
+        peak = peak_bytes(config, inputs, scale)
+        what, share = max(peak.items(), key=lambda item: item[1])
+        minutes, threads = 60 * sum(stage.hours or 0 for stage in stages), cpu.devices * torch.get_num_threads()
+        where = (
+            f"About {minutes:,.0f} minutes for the stages with hours, on this machine's {threads} threads (measured "
+            f"{cpu.devices * cpu.teraflops * 1000:,.0f} GFLOPS) if nothing else runs; peak memory about "
+            f"{share / _GIB:,.1f} GiB{' in each process' * (cpu.devices > 1)}, in {what}"
+        )
     fits = "fits" if share <= hardware.memory_gib * _GIB else "does not fit"
-    sharded = (
-        f"Sharded over {hardware.devices} devices (FSDP full shard, ZeRO-3) that is {share / _GIB:,.1f} GiB on each, "
-        f"which {fits} {hardware.memory_gib:g} GiB."
+    counted = (
+        f"Hours assume {scale.prompt_tokens:.0f} tokens per prompt, {scale.response_tokens:.0f} per response "
+        f"({RESPONSE_SHARE:.0%} of generation.max_new_tokens) and {scale.human_tokens:.0f} per human prompt with a "
+        "response, and a pair from every prompt."
     )
-    return (model, sharded)
+    return [model, f"{where}, which {fits} {hardware.memory_gib:.3g} GiB. {counted}"]

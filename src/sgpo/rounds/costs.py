@@ -17,20 +17,11 @@ _FORWARD, _TRAIN = 2, 8
 
 
 class StagePlan(NamedTuple):
-    """One stage of a run: its name, what it does, and its hours; None where they are unknown."""
+    """One stage of a run: its name, what it does, and its hours if the hardware is known."""
 
     name: str
     work: str
-    hours: float | None = 0.0
-
-
-class Speed(NamedTuple):
-    """Operations a second while reading prompts, writing responses, scoring and training; None is unknown."""
-
-    read: float | None
-    write: float | None
-    score: float
-    train: float
+    hours: float | None = None
 
 
 class Architecture(NamedTuple):
@@ -45,9 +36,9 @@ class Architecture(NamedTuple):
 
 @dataclass(frozen=True)
 class Scale:
-    """What the stages of a run depend on: weights, human pairs, prompts of each round, mean tokens, and the speed.
+    """What the stages of a run depend on: weights, human pairs, prompts of each round, and mean tokens.
 
-    `human_tokens` are those of a prompt with one response of a human pair. `evaluated` has the answers or pairs of each
+    `human_tokens` are those of a prompt with one response of a human pair; `evaluated` has the answers or pairs of each
     evaluation, by name, where they are known.
     """
 
@@ -60,21 +51,21 @@ class Scale:
     response_tokens: float
     human_tokens: float
     evaluated: dict[str, int] = field(default_factory=dict)
-    speed: Speed | None = None
 
     @property
     def tokens(self) -> float:
         """Mean tokens of a prompt with a response."""
         return self.prompt_tokens + self.response_tokens
 
-    def hours(self, **tokens: float) -> float | None:
-        """Hours to read, write, score and train on as many tokens; None if the speed of one is unknown."""
-        seconds = 0.0
-        for work, count in tokens.items():
-            if self.speed is None or (speed := getattr(self.speed, work)) is None:
-                return None
-            seconds += (training_flops if work == "train" else forward_flops)(self.parameters, count) / speed
-        return seconds / 3600
+    def hours(
+        self, hardware: HardwareConfig | None, tokens: float, *, generating: bool = False, training: bool = False
+    ) -> float | None:
+        """Hours to score tokens, generate them or train on them, with recomputation; None without hardware."""
+        if hardware is None:
+            return None
+        utilisation = hardware.generation_utilisation if generating else hardware.utilisation
+        flops = (_TRAIN if training else _FORWARD) * self.parameters * tokens
+        return flops / (hardware.devices * hardware.teraflops * 1e12 * utilisation) / 3600
 
 
 def state_bytes(parameters: int, dtype: str) -> int:
@@ -94,20 +85,3 @@ def activation_bytes(architecture: Architecture, tokens: int, dtype: str) -> int
     inside = 34 * tokens * architecture.hidden * size // 2
     logits = 2 * min(tokens, 4096) * architecture.vocabulary * 4
     return kept + inside + logits
-
-
-def forward_flops(parameters: int, tokens: float) -> float:
-    """Operations of one pass over tokens, which are generated or scored."""
-    return _FORWARD * parameters * tokens
-
-
-def training_flops(parameters: int, tokens: float) -> float:
-    """Operations to train once on tokens, with recomputation."""
-    return _TRAIN * parameters * tokens
-
-
-def speed_of(hardware: HardwareConfig) -> Speed:
-    """The speed of the hardware that a recipe describes."""
-    peak = hardware.devices * hardware.teraflops * 1e12
-    generating, other = peak * hardware.generation_utilisation, peak * hardware.utilisation
-    return Speed(generating, generating, other, other)

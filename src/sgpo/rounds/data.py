@@ -21,7 +21,7 @@ from sgpo.policy.tokens import response_texts, tokenize_prompts
 from sgpo.preferences.seeds import select_seeds
 from sgpo.preferences.source import load_pairs, load_prompts
 from sgpo.preferences.split_files import draw_split
-from sgpo.rounds.costs import Scale, StagePlan
+from sgpo.rounds.costs import StagePlan
 from sgpo.store.files import name_row
 from sgpo.store.progress import Reporter
 from sgpo.store.stages import Stages
@@ -46,7 +46,7 @@ def with_files(config: RunConfig, root: Path) -> RunConfig:
     return config if config.data.split is None else _with_split(config, root / SPLIT)
 
 
-def plan_data(config: RunConfig, scale: Scale) -> list[StagePlan]:
+def plan_data(config: RunConfig) -> list[StagePlan]:
     """The stage of `resolve_data`, if the recipe has one."""
     world, split = config.world, config.data.split
     if world is not None:
@@ -54,12 +54,11 @@ def plan_data(config: RunConfig, scale: Scale) -> list[StagePlan]:
             f"SFT of a small Llama: {_sft_steps(config)} steps; {world.seed_pairs} seeds, {world.heldout_pairs} "
             f"held-out pairs, {world.pool_prompts} pool prompts, {world.test_prompts} test prompts"
         )
-        return [StagePlan(WORLD, work, scale.hours(train=world.sft_examples * scale.tokens))]
+        return [StagePlan(WORLD, work)]
     if split is not None:
         chosen = "at random" if split.selection == "random" else "as farthest points"
         count = f"{len(split.pools)} pool{'' if len(split.pools) == 1 else 's'}"
-        work = f"{split.seeds} seeds {chosen}, {count}, {split.heldout} held out; no prompt twice"
-        return [StagePlan(SPLIT, work, 0.0 if split.selection == "random" else None)]
+        return [StagePlan(SPLIT, f"{split.seeds} seeds {chosen}, {count}, {split.heldout} held out; no prompt twice")]
     return []
 
 

@@ -54,27 +54,23 @@ def evaluate_round(run: Run, number: int) -> None:
 
 
 def plan_evaluations(config: RunConfig, scale: Scale, number: int) -> list[StagePlan]:
-    """The stages of `evaluate_round`; hours are those of answering and scoring, without judges and reward models."""
+    """The stages of `evaluate_round`; hours are those of answering, or of scoring pairs."""
     stages, folder = [], "final" if number > config.rounds else f"round-{number}"
     for settings in config.evaluate:
         count, unit = scale.evaluated.get(settings.title), "pairs" if settings.pairs else "answers"
-        what, shared_time, time = unit, None, None
+        what, time = unit, None
         if count is not None:
-            what, (shared_time, time) = f"{count} {unit}", _hours(settings, scale, count)
+            answer = scale.prompt_tokens + RESPONSE_SHARE * settings.max_new_tokens
+            tokens = count * (2 * scale.human_tokens if settings.pairs else answer)
+            what, time = f"{count} {unit}", scale.hours(config.hardware, tokens, generating=not settings.pairs)
         if number == 0 and (shared := _shared_stage(settings)) is not None:
             whose = "scored by the reference" if settings.pairs else f"of {settings.baseline or 'the SFT model'}"
-            stages.append(StagePlan(shared, f"{what} {whose}", shared_time))
+            stages.append(StagePlan(shared, f"{what} {whose}", time))
+        if settings.kind == "reward" and time is not None:
+            # Policy and reference score the answers, for the KL.
+            time += scale.hours(config.hardware, 2 * tokens)
         stages.append(StagePlan(f"{folder}/{_shared(settings)}", f"{settings.kind}: {what}", time))
     return stages
-
-
-def _hours(settings: EvaluateConfig, scale: Scale, count: int) -> tuple[float | None, float | None]:
-    """Hours of what all rounds share, and of one round: for `reward` with the scores for the KL."""
-    if settings.pairs:
-        return (scale.hours(score=2 * count * scale.human_tokens),) * 2
-    read, written = count * scale.prompt_tokens, count * RESPONSE_SHARE * settings.max_new_tokens
-    scored = 2 * (read + written) if settings.kind == "reward" else 0
-    return scale.hours(read=read, write=written), scale.hours(read=read, write=written, score=scored)
 
 
 def headlines(run: Run, number: int) -> dict[str, Headline]:

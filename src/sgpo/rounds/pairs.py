@@ -42,19 +42,18 @@ def prepare_human_pairs(run: Run) -> None:
 
 
 def plan_human_pairs(config: RunConfig, scale: Scale) -> list[StagePlan]:
-    """The stages of `prepare_human_pairs`; hours include the scoring by the policies of all rounds."""
+    """The stages of `prepare_human_pairs`; hours are those of the reference and of the policies of all rounds."""
     models, last = 2 + config.rounds, bool(config.final_epochs)
-
-    def scoring(pairs: int, models: int) -> float | None:
-        return scale.hours(score=models * 2 * pairs * scale.human_tokens)
-
-    stages = [StagePlan(SEEDS, f"{scale.seeds} human pairs, scored by the reference", scoring(scale.seeds, 1))]
-    if count := scale.validation:
-        work = f"about {count} human pairs, never trained on by a round"
-        stages.append(StagePlan(VALIDATION, work, scoring(count, models)))
-    if count := scale.heldout:
-        stages.append(StagePlan(HELDOUT, f"{count} human pairs to report accuracy on", scoring(count, models + last)))
-    return stages
+    stages = (
+        (SEEDS, "{} human pairs, scored by the reference", scale.seeds, 1),
+        (VALIDATION, "about {} human pairs, never trained on by a round", scale.validation, models),
+        (HELDOUT, "{} human pairs to report accuracy on", scale.heldout, models + last),
+    )
+    return [
+        StagePlan(name, work.format(count), scale.hours(config.hardware, times * 2 * count * scale.human_tokens))
+        for name, work, count, times in stages
+        if count
+    ]
 
 
 def _load_seeds(config: RunConfig) -> tuple[Dataset, Dataset]:

@@ -154,13 +154,13 @@ def plan_candidates(config: RunConfig, scale: Scale, number: int) -> list[StageP
     """The stages of `generate_candidates`, `score_candidates` and `rank_candidates`."""
     prompts, name = scale.pools[number - 1], f"round-{number}"
     responses = prompts * config.generation.candidates
-    generating = scale.hours(read=responses * scale.prompt_tokens, write=responses * scale.response_tokens)
-    scoring = scale.hours(score=responses * scale.tokens)
+    generating, scoring = (
+        scale.hours(config.hardware, responses * scale.tokens, generating=generating) for generating in (True, False)
+    )
     stages = [
         StagePlan(f"{name}/responses", f"{prompts} prompts, {responses} responses", generating),
         *(StagePlan(f"{name}/scores/{who}", f"{responses} responses", scoring) for who in SCORERS),
     ]
     if config.annotation.annotator != "implicit":
-        work = f"{responses} responses, ranked by {config.annotation.annotator}"
-        stages.append(StagePlan(f"{name}/rewards", work, None))
+        stages.append(StagePlan(f"{name}/rewards", f"{responses} responses, ranked by {config.annotation.annotator}"))
     return stages

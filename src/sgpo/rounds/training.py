@@ -1,6 +1,5 @@
 """The follower's worst case of a round, and the leader's trainings."""
 
-import gc
 import json
 import math
 from pathlib import Path
@@ -142,9 +141,6 @@ def _fit(
             worst_cases=worst_cases or None,
             advance=advance,
         )
-    # Trainer and models refer to each other: they would stay beside the next model until a collection by chance.
-    del policy, reference
-    gc.collect()
     if run.stages.processes.is_main:
         (path / TRAINING_LOG).write_text(json.dumps(log, indent=1), encoding="utf-8")
 
@@ -157,15 +153,15 @@ def training_steps(config: RunConfig, pairs: int, epochs: float) -> int:
 def plan_training(config: RunConfig, scale: Scale, number: int) -> StagePlan:
     """A training stage: DPO on the seeds (0), a round, trials included, or the last DPO (rounds + 1)."""
     pairs, epochs, what, times = scale.seeds, config.leader.seed_epochs, "DPO on the seeds:", 1
-    tokens = scale.human_tokens
+    tokens = scale.tokens if 0 < number <= config.rounds else scale.human_tokens
     if number > config.rounds:
         pairs, epochs = scale.seeds + scale.validation, config.final_epochs
         what = f"a last DPO on all {pairs} human pairs, from the round that is shipped:"
     elif number:
         pairs, epochs, what = most_pairs(config, scale, number), config.leader.epochs, "at most"
-        tokens = scale.tokens
         if config.follower.radius == "validated" and (times := len(config.follower.radius_grid)) > 1:
             what = f"{times} radii, each with at most"
     work = f"{what} {training_steps(config, pairs, epochs)} steps"
     folder = "final" if number > config.rounds else f"round-{number}"
-    return StagePlan(f"{folder}/policy", work, scale.hours(train=times * epochs * 2 * pairs * tokens))
+    time = scale.hours(config.hardware, times * epochs * 2 * pairs * tokens, training=True)
+    return StagePlan(f"{folder}/policy", work, time)
