@@ -176,7 +176,7 @@ def needs(
     fits = "fits" if share <= hardware.memory_gib * _GIB else "does not fit"
     counted = (
         f"Hours assume {scale.prompt_tokens:.0f} tokens per prompt, {scale.response_tokens:.0f} per response "
-        f"({RESPONSE_SHARE:.0%} of generation.max_new_tokens) and {scale.human_tokens:.0f} per human prompt with a "
-        "response, and a pair from every prompt."
+        f"({RESPONSE_SHARE:.0%} of generation.max_new_tokens, written on the same hardware) and "
+        f"{scale.human_tokens:.0f} per human prompt with a response, and a pair from every prompt."
     )
     return [model, f"{where}, which {fits} {hardware.memory_gib:.3g} GiB. {counted}"]
