@@ -111,7 +111,7 @@ def test_every_stage_takes_the_tokens_of_the_files_at_the_measured_speed(recipe,
     }
     for number in (1, 2):
         expected |= {
-            f"round-{number}/responses": 9 * self_side * 2 / writing,
+            f"round-{number}/responses": (3 * prompt + 9 * 8) * 2 / writing,  # a prompt is read once
             f"round-{number}/scores/policy": 9 * self_side * 2 / scoring,
             f"round-{number}/scores/reference": 9 * self_side * 2 / scoring,
             f"round-{number}/policy": 3 * 2 * self_side * 8 / scoring,
@@ -232,6 +232,12 @@ def test_arguments_of_the_trainer_count_in_its_memory(recipe):
     }
     assert sizes["whole"] - sizes["lora"] == 3 * 4 * 10**8
     assert sizes["recomputed"] == sizes["by its old name"]
+    # 16 bits are those of activations, and of an adapter's base; whole weights are trained in 32.
+    half = {
+        name: peak(recipe(model={"path": "m", "dtype": "bfloat16"}, leader={**leader, **more}), parameters=10**8)
+        for name, more in {"whole": {}, "lora": {"lora": {"r": 4}}}.items()
+    }
+    assert half["whole"]["training"] - half["lora"]["training"] == (16 - 2) * 10**8
     inside, tokens = 10 * 576 + 4 * 1536, 8 * 128
     assert sizes["whole"] - sizes["recomputed"] == 4 * tokens * (29 * inside - 30 * 576)
 

@@ -48,7 +48,7 @@ def peak_bytes(config: RunConfig, inputs: Inputs, scale: Scale) -> dict[str, int
     leader, size = config.leader, BYTES[config.model.dtype]
     longest, weights = inputs.longest or leader.max_length, inputs.parameters * size
     length = min(longest, leader.max_length)
-    state = state_bytes(inputs.parameters, config.model.dtype) if leader.lora is None else weights
+    state = state_bytes(inputs.parameters, "float32") if leader.lora is None else weights
     tokens, graph, read = 2 * leader.micro_batch_size * length, 10 * hidden + 4 * inner, 6 * hidden + 3 * inner
     recomputes = any(leader.trainer.get(f"{what}_checkpointing") for what in ("activation", "gradient"))
     graph = layers * hidden + graph if recomputes else layers * graph

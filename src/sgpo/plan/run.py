@@ -130,7 +130,8 @@ def few_pairs(config: RunConfig, scale: Scale) -> list[str]:
 
 def run_size(config: RunConfig, parameters: int) -> int:
     """Bytes of the policies that a run directory keeps: one per round, one for the seeds, one of the last DPO."""
-    return (config.rounds + 1 + bool(config.final_epochs)) * parameters * BYTES[config.model.dtype]
+    size = BYTES[config.model.dtype if config.leader.lora else "float32"]
+    return (config.rounds + 1 + bool(config.final_epochs)) * parameters * size
 
 
 def missing_room(output: Path, needed: int) -> list[str]:
@@ -151,7 +152,8 @@ def needs(
 ) -> list[str]:
     """Sentences on what a run needs, on the devices that the recipe describes or on this machine's processors."""
     dtype, leader, hardware = config.model.dtype, config.leader, cpu or config.hardware
-    state, activations, more = state_bytes(inputs.parameters, dtype), 0, "without activations"
+    # What is trained has 32 bits, but for the base of an adapter.
+    state, activations, more = state_bytes(inputs.parameters, "float32"), 0, "without activations"
     if inputs.architecture is not None and cpu is None:
         activations = activation_bytes(inputs.architecture, 2 * leader.micro_batch_size * leader.max_length, dtype)
         more = f"and {activations / _GIB:,.2f} GiB of activations"

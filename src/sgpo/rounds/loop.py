@@ -23,11 +23,8 @@ from sgpo.store.stages import Stages
 
 
 def run_recipe(config: RunConfig, *, command: list[str], processes: Processes, reporter: Reporter) -> None:
-    """Runs every stage of a recipe that its run directory does not hold yet; `command` is for the manifest.
-
-    An interrupted run ends with the same pairs and weights as an uninterrupted one. Raises InputError for a mistake in
-    the recipe, its data or its run directory.
-    """
+    """Runs every stage of a recipe that its run directory does not hold yet; an interrupted run ends with the same
+    pairs and weights as an uninterrupted one. `command` is for the manifest. InputError: recipe, data or directory."""
     # The stages are the only cache, and the reporter draws the only bars.
     datasets.disable_caching()
     hide_other_bars()

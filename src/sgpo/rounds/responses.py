@@ -154,9 +154,10 @@ def plan_candidates(config: RunConfig, scale: Scale, number: int) -> list[StageP
     """The stages of `generate_candidates`, `score_candidates` and `rank_candidates`."""
     prompts, name = scale.pools[number - 1], f"round-{number}"
     responses = prompts * config.generation.candidates
-    generating, scoring = (
-        scale.hours(config.hardware, responses * scale.tokens, generating=generating) for generating in (True, False)
-    )
+    # A prompt is read once for all of its responses.
+    generated = prompts * scale.prompt_tokens + responses * scale.response_tokens
+    generating = scale.hours(config.hardware, generated, generating=True)
+    scoring = scale.hours(config.hardware, responses * scale.tokens)
     stages = [
         StagePlan(f"{name}/responses", f"{prompts} prompts, {responses} responses", generating),
         *(StagePlan(f"{name}/scores/{who}", f"{responses} responses", scoring) for who in SCORERS),

@@ -90,10 +90,8 @@ def train_round(run: Run, number: int, radius: float, folder: str) -> None:
 
 
 def train_human_pairs(run: Run, start: int) -> None:
-    """The last DPO, on all human pairs, validation pairs included, from the policy of a round (PAPER.md D9).
-
-    The settings are those of round 0 except for the epochs, and the reference is the SFT model.
-    """
+    """The last DPO, on all human pairs, validation pairs included, from the policy of a round (PAPER.md D9). The
+    settings are those of round 0 except for the epochs, and the reference is the SFT model."""
     folder = run.folder(run.final)
 
     def gather(path: Path) -> None:
@@ -123,7 +121,9 @@ def _fit(
     # One loss needs the logits of the reference in addition to its stored scores.
     decoupled = run.config.leader.trainer.get("decoupling", 1) != 1
     reference = run.policy(run.reference(number)) if decoupled else None
-    policy = run.policy(start)
+    # Steps of a usual learning rate are smaller than what 16 bits can add to a weight, so the weights that are trained,
+    # and saved for the next round, have 32. An adapter's always do.
+    policy = run.policy(start, **({} if run.config.leader.lora else {"dtype": "float32"}))
     # Not before the models are loaded: DeepSpeed's arguments would change how.
     arguments = _arguments(run, number, radius, **changes)
     steps = training_steps(run.config, len(pairs), arguments.num_train_epochs)
