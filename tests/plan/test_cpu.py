@@ -1,6 +1,7 @@
 """The plan of a run on this machine's processors: hours and bytes by hand, what is measured, and when."""
 
 import json
+import math
 import os
 from types import SimpleNamespace
 
@@ -186,7 +187,7 @@ def test_the_sentence_has_the_sum_of_the_stages_the_threads_the_speed_and_the_la
     minutes = 60 * sum(stage.hours or 0 for stage in plan.stages)
     assert minutes > 1
     threads = 2 * torch.get_num_threads()
-    assert f"About {minutes:,.0f} minutes for the stages with hours, on this machine's {threads} threads" in said
+    assert f"About {math.ceil(minutes):,} min for the stages with hours, on this machine's {threads} threads" in said
     assert "peak memory about 1.2 GiB in each process, in scoring, which fits 16 GiB." in said
     measured(monkeypatch, teraflops=0.19, memory_gib=0.5)
     said = plan_run(config, dry_run=True).needs[1]

@@ -1,5 +1,6 @@
 """What a run would do, stage by stage, and what that costs."""
 
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,8 +172,8 @@ def needs(
         what, share = max(peak.items(), key=lambda item: item[1])
         minutes, threads = 60 * sum(stage.hours or 0 for stage in stages), cpu.devices * torch.get_num_threads()
         where = (
-            f"About {minutes:,.0f} minutes for the stages with hours, on this machine's {threads} threads (measured "
-            f"{cpu.devices * cpu.teraflops * 1000:,.0f} GFLOPS) if nothing else runs; peak memory about "
+            f"About {math.ceil(minutes):,} min for the stages with hours, on this machine's {threads} threads "
+            f"(measured {cpu.devices * cpu.teraflops * 1000:,.0f} GFLOPS) if nothing else runs; peak memory about "
             f"{share / _GIB:,.1f} GiB{' in each process' * (cpu.devices > 1)}, in {what}"
         )
     fits = "fits" if share <= hardware.memory_gib * _GIB else "does not fit"
