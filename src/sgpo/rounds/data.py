@@ -168,11 +168,13 @@ def places(dataset: Dataset, path: str) -> Callable[[int], str]:
     return lambda row: name_row(path, dataset[row].get(ROW, row))
 
 
-def check_fit(config: RunConfig, policy: Policy, pairs: Dataset, path: str) -> None:
-    """Raises InputError for a pair of a file that the policy could not score."""
+def check_fit(config: RunConfig, policy: Policy, pairs: Dataset, path: str) -> np.ndarray:
+    """Tokens of both sides of N pairs of a file, (2N,); InputError for a pair that the policy could not score."""
+    rows = []
     for side in ("chosen", "rejected"):
         with naming_rows(places(pairs, path)):
-            fit_responses(policy, pairs["prompt"][:], response_texts(pairs, side), config.leader.max_length)
+            rows += fit_responses(policy, pairs["prompt"][:], response_texts(pairs, side), config.leader.max_length)
+    return np.array([len(row.prompt_ids) + len(row.response_ids) for row in rows])
 
 
 def check_files(config: RunConfig) -> None:
