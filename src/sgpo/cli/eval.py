@@ -98,7 +98,7 @@ def _add_preferences(kinds: Any) -> None:
     _add_reference(parser)
     add_flags(parser, FollowerConfig, ["space"])
     add_flags(parser, LeaderConfig, ["beta", "max_length"])
-    add_flags(parser, ModelConfig, ["dtype", "trust_remote_code"])
+    add_flags(parser, ModelConfig, ["gguf_file", "dtype", "trust_remote_code"])
 
 
 def _add_reference(parser: argparse.ArgumentParser) -> None:
@@ -112,7 +112,7 @@ def _add_generation(parser: argparse.ArgumentParser) -> None:
     if parser.get_default("kind") != "judge":
         aliases["servers"].append("--server")
     add_flags(group, GenerationConfig, _GENERATION, aliases=aliases)
-    add_flags(group, ModelConfig, ["dtype", "trust_remote_code"])
+    add_flags(group, ModelConfig, ["gguf_file", "dtype", "trust_remote_code"])
     group.add_argument("--seed", type=int, metavar="N", help="Seed of the sampling. Default: 0.")
 
 
@@ -199,6 +199,7 @@ def _run_job(arguments: argparse.Namespace, settings: EvaluateConfig, **files: P
     from sgpo.evaluate.held_out import self_annotated
     from sgpo.evaluate.judging import describe_cost
     from sgpo.evaluate.runner import Job, Subject, run_evaluation
+    from sgpo.policy.generators import as_folder
     from sgpo.policy.tokens import dated
     from sgpo.preferences.source import load_pairs
 
@@ -208,7 +209,8 @@ def _run_job(arguments: argparse.Namespace, settings: EvaluateConfig, **files: P
     own_pairs = self_annotated(load_pairs(arguments.self_pairs)) if arguments.self_pairs else None
     if arguments.self_pairs and own_pairs is None:
         raise InputError(f"--self-pairs {arguments.self_pairs} has no pair of source 'self'; allowed: at least one.")
-    model = build(arguments, ModelConfig, path=arguments.policy)
+    reporter = _StagePerBar(Console(stderr=True))
+    model = as_folder(build(arguments, ModelConfig, path=arguments.policy), reporter)
     subject = Subject(
         model=model,
         name=arguments.name or arguments.policy,
@@ -226,7 +228,7 @@ def _run_job(arguments: argparse.Namespace, settings: EvaluateConfig, **files: P
         if missing and not arguments.yes:
             _confirm(f"{len(missing):,} requests to {', '.join(settings.servers)}")
 
-    job = Job(settings, subject, _StagePerBar(Console(stderr=True)), **files, approve=approve)
+    job = Job(settings, subject, reporter, **files, approve=approve)
     with dated(datetime.now()):
         for note in job.check():
             print(f"Warning: {note}", file=sys.stderr)

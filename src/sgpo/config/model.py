@@ -21,14 +21,24 @@ class ModelConfig(Section):
     """The SFT model, the start and the reference of the run."""
 
     path: Place | None = key(None, "Folder or Hub id of the SFT model.")
+    gguf_file: str | None = key(None, "Name of a GGUF file in `path`; it is converted once.")
     adapter: Place | None = key(None, "PEFT adapter to merge into the model.")
     dtype: Dtype = key("float32", "Of the weights of policy and reference; bfloat16 and float16 also train in it.")
     trust_remote_code: bool = key(False, "Run model code that comes with the policy's Hub repository.")
     parameters: Count | None = key(None, "Number of its weights, for plans without the Hub.")
 
     def at(self, path: str | Path) -> "ModelConfig":
-        """The same settings for the policy in another folder, without the adapter."""
-        return self.model_copy(update={"path": str(path), "adapter": None})
+        """The same settings for the policy in another folder, which is whole: no GGUF file, no adapter."""
+        return self.model_copy(update={"path": str(path), "gguf_file": None, "adapter": None})
+
+    @model_validator(mode="after")
+    def _a_file_is_a_whole_model(self) -> "ModelConfig":
+        if self.gguf_file is not None and self.adapter is not None:
+            raise ValueError(
+                f"gguf_file is {self.gguf_file!r} and adapter is {self.adapter!r}; allowed: one of them. An adapter "
+                "belongs to the weights that it was trained on"
+            )
+        return self
 
 
 class GenerationConfig(Section):

@@ -11,6 +11,7 @@ from sgpo.demo.sft import VOCABULARY, count_parameters
 from sgpo.errors import InputError
 from sgpo.policy.chat import inspect_chat, rows_with_ends
 from sgpo.policy.generators import load_model
+from sgpo.policy.gguf import GGUFFile
 from sgpo.policy.load import Policy
 from sgpo.policy.locate import adapter_base, loading
 from sgpo.preferences.distinct import prompt_key
@@ -61,6 +62,8 @@ class Inputs:
             self.unchecked.append(f"{model.path} (the Hub does not answer; the recipe says {model.parameters:,})")
             self.parameters = model.parameters
             return
+        if model.gguf_file is not None:
+            self.warnings.append(GGUFFile(model.path, model.gguf_file).describe(model.dtype))
         text = policy.model.config.get_text_config()
         self.architecture = Architecture(text.num_hidden_layers, text.hidden_size, text.vocab_size)
         self.parameters = sum(parameter.numel() for parameter in policy.model.parameters())

@@ -15,6 +15,7 @@ from sgpo.plan.preflight import Inputs, inspect_inputs
 from sgpo.plan.tools import missing_tools
 from sgpo.policy.tokens import dated
 from sgpo.rounds.costs import BYTES, Scale, StagePlan, activation_bytes, state_bytes
+from sgpo.rounds.data import BASE, with_base
 from sgpo.rounds.evaluations import check_evaluations
 from sgpo.rounds.loop import plan_rounds
 from sgpo.rounds.training import leader_arguments
@@ -67,12 +68,13 @@ def plan_run(config: RunConfig, *, offline: bool = False, processes: int = 1) ->
     check_same_config(output, config)
     hide_other_bars()
     with dated(start_of(output)):
-        inputs = inspect_inputs(config, offline=offline)
+        here = with_base(config, output)
+        inputs = inspect_inputs(here, offline=offline)
         check_arguments(config, processes)
         evaluated = {WORLD_EVALUATION: config.world.test_prompts} if config.world else {}
         if config.data.split is None and config.world is None:
             # Otherwise an evaluation may name a file that is not written yet; the run checks it then.
-            evaluated = check_evaluations(config)
+            evaluated = check_evaluations(here)
     scale = scale_of(config, inputs, evaluated)
     unchecked = [f"not checked: {what}." for what in inputs.unchecked]
     return Plan(
@@ -120,15 +122,17 @@ def few_pairs(config: RunConfig, scale: Scale) -> list[str]:
 
 
 def run_size(config: RunConfig, parameters: int) -> int:
-    """Bytes of the policies that a run directory keeps: one per round, one for the seeds, one of the last DPO."""
-    return (config.rounds + 1 + bool(config.final_epochs)) * parameters * BYTES[config.model.dtype]
+    """Bytes of the policies in a run directory: one per round, for the seeds, of the last DPO, of a GGUF file."""
+    policies = config.rounds + 1 + bool(config.final_epochs) + bool(config.model.gguf_file)
+    return policies * parameters * BYTES[config.model.dtype]
 
 
 def missing_room(output: Path, needed: int) -> list[str]:
     """A sentence if a disk has less room than a run needs, in bytes, in addition to the weights it has written."""
     existing = next(parent for parent in (output.absolute(), *output.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
-    needed -= sum(file.stat().st_size for file in output.glob("*/policy/*.safetensors"))
+    written = (*output.glob("*/policy/*.safetensors"), *output.glob(f"{BASE}/*.safetensors"))
+    needed -= sum(file.stat().st_size for file in written)
     if needed <= free:
         return []
     return [

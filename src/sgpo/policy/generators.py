@@ -5,8 +5,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from rich.markup import escape
+
 from sgpo.config import GenerationConfig, ModelConfig
 from sgpo.policy.generate import TransformersGenerator
+from sgpo.policy.gguf import GGUFFile
 from sgpo.policy.load import Policy, load_policy, load_tokenizer
 from sgpo.policy.sampling import Generator, Sampling
 from sgpo.policy.served import ServedGenerator
@@ -14,11 +17,24 @@ from sgpo.policy.vllm import VLLMGenerator
 from sgpo.serving.client import ServerPool
 from sgpo.serving.launch import fill_command, launched_server
 from sgpo.store.processes import Processes
+from sgpo.store.progress import Reporter
 
 
 def load_model(model: ModelConfig, device: str | None = None) -> Policy:
-    """Loads the policy that a section `model` names; see `load_policy`."""
+    """Loads the policy that a section `model` names; see `load_policy`. A GGUF file is loaded on "meta" only."""
+    if model.gguf_file is not None:
+        return GGUFFile(model.path, model.gguf_file).sketch()
     return load_policy(device=device, **model.model_dump(include={"path", "dtype", "adapter", "trust_remote_code"}))
+
+
+def as_folder(model: ModelConfig, reporter: Reporter) -> ModelConfig:
+    """The model itself, or the folder of the cache that its GGUF file is converted into, once."""
+    if model.gguf_file is None:
+        return model
+    file = GGUFFile(model.path, model.gguf_file)
+    reporter.say(f"Note: {escape(file.describe(model.dtype))}")
+    with reporter.stage("conversion"):
+        return model.at(file.cached(model.dtype))
 
 
 def sampling_of(settings: GenerationConfig) -> Sampling:

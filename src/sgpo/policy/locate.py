@@ -19,7 +19,8 @@ def check_exists(path: str | Path, what: str) -> None:
     if (name and os.path.isdir(name)) or is_hub_id(path):
         return
     found = "is a file" if name and os.path.exists(name) else "does not exist"
-    raise InputError(f"{what} {shorten(name, 300)} {found}; allowed: a directory or a Hugging Face Hub id.")
+    hint = " Name a GGUF file in gguf_file, and its folder here." if name.endswith(".gguf") else ""
+    raise InputError(f"{what} {shorten(name, 300)} {found}; allowed: a directory or a Hugging Face Hub id.{hint}")
 
 
 def has_tokenizer(name: str) -> bool:
