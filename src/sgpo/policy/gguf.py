@@ -23,7 +23,7 @@ from sgpo.policy.load import Policy, check_tokenizer, check_vocabulary
 from sgpo.policy.locate import check_exists, loading
 from sgpo.store.files import replacing
 
-_FLOATS = {"F64", "F32", "F16", "BF16"}
+_FLOATS = {"F32", "F16", "BF16"}
 # Besides the one end token that transformers reads.
 _ENDS = ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
 
@@ -48,16 +48,18 @@ class GGUFFile:
 
     def describe(self, dtype: str) -> str:
         """A sentence on what becomes of the weights."""
-        dtype = _dtype(dtype)
-        types, count = self._types, sum(tensor.n_elements for tensor in self._header.tensors)
+        dtype, tensors = _dtype(dtype), self.header.tensors
+        types, count = sorted({tensor.tensor_type.name for tensor in tensors}), sum(one.n_elements for one in tensors)
         size = count * getattr(torch, dtype).itemsize / 2**30
-        if types <= _FLOATS:
-            return f"{self.file.name} ({', '.join(sorted(types))}) becomes a model in {dtype}, {size:.2f} GiB."
-        bits = 8 * sum(tensor.n_bytes for tensor in self._header.tensors) / count
+        scaled = any(one.name.startswith("rope_") for one in tensors)
+        lost = " Its factors of rotary positions (rope_*) are not read by transformers." if scaled else ""
+        if _FLOATS.issuperset(types):
+            return f"{self.file.name} ({', '.join(types)}) becomes a model in {dtype}, {size:.2f} GiB.{lost}"
+        bits = 8 * sum(tensor.n_bytes for tensor in tensors) / count
         return (
-            f"{self.file.name} is quantised, {bits:.1f} bits a weight ({', '.join(sorted(types))}). Its weights become "
+            f"{self.file.name} is quantised, {bits:.1f} bits a weight ({', '.join(types)}). Its weights become "
             f"{dtype}, {size:.2f} GiB, and are trained in that; what quantisation lost stays lost, so this is not the "
-            "original model."
+            f"original model.{lost}"
         )
 
     def sketch(self) -> Policy:
@@ -75,7 +77,7 @@ class GGUFFile:
                 "gguf-new-metadata --chat-template-file adds a template."
             )
         ends = config.eos_token_id
-        ends = {*(ends if isinstance(ends, list) else [ends]), *map(self._value, _ENDS)} - {None}
+        ends = {*(ends if isinstance(ends, list) else [ends]), *map(self.value, _ENDS)} - {None}
         if len(ends) > 1:
             model.generation_config.eos_token_id = sorted(ends)
         policy = Policy(model.eval(), check_tokenizer(tokenizer, str(self.file)), str(self.file))
@@ -114,7 +116,8 @@ class GGUFFile:
         return folder
 
     @cached_property
-    def _header(self) -> Any:
+    def header(self) -> Any:
+        """The `gguf.GGUFReader` of the file."""
         from gguf import GGUFReader
 
         try:
@@ -122,20 +125,17 @@ class GGUFFile:
         except Exception as error:
             raise InputError(f"{self.file} is no complete GGUF file ({first_line(error)}).") from error
 
-    @property
-    def _types(self) -> set[str]:
-        return {tensor.tensor_type.name for tensor in self._header.tensors}
-
-    def _value(self, key: str) -> Any:
-        field = self._header.get_field(key)
+    def value(self, key: str) -> Any:
+        """What the file says under a key; None if it says nothing."""
+        field = self.header.get_field(key)
         return None if field is None else field.contents()
 
     def _check(self) -> None:
         from gguf import GGML_QUANT_SIZES, dequantize
 
-        if (parts := self._value("split.count") or 1) > 1:
+        if (parts := self.value("split.count") or 1) > 1:
             raise InputError(f"{self.file} is one of {parts} parts; allowed: one file (llama-gguf-split --merge).")
-        for kind in {tensor.tensor_type for tensor in self._header.tensors}:
+        for kind in {tensor.tensor_type for tensor in self.header.tensors}:
             try:
                 dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
             except NotImplementedError as error:

@@ -1,0 +1,202 @@
+"""GGUF files: what they hold is what is saved, and what cannot be converted leaves nothing behind."""
+
+import json
+import shutil
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from policy.conversations import PROMPTS
+from refusals import unrefused
+from sgpo.errors import InputError
+from sgpo.policy import gguf as converting
+from sgpo.policy.gguf import GGUFFile
+from sgpo.policy.load import load_policy
+from sgpo.policy.tokens import end_tokens, tokenize_prompts
+from tiny_gguf import write_gguf
+from tiny_model import build_tiny_model
+
+TEXTS = ["What's the 1234th bridge?  It's  old.\n\n\tA café, 你好, 🙂", " <|im_start|>user\nhi<|im_end|>", ""]
+
+
+@pytest.fixture(scope="module")
+def whole(policy_path, tmp_path_factory):
+    return write_gguf(policy_path, tmp_path_factory.mktemp("gguf") / "tiny.gguf")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(converting, "HF_HOME", str(tmp_path / "cache"))
+
+
+def convert(file, folder, dtype="float32"):
+    GGUFFile(file.parent, file.name).save(folder, dtype)
+    return load_policy(folder, dtype="auto", device="cpu")
+
+
+def test_a_model_in_float32_comes_back_as_it_was(policy, whole, tmp_path):
+    """Weights, tokens, template and end tokens; transformers adds an unused token of GPT-2's to any vocabulary."""
+    again = convert(whole, tmp_path / "model")
+    for name, weight in policy.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], weight), name
+    ids = torch.arange(3, 67).reshape(2, 32)
+    with policy.inference(), again.inference():
+        assert torch.equal(policy.model(ids).logits, again.model(ids).logits)
+    for text in TEXTS:
+        assert policy.tokenizer(text)["input_ids"] == again.tokenizer(text)["input_ids"], text
+    assert tokenize_prompts(policy.tokenizer, PROMPTS) == tokenize_prompts(again.tokenizer, PROMPTS)
+    assert again.tokenizer.get_vocab().items() >= policy.tokenizer.get_vocab().items()
+    for one in (policy, again):
+        assert end_tokens(one.tokenizer, one.model.generation_config.eos_token_id) == [2]
+        assert (one.tokenizer.pad_token_id, one.context) == (0, 256)
+    content = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert not {"quantization_config", "_name_or_path", "_model_name_or_path"} & set(content)
+
+
+def test_a_sketch_has_all_but_the_weights(whole, tmp_path):
+    again, sketch = convert(whole, tmp_path / "model"), GGUFFile(whole.parent, whole.name).sketch()
+    shapes = [{name: one.shape for name, one in each.model.state_dict().items()} for each in (again, sketch)]
+    assert shapes[0] == shapes[1] and sketch.device.type == "meta"
+    own = {"dtype": None, "architectures": None, "_name_or_path": None}
+    configs = [{**each.model.config.to_dict(), **own} for each in (again, sketch)]
+    assert configs[0] == configs[1]
+    assert sketch.model.generation_config.eos_token_id == again.model.generation_config.eos_token_id
+    assert sketch.tokenizer.get_vocab() == again.tokenizer.get_vocab()
+    assert sketch.tokenizer.chat_template == again.tokenizer.chat_template
+
+
+@pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q5_1", "Q4_0"])
+def test_every_block_type_is_saved_as_it_is_de_quantised(policy, policy_path, kind, tmp_path):
+    """Checked on a matrix whose rows llama.cpp does not reorder."""
+    again = convert(write_gguf(policy_path, tmp_path / "model.gguf", kind=kind), tmp_path / "model")
+    stored, name = gguf.GGMLQuantizationType[kind], "model.layers.1.mlp.down_proj.weight"
+    expected = gguf.dequantize(gguf.quantize(policy.model.state_dict()[name].numpy(), stored), stored)
+    assert np.array_equal(again.model.state_dict()[name].numpy(), expected)
+    assert not np.array_equal(expected, policy.model.state_dict()[name].numpy())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_weights_are_saved_in_the_dtype_of_training(policy, policy_path, whole, dtype, tmp_path):
+    again = convert(whole, tmp_path / "model", dtype)
+    assert again.model.dtype == again.model.config.dtype == getattr(torch, dtype)
+    for name, weight in load_file(tmp_path / "model" / "model.safetensors").items():
+        assert torch.equal(weight, policy.model.state_dict()[name].to(getattr(torch, dtype))), name
+
+
+def test_tied_embeddings_are_saved_once(policy_path, tmp_path):
+    """A GGUF without output weights has those of the embedding."""
+    again = convert(write_gguf(policy_path, tmp_path / "tied.gguf", without="output.weight"), tmp_path / "model")
+    assert again.model.config.tie_word_embeddings
+    assert again.model.lm_head.weight is again.model.model.embed_tokens.weight
+    assert "lm_head.weight" not in load_file(tmp_path / "model" / "model.safetensors")
+
+
+def test_responses_also_end_at_the_tokens_that_end_a_turn_or_a_message(policy_path, tmp_path):
+    """Gemma's end token is <eos>, and its turns end with another: transformers reads only the first."""
+    fields = {"tokenizer__ggml__eot_token_id": 1, "tokenizer__ggml__eom_token_id": 0}
+    again = convert(write_gguf(policy_path, tmp_path / "model.gguf", **fields), tmp_path / "model")
+    assert again.model.generation_config.eos_token_id == [0, 1, 2]
+    assert again.tokenizer.eos_token_id == 2
+
+
+def test_files_beside_the_file_are_another_models(policy, whole, tmp_path):
+    build_tiny_model(tmp_path / "both", seed=5, vocab=300)
+    (tmp_path / "both" / "chat_template.jinja").write_text("another")
+    (tmp_path / "both" / "adapter_config.json").write_text("{}")
+    again = convert(shutil.copy(whole, tmp_path / "both") and tmp_path / "both" / whole.name, tmp_path / "model")
+    assert again.tokenizer.chat_template == policy.tokenizer.chat_template
+    assert torch.equal(again.model.lm_head.weight, policy.model.lm_head.weight)
+
+
+def test_what_becomes_of_the_weights_is_said(policy_path, whole, tmp_path):
+    """A block of Q8_0 has 32 weights of 8 bits and a scale of 16: 8.5 bits, a little more with the vectors."""
+    assert (
+        GGUFFile(whole.parent, whole.name).describe("auto") == "tiny.gguf (F32) becomes a model in float32, 0.00 GiB."
+    )
+    write_gguf(policy_path, tmp_path / "q8.gguf", kind="Q8_0")
+    said = GGUFFile(tmp_path, "q8.gguf").describe("bfloat16")
+    assert "quantised, 8.6 bits a weight (F32, Q8_0)" in said and "become bfloat16" in said
+    assert "not the original model" in said
+
+
+def test_a_file_is_converted_once_per_content_and_dtype(whole, tmp_path, monkeypatch):
+    (tmp_path / "copy").mkdir()
+    shutil.copy(whole, tmp_path / "copy" / "other.gguf")
+    first = GGUFFile(whole.parent, whole.name).cached("float32")
+    assert first != GGUFFile(whole.parent, whole.name).cached("bfloat16")
+    monkeypatch.setattr(GGUFFile, "save", None)
+    assert GGUFFile(tmp_path / "copy", "other.gguf").cached("auto") == first
+
+
+def test_an_interrupted_conversion_leaves_no_folder(whole, tmp_path, monkeypatch):
+    def stop(self, folder, dtype):
+        folder.mkdir()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(GGUFFile, "save", stop)
+        GGUFFile(whole.parent, whole.name).cached("float32")
+    assert [path.suffix for path in (tmp_path / "cache" / "sgpo-gguf").iterdir()] == [".lock"]
+    assert load_policy(GGUFFile(whole.parent, whole.name).cached("float32"), device="cpu")
+
+
+def test_files_that_are_no_policy_are_refused_and_leave_nothing(policy_path, tmp_path):
+    def write(name, **changes):
+        return write_gguf(policy_path, tmp_path / name, **changes).name
+
+    (tmp_path / "empty.gguf").touch()
+    (tmp_path / "text.gguf").write_text("not a GGUF file, but longer than a header of one")
+    (tmp_path / "folder.gguf").mkdir()
+    cases = [
+        ("missing.gguf", "no file 'missing.gguf'; allowed: .*empty.gguf"),
+        ("folder.gguf", "no file 'folder.gguf'"),
+        (str(tmp_path / "text.gguf"), "no file"),
+        ("empty.gguf", "no complete GGUF file"),
+        ("text.gguf", "no complete GGUF file .*magic"),
+        (write("vision.gguf", architecture="clip"), "architecture clip is not supported.*; allowed: "),
+        (write("encoder.gguf", architecture="t5"), "cannot be de-quantised: .*; allowed: "),
+        (write("part.gguf", split__count=3), "one of 3 parts; allowed: one file"),
+        (write("no-template.gguf", tokenizer__chat_template=None), "no chat template.*gguf-new-metadata"),
+        (write("no-end.gguf", tokenizer__ggml__eos_token_id=None), "no eos_token"),
+        (write("no-tokens.gguf", tokenizer__ggml__tokens=None), "cannot be de-quantised"),
+        (write("other-tokens.gguf", tokenizer__ggml__model="bert"), "cannot be de-quantised: .*bert"),
+        (write("layer.gguf", without="blk.1."), "lacks 9 weights"),
+        (write("sizes.gguf", llama__embedding_length=64), "cannot be de-quantised"),
+    ]
+    assert unrefused(lambda name: GGUFFile(tmp_path, name).save(tmp_path / "model", "float32"), cases) == {}
+    assert not (tmp_path / "model").exists()
+
+
+def test_weights_of_a_type_that_cannot_be_de_quantised_are_refused(policy_path, tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "q8_k.gguf", "llama")
+    kind = gguf.GGMLQuantizationType.Q8_K
+    writer.add_tensor("blk.0.attn_q.weight", np.zeros((2, gguf.GGML_QUANT_SIZES[kind][1]), np.uint8), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(InputError, match="holds weights as Q8_K, which"):
+        GGUFFile(tmp_path, "q8_k.gguf")
+
+
+def test_a_file_that_was_cut_anywhere_is_refused(whole, tmp_path):
+    content = whole.read_bytes()
+    for cut in np.linspace(1, len(content) - 1, 40, dtype=int):
+        (tmp_path / "cut.gguf").write_bytes(content[:cut])
+        with pytest.raises(InputError, match="is no complete GGUF file"):
+            GGUFFile(tmp_path, "cut.gguf")
+
+
+def test_a_missing_package_is_named_with_its_extra(whole, monkeypatch):
+    monkeypatch.setattr(converting, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"needs gguf.*pip install 'sgpo\[gguf\]'"):
+        GGUFFile(whole.parent, whole.name)
+
+
+def test_a_path_that_needs_gguf_file_says_so(whole):
+    for path in (whole, whole.parent):
+        with pytest.raises(InputError, match="gguf_file"):
+            load_policy(path, device="cpu")
