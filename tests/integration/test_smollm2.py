@@ -66,7 +66,7 @@ def test_the_wheel_is_converted_once(example, wheel, output, capsys):
 
 
 def test_an_interrupted_conversion_is_completed_without_another_download(example, wheel, output, monkeypatch):
-    def stop(self, folder, dtype):
+    def stop(self, folder):
         folder.mkdir()
         raise KeyboardInterrupt
 

@@ -31,15 +31,6 @@ class ModelConfig(Section):
         """The same settings for the policy in another folder, which is whole: no GGUF file, no adapter."""
         return self.model_copy(update={"path": str(path), "gguf_file": None, "adapter": None})
 
-    @model_validator(mode="after")
-    def _a_file_is_a_whole_model(self) -> "ModelConfig":
-        if self.gguf_file is not None and self.adapter is not None:
-            raise ValueError(
-                f"gguf_file is {self.gguf_file!r} and adapter is {self.adapter!r}; allowed: one of them. An adapter "
-                "belongs to the weights that it was trained on"
-            )
-        return self
-
 
 class GenerationConfig(Section):
     """How the policy answers the prompts of a round (in the paper: 2 responses, T = 0.7, at most 300 tokens)."""

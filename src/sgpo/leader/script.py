@@ -14,13 +14,11 @@ from typing import Any
 import torch
 from accelerate.commands.launch import launch_command_parser
 from datasets import Dataset, load_dataset
-from rich.console import Console
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser, get_dataset
 from trl import get_peft_config as peft_config_of
 from trl import get_quantization_config as quantization_config_of
 from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
-from sgpo.config.model import ModelConfig as RecipeModel
 from sgpo.config.read import read_recipe
 from sgpo.config.section import setting
 from sgpo.errors import InputError, naming_rows
@@ -30,7 +28,7 @@ from sgpo.leader.scores import FINGERPRINT_COLUMN, POLICY_COLUMNS, REFERENCE_COL
 from sgpo.leader.train import without_trl_warnings
 from sgpo.leader.trainer import SGPOTrainer
 from sgpo.policy.chat import inspect_chat
-from sgpo.policy.generators import as_folder
+from sgpo.policy.gguf import GGUFFile
 from sgpo.policy.load import Policy, check_rows, check_vocabulary
 from sgpo.policy.tokens import dated
 from sgpo.preferences.columns import read_columns, without_empty
@@ -38,7 +36,6 @@ from sgpo.preferences.layout import OTHER_PROMPTS, PAIR_FEATURES, UNSUPPORTED, t
 from sgpo.preferences.source import load_rows
 from sgpo.store.files import name_row
 from sgpo.store.processes import disconnect
-from sgpo.store.progress import Reporter
 
 _EPILOG = "Arguments of accelerate launch, such as --num_processes 4 or --accelerate_config fsdp2, are accepted too."
 # Set in the processes of a launch, which read the launcher's arguments in a --config file a second time.
@@ -50,15 +47,12 @@ _USED = (*PAIR_FEATURES, *UNSUPPORTED, "weight", "source", *POLICY_COLUMNS, *REF
 class _Data(ScriptArguments, DatasetMixtureConfig):
     """The datasets, parsed before the trainer's arguments: whoever names none gets to know that first."""
 
+    gguf_file: str | None = setting(None, "Name of a GGUF file in the model's folder or repository; converted once.")
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if bool(self.datasets) == bool(self.dataset_name):
             raise InputError("--dataset_name and datasets (in a --config file): exactly one of them must be given.")
-
-
-@dataclass
-class _Model(ModelConfig):
-    gguf_file: str | None = setting(None, "Name of a GGUF file in the model's folder or repository; converted once.")
 
 
 @without_trl_warnings()
@@ -69,7 +63,7 @@ def train(argv: Sequence[str]) -> int:
     `--accelerate_config fsdp2`, the training is launched, else it runs in this process. Returns the exit code.
     """
     # On errors, the usage would list some 200 arguments.
-    parser = TrlParser((_Data, SGPOConfig, _Model), prog="sgpo train", epilog=_EPILOG, exit_on_error=False)
+    parser = TrlParser((_Data, SGPOConfig, ModelConfig), prog="sgpo train", epilog=_EPILOG, exit_on_error=False)
     if "--config" in argv:
         if argv[-1] == "--config":
             raise InputError("--config needs a file.")
@@ -112,7 +106,7 @@ def _without(argv: Sequence[str], removed: list[str]) -> list[str]:
     return [argument for argument in argv if not (rest and argument == rest[0] and [rest.pop(0)])]
 
 
-def _train(script: _Data, arguments: SGPOConfig, model: _Model) -> None:
+def _train(script: _Data, arguments: SGPOConfig, model: ModelConfig) -> None:
     arguments.model_init_kwargs = {
         "revision": model.model_revision,
         "trust_remote_code": arguments.trust_remote_code,
@@ -123,7 +117,13 @@ def _train(script: _Data, arguments: SGPOConfig, model: _Model) -> None:
     names, datasets = _load_datasets(script, arguments)
     if not model.model_name_or_path:
         raise InputError("--model_name_or_path is missing; allowed: a folder or a Hub id.")
-    path = _convert(model, arguments) if model.gguf_file else model.model_name_or_path
+    path = model.model_name_or_path
+    if script.gguf_file:
+        if model.model_revision != "main":
+            raise InputError(f"--model_revision is {model.model_revision!r}; allowed with --gguf_file: main.")
+        file = GGUFFile(path, script.gguf_file, model.dtype or "auto")
+        print(f"Note: {file.describe()}", file=sys.stderr)
+        path = str(file.cached())
     try:
         trainer = SGPOTrainer(
             model=path,
@@ -158,14 +158,6 @@ def _train(script: _Data, arguments: SGPOConfig, model: _Model) -> None:
     if arguments.push_to_hub:
         trainer.push_to_hub(dataset_name=script.dataset_name)
     trainer.end()
-
-
-def _convert(model: _Model, arguments: SGPOConfig) -> str:
-    """The folder that a GGUF file is converted into, by one process of those that share a cache."""
-    if model.model_revision not in (None, "main"):
-        raise InputError(f"--model_revision is {model.model_revision!r}; allowed with --gguf_file: main.")
-    named = RecipeModel(path=model.model_name_or_path, gguf_file=model.gguf_file, dtype=model.dtype or "auto")
-    return as_folder(named, Reporter(Console(stderr=True) if arguments.process_index == 0 else None)).path
 
 
 def _load_datasets(script: _Data, arguments: SGPOConfig) -> tuple[dict[str, str], dict[str, Dataset]]:

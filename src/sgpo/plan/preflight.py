@@ -63,7 +63,7 @@ class Inputs:
             self.parameters = model.parameters
             return
         if model.gguf_file is not None:
-            self.warnings.append(GGUFFile(model.path, model.gguf_file).describe(model.dtype))
+            self.warnings.append(GGUFFile(model.path, model.gguf_file, model.dtype).describe())
         text = policy.model.config.get_text_config()
         self.architecture = Architecture(text.num_hidden_layers, text.hidden_size, text.vocab_size)
         self.parameters = sum(parameter.numel() for parameter in policy.model.parameters())

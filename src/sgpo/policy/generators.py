@@ -23,7 +23,7 @@ from sgpo.store.progress import Reporter
 def load_model(model: ModelConfig, device: str | None = None) -> Policy:
     """Loads the policy that a section `model` names; see `load_policy`. A GGUF file is loaded on "meta" only."""
     if model.gguf_file is not None:
-        return GGUFFile(model.path, model.gguf_file).sketch()
+        return GGUFFile(model.path, model.gguf_file, model.dtype).sketch()
     return load_policy(device=device, **model.model_dump(include={"path", "dtype", "adapter", "trust_remote_code"}))
 
 
@@ -31,10 +31,9 @@ def as_folder(model: ModelConfig, reporter: Reporter) -> ModelConfig:
     """The model itself, or the folder of the cache that its GGUF file is converted into, once."""
     if model.gguf_file is None:
         return model
-    file = GGUFFile(model.path, model.gguf_file)
-    reporter.say(f"Note: {escape(file.describe(model.dtype))}")
-    with reporter.stage("conversion"):
-        return model.at(file.cached(model.dtype))
+    file = GGUFFile(model.path, model.gguf_file, model.dtype)
+    reporter.say(f"Note: {escape(file.describe())}")
+    return model.at(file.cached())
 
 
 def sampling_of(settings: GenerationConfig) -> Sampling:

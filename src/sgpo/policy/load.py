@@ -91,9 +91,7 @@ def load_policy(
     if config.is_file():
         read_json(config)
     elif Path(source).is_dir():
-        raise InputError(
-            f"model {source!r} has no config.json; allowed: a directory written by save_pretrained, or gguf_file."
-        )
+        raise InputError(f"model {source!r} has no config.json; allowed: a folder of save_pretrained, or gguf_file.")
     tokenizer = load_tokenizer(path, adapter=adapter, trust_remote_code=trust_remote_code)
     if device == "meta" and not Path(source).is_dir():
         model = _sketch(source, trust_remote_code)

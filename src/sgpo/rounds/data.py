@@ -34,7 +34,7 @@ def resolve_data(config: RunConfig, stages: Stages) -> RunConfig:
     """The recipe with files in place of `model.gguf_file`, `world` and `data.split`: made unless they are on disk."""
     model, root = config.model, stages.run.root
     if model.gguf_file is not None:
-        stages.alone(BASE, lambda path: GGUFFile(model.path, model.gguf_file).save(path, model.dtype))
+        stages.alone(BASE, lambda path: GGUFFile(model.path, model.gguf_file, model.dtype).save(path))
         config = with_base(config, root)
     if config.world is not None:
         stages.alone(WORLD, lambda path: _write_world(config, path, stages.reporter))
