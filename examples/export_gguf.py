@@ -54,7 +54,7 @@ def add_weight(writer: gguf.GGUFWriter, name: str, weight: torch.Tensor, kind: s
 def export_gguf(policy: Path, like: Path, output: Path) -> None:
     """Writes the policy in a folder as `output`, with the metadata of the GGUF file `like`."""
     base = GGUFFile(str(like.parent), like.name, "auto")
-    architecture = base.value("general.architecture")
+    architecture = base.header.fields["general.architecture"].contents()
     if architecture not in ARCHITECTURES:
         raise InputError(f"{like}: architecture {architecture!r}; allowed: {', '.join(ARCHITECTURES)}.")
     model = load_policy(policy, dtype="auto", device="cpu").model

@@ -69,7 +69,7 @@ def test_a_file_that_is_refused_leaves_no_run(recipe, gguf_file, tmp_path, capsy
     gguf_file.write_bytes(gguf_file.read_bytes()[:-100])
     model = {"path": str(gguf_file.parent), "gguf_file": gguf_file.name}
     assert run(recipe, model, tmp_path / "run") == 2
-    assert "micro.gguf is no complete GGUF file" in capsys.readouterr().err
+    assert "micro.gguf' (file, which must be complete) cannot be loaded" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     assert run(recipe, {**model, "adapter": "mine"}, tmp_path / "run") == 2
     assert "model.adapter is given with model.gguf_file" in capsys.readouterr().err
@@ -108,8 +108,8 @@ def test_flags_that_a_file_does_not_go_with_are_refused(gguf_file, tmp_path, cap
         (["eval", "alpaca", "--annotations", "a.json", "--gguf-file", "a"], "--gguf-file is given with --annotations"),
         (
             ["train", "--dataset_name", pairs, "--use_cpu", "--model_name_or_path", str(gguf_file.parent),
-             "--gguf_file", gguf_file.name, "--model_revision", "v2", "--output_dir", str(tmp_path / "out")],
-            "--model_revision is 'v2'; allowed with --gguf_file: main",
+             "--gguf_file", "other.gguf", "--output_dir", str(tmp_path / "out")],
+            "has no file 'other.gguf'; allowed: micro.gguf",
         ),
     ):  # fmt: skip
         assert main(arguments) == 2

@@ -119,10 +119,10 @@ def test_files_beside_the_file_are_another_models(policy, whole, tmp_path):
 def test_what_becomes_of_the_weights_is_said(policy_path, whole, tmp_path):
     """A block of Q8_0 has 32 weights of 8 bits and a scale of 16: 8.5 bits, a little more with the vectors."""
     said = opened(whole, "auto").describe()
-    assert said == "tiny.gguf: 32.0 bits a weight (F32) become float32, 0.00 GiB."
+    assert said == "tiny.gguf: 32.0 bits a weight become float32 in a model folder."
     write_gguf(policy_path, tmp_path / "q8.gguf", kind="Q8_0")
     said = opened(tmp_path / "q8.gguf", "bfloat16").describe()
-    assert "8.6 bits a weight (F32, Q8_0) become bfloat16" in said and "not the original model" in said
+    assert "q8.gguf: 8.6 bits a weight become bfloat16" in said and "not the original model" in said
 
 
 def test_a_file_is_converted_once_per_content_and_dtype(whole, tmp_path, monkeypatch):
@@ -156,18 +156,19 @@ def test_files_that_are_no_policy_are_refused_and_leave_nothing(policy_path, tmp
     cases = [
         ("missing.gguf", "no file 'missing.gguf'; allowed: .*empty.gguf"),
         ("folder.gguf", "no file 'folder.gguf'"),
-        (str(tmp_path / "text.gguf"), "no file"),
-        ("empty.gguf", "no complete GGUF file"),
-        ("text.gguf", "no complete GGUF file .*magic"),
-        (write("vision.gguf", architecture="clip"), "architecture clip is not supported.*; allowed: "),
-        (write("encoder.gguf", architecture="t5"), "cannot be de-quantised: .*; allowed: "),
-        (write("part.gguf", split__count=3), "one of 3 parts; allowed: one file"),
-        (write("no-template.gguf", tokenizer__chat_template=None), "no chat template.*gguf-new-metadata"),
+        ("empty.gguf", "GGUF file .*empty.gguf.* cannot be loaded: cannot mmap an empty file"),
+        ("text.gguf", "cannot be loaded: GGUF magic"),
+        (write("vision.gguf", architecture="clip"), "architecture clip is not supported"),
+        (write("encoder.gguf", architecture="t5"), "GGUF file .*encoder.gguf.* cannot be loaded"),
+        (
+            write("no-template.gguf", tokenizer__chat_template=None),
+            "no-template.gguf.*no chat template; allowed: .*gguf-new-metadata",
+        ),
         (write("no-end.gguf", tokenizer__ggml__eos_token_id=None), "no eos_token"),
-        (write("no-tokens.gguf", tokenizer__ggml__tokens=None), "cannot be de-quantised"),
-        (write("other-tokens.gguf", tokenizer__ggml__model="bert"), "cannot be de-quantised: .*bert"),
+        (write("no-tokens.gguf", tokenizer__ggml__tokens=None), "no-tokens.gguf.* cannot be loaded"),
+        (write("other-tokens.gguf", tokenizer__ggml__model="bert"), "cannot be loaded: .*bert"),
         (write("layer.gguf", without="blk.1."), "lacks 9 weights"),
-        (write("sizes.gguf", llama__embedding_length=64), "cannot be de-quantised"),
+        (write("sizes.gguf", llama__embedding_length=64), "sizes.gguf.* cannot be loaded"),
     ]
     assert unrefused(lambda name: GGUFFile(str(tmp_path), name, "float32").save(tmp_path / "model"), cases) == {}
     assert not (tmp_path / "model").exists()
@@ -181,7 +182,7 @@ def test_weights_of_a_type_that_cannot_be_de_quantised_are_refused(policy_path, 
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(InputError, match="Q8_K is not yet implemented; allowed"):
+    with pytest.raises(InputError, match="q8_k.gguf.*Q8_K is not yet implemented"):
         opened(tmp_path / "q8_k.gguf")
 
 
@@ -189,7 +190,7 @@ def test_a_file_that_was_cut_anywhere_is_refused(whole, tmp_path):
     content = whole.read_bytes()
     for cut in np.linspace(1, len(content) - 1, 40, dtype=int):
         (tmp_path / "cut.gguf").write_bytes(content[:cut])
-        with pytest.raises(InputError, match="is no complete GGUF file"):
+        with pytest.raises(InputError, match="cut.gguf.*must be complete.* cannot be loaded"):
             opened(tmp_path / "cut.gguf")
 
 

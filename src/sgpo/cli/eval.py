@@ -209,8 +209,7 @@ def _run_job(arguments: argparse.Namespace, settings: EvaluateConfig, **files: P
     own_pairs = self_annotated(load_pairs(arguments.self_pairs)) if arguments.self_pairs else None
     if arguments.self_pairs and own_pairs is None:
         raise InputError(f"--self-pairs {arguments.self_pairs} has no pair of source 'self'; allowed: at least one.")
-    reporter = _StagePerBar(Console(stderr=True))
-    model = as_folder(build(arguments, ModelConfig, path=arguments.policy), reporter)
+    model = as_folder(build(arguments, ModelConfig, path=arguments.policy))
     subject = Subject(
         model=model,
         name=arguments.name or arguments.policy,
@@ -228,7 +227,7 @@ def _run_job(arguments: argparse.Namespace, settings: EvaluateConfig, **files: P
         if missing and not arguments.yes:
             _confirm(f"{len(missing):,} requests to {', '.join(settings.servers)}")
 
-    job = Job(settings, subject, reporter, **files, approve=approve)
+    job = Job(settings, subject, _StagePerBar(Console(stderr=True)), **files, approve=approve)
     with dated(datetime.now()):
         for note in job.check():
             print(f"Warning: {note}", file=sys.stderr)

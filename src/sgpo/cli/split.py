@@ -41,7 +41,7 @@ def split(argv: list[str]) -> int:
             settings,
             arguments.output,
             seed=arguments.seed,
-            load=lambda: load_model(as_folder(model, reporter)),
+            load=lambda: load_model(as_folder(model)),
             reporter=reporter,
             notes={"model": arguments.model} if arguments.model else None,
         )

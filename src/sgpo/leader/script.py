@@ -119,10 +119,8 @@ def _train(script: _Data, arguments: SGPOConfig, model: ModelConfig) -> None:
         raise InputError("--model_name_or_path is missing; allowed: a folder or a Hub id.")
     path = model.model_name_or_path
     if script.gguf_file:
-        if model.model_revision != "main":
-            raise InputError(f"--model_revision is {model.model_revision!r}; allowed with --gguf_file: main.")
-        file = GGUFFile(path, script.gguf_file, model.dtype or "auto")
-        print(f"Note: {file.describe()}", file=sys.stderr)
+        file = GGUFFile(path, script.gguf_file, model.dtype or "auto", model.model_revision)
+        arguments.distributed_state.print(f"Note: {file.describe()}")
         path = str(file.cached())
     try:
         trainer = SGPOTrainer(

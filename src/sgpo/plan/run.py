@@ -15,7 +15,7 @@ from sgpo.plan.preflight import Inputs, inspect_inputs
 from sgpo.plan.tools import missing_tools
 from sgpo.policy.tokens import dated
 from sgpo.rounds.costs import BYTES, Scale, StagePlan, activation_bytes, state_bytes
-from sgpo.rounds.data import BASE, with_base
+from sgpo.rounds.data import BASE
 from sgpo.rounds.evaluations import check_evaluations
 from sgpo.rounds.loop import plan_rounds
 from sgpo.rounds.training import leader_arguments
@@ -64,11 +64,12 @@ def plan_run(config: RunConfig, *, offline: bool = False, processes: int = 1) ->
 
     Writes nothing and loads no weights; raises InputError for whatever would stop the run later and can be known now.
     """
-    output = Path(config.output)
+    output, base = Path(config.output), Path(config.output, BASE)
     check_same_config(output, config)
     hide_other_bars()
     with dated(start_of(output)):
-        here = with_base(config, output)
+        # The file from which a run has its base may be gone.
+        here = config.model_copy(update={"model": config.model.at(base)}) if base.is_dir() else config
         inputs = inspect_inputs(here, offline=offline)
         check_arguments(config, processes)
         evaluated = {WORLD_EVALUATION: config.world.test_prompts} if config.world else {}
@@ -131,8 +132,7 @@ def missing_room(output: Path, needed: int) -> list[str]:
     """A sentence if a disk has less room than a run needs, in bytes, in addition to the weights it has written."""
     existing = next(parent for parent in (output.absolute(), *output.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
-    written = (*output.glob("*/policy/*.safetensors"), *output.glob(f"{BASE}/*.safetensors"))
-    needed -= sum(file.stat().st_size for file in written)
+    needed -= sum(file.stat().st_size for place in ("*/policy", BASE) for file in output.glob(f"{place}/*.safetensors"))
     if needed <= free:
         return []
     return [

@@ -1,11 +1,10 @@
 """The policy and the generation backend that a recipe names."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
-
-from rich.markup import escape
 
 from sgpo.config import GenerationConfig, ModelConfig
 from sgpo.policy.generate import TransformersGenerator
@@ -17,7 +16,6 @@ from sgpo.policy.vllm import VLLMGenerator
 from sgpo.serving.client import ServerPool
 from sgpo.serving.launch import fill_command, launched_server
 from sgpo.store.processes import Processes
-from sgpo.store.progress import Reporter
 
 
 def load_model(model: ModelConfig, device: str | None = None) -> Policy:
@@ -27,12 +25,12 @@ def load_model(model: ModelConfig, device: str | None = None) -> Policy:
     return load_policy(device=device, **model.model_dump(include={"path", "dtype", "adapter", "trust_remote_code"}))
 
 
-def as_folder(model: ModelConfig, reporter: Reporter) -> ModelConfig:
+def as_folder(model: ModelConfig) -> ModelConfig:
     """The model itself, or the folder of the cache that its GGUF file is converted into, once."""
     if model.gguf_file is None:
         return model
     file = GGUFFile(model.path, model.gguf_file, model.dtype)
-    reporter.say(f"Note: {escape(file.describe())}")
+    print(f"Note: {file.describe()}", file=sys.stderr)
     return model.at(file.cached())
 
 

@@ -200,7 +200,8 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> PreTrained
     if tokenizer.chat_template is None:
         raise InputError(
             f"the tokenizer of {name!r} has no chat template; allowed: a tokenizer with one (an instruction-tuned or "
-            "SFT model; chat_template.jinja next to the tokenizer, or chat_template in tokenizer_config.json)."
+            "SFT model; chat_template.jinja next to the tokenizer, chat_template in tokenizer_config.json, or "
+            "tokenizer.chat_template of a GGUF file, see gguf-new-metadata)."
         )
     if tokenizer.eos_token_id is None:
         raise InputError(f"the tokenizer of {name!r} has no eos_token; allowed: one whose eos_token ends a response.")

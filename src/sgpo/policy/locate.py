@@ -68,7 +68,10 @@ def loading(what: str, name: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        where = "directory" if Path(name).is_dir() else "Hugging Face Hub id, and no directory of that name exists here"
+        where = "Hugging Face Hub id, and no directory of that name exists here"
+        where = (
+            "directory" if Path(name).is_dir() else "file, which must be complete" if Path(name).is_file() else where
+        )
         hint = " Its trust_remote_code allows that." if "trust_remote_code" in str(error) else ""
         raise InputError(f"{what} {name!r} ({where}) cannot be loaded: {first_line(error)}.{hint}") from error
 

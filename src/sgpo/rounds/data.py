@@ -35,20 +35,13 @@ def resolve_data(config: RunConfig, stages: Stages) -> RunConfig:
     model, root = config.model, stages.run.root
     if model.gguf_file is not None:
         stages.alone(BASE, lambda path: GGUFFile(model.path, model.gguf_file, model.dtype).save(path))
-        config = with_base(config, root)
+        config = config.model_copy(update={"model": model.at(root / BASE)})
     if config.world is not None:
         stages.alone(WORLD, lambda path: _write_world(config, path, stages.reporter))
     elif config.data.split is not None:
         draw = {"seed": config.seed, "load": partial(load_model, config.model), "reporter": stages.reporter}
         stages.alone(SPLIT, lambda path: draw_split(config.data.split, path, **draw))
     return with_files(config, root)
-
-
-def with_base(config: RunConfig, root: Path) -> RunConfig:
-    """The recipe with the folder that its GGUF file was converted into, if a run directory holds it."""
-    if config.model.gguf_file is None or not (root / BASE).is_dir():
-        return config
-    return config.model_copy(update={"model": config.model.at(root / BASE)})
 
 
 def with_files(config: RunConfig, root: Path) -> RunConfig:
