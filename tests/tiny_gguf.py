@@ -11,13 +11,13 @@ from example_scripts import load_example
 
 
 def write_gguf(
-    model: str | Path, file: Path, *, kind: str = "F32", architecture: str = "llama", without: str = "", **fields: Any
+    model: str | Path, file: Path, *, kind: str = "F32", architecture: str = "llama", without: str | tuple[str, ...] = (), **fields: Any
 ) -> Path:
     """Writes the tiny Llama in a folder as a GGUF file; returns the file.
 
     Args:
         kind: type of the matrices, such as "Q8_0".
-        without: leaves out each weight whose name begins with it.
+        without: leaves out the weights whose names begin with it, or with one of several.
         fields: further fields, with `__` for a dot, in place of those that the model has; None leaves one out.
     """
     example, loaded = load_example("export_gguf"), AutoModelForCausalLM.from_pretrained(model)
@@ -56,7 +56,7 @@ def write_gguf(
             types = {int: gguf.GGUFValueType.UINT32, float: gguf.GGUFValueType.FLOAT32, str: gguf.GGUFValueType.STRING}
             writer.add_key_value(name, value, types.get(type(value), gguf.GGUFValueType.ARRAY))
     for name, weight in example.gguf_weights(loaded, "llama").items():
-        if not without or not name.startswith(without):
+        if not name.startswith(without):
             example.add_weight(writer, name, weight, kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

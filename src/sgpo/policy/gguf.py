@@ -18,6 +18,9 @@ from sgpo.policy.load import Policy, check_tokenizer, check_vocabulary
 from sgpo.policy.locate import check_exists, loading
 from sgpo.store.files import replacing
 
+# transformers looks for a tokenizer, template or adapter beside a file, which may be another model's, but not here.
+_EMPTY = str(Path(__file__).parent)
+
 
 class GGUFFile:
     """A GGUF file of a folder or Hub repository, and its header; its weights become `dtype` ("auto": float32)."""
@@ -28,22 +31,20 @@ class GGUFFile:
         from gguf import GGML_QUANT_SIZES, GGUFReader, dequantize
 
         check_exists(path, "model")
-        self.file, self.dtype = Path(path, name), "float32" if dtype == "auto" else dtype
+        self.file, self.dtype = Path(path, name).absolute(), "float32" if dtype == "auto" else dtype
         if not Path(path).is_dir():
             with loading("model", path):
                 self.file = Path(hf_hub_download(path, name, revision=revision))
         elif not self.file.is_file():
             found = ", ".join(sorted(other.name for other in Path(path).glob("*.gguf"))) or "a folder with a GGUF file"
             raise InputError(f"model {path!r} has no file {name!r}; allowed: {found}.")
+        self._named = {"gguf_file": str(self.file)}
         with loading("GGUF file", str(self.file)):
             self.header = GGUFReader(self.file)
+            if not self.header.tensors:
+                raise InputError(f"{self.file} holds no weights; allowed: a whole model.")
             for kind in {tensor.tensor_type for tensor in self.header.tensors}:
                 dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
-        # Found from any folder. This one holds no tokenizer, template or adapter, as may lie beside the file.
-        self._source = {
-            "pretrained_model_name_or_path": str(Path(__file__).parent),
-            "gguf_file": str(self.file.resolve()),
-        }
 
     def describe(self) -> str:
         """What becomes of the weights."""
@@ -56,8 +57,8 @@ class GGUFFile:
     def sketch(self) -> Policy:
         """The policy on the device "meta", without weights; InputError as from `load_policy`."""
         with loading("GGUF file", str(self.file)), torch.device("meta"):
-            tokenizer = check_tokenizer(AutoTokenizer.from_pretrained(**self._source), str(self.file))
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(**self._source)).eval()
+            tokenizer = check_tokenizer(AutoTokenizer.from_pretrained(_EMPTY, **self._named), str(self.file))
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(_EMPTY, **self._named)).eval()
         # transformers reads one end token.
         fields = [self.header.get_field(f"tokenizer.ggml.{name}_token_id") for name in ("eot", "eom")]
         ends = model.config.eos_token_id
@@ -68,10 +69,11 @@ class GGUFFile:
 
     def save(self, folder: Path) -> None:
         """Writes weights in safetensors, configs and the tokenizer into a new folder."""
-        sketch, options = self.sketch(), {"dtype": self.dtype, "quantization_config": GgufConfig(dequantize=True)}
+        sketch = self.sketch()
         # transformers draws a bar that cannot be turned off, and fills missing weights at random.
         with loading("GGUF file", str(self.file)), redirect_stderr(io.StringIO()):
-            loaded, info = AutoModelForCausalLM.from_pretrained(**self._source, **options, output_loading_info=True)
+            options = {"dtype": self.dtype, "quantization_config": GgufConfig(dequantize=True), **self._named}
+            loaded, info = AutoModelForCausalLM.from_pretrained(_EMPTY, output_loading_info=True, **options)
             if missing := sorted(info["missing_keys"]):
                 raise InputError(f"{self.file} lacks {len(missing)} weights ({missing[0]}); allowed: a whole model.")
         # What was loaded stays marked as quantised, and would refuse to be saved.

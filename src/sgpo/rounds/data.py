@@ -65,7 +65,7 @@ def plan_data(config: RunConfig) -> list[StagePlan]:
         chosen = "at random" if split.selection == "random" else "as farthest points"
         count = f"{len(split.pools)} pool{'' if len(split.pools) == 1 else 's'}"
         work = f"{split.seeds} seeds {chosen}, {count}, {split.heldout} held out; no prompt twice"
-        return [*base, StagePlan(SPLIT, work)]
+        base.append(StagePlan(SPLIT, work))
     return base
 
 
