@@ -34,7 +34,7 @@ Failure = Literal[
 ]
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 Backend = Literal["transformers", "vllm", "server"]
-Dialect = Literal["vllm", "transformers", "openai"]
+Dialect = Literal["vllm", "transformers", "llama.cpp", "openai"]
 
 
 def listed(choices: Any) -> str:

@@ -105,7 +105,7 @@ def _add_preferences(kinds: Any) -> None:
     _add_reference(parser)
     add_flags(parser, FollowerConfig, ["space"])
     add_flags(parser, LeaderConfig, ["beta", "max_length"])
-    add_flags(parser, ModelConfig, ["dtype", "trust_remote_code"])
+    add_flags(parser, ModelConfig, ["gguf_file", "dtype", "trust_remote_code"])
 
 
 def _add_reference(parser: argparse.ArgumentParser) -> None:
@@ -119,7 +119,7 @@ def _add_generation(parser: argparse.ArgumentParser) -> None:
     if parser.get_default("kind") != "judge":
         aliases["servers"].append("--server")
     add_flags(group, GenerationConfig, _GENERATION, aliases=aliases)
-    add_flags(group, ModelConfig, ["dtype", "trust_remote_code"])
+    add_flags(group, ModelConfig, ["gguf_file", "dtype", "trust_remote_code"])
     group.add_argument("--seed", type=int, metavar="N", help="Seed of the sampling. Default: 0.")
 
 
@@ -209,6 +209,7 @@ def _run_job(arguments: argparse.Namespace, settings: EvaluateConfig, **files: P
     from sgpo.evaluate.held_out import self_annotated
     from sgpo.evaluate.judging import describe_cost
     from sgpo.evaluate.runner import Job, Subject, run_evaluation
+    from sgpo.policy.generators import as_folder
     from sgpo.policy.tokens import dated
     from sgpo.preferences.source import load_pairs
 
@@ -218,7 +219,7 @@ def _run_job(arguments: argparse.Namespace, settings: EvaluateConfig, **files: P
     own_pairs = self_annotated(load_pairs(arguments.self_pairs)) if arguments.self_pairs else None
     if arguments.self_pairs and own_pairs is None:
         raise InputError(f"--self-pairs {arguments.self_pairs} has no pair of source 'self'; allowed: at least one.")
-    model = build(arguments, ModelConfig, path=arguments.policy)
+    model = as_folder(build(arguments, ModelConfig, path=arguments.policy))
     subject = Subject(
         model=model,
         name=arguments.name or arguments.policy,

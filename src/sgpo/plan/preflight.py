@@ -12,6 +12,7 @@ from sgpo.demo.sft import VOCABULARY, count_parameters
 from sgpo.errors import InputError
 from sgpo.policy.chat import inspect_chat, rows_with_ends
 from sgpo.policy.generators import load_model
+from sgpo.policy.gguf import GGUFFile
 from sgpo.policy.load import Policy, load_policy
 from sgpo.policy.locate import adapter_base, loading
 from sgpo.preferences.distinct import prompt_key
@@ -66,6 +67,8 @@ class Inputs:
             self.unchecked.append(f"{model.path} (the Hub does not answer; the recipe says {model.parameters:,})")
             self.parameters = model.parameters
             return
+        if model.gguf_file is not None:
+            self.warnings.append(GGUFFile(model.path, model.gguf_file, model.dtype).describe())
         text = policy.model.config.get_text_config()
         hidden, heads = text.hidden_size, text.num_attention_heads
         inner = getattr(text, "intermediate_size", None) or 4 * hidden

@@ -18,6 +18,7 @@ from sgpo.plan.preflight import Inputs, inspect_inputs
 from sgpo.plan.tools import missing_tools
 from sgpo.policy.tokens import dated
 from sgpo.rounds.costs import BYTES, RESPONSE_SHARE, Scale, StagePlan, activation_bytes, state_bytes
+from sgpo.rounds.data import BASE
 from sgpo.rounds.evaluations import check_evaluations
 from sgpo.rounds.loop import plan_rounds
 from sgpo.rounds.training import leader_arguments
@@ -67,16 +68,18 @@ def plan_run(config: RunConfig, *, offline: bool = False, processes: int = 1, dr
     Writes nothing and loads no weights; raises InputError for whatever would stop the run later and can be known now. A
     dry run may go without the Hub, and measures this machine's speed if the run would use its CPU.
     """
-    output = Path(config.output)
+    output, base = Path(config.output), Path(config.output, BASE)
     check_same_config(output, config)
     hide_other_bars()
     with dated(start_of(output)):
-        inputs = inspect_inputs(config, offline=offline and dry_run)
+        # The file from which a run has its base may be gone.
+        here = config.model_copy(update={"model": config.model.at(base)}) if base.is_dir() else config
+        inputs = inspect_inputs(here, offline=offline and dry_run)
         check_arguments(config, processes)
         evaluated = {WORLD_EVALUATION: config.world.test_prompts} if config.world else {}
         if config.data.split is None and config.world is None:
             # Otherwise an evaluation may name a file that is not written yet; the run checks it then.
-            evaluated = check_evaluations(config)
+            evaluated = check_evaluations(here)
     scale = scale_of(config, inputs, evaluated)
     unchecked, cpu = [f"not checked: {what}." for what in inputs.unchecked], None
     if dry_run and config.hardware is None and inputs.architecture is not None and not torch.cuda.is_available():
@@ -130,16 +133,16 @@ def few_pairs(config: RunConfig, scale: Scale) -> list[str]:
 
 
 def run_size(config: RunConfig, parameters: int) -> int:
-    """Bytes of the policies that a run directory keeps: one per round, one for the seeds, one of the last DPO."""
-    size = BYTES[config.model.dtype if config.leader.lora else "float32"]
-    return (config.rounds + 1 + bool(config.final_epochs)) * parameters * size
+    """Bytes of the policies in a run directory: one per round, for the seeds, of the last DPO, of a GGUF file."""
+    policies = config.rounds + 1 + bool(config.final_epochs) + bool(config.model.gguf_file)
+    return policies * parameters * BYTES[config.model.dtype if config.leader.lora else "float32"]
 
 
 def missing_room(output: Path, needed: int) -> list[str]:
     """A sentence if a disk has less room than a run needs, in bytes, in addition to the weights it has written."""
     existing = next(parent for parent in (output.absolute(), *output.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
-    needed -= sum(file.stat().st_size for file in output.glob("*/policy/*.safetensors"))
+    needed -= sum(file.stat().st_size for place in ("*/policy", BASE) for file in output.glob(f"{place}/*.safetensors"))
     if needed <= free:
         return []
     return [
