@@ -28,7 +28,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch
 
-from sgpo.robust import PriceTracker, price_regret, solve_worst_case, worst_case
+from sgpo.robust import solve_worst_case, worst_case
+from sgpo_research.theory.price_tracker import PriceTracker, price_regret
 
 MARGIN = {"window": (-8.0, 8.0)}
 PAPER = {"space": "probability", "tangents": 6}

@@ -34,10 +34,8 @@ def check_whole(name: str, value: int | None, least: int, *, optional: bool = Fa
 
 
 def check_failed(failed: Mapping[str, int], asked: int, limit: float, what: str, example: str = "") -> None:
-    """Raises InputError if more than the share `limit` of the `asked` items failed; `failed` counts them by reason.
-
-    One failure passes, however few the items are, unless it is the only one or the limit is 0.
-    """
+    """Raises InputError if more than the share `limit` of the `asked` items failed; `failed` counts them by reason. One
+    failure passes, however few the items are, unless it is the only one or the limit is 0."""
     total = sum(failed.values())
     if total > (max(limit * asked, 1) if limit else 0) or (limit < 1 and total == asked > 0):
         counted = ", ".join(f"{reason} {count:,}" for reason, count in failed.items() if count)

@@ -20,7 +20,7 @@ from datasets import Dataset, Features, List, Value
 from evaluate.alpaca_files import annotation_rows, write_gamed
 from fuzz import mutations
 from report.fake_run import FakeRun
-from sgpo.cli.gaps_file import read_gaps
+from sgpo.cli.worst_case import read_gaps
 from sgpo.config import RunConfig, named_sources, read_recipe, validate
 from sgpo.config.options import JudgeOptions
 from sgpo.evaluate.alpaca import Instructions, read_annotations, read_instructions, write_model_outputs

@@ -53,6 +53,19 @@ def test_the_batches_of_one_call_draw_different_numbers(policy):
     assert len({response.text for row in found for response in row}) == 8
 
 
+def test_a_prompt_is_read_once_for_all_of_its_responses(policy):
+    """Every response, of eight tokens, reads the last token of the prompt and seven of its own."""
+    read = []
+    hook = policy.model.register_forward_pre_hook(
+        lambda model, args, kwargs: read.append(kwargs["input_ids"].shape), with_kwargs=True
+    )
+    [prompt] = tokenize_prompts(policy.tokenizer, PROMPTS[:1])
+    responses = generate_responses(policy, PROMPTS[:1], n=6, max_new_tokens=8, seed=0, batch_size=6)
+    hook.remove()
+    assert {response.n_tokens for response in responses[0]} == {8}
+    assert read == [(1, len(prompt))] + [(6, 1)] * 8
+
+
 def test_a_response_does_not_depend_on_what_else_is_in_the_batch(ending_policy):
     """The same text for all batch sizes, for rows that change their batch, and for half of the prompts."""
     sampling, seeds = Sampling(n=3, max_new_tokens=8, temperature=1.0, top_p=0.95), prompt_seeds(7, len(PROMPTS))

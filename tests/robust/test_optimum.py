@@ -1,14 +1,12 @@
-"""What the optimum tells: curve, certificate, the paper's variables, print."""
+"""What the optimum tells: curve, certificate, print."""
 
 import numpy as np
 import pytest
 
-from robust.cases import EVERY, MONOTONE, SQUARE, normal_gaps
-from sgpo.errors import InputError
-from sgpo.robust import dual_value, paper_variables, value_curve, worst_case
+from robust.cases import EVERY, SQUARE, normal_gaps
+from sgpo.robust import dual_value, value_curve, worst_case
 
 every = pytest.mark.parametrize("options", EVERY.values(), ids=EVERY)
-monotone = pytest.mark.parametrize("options", MONOTONE.values(), ids=MONOTONE)
 
 
 @every
@@ -52,30 +50,6 @@ def test_every_price_bounds_the_value_from_above(options):
     for factor in (0.0, 0.5, 0.99, 1.01, 2.0):
         bound = dual_value(worst.points, factor * worst.price, 0.1, link=worst.link, window=worst.window)
         assert bound >= worst.value - 1e-12
-
-
-@monotone
-@pytest.mark.parametrize("radius", [0.0, 0.05, 0.5, 50.0])
-def test_the_papers_variables_are_feasible_and_reach_the_value(options, radius):
-    worst = worst_case(normal_gaps(60), radius, **options)
-    (a, b), u = worst.window, worst.points[:, None]
-    mass, displacement = paper_variables(worst)
-    np.testing.assert_allclose(mass.sum(axis=1), 1.0, atol=1e-14)
-    assert (mass >= 0).all()
-    assert abs(displacement).sum() / 60 <= radius + 1e-12
-    assert (u * mass - displacement >= a * mass - 1e-12).all()
-    assert (u * mass - displacement <= b * mass + 1e-12).all()
-    used = mass > 0
-    places = (np.broadcast_to(u, mass.shape) - np.divide(displacement, mass, out=np.zeros_like(mass), where=used))[used]
-    assert (mass[used] @ worst.link.value(places)) / 60 == pytest.approx(worst.value, rel=1e-12)
-    if hasattr(worst.link, "slopes"):
-        linear = (u * mass - displacement) * worst.link.slopes + mass * worst.link.intercepts
-        assert linear.sum() / 60 == pytest.approx(worst.value, rel=1e-12)
-
-
-def test_a_two_sided_link_has_no_paper_variables():
-    with pytest.raises(InputError, match="square, which is not monotone"):
-        paper_variables(worst_case(normal_gaps(5), 0.1, window=(-6, 6), link=SQUARE))
 
 
 def test_a_two_sided_link_sends_mass_to_both_ends():

@@ -7,24 +7,42 @@ from pathlib import Path
 from typing import Any
 
 from sgpo.errors import InputError
+from sgpo.memory import keep_freed_memory
 from sgpo.threads import passive_waiting
+from sgpo_research.real_model_command import real_model_parser, run_real_model
+from sgpo_research.requests_command import requests_parser, run_requests
+
+# Beside the tables.
+_COMMANDS = {
+    "requests": (requests_parser, run_requests),
+    "real-model": (real_model_parser, run_real_model),
+}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command. Returns 0, 2 for bad input, or 130 when interrupted."""
     os.environ.update(passive_waiting())
+    keep_freed_memory()
     try:
-        return _run(_parser().parse_args(argv))
+        given = sys.argv[1:] if argv is None else argv
+        if given and given[0] in _COMMANDS:
+            parser, run = _COMMANDS[given[0]]
+            run(parser().parse_args(given[1:]))
+            return 0
+        return _run(_parser().parse_args(given))
     except InputError as error:
         print(f"sgpo-study: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nsgpo-study: interrupted; the same command resumes after the last finished seed", file=sys.stderr)
+        print("\nsgpo-study: interrupted; the same command resumes after what is finished", file=sys.stderr)
         return 130
 
 
 def _parser() -> argparse.ArgumentParser:
-    study = argparse.ArgumentParser(prog="sgpo-study", description="Computes a table of the study; `list` names them.")
+    study = argparse.ArgumentParser(
+        prog="sgpo-study",
+        description="Computes a table of the study; `list` names them. `sgpo-study requests --help`: a world's files.",
+    )
     study.add_argument("table", metavar="TABLE", help="name of a table, or list")
     study.add_argument("--output", type=Path, metavar="DIR", help="folder for rows, summaries and runs; resumes there")
     study.add_argument("--quick", action="store_true", help="the small form, for a first look")

@@ -1,19 +1,17 @@
 """The text world in two regimes: the real loop, with a small language model and a gold reward."""
 
-import copy
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sgpo.config import RunConfig, validate
+from sgpo.config import RunConfig
 from sgpo.config.world import WORLD_EVALUATION
 from sgpo.rounds.loop import run_recipe
 from sgpo.store.processes import Processes
 from sgpo.store.progress import Reporter
 from sgpo.store.records import RoundMetrics, Shipped, parse_record
-from sgpo.store.run_dir import RunDir
+from sgpo_research.runs import OF_ROUND_0, adopt, changed_recipe
 from sgpo_research.summary import Row
 
 # The demo's loop in a world with two articles in a request. In the benign regime the gold reward is manners, which
@@ -56,25 +54,15 @@ _QUICK = {
     "rounds": 1, "world.pool_prompts": 60, "world.seed_pairs": 64, "world.heldout_pairs": 40, "world.test_prompts": 80,
     "world.sft_examples": 960,
 }  # fmt: skip
-# Stages that all runs in a world share, and those that runs with as many validation pairs share in addition.
+# Stages that all runs in a world share; runs with as many validation pairs share round 0 in addition.
 _OF_WORLD = ("world", "heldout/pairs", "evaluations")
-_OF_ROUND_0 = (
-    "seed/pairs", "validation/pairs", "round-0/policy", "round-0/evaluations", "round-0/metrics.json",
-    "round-0/validation.json",
-)  # fmt: skip
 _COMMAND = ["sgpo-study", "text-world"]
 
 
 def text_recipe(regime: str, changes: Mapping[str, Any], *, seed: int, output: Path) -> RunConfig:
     """The recipe of a run: the base, the regime's changes and the method's, as dotted keys."""
-    content = copy.deepcopy(BASE) | {"seed": seed, "output": str(output)}
-    for key, value in {**REGIMES[regime], **changes}.items():
-        *parents, last = key.split(".")
-        node = content
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = value
-    return validate(RunConfig, content, f"{regime}, seed {seed}")
+    own = {"seed": seed, "output": str(output)}
+    return changed_recipe(BASE, own, REGIMES[regime], changes, name=f"{regime}, seed {seed}")
 
 
 def run_text_world(
@@ -108,9 +96,9 @@ def run_text_world(
         key = json.dumps([recipe.validation_share, recipe.leader.trainer], sort_keys=True)
         if not output.exists():
             if key in made:
-                _adopt(recipe, made[key], (*_OF_WORLD, *_OF_ROUND_0))
+                adopt(recipe, made[key], (*_OF_WORLD, *OF_ROUND_0), _COMMAND)
             elif world is not None:
-                _adopt(recipe, world, _OF_WORLD)
+                adopt(recipe, world, _OF_WORLD, _COMMAND)
         world = world or output
         run_recipe(recipe, command=_COMMAND, processes=Processes(), reporter=reporter or Reporter())
         made.setdefault(key, output)
@@ -123,16 +111,6 @@ def text_world_rows(seed: int, quick: bool, folder: Path) -> list[Row]:
     methods = dict(list(METHODS.items())[:3]) if quick else METHODS
     changes = {name: {**method, **(_QUICK if quick else {})} for name, method in methods.items()}
     return [row for regime in REGIMES for row in run_text_world(regime, changes, seed=FIRST_SEED + seed, folder=folder)]
-
-
-def _adopt(recipe: RunConfig, source: Path, stages: tuple[str, ...]) -> None:
-    """Starts a run directory with stages that another run has made in the same way."""
-    run = RunDir(recipe.output, recipe, _COMMAND)
-    for stage in stages:
-        if (source / stage).exists():
-            with run.writing(stage) as path:
-                (shutil.copytree if (source / stage).is_dir() else shutil.copy2)(source / stage, path)
-    run.close()
 
 
 def _rows(regime: str, method: str, recipe: RunConfig) -> list[Row]:

@@ -22,7 +22,10 @@ class ModelConfig(Section):
 
     path: Place | None = key(None, "Folder or Hub id of the SFT model.")
     adapter: Place | None = key(None, "PEFT adapter to merge into the model.")
-    dtype: Dtype = key("float32", "Of the weights of policy and reference; bfloat16 and float16 also train in it.")
+    dtype: Dtype = key(
+        "float32",
+        "Of policy and reference; 16 bits train in mixed precision, with weights of 32.",
+    )
     trust_remote_code: bool = key(False, "Run model code that comes with the policy's Hub repository.")
     parameters: Count | None = key(None, "Number of its weights, for plans without the Hub.")
 

@@ -15,11 +15,8 @@ _SOURCES = (
 
 
 def read_recipe(path: str | Path, overrides: list[str]) -> dict[str, Any]:
-    """Reads a YAML recipe and applies dotted overrides, such as `follower.radius=0.05`.
-
-    Raises:
-        InputError: no such file, no YAML mapping, or an override that is not KEY=VALUE or that goes into a value.
-    """
+    """Reads a YAML recipe and applies dotted overrides, such as `follower.radius=0.05`. InputError: no such file, no
+    YAML mapping, or an override that is not KEY=VALUE or goes into a value."""
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}; allowed: a mapping of keys to values.")

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from sgpo.demo.annotator import prefers_first
 from sgpo.demo.answers import draw_answer
 from sgpo.demo.gold import FACTUAL, GENERAL, attributes
 from sgpo.demo.requests import Request, draw_request, parse_request
@@ -99,6 +99,14 @@ class ShopWorld:
             if request.text not in seen and _split_of(request.text) == split:
                 seen.add(request.text)
                 yield request
+
+
+def prefers_first(first: ArrayLike, second: ArrayLike, *, flip_rate: float, rng: np.random.Generator) -> np.ndarray:
+    """Labels of a Bradley-Terry annotator, (N,) bool, from gold rewards (N,) in nats: the first is preferred with
+    probability `(1 - flip_rate) sigma(first - second) + flip_rate sigma(second - first)`."""
+    difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    preferred = rng.random(difference.shape) < 1 / (1 + np.exp(-difference))
+    return preferred ^ (rng.random(difference.shape) < flip_rate)
 
 
 def _draw_two(request: Request, rng: np.random.Generator) -> tuple[str, str]:

@@ -17,14 +17,8 @@ reward = ShopWorld(facts={facts!r}, scale={scale!r}).rewards
 
 
 class WorldFiles(NamedTuple):
-    """Paths of a world's files.
-
-    Attributes:
-        sft: folder of the SFT model.
-        seeds, heldout: JSONL of labelled pairs: prompt, chosen, rejected.
-        prompts, test: JSONL of prompts: the pool of the rounds, and those to evaluate on.
-        reward: Python file whose function `reward(prompts, responses)` is the world's reward.
-    """
+    """Paths of a world's files: the SFT model's folder, JSON Lines of labelled pairs (seeds, held-out) and of prompts
+    (the rounds' pool, the test set), and the Python file with the function `reward(prompts, responses)`."""
 
     sft: Path
     seeds: Path

@@ -28,16 +28,9 @@ class Instructions(NamedTuple):
 
 
 class Annotations(NamedTuple):
-    """A judge's verdicts on N instructions, in the order of the file.
-
-    Attributes:
-        outputs, baseline_outputs: (N,) answers of the policy and of the baseline.
-        lengths, baseline_lengths: (N,) characters of them.
-        preferences: (N,) in [0, 1], the share of the win that goes to the policy; nan if the judge gave none.
-        generator, baseline, annotator: names of the policy, the baseline and the judge.
-        places: (N,) index of each row's instruction in the evaluation set; None if no set was given.
-        missing: indices in the evaluation set of the instructions without a row; empty if no set was given.
-    """
+    """A judge's verdicts on N instructions, in the order of the file: answers, their characters, and the share of the
+    win that goes to the policy, nan for none. With a set, the (N,) place of each in it, and the places without a
+    row."""
 
     outputs: list[str]
     baseline_outputs: list[str]

@@ -13,13 +13,8 @@ _COLUMNS = ("index", "preference", "std_delta_len", "instruction_difficulty")
 
 
 class Gamed(NamedTuple):
-    """AlpacaEval's difficulty file `df_gamed.csv`, which its full model needs in addition to the annotations.
-
-    Attributes:
-        difficulty: (I,) difficulty of each instruction in the order of the evaluation set.
-        features: (M, 2) of the gamed baselines' rows: standardised length difference, difficulty.
-        preferences: (M,) in [0, 1], of the same rows.
-    """
+    """The file's content: (I,) difficulty of each instruction of the set, in its order; of the gamed baselines' M rows,
+    (M, 2) standardised length difference and difficulty, and (M,) preferences in [0, 1]."""
 
     difficulty: np.ndarray
     features: np.ndarray

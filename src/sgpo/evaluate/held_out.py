@@ -18,10 +18,8 @@ def self_annotated(pairs: Dataset) -> Dataset | None:
 
 
 def pair_sources(pairs: Dataset, column: str | None, name: str) -> list[str] | None:
-    """The source of each of the pairs of a dataset, from a column of texts.
-
-    Without a column, the one named "source" is used if it holds texts; otherwise no sources are known.
-    """
+    """The source of each pair, from a column of texts. Without a column, the one named "source" is used if it holds
+    texts; otherwise no sources are known."""
     if column is None and "source" not in pairs.column_names:
         return None
     wanted = column or "source"

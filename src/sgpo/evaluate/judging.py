@@ -51,10 +51,8 @@ def _open_duel(
 def describe_cost(
     bodies: Sequence[Body], missing: Sequence[Body], *, price_in: float | None, price_out: float | None
 ) -> str:
-    """A sentence on the number of chat completions, their tokens and, with prices, an upper bound of their cost.
-
-    `missing` are the request bodies without a cached answer; prices are of a million tokens read and written.
-    """
+    """A sentence on the number of chat completions, their tokens and, with prices per million tokens, an upper bound of
+    their cost; `missing` are the request bodies without a cached answer."""
     if (price_in is None) != (price_out is None):
         raise InputError(f"--price-in is {price_in} and --price-out {price_out}; allowed: both, or neither.")
     for name, price in (("--price-in", price_in), ("--price-out", price_out)):
@@ -76,12 +74,8 @@ def describe_cost(
 def compare_by_judge(
     judge: PairwiseJudge, pool: CachedPool, duels: Sequence[Duel], *, progress: Advance
 ) -> dict[str, Any]:
-    """Judges P pairs of answers; docs/evaluation.md explains the result.
-
-    Rates are nan if there is no verdict. A row of `duels` has the verdict with the first answer in front (`straight`),
-    with the second (`swapped`), and the `result`: 1 is a win of the first answer, 0 a loss, values in between are draws
-    or weighted wins; None if there is none, for the reason `failure`. `asked` is False if no request was sent.
-    """
+    """Judges P pairs of answers; docs/evaluation.md explains the result. Rates are nan if there is no verdict. A row of
+    `duels` holds what is in `Settled`, and whether a request was sent (`asked`)."""
     try:
         bodies = [body for duel in duels for body in duel.bodies]
         answers = iter(pool.map(bodies, progress=progress, review=judge.review))

@@ -32,15 +32,9 @@ _WIDEST = 25.0
 
 
 class RawWinRate(NamedTuple):
-    """AlpacaEval's raw numbers; rates are in percent.
-
-    Attributes:
-        win_rate: mean preference; a draw counts half.
-        standard_error: of the win rate over instructions; nan for one instruction.
-        discrete_win_rate: the win rate after rounding each preference to a win, a draw or a loss.
-        wins, losses, draws: instructions with a preference above, below and at one half.
-        unjudged: instructions without a preference; no other number includes them.
-    """
+    """AlpacaEval's raw numbers, rates in percent. A draw (a preference of one half) counts half; `discrete_win_rate`
+    rounds each preference first; the standard error is over instructions, nan for one; no rate includes the
+    `unjudged`."""
 
     win_rate: float
     standard_error: float
@@ -52,19 +46,8 @@ class RawWinRate(NamedTuple):
 
 
 class LengthControlled(NamedTuple):
-    """A length-controlled win rate, in percent.
-
-    Attributes:
-        win_rate: predicted win rate if each response were as long as its baseline. Only the full model's is what
-            leaderboards call LC win rate; the minimal model's is 6.5 points higher on average (over 56 published
-            models), and up to 27.
-        standard_error: of the win rate over instructions, including the error of the fitted coefficients.
-        spread: standard error of the mean prediction alone, which alpaca_eval prints as `lc_standard_error`. Zero for
-            the minimal model, which predicts one number for all instructions.
-        model: "minimal" or "full".
-        coefficients: by name, in nats: length, difficulty (full model only), policy.
-        strength: the inverse penalty C that cross-validation selects.
-    """
+    """A length-controlled win rate, in percent: what the model predicts if each response were as long as its baseline.
+    docs/evaluation.md explains the numbers; coefficients (length, difficulty, policy) are in nats."""
 
     win_rate: float
     standard_error: float

@@ -66,11 +66,8 @@ def next_conversation(question: Question, answered: Sequence[str] = ()) -> list[
 def answer_questions(
     generator: Generator, questions: Sequence[Question], *, max_new_tokens: int, seed: int, progress: Advance
 ) -> list[list[Response]]:
-    """A policy's answers to all turns of Q questions.
-
-    Questions are answered turn by turn, at the temperature of their category, with a seed for each turn. After a turn
-    that has no answer the next ones have none either, for the same reason.
-    """
+    """A policy's answers to all turns of Q questions, turn by turn, at the temperature of their category, with a seed
+    for each turn. After a turn that has no answer the next ones have none either, for the same reason."""
     turns: list[list[Response]] = [[] for _ in questions]
     longest = max(len(question.turns) for question in questions)
     for temperature, places in by_temperature(questions).items():

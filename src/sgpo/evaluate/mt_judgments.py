@@ -23,14 +23,8 @@ _REPEATED = ", or --keep last or first, as after a trial run"
 
 
 class Judgments(NamedTuple):
-    """One model's scores by one judge.
-
-    Attributes:
-        question_ids, categories, turns: (N,) of each judgment; turns count from 1.
-        scores: (N,) from 0 to 10; nan if the judge's score could not be read.
-        model, judge: names.
-        repeated: judgments of the file that another of the same turn replaces.
-    """
+    """One model's scores by one judge, (N,) each: turns count from 1, scores are 0 to 10, nan if the judge's could not
+    be read. `repeated` counts the judgments of the file that another of the same turn replaces."""
 
     question_ids: np.ndarray
     categories: np.ndarray

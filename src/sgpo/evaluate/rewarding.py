@@ -23,12 +23,9 @@ SAMPLES = 8
 def compare_by_reward(
     annotator: Annotator, prompts: Sequence[Messages], policy: Answers, baseline: Answers, *, progress: Advance
 ) -> dict[str, Any]:
-    """Compares P pairs of answers by a reward that is on the same scale for all prompts.
-
-    Prompts that lack an answer (listed in `failed`, by reason) or a reward of one (`unrewarded`) are in no other
-    number. `counts` are the annotator's, `rewards` (P, 2) those of each prompt's two answers; nan if there is none.
-    `parts` are means of what the rewards consist of, (2,) by name, where both answers have that part.
-    """
+    """Compares P pairs of answers by a reward on one scale. Prompts that lack an answer (`failed`) or a reward
+    (`unrewarded`) are in no other number; `rewards` are (P, 2), nan for none, and `parts` means, (2,) by name, where
+    both have them."""
     failures = missing(policy, baseline)
     rows = [row for row, failure in enumerate(failures) if failure is None]
     if not rows:

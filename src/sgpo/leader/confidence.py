@@ -40,11 +40,8 @@ class SmoothingSettings:
 
 
 def smoothed_loss(margins: Tensor, smoothing: Tensor) -> Tensor:
-    r"""$-(1 - s) \log\sigma(\xi) - s \log\sigma(-\xi)$, (B,) in nats, for labels that are wrong with probability s.
-
-    It is cDPO's loss, and SPA's with $s = \alpha$ on doubted pairs and 0 on the others. Source: Mitchell, "A note on
-    DPO with noisy preferences" (2023), and arXiv:2406.04412 (SPA).
-    """
+    r"""$-(1 - s) \log\sigma(\xi) - s \log\sigma(-\xi)$, (B,) in nats, for labels that are wrong with probability s:
+    cDPO's loss (Mitchell, "A note on DPO with noisy preferences", 2023), and that of SPA (arXiv:2406.04412)."""
     return -(1 - smoothing) * logsigmoid(margins) - smoothing * logsigmoid(-margins)
 
 
@@ -60,10 +57,8 @@ class RecentMargins(RecentSteps):
         super().push(margins[weights > 0], weights[weights > 0])
 
     def threshold(self) -> float:
-        """The smallest kept margin with at least a share `quantile` of the weight at or below it.
-
-        Minus infinity before the first step; infinity at quantile 1, which doubts every pair, new ones too.
-        """
+        """The smallest kept margin with at least a share `quantile` of the weight at or below it: minus infinity before
+        the first step, infinity at quantile 1, which doubts every pair, new ones too."""
         if self.quantile == 1:
             return math.inf
         if not len(self):
@@ -73,14 +68,9 @@ class RecentMargins(RecentSteps):
 
 
 class SmoothedLoss(PairLoss):
-    """Smooths the labels of pairs whose margin is not above a quantile of the latest margins of all processes.
-
-    The threshold moves after an optimiser step and holds for the whole of the next one. The first `confidence_warmup`
-    of the steps smooth nothing, and neither does the very first step, which has no threshold.
-
-    Logs `confidence/smoothed_share` (of the pairs) and `confidence/threshold` (nats). With `decoupling`, the margins
-    that the threshold judges are not the policy's own.
-    """
+    """Smooths the labels of pairs whose margin (with `decoupling`, not the policy's own) is not above a quantile of the
+    latest margins of all processes. The threshold moves between optimiser steps; the first `confidence_warmup` of them,
+    and the very first, smooth nothing."""
 
     Settings = SmoothingSettings
     state_file = "sgpo_confidence.safetensors"

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sgpo.errors import InputError
-from sgpo.leader.margins import PairLogps, pair_margins, sum_pair_logps
-from sgpo.leader.pair_loss import PairBatch, Setup
+from sgpo.leader.pair_loss import PairBatch, PairLogps, Setup, pair_margins, sum_pair_logps
 
 # Logits that exist at a time, per model: 64 MiB in float32.
 MAX_LOGITS = 1 << 24
@@ -17,11 +16,8 @@ TOLERANCE = 0.05
 
 
 class Decoupling:
-    """Margins under the log-softmax of mixed logits, from hidden states that the models compute anyway.
-
-    `policy` and `reference` are the causal language models. Raises InputError where the reference's logits are not
-    available, or the models are sharded.
-    """
+    """Margins under the log-softmax of mixed logits, from hidden states that the models compute anyway. InputError
+    where the reference's logits are not available, or the models are sharded."""
 
     def __init__(self, setup: Setup) -> None:
         self._args, self._accelerator = setup.args, setup.accelerator
@@ -90,11 +86,9 @@ def mixed_logps(
     labels: Tensor,
     strength: float,
 ) -> Tensor:
-    r"""(T,) log-probabilities under $\log\mathrm{softmax}(\lambda h_\pi + (1 - \lambda) h_\mathrm{ref})$, in slices.
-
-    Takes the (T, D) last hidden states and the head of each model, (T,) labels and lambda: 1 is the policy, 0 the
-    reference, above 1 extrapolates from the reference beyond the policy. Source: arXiv:2406.04412 (SPA).
-    """
+    r"""(T,) log-probabilities of (T,) labels under $\log\mathrm{softmax}(\lambda h_\pi + (1 - \lambda)
+    h_\mathrm{ref})$, from the (T, D) last hidden states and the head of each model, in slices. Source: arXiv:2406.04412
+    (SPA)."""
     (policy_hidden, policy_head), (reference_hidden, reference_head) = policy, reference
     result = torch.empty(len(labels), dtype=torch.float32, device=labels.device)
     size = max(MAX_LOGITS // policy_head.weight.size(0), 1)

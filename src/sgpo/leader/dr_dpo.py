@@ -47,11 +47,8 @@ def sum_up(accelerator: Accelerator, losses: Tensor, beta: float) -> StepLosses:
 
 
 def dr_dpo_loss(losses: Tensor, step: StepLosses, beta: float, parts: int) -> Tensor:
-    """(B,) share of a microbatch, from its losses in nats and those of the whole step at the same weights.
-
-    Each value is the loss of the whole step. The gradient of the mean over pairs and `parts` (microbatches of a process
-    times processes) is the gradient of that loss.
-    """
+    """(B,) share of a microbatch: each value is the loss of the whole step, and the gradient of the mean over pairs and
+    `parts` (microbatches of a process times processes) is that loss's gradient."""
     weights = (-losses.detach().double() / beta - step.log_sum).exp().to(losses.dtype)
     value = -beta * (step.log_sum - math.log(step.count))
     return len(losses) * parts * weights * (losses - losses.detach()) + value

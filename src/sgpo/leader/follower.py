@@ -33,15 +33,9 @@ class MovedLoss(NamedTuple):
 
 @dataclass
 class _Source:
-    """Pairs that share a Wasserstein ball, and the latest answer to them.
-
-    Attributes:
-        members: places of its pairs of weight above 0 in the training set.
-        recent: with schedule "step", the gaps to answer to.
-        worst: the answer; None without a radius or pairs.
-        places: of the pairs that were answered to, in the order of the answer.
-        split: share of the marginal gap that is moved; None for groups, which have a marginal gap each.
-    """
+    """Pairs of weight above 0 that share a ball (`members`, places in the training set), and the latest answer to those
+    at `places`, in its order: None without a radius or pairs. `split` is the marginal gap's moved share; None for
+    groups."""
 
     name: str
     radius: float
@@ -61,11 +55,9 @@ class _Source:
 
 
 class Follower:
-    """The worst case of each source, and the loss of a pair under it.
-
-    `answers` counts how often it has answered; `gaps` are the (N,) gaps in nats that the schedules `round` and `epoch`
-    answer to, and those before training for `step`.
-    """
+    """The worst case of each source, and the loss of a pair under it. `answers` counts how often it has answered;
+    `gaps` are the (N,) gaps in nats that schedules `round` and `epoch` answer to, and those before training for
+    `step`."""
 
     def __init__(self, args: Any, pairs: Pairs, gaps: np.ndarray) -> None:
         """Takes the trainer's SGPOConfig, the training set, and (N,) its gaps before the first step, in nats."""
@@ -89,10 +81,8 @@ class Follower:
         return {source.name: source.worst for source in self._sources if source.worst is not None}
 
     def moved_shares(self) -> np.ndarray:
-        """(N,) share of each pair of the training set that the latest answer moves.
-
-        With schedule "step", pairs outside the running window move as the price says, at their gap before training.
-        """
+        """(N,) share of each pair of the training set that the latest answer moves. With schedule "step", pairs outside
+        the running window move as the price says, at their gap before training."""
         shares = np.zeros(len(self.gaps))
         for source in self._sources:
             if source.worst is not None:
@@ -101,10 +91,8 @@ class Follower:
         return shares
 
     def loss(self, margins: Tensor, tags: PairTags, *, training: bool) -> MovedLoss:
-        """The leader's loss of each pair, before weights, from (B,) gaps in nats with their graph.
-
-        Pairs outside the training set take the displacement that the marginal gap implies.
-        """
+        """The leader's loss of each pair, before weights, from (B,) gaps in nats with their graph. Pairs outside the
+        training set take the displacement that the marginal gap implies."""
         if len(self._sources) == 1:
             return self._source_loss(self._sources[0], margins, tags.row, training)
         parts = MovedLoss(*(torch.zeros_like(margins) for _ in range(3)))
@@ -196,10 +184,8 @@ class Follower:
         return follower
 
     def answer(self, given: Mapping[str, WorstCase] | None = None) -> None:
-        """Solves the worst case of every source, or takes given answers to the very same gaps, by source.
-
-        Raises InputError the first time, for gaps outside an explicit window; and for a rule that finds no window.
-        """
+        """Solves the worst case of every source, or takes given answers to the very same gaps, by source. InputError
+        the first time, for gaps outside an explicit window; and for a rule that finds no window."""
         asked = {}
         for source in self._sources:
             source.places, gaps = source.members, self.gaps[source.members]

@@ -62,11 +62,9 @@ class Guards(TrainerCallback):
 
 
 def refuse_bad_loss(loss: Tensor, rows: Tensor | None, accelerator: Accelerator, step: int, output_dir: str) -> None:
-    """Stops training, on every process, at a microbatch's loss that is not finite, before its gradient exists.
-
-    The InputError names the step, the (B,) rows of the process whose loss it was (None: a stream) and the last
-    checkpoint.
-    """
+    """Stops training, on every process, at a microbatch's loss that is not finite, before its gradient exists. The
+    InputError names the step, the (B,) rows of the process whose loss it was (None: a stream) and the last
+    checkpoint."""
     # All processes must stop together, or the others wait forever in the next collective call.
     losses = accelerator.gather(loss.detach().float().reshape(1))
     bad = ~torch.isfinite(losses)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ from transformers import TrainerCallback
 
 from sgpo.leader.pairs import Pairs, PairTags
 from sgpo.robust.solution import WorstCase
+
+# (B,) summed log-probabilities of the chosen and of the rejected responses, in nats.
+PairLogps = tuple[Tensor, Tensor]
 
 
 class Request(NamedTuple):
@@ -33,15 +37,9 @@ class Request(NamedTuple):
 
 @dataclass(frozen=True)
 class Setup:
-    """What a trainer gives its loss.
-
-    Attributes:
-        measure_gaps: returns (N,) gaps of the training set under the policy before training, in nats.
-        policy: the causal language model itself, without wrappers.
-        reference: the model that the reference's scores come from at each step; None where only scores are stored.
-        sharded: whether FSDP or DeepSpeed shards the models.
-        worst_cases: the follower's first answer by source, if it was solved before; None solves it.
-    """
+    """What a trainer gives its loss: a function that measures the (N,) gaps before training, in nats; the causal
+    language models without wrappers (no reference where only scores are stored); the follower's first answer if there
+    is one."""
 
     args: Any
     accelerator: Accelerator
@@ -54,15 +52,8 @@ class Setup:
 
 
 class PairBatch(NamedTuple):
-    """One microbatch of a process.
-
-    Attributes:
-        margins: (B,) gaps of the policy in nats, with their graph.
-        training: whether the pairs are being trained on, rather than evaluated.
-        inputs: the batch as the model takes it, with the reference's log-probabilities.
-        log_probs: (2B, L) the policy's log-probabilities by token, in nats.
-        step, max_steps: optimiser steps done, and steps in all.
-    """
+    """One microbatch of a process: (B,) margins in nats with their graph, the batch as the model takes it with the
+    reference's log-probabilities, (2B, L) the policy's by token in nats, and optimiser steps done and in all."""
 
     margins: Tensor
     tags: PairTags
@@ -124,9 +115,7 @@ class PairLoss(TrainerCallback):
 
     def begin_step(self, margins: Tensor, parts: int) -> None:
         """Takes the (B,) margins in nats of an optimiser step on this process, if `looks_ahead`; all processes call it.
-
-        `parts` is the number of microbatches of a process times processes.
-        """
+        `parts` is the number of microbatches of a process times processes."""
 
     def losses(self, batch: PairBatch) -> PairLosses:
         """The loss of each pair; in training it also remembers what it has seen."""
@@ -149,6 +138,28 @@ class PairLoss(TrainerCallback):
         """The state in a checkpoint; None in a checkpoint of another loss."""
         path = Path(folder) / cls.state_file
         return load_file(path) if path.is_file() else None
+
+
+def sum_pair_logps(per_token_logps: Tensor, completion_mask: Tensor, ld_alpha: float | None) -> PairLogps:
+    """Sums (2B, L) log-probabilities of tokens, chosen rows before rejected rows, 0 outside completions. `ld_alpha`
+    weighs the tokens beyond the shorter response of a pair (LD-DPO, arXiv:2409.06411); None sums all alike."""
+    # Prompt-learning PEFT puts virtual tokens in front of the real ones.
+    per_token_logps = per_token_logps[:, -completion_mask.size(1) :]
+    if ld_alpha is None:
+        return per_token_logps.sum(dim=1).chunk(2)
+    position = completion_mask.cumsum(dim=1)
+    shared_length = torch.minimum(*completion_mask.sum(dim=1).chunk(2)).repeat(2).unsqueeze(1)
+    weight = torch.where(position <= shared_length, 1.0, ld_alpha) * completion_mask
+    return (per_token_logps * weight).sum(dim=1).chunk(2)
+
+
+def pair_margins(policy: PairLogps, reference: PairLogps, beta: float) -> Tensor:
+    r"""Gaps `xi = beta * [(log pi - log pi_ref)(x, y_w) - (log pi - log pi_ref)(x, y_l)]`, (B,) float32, in nats.
+
+    Source: arXiv:2502.18099, Section 3.1.
+    """
+    chosen, rejected = (own.float() - base.float() for own, base in zip(policy, reference, strict=True))
+    return beta * (chosen - rejected)
 
 
 def weighted_mean(loss: Tensor, tags: PairTags) -> Tensor:

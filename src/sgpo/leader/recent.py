@@ -25,10 +25,8 @@ class StepMargins:
         self._stash.clear()
 
     def collect(self) -> tuple[np.ndarray, np.ndarray]:
-        """(N,) ascending rows and float64 margins of all processes since the last call; every process must call it.
-
-        A row that was seen twice (processes that run out of pairs get some again) has the margin that was seen first.
-        """
+        """(N,) ascending rows and float64 margins of all processes since the last call; every process must call it. A
+        row that was seen twice (processes that run out of pairs get some again) has the margin that was seen first."""
         columns = [torch.cat(column) for column in zip(*self._stash, strict=True)]
         self.clear()
         padded = (self._accelerator.pad_across_processes(column, pad_index=-1) for column in columns)

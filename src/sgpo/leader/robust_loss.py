@@ -24,14 +24,9 @@ _USED_WITH = {
 
 
 class RobustLoss(PairLoss):
-    """The loss of each pair under the worst case that the follower has found.
-
-    The follower answers at `start` and then by schedule: at the start of an epoch or after an optimiser step, to what
-    training has seen on all processes. Everything within one optimiser step meets the same answer.
-
-    Logs `robust/value` (nats), `robust/moved_share` and `robust/outside` (share of gaps outside the window), and for
-    each source `robust/price`, `robust/window_low` and `robust/window_high`.
-    """
+    """The loss of each pair under the worst case that the follower has found. It answers at `start` and then by
+    schedule, at the start of an epoch or after an optimiser step; everything within one optimiser step meets the same
+    answer."""
 
     Settings = FollowerSettings
     state_file = "sgpo_follower.safetensors"

@@ -35,10 +35,7 @@ def stored_gaps(dataset: Dataset, beta: float) -> np.ndarray:
 
 def doubt_reference(dataset: Dataset, args: Any) -> str | None:
     """Why the stored reference log-probabilities of a dataset, with TRL's token ids, cannot be used; None if they can.
-
-    The column `ref_fingerprint` names the reference and the tokens that the scores belong to. Without it the scores are
-    used as they are, unless `reference_fingerprint` asks for proof or `ld_alpha` changes the sums.
-    """
+    Without `ref_fingerprint` they are, unless `reference_fingerprint` asks for proof or `ld_alpha` changes the sums."""
     if FINGERPRINT_COLUMN not in dataset.column_names:
         if args.reference_fingerprint is not None:
             return f"there is no column {FINGERPRINT_COLUMN!r} to compare with {args.reference_fingerprint!r}"
@@ -70,9 +67,7 @@ class StoredScores:
 
     def usable(self, dataset: Dataset, args: Any, name: str) -> bool:
         """Whether a prepared dataset stores reference log-probabilities that can be used; warns if they must not be.
-
-        Raises InputError if there are none, or none that can be used, and no reference model to compute them.
-        """
+        InputError if there are none, or none that can be used, and no reference model to compute them."""
         if not has_columns(dataset, REFERENCE_COLUMNS, f"{name} dataset"):
             if self.stored and not self.has_model:
                 raise InputError(

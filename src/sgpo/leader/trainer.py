@@ -19,8 +19,7 @@ from trl.trainer.utils import get_config_model_id
 from sgpo.errors import InputError
 from sgpo.leader.config import SGPOConfig
 from sgpo.leader.guards import Guards, last_checkpoint, refuse_bad_gradient, refuse_bad_loss
-from sgpo.leader.margins import pair_margins, sum_pair_logps
-from sgpo.leader.pair_loss import PairBatch, PairLoss, PairLosses, Setup, weighted_mean
+from sgpo.leader.pair_loss import PairBatch, PairLoss, PairLosses, Setup, pair_margins, sum_pair_logps, weighted_mean
 from sgpo.leader.pair_losses import check_dataset, find_loss
 from sgpo.leader.pairs import TAGS, Pairs, PairTags, collate_tagged, number_rows, pop_tags, refuse_turns, tag_pairs
 from sgpo.leader.robust_loss import RobustLoss

@@ -20,12 +20,9 @@ def fill_in_batches(
     ties: Sequence[int] | None = None,
     progress: Advance | None = None,
 ) -> None:
-    """Fills `out`, (N, ...), with what `compute` returns for each batch of N rows, without gradients.
-
-    The longest rows come first, so that a batch too large for memory fails at once. Equal lengths are ordered by
-    `ties`, largest first, then by position. A batch has at most `batch_tokens` tokens, padding included; a longer row
-    is a batch of its own. `progress` counts rows.
-    """
+    """Fills `out`, (N, ...), with what `compute` returns for each batch, of at most `batch_tokens` tokens with padding
+    (or one longer row), without gradients. The longest rows come first, so that too large a batch fails at once; of
+    equal lengths the largest of `ties`."""
     ties = [0] * len(lengths) if ties is None else ties
     order = sorted(range(len(lengths)), key=lambda place: (-lengths[place], -ties[place]))
     done = 0
@@ -38,10 +35,7 @@ def fill_in_batches(
 
 
 def pad_right(sequences: Sequence[list[int]], device: torch.device) -> torch.Tensor:
-    """(B, L) token ids; a shorter sequence repeats its last token, since any id of the vocabulary can pad.
-
-    A causal model needs no attention mask for them: no real token sees the padding, and without a mask PyTorch takes
-    its fastest attention kernel.
-    """
+    """(B, L) token ids; a shorter sequence repeats its last token. A causal model needs no attention mask for that: no
+    real token sees the padding, and without a mask PyTorch takes its fastest attention kernel."""
     length = max(map(len, sequences))
     return torch.tensor([ids + ids[-1:] * (length - len(ids)) for ids in sequences], device=device)

@@ -13,9 +13,7 @@ _QUESTION, _ANSWER, _THOUGHT = "Who built the bridge?", "A mason built it.", "Wa
 
 def inspect_chat(policy: Policy, *, stop: Sequence[str] = (), generates: bool = True) -> list[str]:
     """Renders a question and its answer, and returns what a user should know; `stop` are texts that end a response too.
-
-    The policy needs no weights. InputError: the answer is not rendered, or, if the policy `generates`, would not end.
-    """
+    It needs no weights. InputError: no answer is rendered, or, if the policy `generates`, it would not end."""
     notes, who = check_vocabulary(policy), f"the chat template of {policy.tokenizer.name_or_path!r}"
 
     def render(*texts: str) -> str:

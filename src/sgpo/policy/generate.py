@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from sgpo.errors import check_whole
-from sgpo.policy.kv_cache import join_caches, keep_rows, open_cache
+from sgpo.policy.kv_cache import join_caches, keep_rows, open_cache, unread_last
 from sgpo.policy.load import Policy, check_rows
 from sgpo.policy.pick import Pick, draw_uniforms
 from sgpo.policy.sampling import Response, Sampling, room_for, tokenize_requests
@@ -70,60 +70,80 @@ class TransformersGenerator:
             while waiting or batch.rows:
                 free = self._batch_size - len(batch.rows)
                 new, waiting = waiting[:free], waiting[free:]
-                for one in self._add(batch, new, sampling) + self._continue(batch, sampling):
+                self._add(batch, new)
+                for one in self._continue(batch, sampling):
                     responses[one.row][one.number] = one.response
                     if progress is not None and None not in responses[one.row]:
                         progress(1)
         return responses
 
-    def _add(self, batch: "_Batch", rows: list["_Row"], sampling: Sampling) -> list["_Row"]:
-        """Adds rows to a batch after reading their prompts; returns those that end at their first token."""
+    def _add(self, batch: "_Batch", rows: list["_Row"]) -> None:
+        """Adds rows to a batch; each distinct prompt is read once, for all of its responses."""
         cache = open_cache(self._policy.model) if rows else None
-        if cache is None:
-            batch.rows += rows
-            return []
-        new = _Batch(rows, cache)
-        ended = self._continue(new, sampling, steps=1)
-        if not batch.rows:
-            batch.cache = new.cache
-        elif new.rows:
-            join_caches(batch.cache, new.cache)
-        batch.rows = batch.rows + new.rows
-        return ended
+        if cache is not None:
+            places: dict[tuple[int, ...], int] = {}
+            repeats = [places.setdefault(tuple(one.prompt), len(places)) for one in rows]
+            self._write(list(map(list, places)), cache, steps=1)
+            unread_last(cache)
+            keep_rows(cache, repeats, max(map(len, places)) - 1)
+            if batch.rows:
+                join_caches(batch.cache, cache)
+            else:
+                batch.cache = cache
+        batch.rows = batch.rows + rows
 
-    def _continue(self, batch: "_Batch", sampling: Sampling, *, steps: int | None = None) -> list["_Row"]:
+    def _continue(self, batch: "_Batch", sampling: Sampling) -> list["_Row"]:
         """Generates until it pays to continue without the rows that have ended; removes and returns these."""
         policy, rows = self._policy, batch.rows
         if not rows:
             return []
         inputs = [one.prompt + one.written for one in rows]
-        length, pad = max(map(len, inputs)), policy.tokenizer.pad_token_id
-        input_ids = torch.tensor([[pad] * (length - len(ids)) + ids for ids in inputs], device=policy.device)
-        mask = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in inputs], device=policy.device)
-        ends = end_tokens(policy.tokenizer, policy.model.generation_config.eos_token_id)
+        length = max(map(len, inputs))
+        ends = self._ends()
         pick = []
         if sampling.temperature > 0:
             uniforms = draw_uniforms([(one.seed, one.number) for one in rows], sampling.max_new_tokens)
             written = torch.tensor([len(one.written) for one in rows], device=policy.device)
             pick = [Pick(sampling, torch.tensor(uniforms, device=policy.device).float(), written, length)]
+        watch = _Watch(policy, batch, sampling, ends, length)
+        new = self._write(inputs, batch.cache, steps=self._steps(rows), pick=pick, watch=[watch])
+        for one, ids in zip(rows, new, strict=True):
+            one.take(ids, set(ends), sampling, policy.tokenizer)
+        return batch.drop_ended()
+
+    def _write(
+        self,
+        inputs: list[list[int]],
+        cache: DynamicCache | None,
+        *,
+        steps: int,
+        pick: Sequence[Pick] = (),
+        watch: Sequence["_Watch"] = (),
+    ) -> list[list[int]]:
+        """The tokens after each input, at most `steps`; a cache afterwards holds what has been read."""
+        policy = self._policy
+        length, pad = max(map(len, inputs)), policy.tokenizer.pad_token_id
         output = policy.model.generate(
-            input_ids=input_ids,
-            attention_mask=mask,
+            input_ids=torch.tensor([[pad] * (length - len(ids)) + ids for ids in inputs], device=policy.device),
+            attention_mask=torch.tensor(
+                [[0] * (length - len(ids)) + [1] * len(ids) for ids in inputs], device=policy.device
+            ),
             generation_config=GenerationConfig(
                 do_sample=False,
-                max_new_tokens=steps or self._steps(rows),
-                eos_token_id=ends,
+                max_new_tokens=steps,
+                eos_token_id=self._ends(),
                 pad_token_id=pad,
                 bos_token_id=policy.tokenizer.bos_token_id,
                 use_cache=True,
             ),
             logits_processor=LogitsProcessorList(pick),
-            stopping_criteria=StoppingCriteriaList([_Watch(policy, batch, sampling, ends, length)]),
-            **({} if batch.cache is None else {"past_key_values": batch.cache}),
+            stopping_criteria=StoppingCriteriaList(watch),
+            **({} if cache is None else {"past_key_values": cache}),
         )
-        for one, ids in zip(rows, output[:, length:].tolist(), strict=True):
-            one.take(ids, set(ends), sampling, policy.tokenizer)
-        return batch.drop_ended()
+        return output[:, length:].tolist()
+
+    def _ends(self) -> list[int]:
+        return end_tokens(self._policy.tokenizer, self._policy.model.generation_config.eos_token_id)
 
     def _steps(self, rows: list["_Row"]) -> int:
         """What the longest response may still need; a row that has ended must not be led out of the context either."""

@@ -31,12 +31,8 @@ def sampling_of(settings: GenerationConfig) -> Sampling:
 def open_generator(
     settings: GenerationConfig, model: ModelConfig, *, processes: Processes | None = None, log: Path | None = None
 ) -> Iterator[Generator]:
-    """Opens the backend for a policy, and closes it and its servers at the end of the block.
-
-    `processes` share the backend: a server is started once for all of them; None is this process alone. The output of a
-    server or subprocess goes to `log`; None keeps it only as long as that runs. Only the backend `transformers` loads
-    an adapter.
-    """
+    """Opens the backend for a policy, and closes it and its servers at the end of the block. `processes` share servers,
+    started once for all; None: this process alone. Output goes to `log`; only `transformers` loads an adapter."""
     if settings.backend == "transformers":
         yield TransformersGenerator(load_model(model), batch_size=settings.batch_size)
         return

@@ -25,8 +25,14 @@ def open_cache(model: PreTrainedModel) -> DynamicCache | None:
     return DynamicCache() if joinable else None
 
 
+def unread_last(cache: DynamicCache) -> None:
+    """Removes the last column, in place: the last token of each row is to be read again."""
+    for layer in cache.layers:
+        layer.keys, layer.values = layer.keys[:, :, :-1], layer.values[:, :, :-1]
+
+
 def keep_rows(cache: DynamicCache, rows: Sequence[int], columns: int) -> None:
-    """Keeps these rows and their last columns, in place."""
+    """Keeps these rows, which may repeat, and their last columns, in place."""
     for layer in cache.layers:
         index = torch.tensor(rows, device=layer.keys.device)
         first = layer.keys.shape[-2] - columns

@@ -30,13 +30,9 @@ _NOT_NEUTRAL = (
 
 
 class ServedGenerator:
-    """Samples from a policy on servers, which know it by the name `model`: its folder, or what they were started with.
-
-    Each response is a separate request with its own seed. A server that counts other prompt tokens than the policy's
-    tokenizer renders another template, and is refused. A dialect is what overrides the sampling defaults of a
-    checkpoint; see docs/servers.md. `transformers serve` (5.23) seeds its process instead of the request, so each such
-    server gets one request at a time; it leaves a stop text in the response, which is removed here.
-    """
+    """Samples from a policy on servers (docs/servers.md), which know it by the name `model`; each response is a request
+    with its own seed. A server that counts other prompt tokens renders another template, and is refused. `transformers
+    serve` (5.23) seeds its process instead, so it gets one request at a time."""
 
     def __init__(
         self, pool: ServerPool, model: str, tokenizer: PreTrainedTokenizerBase, *, dialect: Dialect = "vllm"

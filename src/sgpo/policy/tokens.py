@@ -33,10 +33,8 @@ def response_texts(pairs: Dataset, side: str) -> list[str]:
 
 @contextmanager
 def dated(moment: datetime) -> Iterator[None]:
-    """Chat templates that call `strftime_now` get this moment instead of the clock, also where TRL renders them.
-
-    transformers 5.23 has no argument for it: it asks the clock of the module that compiles templates.
-    """
+    """Chat templates that call `strftime_now` get this moment instead of the clock, also where TRL renders them:
+    transformers 5.23 has no argument for it, and asks the clock of the module that compiles templates."""
     clock = chat_template_utils.datetime
     chat_template_utils.datetime = type("Stopped", (datetime,), {"now": staticmethod(lambda *_: moment)})
     try:
@@ -53,11 +51,8 @@ def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messa
 def tokenize_responses(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages], responses: Sequence[str]
 ) -> list[TokenizedResponse]:
-    """Token ids of N prompts and their N responses, split as by TRL's DPOTrainer (`_prepare_dataset`, 1.16).
-
-    TRL splits both responses of a pair at the earlier of their two splits, so only for templates or tokenizers that
-    change the prompt's tokens can a pair's tokens differ from these. A prompt repeated in the next row is read once.
-    """
+    """Token ids of N prompts and their N responses, split as by TRL's DPOTrainer (`_prepare_dataset`, 1.16), which
+    splits a pair at the earlier of its two splits. A prompt repeated in the next row is read once."""
     conversations = [
         [*messages, {"role": "assistant", "content": response}]
         for messages, response in zip(prompts, responses, strict=True)

@@ -25,13 +25,9 @@ _LONGEST_RUN = 256
 
 @dataclass(frozen=True)
 class FarthestPoints:
-    """k points of N, in the order in which they were picked; the first j of them are the picks for k = j.
-
-    Attributes:
-        rows: (k,) int64 rows of the picks.
-        radius: coverage radius: the largest cosine distance of a point to its nearest pick, in [0, 2].
-        radii: (k,) float64, the coverage radius of the first 1, ..., k picks.
-    """
+    """Rows of the picks, (k,) int64 in the order of picking, so that the first j are the picks for k = j; and the
+    coverage radius of all, and (k,) of the first 1, ..., k: the largest cosine distance of a point to its nearest
+    pick."""
 
     rows: np.ndarray
     radius: float
@@ -93,11 +89,8 @@ def farthest_points(
 
 
 def _run(points: "_Points", distance: Tensor, fresh: list[int], limit: int) -> list[float]:
-    """Picks among the candidates only, while the picks are certain to be those of the plain algorithm.
-
-    Appends them to `fresh`, which holds one, up to `limit` in all, and returns the coverage radius after each pick but
-    the last. `distance`, (N,), is exact but for the pick in `fresh`.
-    """
+    """Picks among the candidates only, while these picks are certain to be those of the plain algorithm. Appends them
+    to `fresh`, which holds one, up to `limit`, and returns the coverage radius after each pick but the last."""
     largest = torch.topk(distance, points.candidates + 1)
     others, rows = float(largest.values[-1]), largest.indices[:-1].sort().values
     candidates = points.unit_rows(rows)

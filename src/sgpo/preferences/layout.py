@@ -55,21 +55,15 @@ class _Layout(NamedTuple):
 
 
 def to_pairs(dataset: Dataset, name: str) -> Dataset:
-    """Preference pairs of any layout (docs/data.md) in one; a row that is not a preference is refused.
-
-    It has `prompt`, messages that end in a user turn; `chosen` and `rejected`, one assistant message each; and every
-    other column unchanged, but for empty ones of tools or images. The prompt inside conversations takes precedence.
-    `name` is the dataset's in messages.
-    """
+    """Preference pairs of any layout (docs/data.md) in one: `prompt`, messages that end in a user turn; `chosen` and
+    `rejected`, one assistant message each; other columns unchanged. A row that is not a preference is refused."""
     return _convert(dataset, name, _pair, PAIR_FEATURES)
 
 
 def clean_pairs(dataset: Dataset, name: str, *, max_prompt_chars: int | None = None) -> tuple[Dataset, dict[str, int]]:
-    """`to_pairs` for large public datasets: rows that are not preferences are dropped and counted by reason.
-
-    Prompts of more than `max_prompt_chars` characters, over all messages, are dropped too. Content of another type or
-    an unknown role is still refused, and so is a dataset without any preference.
-    """
+    """`to_pairs` for large public datasets: rows that are not preferences, or whose prompt has more than
+    `max_prompt_chars` characters, are dropped and counted by reason. Content of another type or an unknown role is
+    still refused."""
     check_whole("max_prompt_chars", max_prompt_chars, 1, optional=True)
     dropped: Counter[str] = Counter()
     pairs = _convert(dataset, name, partial(_pair, max_prompt_chars=max_prompt_chars), PAIR_FEATURES, dropped)
@@ -83,10 +77,8 @@ def describe_counts(counts: dict[str, int]) -> str:
 
 
 def to_prompts(dataset: Dataset, name: str) -> Dataset:
-    """A pool of prompts or pairs of any layout (docs/data.md) as `prompt`, messages that end in a user turn.
-
-    Every other column but `chosen`, `rejected` and `messages` is unchanged. `name` is the dataset's in messages.
-    """
+    """A pool of prompts or pairs of any layout (docs/data.md) as `prompt`, messages that end in a user turn. Every
+    other column but `chosen`, `rejected` and `messages` is unchanged."""
     return _convert(dataset, name, _prompt, PROMPT_FEATURES)
 
 

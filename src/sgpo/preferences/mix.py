@@ -34,15 +34,9 @@ class SourceUse:
 
 @dataclass(frozen=True)
 class Mixture:
-    """A mixture of preference datasets.
-
-    Attributes:
-        pairs: one pair per prompt, source by source and in the order of each, in the layout of `to_pairs`. The column
-            `origin` names the source of a pair, unless the source has such a column already. Other columns are kept,
-            null if a source lacks them.
-        uses: one entry per source.
-        left_out: columns that `pairs` lacks because their types differ between sources.
-    """
+    """A mixture of preference datasets: one pair per prompt, source by source and in the order of each, with the column
+    `origin` (the source, unless it has one); the use of each source; and columns left out because their types
+    differ."""
 
     pairs: Dataset
     uses: list[SourceUse]

@@ -9,10 +9,7 @@ from sgpo.preferences.distinct import prompt_key
 
 def select_seeds(pairs: Dataset, size: int, seed: int) -> Dataset:
     """Selects `size` pairs at random, in their order; for one seed, a smaller selection is part of a larger one.
-
-    Raises InputError for a `size` that is not 1 to the number of pairs, and a `seed` below 0.
-    Source: arXiv:2502.18099, Section 4 (2K seeds of 60K pairs).
-    """
+    InputError for a size that is not 1 to the number of pairs. Source: arXiv:2502.18099, Section 4."""
     if not 1 <= size <= len(pairs):
         raise InputError(f"the number of seed pairs is {size}; allowed: 1 to {len(pairs)}, the number of pairs.")
     check_whole("seed", seed, 0)

@@ -30,10 +30,8 @@ def draw_split(
     reporter: Reporter,
     notes: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Mixes the sources, splits the mixture and writes the parts; for `notes` and what is returned see `write_split`.
-
-    `load` loads the policy in whose hidden states the farthest seeds are found; it is not called for random seeds.
-    """
+    """Mixes the sources, splits the mixture and writes the parts, see `write_split`. `load` loads the policy in whose
+    hidden states the farthest seeds are found; it is not called for random seeds."""
     mixture = mix_sources(settings, seed=seed)
     options = settings.model_dump(include={"seeds", "pools", "heldout", "selection"})
     states = partial_path(folder.absolute().with_name(f"{folder.name}-states"))

@@ -17,10 +17,8 @@ from sgpo.store.files import write_atomically
 
 
 def write_report(directory: str | Path) -> Path:
-    """Writes report.html into a run directory, finished or not, and returns its path.
-
-    The page is one file without scripts or external resources. The same run gives the same bytes.
-    """
+    """Writes report.html, one file without scripts or external resources, into a run directory, finished or not, and
+    returns its path. The same run gives the same bytes."""
     record = read_run(directory)
     # Every text of the run is escaped: responses come from a model and are not to be trusted.
     environment = Environment(

@@ -50,15 +50,8 @@ class _Recipe(_Settings):
 
 @dataclass(frozen=True, eq=False)
 class RunRecord:
-    """What a run left on disk.
-
-    Attributes:
-        rounds: metrics of the finished rounds, in order.
-        gaps: by round, only where there is a worst case.
-        samples: by finished round and evaluation; only those that have any.
-        seed_pairs: number of human pairs that the run starts from; None before they are drawn.
-        shipped: the policy that the run ships; None if the recipe does not choose, or has not yet.
-    """
+    """What a run left on disk, by finished round where there is any. `seed_pairs` are None before they are drawn;
+    `shipped` is None if the recipe does not choose a policy, or has not yet."""
 
     name: str
     config: dict[str, Any]
@@ -119,7 +112,8 @@ def read_run(directory: str | Path) -> RunRecord:
     for name in ("config.yaml", "manifest.json"):
         if not (root / name).exists():
             raise InputError(f"{root} holds no run: {root / name}: no such file; allowed: a directory of sgpo run.")
-    config = _read_config(root / "config.yaml")
+    config = read_yaml(root / "config.yaml")
+    parse_record(_Recipe, config, str(root / "config.yaml"))
     rounds, gaps, samples = [], {}, {}
     for t, folder in enumerate([*(root / f"round-{t}" for t in range(config["rounds"] + 1)), root / "final"]):
         if (path := folder / "metrics.json").exists():
@@ -140,12 +134,6 @@ def read_run(directory: str | Path) -> RunRecord:
         seed_pairs=_count_rows(root / "seed" / "pairs"),
         shipped=Shipped.read(root / "shipped.json") if (root / "shipped.json").exists() else None,
     )
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    config = read_yaml(path)
-    parse_record(_Recipe, config, str(path))
-    return config
 
 
 def _read_samples(folder: Path, metrics: RoundMetrics) -> dict[str, list[Sample]]:

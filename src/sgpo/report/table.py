@@ -57,10 +57,8 @@ def _cell(found: Estimate | None, quantity: Quantity) -> Cell:
 
 
 def rich_table(record: RunRecord) -> Table:
-    """The rows for a terminal of 80 columns, with intervals below their values.
-
-    Headings and names are wrapped here, because rich would rather break a number than a heading.
-    """
+    """The rows for a terminal of 80 columns, with intervals below their values. Headings and names are wrapped here,
+    because rich would rather break a number than a heading."""
     rows = summary_rows(record)
     table = Table(box=SIMPLE_HEAD, show_edge=False, padding=0)
     table.add_column("round", no_wrap=True)

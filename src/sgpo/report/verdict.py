@@ -15,10 +15,8 @@ def compare(one: Estimate, other: Estimate) -> str:
 
 
 def judge(record: RunRecord) -> list[str]:
-    """A headline on the shipped round, or else on the last finished one, and the comparisons that support it.
-
-    The round is compared with the baselines of its evaluations and with round 0.
-    """
+    """A headline on the shipped round, or else on the last finished one, and the comparisons that support it: with the
+    baselines of its evaluations, and with round 0."""
     if not record.rounds:
         return ["No round has finished yet, so there is nothing to evaluate."]
     judged = record.judged_round

@@ -8,9 +8,8 @@ _MODULES = {
     "exact": ("worst_case",),
     "link": ("ConvexLink", "Link", "TangentLink", "make_link", "tangent_link"),
     "losses": ("envelope_loss", "marginal_split", "mixture_loss", "robust_value", "transport_loss"),
-    "paper": ("grouping_gap", "solve_worst_case", "surrogate_gap"),
-    "primal_dual": ("PriceTracker", "price_regret"),
-    "proofs": ("certify", "dual_value", "paper_variables", "value_curve"),
+    "paper": ("solve_worst_case",),
+    "proofs": ("certify", "dual_value", "value_curve"),
     "solution": ("WorstCase",),
     "streaming": ("StreamedCase", "solve_stream"),
 }

@@ -50,14 +50,9 @@ class Ball:
         object.__setattr__(self, "radius", number)
 
     def resolve(self, gaps: Any = None) -> tuple[Link, tuple[float, float]]:
-        """The link f and the window [a, b]; f is finite at both ends.
-
-        Args:
-            gaps: (N,) in nats, for knots at their quantiles.
-
-        Raises:
-            InputError: options that contradict each other, or an end of the window where the link is infinite.
-        """
+        """The link f and the window [a, b]; f is finite at both ends. `gaps` are (N,) in nats, for knots at their
+        quantiles. InputError: options that contradict each other, or an end of the window where the link is
+        infinite."""
         link, window = self._link_and_window(gaps)
         ends = np.asarray(link.value(np.array(window)), dtype=np.float64)
         if not np.isfinite(ends).all():
@@ -120,11 +115,8 @@ def check_window(window: Sequence[float] | None, space: str) -> tuple[float, flo
 
 
 def check_gaps(gaps: Any, name: str = "gaps") -> np.ndarray:
-    """(N,) finite float64 with N >= 1, without a copy where it is one already.
-
-    Raises:
-        InputError: anything else; names the argument and the entry.
-    """
+    """(N,) finite float64 with N >= 1, without a copy where it is one already; an InputError names the argument and the
+    entry that is not."""
     try:
         array = np.asarray(gaps, dtype=np.float64)
     except (TypeError, ValueError):

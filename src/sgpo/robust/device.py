@@ -10,11 +10,8 @@ from sgpo.robust.solution import WorstCase
 
 
 def solve_on_device(gaps: Tensor, ball: Ball, weights: Any = None) -> WorstCase:
-    """`worst_case` for a tensor and a non-increasing link, by sorting; one flag returns to the host.
-
-    Points and losses are computed in the gaps' dtype, at least float32; all sums in float64. Sample weights are checked
-    on the host, and "quantiles" knots are placed there.
-    """
+    """`worst_case` for a tensor and a non-increasing link, by sorting; one flag returns to the host, which checks
+    weights and places "quantiles" knots. Points and losses have the gaps' dtype, at least float32; sums are float64."""
     gaps = gaps.detach()
     gaps = gaps if gaps.dtype == torch.float64 else gaps.float()
     link, (a, b) = ball.resolve(gaps)

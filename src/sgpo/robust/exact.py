@@ -67,10 +67,8 @@ def solve_exact(problem: Problem) -> WorstCase:
 
 
 def _sum_losses(points, chosen, link, lower, weights) -> tuple[np.ndarray, float, float, float]:
-    """(N,) moved shares; and means over the data of the link, of what the moved mass adds to it, and of that mass.
-
-    One pass over the points: the losses are computed once and never stored.
-    """
+    """(N,) moved shares; and means over the data of the link, of what the moved mass adds to it, and of that mass. One
+    pass over the points: the losses are computed once and never stored."""
     moved = np.empty(len(points))
     top = float(link.value(np.float64(lower)))
     sums = np.zeros(3)

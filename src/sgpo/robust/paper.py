@@ -1,4 +1,4 @@
-r"""The follower as the paper states it: the program of Theorem 3.3, by HiGHS, by SLSQP, and in groups; and its errors.
+r"""The follower as the paper states it: the program of Theorem 3.3, by HiGHS, by SLSQP, and in groups.
 
 References for the exact follower, and a way to reproduce the paper. For every point i and piece k of a piecewise
 linear link, a mass s_ik >= 0 and a displacement q_ik:
@@ -21,7 +21,7 @@ from scipy.sparse import csr_array, diags_array, eye_array, hstack, kron, vstack
 
 from sgpo.choices import Solver, check_choice
 from sgpo.errors import InputError
-from sgpo.robust.ball import Ball, Problem, as_ball, check_window, prepare
+from sgpo.robust.ball import Ball, Problem, as_ball, prepare
 from sgpo.robust.exact import solve_exact, worst_case
 from sgpo.robust.link import LINKS, Link, TangentLink, is_tensor
 from sgpo.robust.solution import WorstCase
@@ -72,13 +72,8 @@ def solve_worst_case(
 
 
 def split_groups(count: int, group_size: int, *, seed: int = 0) -> list[np.ndarray]:
-    """Indices of random groups of `group_size` of `count` pairs; the last group may be smaller.
-
-    Raises:
-        InputError: a size below 1.
-
-    Source: arXiv:2502.18099, Section 4 (groups of G = 100).
-    """
+    """Indices of random groups of `group_size` of `count` pairs; the last group may be smaller, and a size below 1 is
+    an InputError. Source: arXiv:2502.18099, Section 4 (G = 100)."""
     if isinstance(group_size, bool) or not isinstance(group_size, int | np.integer) or group_size < 1:
         raise InputError(f"group_size is {group_size!r}; allowed: an integer >= 1, or None for one group.")
     order = np.random.default_rng(seed).permutation(count)
@@ -86,11 +81,8 @@ def split_groups(count: int, group_size: int, *, seed: int = 0) -> list[np.ndarr
 
 
 def solve_groups(problem: Problem, groups: list[np.ndarray], solve: Callable[[Problem], WorstCase]) -> WorstCase:
-    """The laws of groups that are solved separately, each with the whole radius, as one record.
-
-    Its value, price, empirical value and moved share are the groups' means by mass; `marginal` and `full_radius` are
-    the groups' largest. A group without mass stays as it is.
-    """
+    """The laws of groups that are solved separately, each with the whole radius, as one record: its numbers are means
+    by mass, `marginal` and `full_radius` the groups' largest. A group without mass stays as it is."""
     points, weights = problem.points, problem.weights
     moved = np.zeros(len(points))
     raised = None if problem.link.decreasing else np.zeros(len(points))
@@ -123,55 +115,6 @@ def solve_groups(problem: Problem, groups: list[np.ndarray], solve: Callable[[Pr
     )
 
 
-def surrogate_gap(link: Link, window: tuple[float, float] | None = None) -> float:
-    r"""delta_K: the most by which a tangent link lies below its base on the window, in nats.
-
-    Exact: between two kinks the difference is convex, so that its maximum is at a kink or at an end of the window. The
-    robust value of the surrogate is at most delta_K below the exact link's for any data. Infinite for -log p on a
-    window that starts at 0, as the exact robust value is for any radius > 0.
-
-    Args:
-        link: a tangent link, see `make_link` and `tangent_link`.
-        window: [a, b] in the gap space; defaults to [0, 1] in probability space.
-
-    Raises:
-        InputError: another kind of link, or a bad window.
-
-    Source: arXiv:2502.18099, the error budget of the surrogate (delta_K).
-    """
-    if not isinstance(link, TangentLink):
-        raise InputError(f"link is {link!r}; allowed: a link of tangents (make_link with tangents >= 1).")
-    a, b = check_window(window, link.space)
-    inside = link.kinks[(link.kinks > a) & (link.kinks < b)]
-    places = np.concatenate([[a, b], inside])
-    return float(np.max(link.base.value(places) - link.value(places)).clip(0.0))
-
-
-def grouping_gap(
-    gaps: Any,
-    ball: Ball | float | None = None,
-    *,
-    group_size: int,
-    seed: int = 0,
-    **options: Any,
-) -> float:
-    """How far the groups' worst case stays below the worst case of all gaps at once, in nats; >= 0.
-
-    Args:
-        gaps, ball, **options: as `worst_case`, in NumPy.
-        group_size, seed: of the groups, see `split_groups`.
-
-    Raises:
-        InputError: as these do.
-
-    Source: arXiv:2502.18099, the error budget of grouping: each group spends the whole radius inside itself, so that
-        together they search only a part of the ball.
-    """
-    problem = prepare(gaps, as_ball(ball, options))
-    groups = split_groups(len(problem.points), group_size, seed=seed)
-    return max(solve_exact(problem).value - solve_groups(problem, groups, solve_exact).value, 0.0)
-
-
 def link_pieces(link: Link) -> tuple[np.ndarray, np.ndarray]:
     """Slopes and intercepts, (K,) each, of a piecewise linear link; InputError for another one."""
     if isinstance(link, TangentLink):
@@ -185,10 +128,8 @@ def link_pieces(link: Link) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Program(NamedTuple):
-    """max objective @ x  s.t.  sums @ x = 1,  limits @ x <= bounds (last row: the radius),  x >= 0.
-
-    x = (s, down[, up]), each (N * K,).
-    """
+    """max objective @ x s.t. sums @ x = 1, limits @ x <= bounds (last row: the radius), x >= 0, with x = (s, down[,
+    up]), each (N * K,)."""
 
     objective: np.ndarray
     sums: csr_array
@@ -237,10 +178,8 @@ def solve_highs(problem: Problem) -> WorstCase:
 
 
 def solve_slsqp(problem: Problem) -> WorstCase:
-    """The program of Theorem 3.3 by SciPy's SLSQP, as the paper solves it: dense, and slow beyond a hundred points.
-
-    Raises RuntimeError if SLSQP does not converge.
-    """
+    """The program of Theorem 3.3 by SciPy's SLSQP, as the paper solves it: dense, and slow beyond a hundred points;
+    RuntimeError if it does not converge."""
     program = _program(problem)
     sums, limits, bounds = program.sums.toarray(), program.limits.toarray(), program.bounds
     count, pieces = len(problem.points), len(link_pieces(problem.link)[0])

@@ -1,25 +1,18 @@
-"""What proves and describes a worst case: its dual certificate, its value at every radius, the paper's variables."""
+"""What proves and describes a worst case: its dual certificate, its value at every radius."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-from sgpo.robust.ball import check_monotone
-from sgpo.robust.link import Link, TangentLink, as_array
+from sgpo.robust.link import Link, as_array
 from sgpo.robust.selection import blocks
 from sgpo.robust.solution import WorstCase
 from sgpo.robust.two_sided import segments_of
 
 
 class Certificate(NamedTuple):
-    """A proof that a worst case is optimal up to `gap`.
-
-    Attributes:
-        primal: E[f] under the law that the moved shares describe, in nats.
-        dual: E max(f(u), f(a) - price * (u - a)) + price * radius, an upper bound for every law in the ball, in nats.
-        gap: dual - primal; 0 at the optimum, up to rounding.
-        transport: the Wasserstein-1 cost of the law, to compare with the radius.
-    """
+    """A proof that a worst case is optimal up to `gap`, in nats: E[f] under the law of the moved shares (primal), the
+    bound for every law in the ball (dual), their difference, and the Wasserstein-1 cost of the law."""
 
     primal: float
     dual: float
@@ -36,16 +29,6 @@ class Curve(NamedTuple):
     def at(self, radius) -> np.ndarray:
         """V at any radius >= 0, elementwise."""
         return np.interp(radius, self.radius, self.value)
-
-
-class Transport(NamedTuple):
-    """Theorem 3.3's variables: mass s (N, K), whose rows sum to 1, and displacement q (N, K) in the gap space.
-
-    Mass s[i, k] of gap i sits at u_i - q[i, k] / s[i, k], where piece k is active.
-    """
-
-    mass: np.ndarray
-    displacement: np.ndarray
 
 
 def dual_value(
@@ -113,29 +96,3 @@ def value_curve(worst: WorstCase) -> Curve:
     # A segment of length 0 (no weight, or already at the end) is no breakpoint.
     cost, gain = cost[cost > 0], gain[cost > 0]
     return Curve(np.concatenate([[0.0], np.cumsum(cost)]), empirical + np.concatenate([[0.0], np.cumsum(gain)]))
-
-
-def paper_variables(worst: WorstCase) -> Transport:
-    """(s, q) of a worst case, in NumPy.
-
-    With a tangent link the columns are its K pieces. For any other link the program has no pieces; the columns are then
-    the mass that stays and the mass that moves.
-
-    Raises:
-        InputError: a link that is not monotone.
-
-    Source: arXiv:2502.18099, Theorem 3.3.
-    """
-    link, (a, _) = worst.link, worst.window
-    check_monotone(link)
-    u, moved = as_array(worst.points), as_array(worst.moved)
-    if isinstance(link, TangentLink):
-        stay, go, pieces = link.piece(u), int(link.piece(a)), len(link.slopes)
-    else:
-        stay, go, pieces = np.zeros(len(u), dtype=int), 1, 2
-    rows = np.arange(len(u))
-    mass, displacement = np.zeros((len(u), pieces)), np.zeros((len(u), pieces))
-    np.add.at(mass, (rows, stay), 1.0 - moved)
-    mass[:, go] += moved
-    displacement[:, go] = moved * (u - a)
-    return Transport(mass, displacement)

@@ -26,11 +26,9 @@ def blocks(count: int) -> Iterator[slice]:
 
 
 def select(points: np.ndarray, lower: float, radius: float, weights: np.ndarray | None) -> Selection:
-    """Moves the lowest points (N,) to `lower` first, until their transport has cost `radius` per unit of mass.
-
-    Brackets the marginal point by a sorted sample, keeps the points inside the bracket, and repeats, so that only a few
-    thousand points are ever sorted: O(N) time, and memory for the bracket. Weights sum to 1; None: all 1/N.
-    """
+    """Moves the lowest points (N,) to `lower` first, until their transport has cost `radius` per unit of mass. Brackets
+    the marginal point by a sorted sample, keeps what is inside, and repeats: O(N), only a few thousand are ever
+    sorted."""
     parts = blocks(len(points))
     full_radius = float(sum(_cost(points[part], lower, None if weights is None else weights[part]) for part in parts))
     budget = radius

@@ -12,7 +12,7 @@ class WorstCase:
     r"""The worst distribution of gaps in a Wasserstein-1 ball, and its cost.
 
     Numbers are floats for NumPy input, and 0-dimensional tensors on the input's device for PyTorch input; arrays
-    likewise. `sgpo.robust.certify`, `value_curve` and `paper_variables` take this record.
+    likewise. `sgpo.robust.certify` and `value_curve` take this record.
 
     Attributes:
         value: V(radius) = E_Q[f(u)] under the worst case Q, in nats.

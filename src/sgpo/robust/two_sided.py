@@ -9,15 +9,9 @@ from sgpo.robust.solution import WorstCase
 
 
 def solve_two_sided(problem: Problem) -> WorstCase:
-    r"""Exact worst case of a general convex link, in O(N log N).
-
-    By convexity mass moves to an end of the window or stays. A point's gain as a function of its transport budget is
-    the upper concave envelope of (0, 0), (u - a, f(a) - f(u)) and (b - u, f(b) - f(u)): at most two segments of falling
-    slope, and moving along the second takes back the mass at the nearer end. All segments of all points, steepest
-    first, are a fractional knapsack. Segments tied at the price share the rest of the budget evenly.
-
-    Source: PAPER.md D1, extended to two ends; `sgpo.robust.dual_value` is its dual.
-    """
+    """Exact worst case of a general convex link, in O(N log N): a point's gain as a function of its budget is a concave
+    envelope of at most two segments, and all segments, steepest first, are a fractional knapsack. Ties share evenly.
+    Source: PAPER.md D1, extended to two ends."""
     u, radius, link, (a, b), _ = problem
     mass = problem.mass
     sides = _sides(u, link, (a, b))
@@ -26,6 +20,7 @@ def solve_two_sided(problem: Problem) -> WorstCase:
     first_share, second_share = share[: len(u)], share[len(u) :]
     direct, near_is_a = sides.direct, sides.near_is_a
     to_far = np.where(direct, first_share, second_share)
+    # Moving along the second segment takes back the mass at the nearer end.
     to_near = np.where(direct, 0.0, first_share - second_share)
     lowered, raised = np.where(near_is_a, (to_near, to_far), (to_far, to_near))
     losses = np.asarray(link.value(u), dtype=np.float64)

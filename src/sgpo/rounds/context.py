@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset, load_from_disk
 from transformers import PreTrainedTokenizerBase
@@ -50,9 +51,9 @@ class Run:
         model = self.config.model
         return model if number is None else model.at(self.root / self.folder(number) / "policy")
 
-    def policy(self, number: int | None) -> Policy:
-        """Loads a policy."""
-        return load_model(self.model(number))
+    def policy(self, number: int | None, **changes: Any) -> Policy:
+        """Loads a policy, with `changes` of how."""
+        return load_model(self.model(number).model_copy(update=changes))
 
     def tokenizer(self, number: int | None) -> PreTrainedTokenizerBase:
         """Loads the tokenizer of a policy."""

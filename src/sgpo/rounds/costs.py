@@ -32,10 +32,8 @@ class Architecture(NamedTuple):
 
 @dataclass(frozen=True)
 class Scale:
-    """What the stages of a run depend on: weights, human pairs, prompts of each round, and mean tokens.
-
-    `evaluated` has the answers or pairs of each evaluation, by name, where they are known.
-    """
+    """What the stages of a run depend on: weights, human pairs, prompts of each round, mean tokens, and the answers or
+    pairs of each evaluation, by name, where they are known."""
 
     parameters: int
     seeds: int
@@ -58,12 +56,9 @@ def state_bytes(parameters: int, dtype: str) -> int:
 
 
 def activation_bytes(architecture: Architecture, tokens: int, dtype: str) -> int:
-    """Bytes of activations of one pass over the tokens of a microbatch that keeps each layer's input and recomputes.
-
-    These are the inputs of all layers, one layer's inside (34 numbers per token and unit of width in 16 bits,
-    Korthikanti et al., arXiv:2205.05198, without the attention matrix), and the logits of one slice of 4,096 tokens
-    with their gradients in float32.
-    """
+    """Bytes of activations of a microbatch's pass that keeps each layer's input and recomputes: these, one layer's
+    inside (34 numbers per token and width in 16 bits, arXiv:2205.05198), and 4,096 tokens' float32 logits with
+    gradients."""
     size = BYTES[dtype]
     kept = architecture.layers * tokens * architecture.hidden * size
     inside = 34 * tokens * architecture.hidden * size // 2

@@ -147,11 +147,9 @@ def drawn_seeds(config: RunConfig, pairs: Dataset) -> Dataset:
 
 
 def prompt_lengths(config: RunConfig, policy: Policy, prompts: Dataset, path: str) -> tuple[np.ndarray, float]:
-    """Tokens of each of P prompts of a pool, (P,), and the most that a prompt may have.
-
-    A response must fit in the context of the policy, and some of it within `leader.max_length`. InputError: every
-    prompt is too long, or the chat template refuses one.
-    """
+    """Tokens of each of P prompts of a pool, (P,), and the most that a prompt may have: a response must fit in the
+    context, and some of it within `leader.max_length`. InputError: every prompt is too long, or the template refuses
+    one."""
     room = min((policy.context or math.inf) - config.generation.max_new_tokens, config.leader.max_length - 1)
     with naming_rows(places(prompts, path)):
         tokens = tokenize_prompts(policy.tokenizer, prompts["prompt"][:])

@@ -24,10 +24,8 @@ RESULT = "result.json"
 
 
 def check_evaluations(config: RunConfig) -> dict[str, int]:
-    """Reads what every evaluation of a recipe needs: InputError for a mistake, before the first round.
-
-    Returns the number of answers or pairs of each, by name.
-    """
+    """Reads what every evaluation of a recipe needs, and returns the number of answers or pairs of each, by name;
+    InputError for a mistake, before the first round."""
     counts = {}
     for settings in config.evaluate:
         with _naming(settings):

@@ -14,16 +14,7 @@ from sgpo.rounds.evaluations import check_evaluations, evaluate_round, plan_eval
 from sgpo.rounds.metrics import measure_round
 from sgpo.rounds.pairs import annotate_round, plan_human_pairs, plan_pairs, prepare_human_pairs
 from sgpo.rounds.responses import generate_candidates, plan_candidates, rank_candidates, score_candidates
-from sgpo.rounds.training import (
-    plan_follower,
-    plan_last_training,
-    plan_round_training,
-    plan_seed_training,
-    solve_follower,
-    train_human_pairs,
-    train_round,
-    train_seeds,
-)
+from sgpo.rounds.training import plan_follower, plan_training, solve_follower, train_human_pairs, train_round
 from sgpo.rounds.validation import choose_round, plan_choice, round_radius, score_validation_pairs, try_radii
 from sgpo.store.processes import Processes
 from sgpo.store.progress import Reporter, hide_other_bars
@@ -32,11 +23,8 @@ from sgpo.store.stages import Stages
 
 
 def run_recipe(config: RunConfig, *, command: list[str], processes: Processes, reporter: Reporter) -> None:
-    """Runs every stage of a recipe that its run directory does not hold yet; `command` is for the manifest.
-
-    An interrupted run ends with the same pairs and weights as an uninterrupted one. Raises InputError for a mistake in
-    the recipe, its data or its run directory.
-    """
+    """Runs every stage of a recipe that its run directory does not hold yet; an interrupted run ends with the same
+    pairs and weights as an uninterrupted one. `command` is for the manifest. InputError: recipe, data or directory."""
     # The stages are the only cache, and the reporter draws the only bars.
     datasets.disable_caching()
     hide_other_bars()
@@ -58,7 +46,7 @@ def run_recipe(config: RunConfig, *, command: list[str], processes: Processes, r
 def run_rounds(run: Run) -> None:
     """Algorithm 1: DPO on the seeds, rounds of self-annotation and robust training, and the choice of what to ship."""
     prepare_human_pairs(run)
-    train_seeds(run)
+    train_round(run, 0, 0.0, "round-0")
     finish_round(run, 0)
     for number in range(1, run.config.rounds + 1):
         generate_candidates(run, number)
@@ -94,13 +82,15 @@ def plan_rounds(config: RunConfig, scale: Scale) -> list[StagePlan]:
     """The stages of `run_recipe`, in the same order, but for those that take no time."""
     # A world has an evaluation of its own.
     resolved = with_files(config, Path(config.output))
-    stages = [*plan_data(config), *plan_human_pairs(scale), *plan_seed_training(config, scale)]
+    stages = [*plan_data(config), *plan_human_pairs(scale), plan_training(config, scale, 0)]
     stages += plan_evaluations(resolved, scale, 0)
     for number in range(1, config.rounds + 1):
         stages += plan_candidates(config, scale, number)
         stages += plan_pairs(config, scale, number)
-        stages += plan_follower(config, number)
-        stages += plan_round_training(config, scale, number)
+        stages += [plan_follower(config, number), plan_training(config, scale, number)]
         stages += plan_evaluations(resolved, scale, number)
-    stages += [*plan_choice(config), *plan_last_training(config, scale)]
-    return [*stages, *plan_evaluations(resolved, scale, config.rounds + 1)] if config.final_epochs else stages
+    stages += plan_choice(config)
+    if config.final_epochs:
+        last = config.rounds + 1
+        stages += [plan_training(config, scale, last), *plan_evaluations(resolved, scale, last)]
+    return stages

@@ -69,19 +69,14 @@ def solve_follower(run: Run, number: int, radius: float, folder: str) -> None:
     )
 
 
-def plan_follower(config: RunConfig, number: int) -> list[StagePlan]:
+def plan_follower(config: RunConfig, number: int) -> StagePlan:
     """The stage of `solve_follower`."""
     follower = config.follower
-    return [StagePlan(f"round-{number}/{WORST_CASE}", f"worst case at radius {follower.radius} ({follower.space})")]
-
-
-def train_seeds(run: Run) -> None:
-    """Round 0: DPO on the seeds, from the SFT model."""
-    train_round(run, 0, 0.0, "round-0")
+    return StagePlan(f"round-{number}/{WORST_CASE}", f"worst case at radius {follower.radius} ({follower.space})")
 
 
 def train_round(run: Run, number: int, radius: float, folder: str) -> None:
-    """Trains a round's policy against the worst case in `folder`, from the policy of the round before."""
+    """Trains a round's policy against the worst case in `folder`, from that of the round before; 0 is DPO on seeds."""
 
     def work(path: Path) -> None:
         pairs, worst_cases = round_pairs(run, number), None
@@ -95,10 +90,8 @@ def train_round(run: Run, number: int, radius: float, folder: str) -> None:
 
 
 def train_human_pairs(run: Run, start: int) -> None:
-    """The last DPO, on all human pairs, validation pairs included, from the policy of a round (PAPER.md D9).
-
-    The settings are those of round 0 except for the epochs, and the reference is the SFT model.
-    """
+    """The last DPO, on all human pairs, validation pairs included, from the policy of a round (PAPER.md D9). The
+    settings are those of round 0 except for the epochs, and the reference is the SFT model."""
     folder = run.folder(run.final)
 
     def gather(path: Path) -> None:
@@ -128,7 +121,9 @@ def _fit(
     # One loss needs the logits of the reference in addition to its stored scores.
     decoupled = run.config.leader.trainer.get("decoupling", 1) != 1
     reference = run.policy(run.reference(number)) if decoupled else None
-    policy = run.policy(start)
+    # Steps of a usual learning rate are smaller than what 16 bits can add to a weight, so the weights that are trained,
+    # and saved for the next round, have 32. An adapter's always do.
+    policy = run.policy(start, **({} if run.config.leader.lora else {"dtype": "float32"}))
     # Not before the models are loaded: DeepSpeed's arguments would change how.
     arguments = _arguments(run, number, radius, **changes)
     steps = training_steps(run.config, len(pairs), arguments.num_train_epochs)
@@ -155,31 +150,17 @@ def training_steps(config: RunConfig, pairs: int, epochs: float) -> int:
     return math.ceil(epochs * math.ceil(pairs / config.leader.batch_size))
 
 
-def plan_seed_training(config: RunConfig, scale: Scale) -> list[StagePlan]:
-    """The stage of `train_seeds`."""
-    return [_plan_training(config, scale, "round-0", "DPO on the seeds:", scale.seeds, config.leader.seed_epochs)]
-
-
-def plan_round_training(config: RunConfig, scale: Scale, number: int) -> list[StagePlan]:
-    """The stage of `train_round`, or its trials."""
-    pairs, times = most_pairs(config, scale, number), 1
-    if config.follower.radius == "validated":
-        times = len(config.follower.radius_grid)
-    what = "at most" if times == 1 else f"{times} radii, each with at most"
-    return [_plan_training(config, scale, f"round-{number}", what, pairs, config.leader.epochs, times)]
-
-
-def plan_last_training(config: RunConfig, scale: Scale) -> list[StagePlan]:
-    """The stage of `train_human_pairs`, if the recipe has one."""
-    pairs, epochs = scale.seeds + scale.validation, config.final_epochs
-    what = f"a last DPO on all {pairs} human pairs, from the round that is shipped:"
-    return [_plan_training(config, scale, "final", what, pairs, epochs)] if epochs else []
-
-
-def _plan_training(
-    config: RunConfig, scale: Scale, folder: str, what: str, pairs: int, epochs: float, times: int = 1
-) -> StagePlan:
-    """A training stage: `what` precedes the number of steps; its hours are those of training `times` over."""
+def plan_training(config: RunConfig, scale: Scale, number: int) -> StagePlan:
+    """A training stage: DPO on the seeds (0), a round, trials included, or the last DPO (rounds + 1)."""
+    pairs, epochs, what, times = scale.seeds, config.leader.seed_epochs, "DPO on the seeds:", 1
+    if number > config.rounds:
+        pairs, epochs = scale.seeds + scale.validation, config.final_epochs
+        what = f"a last DPO on all {pairs} human pairs, from the round that is shipped:"
+    elif number:
+        pairs, epochs, what = most_pairs(config, scale, number), config.leader.epochs, "at most"
+        if config.follower.radius == "validated" and (times := len(config.follower.radius_grid)) > 1:
+            what = f"{times} radii, each with at most"
     flops = times * pairs * epochs * training_flops(scale.parameters, scale.tokens)
     work = f"{what} {training_steps(config, pairs, epochs)} steps"
+    folder = "final" if number > config.rounds else f"round-{number}"
     return StagePlan(f"{folder}/policy", work, hours(config.hardware, flops))

@@ -84,10 +84,8 @@ def _try_radius(run: Run, number: int, radius: float, trial: str) -> None:
 
 
 def decide_round(run: Run, number: int, radii: list[float]) -> None:
-    """Chooses among the trials, and moves worst case and policy of the chosen one to the round's place.
-
-    If none is accepted the policy is that of the round before, and the worst case that of the best radius.
-    """
+    """Chooses among the trials, and moves worst case and policy of the chosen one to the round's place. If none is
+    accepted the policy is that of the round before, and the worst case that of the best radius."""
     alone, folder = run.stages.alone, f"round-{number}"
     alone(f"{folder}/{DECISION}", lambda path: _decide(run, number, radii).write(path))
     decision = Decision.read(run.root / folder / DECISION)
@@ -140,10 +138,8 @@ def _decide(run: Run, number: int, radii: list[float]) -> Decision:
 
 
 def choose_round(run: Run) -> int | None:
-    """The round that the run ships, None for the SFT model: the last one, or the latest that validation pairs support.
-
-    A choice is written to shipped.json.
-    """
+    """The round that the run ships, None for the SFT model: the last one, or the latest that validation pairs support,
+    a choice that is written to shipped.json."""
     if not run.config.chooses_round:
         return run.config.rounds
     score_validation_pairs(run, run.config.rounds)

@@ -24,10 +24,8 @@ _TOTALS = ("value", "empirical_value", "moved_share")
 
 
 def write_worst_case(pairs: Dataset, arguments: SGPOConfig, path: Path) -> None:
-    """Solves the follower for the gaps of scored pairs before the leader's first step, and writes Parquet.
-
-    One row per pair: its gap (nats), point (of the gap space) and moved share; `read_summary` reads the metadata.
-    """
+    """Solves the follower for the gaps of scored pairs before the leader's first step, and writes Parquet: per pair its
+    gap (nats), point (of the gap space) and moved share; `read_summary` reads the metadata."""
     gaps = stored_gaps(pairs, arguments.beta)
     tags = Pairs.of(tag_pairs(number_rows(pairs), arguments, "the round's"))
     follower = Follower(arguments, tags, gaps)
@@ -65,19 +63,15 @@ def _summarise(
 
 
 def read_summary(path: Path) -> dict[str, Any]:
-    """The optimum in a worst-case file: the settings, value (nats), price, moved share and so on.
-
-    With a radius per source, value and moved share are those of all pairs, and `by_source` holds each source's answer.
-    """
+    """The optimum in a worst-case file: settings, value (nats), price, moved share and so on. With a radius per source,
+    value and moved share are those of all pairs, and `by_source` holds each source's answer."""
     with reading_back(path):
         return json.loads(pq.read_schema(path).metadata[b"sgpo"])
 
 
 def read_worst_cases(path: Path, sources: Sequence[str]) -> dict[str, WorstCase]:
-    """The answers in a file that were solved for all N pairs, by source, or under "all"; none for plain DPO.
-
-    `sources` are the (N,) sources of the pairs. `full_radius` is that of all pairs at once, also for groups.
-    """
+    """The answers in a file that were solved for all N pairs, by their (N,) source, or under "all"; none for plain DPO.
+    `full_radius` is that of all pairs at once, also for groups."""
     summary, found = read_summary(path), {}
     with reading_back(path):
         table = pq.read_table(path)

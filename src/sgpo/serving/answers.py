@@ -15,11 +15,8 @@ OnAnswer = Callable[[int, "Answer"], None]
 
 
 class NoAnswer(Exception):
-    """The server gave no answer, or could not; a retry may help.
-
-    `retry_after` are seconds if the server asks for them; `throttled` means that it answers, but not so many requests;
-    `reached` is False if there was no connection.
-    """
+    """The server gave no answer, or could not; a retry may help, after `retry_after` seconds if the server asks for
+    them. `throttled`: it answers, but not so many requests; not `reached`: there was no connection."""
 
     def __init__(
         self, message: str, *, retry_after: float | None = None, throttled: bool = False, reached: bool = True
@@ -30,12 +27,9 @@ class NoAnswer(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """The choices of one chat completion: texts and finish reasons, as the server names them.
-
-    Tokens are counted by the server over all choices; None if it does not. `top_logprobs` are those of the first token
-    of the first choice, {token: log-probability}; empty unless asked for. With a `failure`, a retry would not help:
-    there is no text then that could be used, and `detail` says what happened.
-    """
+    """The choices of one chat completion, as the server names and counts them; `top_logprobs` are those of the first
+    token of the first choice. With a `failure`, a retry would not help, no text can be used, and `detail` says what
+    happened."""
 
     texts: tuple[str, ...] = ()
     finish_reasons: tuple[str, ...] = ()

@@ -20,12 +20,9 @@ from sgpo.store.records import Record, parse_record
 
 
 class CachedPool:
-    """A pool of servers behind a file of answers: JSON Lines, one answer per line, appended as it arrives.
-
-    The key of an answer is the SHA-256 of its request's body, which does not contain the server's address: answers of
-    another server with the same model name are used too. An incomplete last line, which a killed run may leave, is
-    removed. One process at a time may use a file. Failed answers are kept too; `retry_failed` asks for them again.
-    """
+    """A pool of servers behind a file of answers, JSON Lines, appended as they arrive; the key is the SHA-256 of the
+    request's body, so servers with the same model name share them. One process at a time; `retry_failed` asks again for
+    failed ones."""
 
     def __init__(self, pool: ServerPool, path: str | Path, *, retry_failed: bool = False) -> None:
         self._pool, self._path, self._retry_failed = pool, Path(path), retry_failed
@@ -42,11 +39,8 @@ class CachedPool:
     def map(
         self, bodies: Sequence[Body], *, progress: Advance | None = None, review: Review | None = None
     ) -> list[Answer]:
-        """Answers to N bodies, in their order; see `ServerPool.map`. Equal bodies are asked for once.
-
-        Raises:
-            InputError: what the pool raises; the file is damaged, cannot be written, or is in use by another process.
-        """
+        """Answers to N bodies, in their order, equal ones asked for once; see `ServerPool.map`. InputError: what the
+        pool raises; the file is damaged, cannot be written, or is in use by another process."""
         keys = [_key(body) for body in bodies]
         distinct, uses = dict(zip(keys, bodies, strict=True)), Counter(keys)
         answers: dict[str, Answer] = {}

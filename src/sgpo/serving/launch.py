@@ -4,24 +4,21 @@ import re
 import shlex
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from sgpo.errors import InputError
 from sgpo.serving.process import child_process
+from sgpo.store.hub import ask_status
 
 _POLL = 0.2
 _FIELD = re.compile(r"\{([A-Za-z_]\w*)\}")
 
 
 def fill_command(command: str, **fields: object) -> list[str]:
-    """Splits a command into words as a shell does, and replaces `{name}`; a value with spaces stays one word.
-
-    Braces that hold anything but a name, such as JSON, are not changed. Names may be unused.
-    """
+    """Splits a command into words as a shell does, and replaces `{name}`; a value with spaces stays one word. Braces
+    that hold anything but a name, such as JSON, are not changed. Names may be unused."""
 
     def value(match: re.Match[str]) -> str:
         if match[1] not in fields:
@@ -42,14 +39,9 @@ def fill_command(command: str, **fields: object) -> list[str]:
 def launched_server(
     words: Sequence[str], url: str, *, timeout: float = 1800, log: Path | None = None, grace: float = 30
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Starts a server, waits until its base URL answers, yields its process, and ends everything that it started.
-
-    `timeout` is in seconds; for `log` and `grace` see `child_process`.
-
-    Raises:
-        InputError: the command does not exist, ends or times out before the URL answers (the end of its output is
-            quoted), or the URL answers already: that is another server, perhaps with another model.
-    """
+    """Starts a server, waits `timeout` seconds until its base URL answers, yields its process, and ends everything that
+    it started (see `child_process`). InputError: the command cannot be started, ends or is late, or the URL answers
+    already."""
     command = shlex.join(words)
     if is_ready(url) is not None:
         raise InputError(
@@ -73,24 +65,11 @@ def launched_server(
 
 
 def is_ready(url: str) -> bool | None:
-    """Whether the server with this base URL takes requests; None if nothing answers there.
-
-    It does if GET /health returns 200, or, without such a page, GET /v1/models.
-    """
+    """Whether the server with this base URL takes requests (GET /health, or without such a page GET /v1/models); None
+    if nothing answers there."""
     base = url.rstrip("/")
     for page, ready in ((base.removesuffix("/v1") + "/health", {200}), (base + "/models", {200, 401, 403})):
-        status = _status(page)
+        status = ask_status(page, timeout=5)
         if status != 404:
             return None if status is None else status in ready
     return False
-
-
-def _status(page: str) -> int | None:
-    try:
-        with urllib.request.urlopen(page, timeout=5) as reply:
-            return reply.status
-    except urllib.error.HTTPError as error:
-        error.close()
-        return error.code
-    except (OSError, ValueError):
-        return None

@@ -8,12 +8,8 @@ _RAISE, _LEAST_RAISE, _LOWER = 0.07, 0.001, 0.95
 
 
 class Pace:
-    """Requests a second that a server takes, all times in seconds of one clock; without a limit until it refuses one.
-
-    The first rate is the number of answers a second between two refusals, the pause included. Later refusals lower it
-    to the geometric mean of that number, which is too low, and of the rate itself, which was too high. A rate also
-    bounds the open requests, to the rate times what an answer takes.
-    """
+    """Requests a second that a server takes, no limit until it refuses one: first its answers a second between two
+    refusals, then the geometric mean of that, too low, and the rate, too high. It also bounds the open requests."""
 
     def __init__(self) -> None:
         self._rate, self._raise = math.inf, _RAISE

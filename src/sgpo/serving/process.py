@@ -40,20 +40,13 @@ class Child:
 def child_process(
     words: Sequence[str], *, name: str, allowed: str, log: str | Path | None, grace: float, pipes: bool = False
 ) -> Iterator[Child]:
-    """Runs a command and, on exit, ends its whole process group. If this process is killed, a watcher process does so.
-
-    The child does not see the variables that `accelerate launch` sets, and vLLM's usage statistics are off unless the
-    environment turns them on.
-
-    Args:
-        words: the program and its arguments.
-        name, allowed: the command, and what it may be, in the InputError if it cannot be started.
-        log: file that the output is appended to; None keeps it only as long as the process runs.
-        grace: seconds between SIGTERM and SIGKILL.
-        pipes: connect stdin and stdout to pipes, so that only stderr is output; otherwise stdin is empty.
-    """
+    """Runs a command and, on exit or if this process is killed, ends its process group, `grace` seconds between SIGTERM
+    and SIGKILL. Output is appended to `log`, or kept while it runs; with `pipes`, stdin and stdout are pipes. No
+    variables of `accelerate launch`; vLLM's usage statistics are off by default."""
     kept = {key: os.environ[key] for key in os.environ if key not in _LAUNCHED and not key.startswith("TORCHELASTIC_")}
-    with _open_output(log) as output, _watcher(grace) as told:
+    if log is not None:
+        Path(log).parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile() if log is None else open(log, "ab+") as output, _watcher(grace) as told:
         start = os.fstat(output.fileno()).st_size
         try:
             # In its own session: Ctrl-C reaches this process only, which then ends the child's whole group.
@@ -73,13 +66,6 @@ def child_process(
                 yield Child(process, output, start)
             finally:
                 watch.end_group(process.pid, grace, reap=process.poll)
-
-
-def _open_output(log: str | Path | None) -> IO[bytes]:
-    if log is None:
-        return tempfile.TemporaryFile()
-    Path(log).parent.mkdir(parents=True, exist_ok=True)
-    return open(log, "ab+")
 
 
 @contextmanager

@@ -61,7 +61,9 @@ class Server:
             return None if body is None else self._read_status(error.status_code, error.response)
 
     def _read_status(self, status: int, response: object) -> Answer:
-        failure = f"status {status}: {self._quote(response.text)}"
+        # Some servers quote the key that they reject.
+        words = " ".join(response.text.replace(self._api_key, "***").split())
+        failure = f"status {status}: {words if len(words) <= 300 else words[:297] + '...'}"
         if status in (408, 409, 429) or status >= 500:
             raise NoAnswer(failure, retry_after=_retry_after(response.headers), throttled=status == 429)
         if _FILTERED.search(response.text):
@@ -72,11 +74,6 @@ class Server:
             raise Refused(failure)
         too_long = status == 413 or _TOO_LONG.search(response.text)
         return Answer(failure="too_long" if too_long else "refused", detail=f"{self.url}: {failure}")
-
-    def _quote(self, text: str) -> str:
-        # Some servers quote the key that they reject.
-        words = " ".join(text.replace(self._api_key, "***").split())
-        return words if len(words) <= 300 else words[:297] + "..."
 
 
 def _retry_after(headers: dict[str, str]) -> float | None:

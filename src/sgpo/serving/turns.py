@@ -24,15 +24,9 @@ class Turn(NamedTuple):
 
 
 class Turns:
-    """Assigns requests to servers: the least busy first; a server that keeps failing is tried less and less often.
-
-    A server that fails is paused. The pause doubles with each failure in a row, up to a minute. Afterwards one request
-    at a time tries the server until one succeeds, so a server that is gone, or slow to fail, costs few requests. A
-    server that refuses to be asked so often (429) is paused too, and then asked at the pace that it keeps up with.
-
-    `limit` bounds the open requests at each server, `pause` is the first pause and `longest` the longest that a server
-    may ask for, both in seconds.
-    """
+    """Assigns requests to servers, the least busy first. One that fails is paused, twice as long each time up to a
+    minute, then tried by one request at a time; one that refuses (429) is asked at its own pace. Pauses are in
+    seconds."""
 
     def __init__(self, servers: Sequence[Server], *, limit: int, pause: float, longest: float) -> None:
         self.servers = servers
@@ -41,10 +35,8 @@ class Turns:
         self._changed = asyncio.Event()
 
     async def take(self, avoid: Collection[Server]) -> Turn:
-        """Waits for a server with room, and takes a turn there; `release` returns it.
-
-        Servers to avoid are used only if there are no others: one that is gone always has room.
-        """
+        """Waits for a server with room, and takes a turn there; `release` returns it. Servers to avoid are used only if
+        there are no others: one that is gone always has room."""
         wanted = {server: self._states[server] for server in self.servers if server not in avoid} or self._states
         while True:
             if free := [server for server, state in wanted.items() if state.has_room(self._limit)]:
@@ -74,10 +66,8 @@ class Turns:
         state.pace.succeed()
 
     def fail(self, turn: Turn, place: int, failure: str, retry_after: float | None) -> None:
-        """Records that a request failed, the one at `place`, and pauses the server, for as long as it asks if it does.
-
-        Requests that were open together and fail together count as one failure.
-        """
+        """Records that the request at `place` failed, and pauses the server, for as long as it asks if it does.
+        Requests that were open together and fail together count as one failure."""
         state = self._states[turn.server]
         if turn.began >= state.failed_at:
             state.failures += 1

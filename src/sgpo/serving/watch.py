@@ -14,10 +14,8 @@ _POLL = 0.05
 
 
 def end_group(group: int, grace: float, *, reap: Callable[[], object] = lambda: None) -> None:
-    """Ends every process of a group: SIGTERM, and SIGKILL for those left after `grace` seconds.
-
-    `reap` is called while waiting. It collects the exit status of the group's leader, a member until then.
-    """
+    """Ends every process of a group: SIGTERM, and SIGKILL for those left after `grace` seconds. `reap` is called while
+    waiting, and collects the exit status of the group's leader, a member until then."""
     for sign, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, 5.0)):
         if not _send(group, sign):
             return

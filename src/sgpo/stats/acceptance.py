@@ -21,13 +21,8 @@ ENOUGH_PAIRS = 50
 
 
 class Acceptance(NamedTuple):
-    """Whether a round is accepted.
-
-    Attributes:
-        reason: "pays", "no information" or "direction lost".
-        change: mean calibrated log-likelihood after minus before, in nats per pair; with its paired standard error.
-        losses: (N,) calibrated losses after the round, in nats.
-    """
+    """Whether a round is accepted, and why ("pays", "no information", "direction lost"): the mean change of calibrated
+    log-likelihood in nats per pair, its paired standard error, and the (N,) calibrated losses after it."""
 
     accepted: bool
     reason: str
@@ -37,12 +32,8 @@ class Acceptance(NamedTuple):
 
 
 class ScoreTest(NamedTuple):
-    """How well held-out gaps agree with the human order.
-
-    Attributes:
-        score: about standard normal where the gaps carry no information, positive where larger gaps agree.
-        p_value: one-sided probability of a score this large from gaps without information.
-    """
+    """How well held-out gaps agree with the human order: a score that is about standard normal where they carry no
+    information, positive where larger gaps agree, and the one-sided probability of one this large."""
 
     score: float
     p_value: float
@@ -57,17 +48,9 @@ class Shipment(NamedTuple):
 
 
 def accept_round(before_gaps: ArrayLike, after_gaps: ArrayLike) -> Acceptance:
-    """Decides by gaps (N,) of held-out human pairs, in nats before and after a round, whether it is accepted.
-
-    It is accepted where the gaps after it carry information about the human order (temperature above 0 by one standard
-    error) and the calibrated likelihood has not fallen by more than one paired standard error. Only the direction
-    counts: a round that moves the policy further in a direction it already knew is accepted.
-
-    Raises:
-        InputError: no gap, one that is not finite, or arrays of different lengths.
-
-    Source: PAPER.md D8; the one-standard-error rule of Breiman et al., "Classification and Regression Trees" (1984).
-    """
+    """Accepts a round, by gaps (N,) of human pairs in nats before and after it, if the gaps after it carry information
+    (temperature above 0 by one standard error) and the calibrated likelihood has not fallen by more than one paired
+    standard error (Breiman et al., 1984): only the direction counts (PAPER.md D8)."""
     before, after = check_gaps(before_gaps, "before_gaps"), check_gaps(after_gaps, "after_gaps")
     if before.size != after.size:
         raise InputError(f"after_gaps has {after.size} pairs; allowed: those of before_gaps, {before.size}.")
@@ -80,11 +63,8 @@ def accept_round(before_gaps: ArrayLike, after_gaps: ArrayLike) -> Acceptance:
 
 
 def choose_radius(rounds: Sequence[Acceptance], radii: Sequence[float]) -> int | None:
-    """Index of the radius to use, given one decision per radius; None where no round is accepted.
-
-    Of the accepted rounds, the smallest radius within one paired standard error of the best calibrated likelihood is
-    chosen: a larger one must be clearly better (PAPER.md D8).
-    """
+    """Index of the radius to use, given one decision per radius; None where no round is accepted. The smallest within
+    one paired standard error of the best calibrated likelihood: a larger one must be clearly better (PAPER.md D8)."""
     accepted = [place for place, decision in enumerate(rounds) if decision.accepted]
     if not accepted:
         return None
@@ -98,18 +78,9 @@ def choose_radius(rounds: Sequence[Acceptance], radii: Sequence[float]) -> int |
 
 
 def evidence(gaps: ArrayLike, *, control: ArrayLike | None = None) -> ScoreTest:
-    r"""Score test of c = 0 in  P(human order) = sigma(c * gap + b * control),  gaps and control (N,) in any unit.
-
-    With a control, such as the difference in length, only the information beyond it counts: annotators who prefer the
-    longer response teach a policy to write long responses, and held-out pairs of the same annotators agree with it.
-    b is fitted with c = 0, and the efficient score is the residual of the gaps after a weighted regression on the
-    control, through the origin. Its variance is estimated by the sum of its squares, which needs no model of the noise.
-
-    Raises:
-        InputError: no gap, a number that is not finite, or a control of another length.
-
-    Source: D. R. Cox and D. V. Hinkley, "Theoretical statistics" (1974), 9.3; PAPER.md D8.
-    """
+    """Score test of c = 0 in P(human order) = sigma(c * gap + b * control), gaps and control, such as lengths, (N,) in
+    any unit: b is fitted with c = 0, and the efficient score is the residual of a weighted regression on the control,
+    its variance the sum of squares. Source: Cox and Hinkley, "Theoretical statistics" (1974), 9.3; PAPER.md D8."""
     gaps = check_gaps(gaps)
     rest, residual = gaps, np.full(gaps.size, 0.5)
     if control is not None:
@@ -135,16 +106,9 @@ def smallest_p_value(pairs: int) -> float:
 
 
 def latest_supported(gaps: Sequence[ArrayLike], *, control: ArrayLike | None = None) -> Shipment:
-    """Selects the latest of K policies whose gaps (K, N) on held-out pairs carry information about the human order.
-
-    The evidence grows over the rounds where self-annotation carries the seeds' signal over to new prompts, and is lost
-    where it does not. Stopping at the first round without evidence would discard runs whose seeds alone cannot show
-    any yet. So all rounds are tested: the last at ERROR_LEVEL, each earlier one at half the level of its successor, so
-    that a run without any signal ships a round with probability at most 2 * ERROR_LEVEL.
-
-    Raises:
-        InputError: no policy; otherwise as `evidence`.
-    """
+    """Selects the latest of K policies whose gaps (K, N) carry information: the first without any need not be the last
+    with some. The last is tested at ERROR_LEVEL, each earlier one at half the level of its successor, so that a run
+    without any signal ships a round with probability at most 2 * ERROR_LEVEL."""
     if len(gaps) == 0:
         raise InputError("gaps holds no policy; allowed: at least one row.")
     found = [evidence(row, control=control) for row in gaps]

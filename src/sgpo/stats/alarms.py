@@ -7,12 +7,8 @@ SATURATED_SHARE = 0.95
 
 
 def collapsed(chosen: float, reference: float) -> bool:
-    """Whether the policy has moved away from the responses that it is trained to prefer.
-
-    Args:
-        chosen: mean log-probability of the chosen responses under the policy, in nats.
-        reference: mean log-probability of the same responses under the reference, in nats.
-    """
+    """Whether the policy has moved away from the responses that it is trained to prefer, by their mean log-probability
+    in nats under the policy and under the reference."""
     return chosen < COLLAPSE_RATIO * reference and reference - chosen > COLLAPSE_NATS
 
 

@@ -22,19 +22,9 @@ _ONE_SIDED = float(norm.ppf(0.95))
 
 
 class RobustCertificate(NamedTuple):
-    """A lower bound on the human pairs' mean log-likelihood, in nats.
-
-    Attributes:
-        bound: -V, the certified lower bound on `human`.
-        radius: the measured radius, W1 between the two laws of gaps, in the unit of the gap space.
-        human, own: mean of log sigma(gap) over the human and over the self-annotated pairs.
-        looseness: human - bound >= 0: what the worst case in the ball costs beyond the human law itself.
-        population_bound: bound - slack: a 95% lower confidence bound for the mean over all human pairs, of which
-            these are a sample.
-        slack: 1.64 standard errors of `human`; nan for one pair.
-        price: d V / d radius at the radius, nats per unit of the gap space.
-        space, window: the gap space, and the support that both laws lie in, in its unit.
-    """
+    """A lower bound on the human pairs' mean log-likelihood, in nats (the own pairs' mean is `own`); `looseness` is
+    human - bound, `slack` 1.64 standard errors of `human`, nan for one pair, and population_bound is bound - slack.
+    Radius, window and price (nats per unit) are in the unit of the gap space."""
 
     bound: float
     radius: float
@@ -49,14 +39,8 @@ class RobustCertificate(NamedTuple):
 
 
 def measured_radius(human_gaps: ArrayLike, self_gaps: ArrayLike, *, space: Space) -> float:
-    """W1 between the laws of human gaps (N,) and self-annotated gaps (M,), in the unit of the gap space.
-
-    A ball of that radius around the self-annotated law just reaches the held-out human one, so that the robust value
-    bounds the human pairs' mean loss, on a window that holds both laws.
-
-    Raises:
-        InputError: no gap, or one that is not finite.
-    """
+    """W1 between the laws of human gaps (N,) and self-annotated gaps (M,), in the unit of the gap space: a ball of that
+    radius around the own law just reaches the human one, and its robust value bounds the human mean loss."""
     link = make_link(space)
     human, own = check_gaps(human_gaps, "human_gaps"), check_gaps(self_gaps, "self_gaps")
     return float(wasserstein_distance(link.to_space(human), link.to_space(own)))

@@ -29,14 +29,9 @@ def standard_error(values: np.ndarray) -> float:
 
 
 def share_interval(shares: np.ndarray) -> tuple[float, float]:
-    r"""Wilson's score interval of the mean of shares (N,) in [0, 1], at their effective number `N m (1 - m) / s^2`.
-
-    m is the mean and s^2 the variance: ties and several comparisons within a share make shares less variable than wins
-    and losses. It covers 93 to 97% of samples from about two expected wins or losses on; below that no interval can,
-    because the count of wins moves in larger steps.
-
-    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
-    """
+    """Wilson's score interval (JASA 22, 1927) of the mean of shares (N,) in [0, 1], at their effective number `N m (1 -
+    m) / s^2` with their mean m and variance s^2, because ties vary less than wins and losses. It covers 93 to 97% of
+    samples from about two expected wins or losses on."""
     mean, n = float(shares.mean()), shares.size
     # If all are ties the variance is 0, although one more prompt could have been a win.
     ratio = max(float(shares.var()) / (mean * (1 - mean)), 1 / n) if 0 < mean < 1 else 1.0

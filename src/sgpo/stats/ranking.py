@@ -48,15 +48,9 @@ class Bin(NamedTuple):
 
 
 class Calibration(NamedTuple):
-    """Reliability of sigma(|gap|) as the probability that the order is right.
-
-    Attributes:
-        bins: the bins that hold a pair, by confidence.
-        error: expected calibration error, the mean over pairs of |accuracy - confidence| of their bin; it is not 0
-            for calibrated gaps either, but of the size of the bins' sampling error.
-        temperature: the scale that calibrates the gaps.
-        error_scaled: the expected calibration error of the gaps times that scale; nan where it is infinite or <= 0.
-    """
+    """Reliability of sigma(|gap|) as the probability that the order is right: the filled bins, the expected calibration
+    error (not 0 for calibrated gaps either: bins have sampling errors), the scale that calibrates the gaps, and the
+    error of the gaps times it, nan where it is infinite or <= 0."""
 
     bins: list[Bin]
     error: float
@@ -65,15 +59,8 @@ class Calibration(NamedTuple):
 
 
 class PreferenceReport(NamedTuple):
-    """What held-out pairs say of a policy's implicit reward.
-
-    Attributes:
-        overall: accuracy over all pairs.
-        by_source: accuracy by source, in the order in which sources come; empty where none were given.
-        by_length: accuracy by length difference, ascending; empty where no lengths were given. A length-biased
-            reward is right where the chosen response is the longer one and wrong elsewhere.
-        calibration: reliability of sigma(gap).
-    """
+    """What held-out pairs say of a policy's implicit reward: accuracy over all, by source in the order in which they
+    come, and by length difference, ascending (each empty where none was given), and the reliability of sigma(gap)."""
 
     overall: RankingAccuracy
     by_source: dict[str, RankingAccuracy]

@@ -20,14 +20,9 @@ _FLAT = 600.0
 
 
 class Temperature(NamedTuple):
-    """The scale c at which sigma(c * gap) fits the human order best.
-
-    Attributes:
-        scale: c; 1 means that the gaps are calibrated, less that they are too large, 0 or less that they carry no
-            information. inf or -inf where all gaps have the same sign, 0 where they all are 0.
-        low, high: its interval; an end is infinite where the pairs do not bound it.
-        log_loss, log_loss_raw: mean of -log sigma(c * gap), and the same at c = 1, in nats.
-    """
+    """The scale c at which sigma(c * gap) fits the human order best: 1 is calibrated, less is overconfident, 0 no
+    information; infinite where all gaps have one sign. An end of its interval is infinite where the pairs do not bound
+    it; losses, at c and (raw) at 1, are in nats."""
 
     scale: float
     low: float
@@ -37,13 +32,9 @@ class Temperature(NamedTuple):
 
 
 def fit_temperature(gaps: ArrayLike, *, level: float = CONFIDENCE) -> Temperature:
-    r"""The scale c that minimises the mean of `-log sigma(c * gap)` over gaps (N,) in nats, and its score interval.
-
-    The interval holds each c whose score  `s_i = gap_i sigma(-c gap_i)`  has a mean within z standard errors of 0,
-    |sum s| <= z sqrt(sum s^2). It needs no model of the labels' noise and stays valid where few gaps decide.
-
-    Source: C. Guo et al., "On calibration of modern neural networks", ICML 2017; PAPER.md D8.
-    """
+    """The scale c of least mean `-log sigma(c * gap)` over gaps (N,) in nats, and its score interval: each c with |sum
+    s| <= z sqrt(sum s^2), `s_i = gap_i sigma(-c gap_i)`, which needs no model of the labels' noise. Source: C. Guo et
+    al., "On calibration of modern neural networks", ICML 2017; PAPER.md D8."""
     gaps = check_gaps(gaps)
     raw = float(np.logaddexp(0.0, -gaps).mean())
     largest = float(np.abs(gaps).max())
@@ -66,11 +57,8 @@ def fit_temperature(gaps: ArrayLike, *, level: float = CONFIDENCE) -> Temperatur
 
 
 def calibrated_losses(gaps: np.ndarray, scale: float) -> np.ndarray:
-    """(N,) -log sigma(c * gap) in nats at the fitted scale c; at 0 where c is negative: those gaps say nothing.
-
-    Self-annotation inflates the scale of the gaps, so that the plain likelihood of noisy human pairs falls even where
-    their order is right. These losses stay the same when all gaps are scaled (PAPER.md D8).
-    """
+    """(N,) -log sigma(c * gap) in nats at the fitted scale c, at 0 where c is negative: the same when all gaps are
+    scaled, while the plain likelihood falls with the scale that self-annotation inflates (PAPER.md D8)."""
     if scale == math.inf:
         return np.where(gaps == 0, math.log(2), 0.0)
     return np.logaddexp(0.0, -max(scale, 0.0) * gaps)

@@ -25,10 +25,8 @@ def partial_path(path: Path) -> Path:
 
 @contextmanager
 def replacing(path: str | Path, partial: Path | None = None) -> Iterator[Path]:
-    """Yields a path next to `path`, and renames it if the block ends without an error; else it is removed.
-
-    `partial` is that path; by default no other process has it, and of several that write a file the last one wins.
-    """
+    """Yields a path next to `path`, and renames it if the block ends without an error; else it is removed. `partial` is
+    that path; by default no other process has it, and of several that write a file the last one wins."""
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
     if partial is None:

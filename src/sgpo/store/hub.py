@@ -18,30 +18,27 @@ def is_hub_id(name: str | Path) -> bool:
 
 
 def settle_hub_access(names: Iterable[str | None]) -> bool:
-    """Turns on the libraries' offline mode if a run names something on the Hub and the Hub does not answer.
-
-    Otherwise they would retry for each file, half a minute for each name; offline they use their cache. Call it before
-    they are imported, because they read HF_HUB_OFFLINE only once. Returns whether the Hub is needed and out of reach.
-    """
+    """Turns on the libraries' offline mode if a run names something on the Hub and the Hub does not answer; else they
+    would retry each file. Call it before they are imported. Returns whether the Hub is needed and out of reach."""
     if not any(is_hub_id(name) for name in names):
         return False
     if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):
         return True
-    if _answers(os.environ.get("HF_ENDPOINT", "https://huggingface.co")):
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    if endpoint.startswith(("https://", "http://")) and ask_status(endpoint, _SECONDS, "HEAD") is not None:
         return False
     os.environ["HF_HUB_OFFLINE"] = "1"
     return True
 
 
-def _answers(endpoint: str) -> bool:
-    if not endpoint.startswith(("https://", "http://")):
-        return False
+def ask_status(address: str, timeout: float, method: str = "GET") -> int | None:
+    """The status of the reply at an address; None without a connection, or if that is no HTTP address."""
     try:
-        request = urllib.request.Request(endpoint, method="HEAD")
-        with urllib.request.urlopen(request, timeout=_SECONDS):
-            return True
-    except urllib.error.HTTPError:
-        return True
+        request = urllib.request.Request(address, method=method)
+        with urllib.request.urlopen(request, timeout=timeout) as reply:
+            return reply.status
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
     except (OSError, ValueError, http.client.HTTPException):
-        # No connection, no such address, or something that does not speak HTTP.
-        return False
+        return None

@@ -65,11 +65,8 @@ class Processes:
 
 
 def disconnect() -> None:
-    """Ends the communication with the other processes; a command with several of them ends with it.
-
-    The threads of gloo live as long as anything refers to the process group, as a wrapped model does, and one that
-    still holds a tensor when the interpreter ends aborts the process.
-    """
+    """Ends the communication with the other processes, with a command's end. gloo's threads live as long as anything
+    refers to the group, and one that still holds a tensor when the interpreter ends aborts the process."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     gc.collect()

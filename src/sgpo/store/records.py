@@ -73,10 +73,8 @@ class Annotation(Record):
 
 
 class Follower(Record):
-    """The follower's answer to a round's pairs; with a radius per source, `by_source` has the answer to each.
-
-    `price` is d value / d radius, `moved_share` the share of the mass that moves, `marginal` the lowest gap that stays.
-    """
+    """The follower's answer to a round's pairs; with a radius per source, `by_source` has each source's. `price` is d
+    value / d radius, `moved_share` the share of the mass that moves, `marginal` the lowest gap that stays."""
 
     radius: float | None = None
     value: float | None = None
@@ -111,11 +109,8 @@ class HeldOut(Record):
 
 class Headline(Record):
     """One evaluation of a round in short: a win rate or accuracy with its 95% interval, over `count` prompts or pairs.
-
-    For a reward also the KL to the SFT model per answer, the mean tokens of an answer, and `agreement`: the share of
-    self-annotated pairs whose order the reward shares, ties counted half; and by name the parts that the reward
-    consists of, a mean over the policy's answers and one over the baseline's.
-    """
+    For a reward also the KL to the SFT model and tokens per answer, its `agreement` with the round's own pairs, and its
+    parts by name."""
 
     kind: str
     value: float | None = None
@@ -189,11 +184,9 @@ class Evidence(Record):
 
 
 class Shipped(Record):
-    """shipped.json: the round and the folder of the policy that a run ships; null and its path for the SFT model.
-
-    `pairs` held-out human pairs chose it by the evidence for each round, in order. The report warns if they are
-    fewer than `enough`.
-    """
+    """shipped.json: the round and the folder of the policy that a run ships (null and its path: the SFT model), chosen
+    by `pairs` held-out human pairs, with the evidence for each round; fewer than `enough` are a warning in the
+    report."""
 
     round: Count | None
     path: str

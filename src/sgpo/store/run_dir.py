@@ -25,12 +25,9 @@ _MAY_CHANGE = ("max_failed", "retry_failed")
 
 
 class RunDir:
-    """The directory of one run.
-
-    A stage is a folder or a file named by its path in the run (`round-1/pairs`), complete or absent. What an
-    interrupted run left behind is removed, except the shards of an unfinished stage (`shards_path`). Raises InputError
-    for a directory that is in use, or that holds a run of another recipe or no run.
-    """
+    """The directory of one run. A stage is a folder or file named by its path (`round-1/pairs`), complete or absent;
+    leftovers are removed, except `shards_path`. InputError: a directory that is in use, or of another recipe or no
+    run."""
 
     def __init__(self, root: str | Path, recipe: BaseModel, command: list[str], *, writer: bool = True) -> None:
         """Opens or creates a directory for a recipe, which has a `seed`; one of the processes is its `writer`."""

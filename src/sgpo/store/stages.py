@@ -32,11 +32,8 @@ class ShardWork(NamedTuple):
 
 
 class Stages:
-    """Does the stages of a run that are not on disk yet.
-
-    Every stage derives its seed from its name, so an interrupted run ends with the same bytes as an uninterrupted one,
-    and shards do not depend on the number of processes.
-    """
+    """Does the stages of a run that are not on disk yet. Every stage derives its seed from its name, so an interrupted
+    run ends with the same bytes as an uninterrupted one, and shards do not depend on the number of processes."""
 
     def __init__(self, run: RunDir, seed: int, processes: Processes, reporter: Reporter) -> None:
         self.run, self.processes, self.reporter = run, processes, reporter
@@ -83,12 +80,9 @@ class Stages:
         open_work: Callable[[], AbstractContextManager[ShardWork]],
         main_only: bool = False,
     ) -> None:
-        """Divides `count` items between the processes in shards of `size`; each is on disk as soon as it is done.
-
-        The stage becomes a dataset of the shards in order, with about.json: what they were made with and the sum of
-        their counts. Every process that takes part opens the work, if any shard is missing; with `main_only` that is
-        the main one, because its backend uses all devices. InputError: no item, or shards made with different things.
-        """
+        """Divides `count` items between the processes in shards of `size`, each on disk once done; the stage becomes a
+        dataset of them in order, with about.json. `main_only`: the main process's backend uses all devices. InputError:
+        no item, or shards made with different things."""
         if count < 1 or size < 1:
             raise InputError(f"{name}: {count} items in shards of {size}; allowed: at least one item, and one a shard.")
         if self.has(name):

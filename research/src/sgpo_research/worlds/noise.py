@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sgpo.choices import check_choice
-from sgpo.demo.annotator import prefers_first
+from sgpo.demo.shop import prefers_first
 from sgpo.errors import InputError
 
 NoiseKind = Literal["none", "symmetric", "length", "close"]

@@ -24,14 +24,9 @@ class Encoded(NamedTuple):
 def encode_responses(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages], responses: Sequence[str], max_length: int
 ) -> list[Encoded | None]:
-    r"""Token ids of N prompts with their responses; None if the response leaves no room for the prompt.
-
-    With a chat template: the conversation that ends with the response. Without one, if the tokenizer has a separator
-    token (BERT, DeBERTa, RoBERTa): two segments, the prompt as `as_text` renders it and the response. Otherwise the
-    text "prompt\nresponse", with the special tokens that the tokenizer adds to a text.
-
-    An input of more than `max_length` tokens loses the beginning of its prompt, after the opening special token.
-    """
+    """Token ids of N prompts with their responses, None where the response leaves no room for the prompt, whose
+    beginning is cut at `max_length`. Without a chat template: two segments if the tokenizer has a separator token, else
+    two lines."""
     if tokenizer.chat_template is not None:
         rows = tokenize_responses(tokenizer, prompts, responses)
     elif tokenizer.sep_token_id is not None:
@@ -82,11 +77,8 @@ def score_in_batches(
     progress: Advance | None,
     too_long: int = 0,
 ) -> tuple[np.ndarray, int]:
-    """(N,) outputs of the model `who` for N inputs of these lengths, and how many are not finite, and then nan.
-
-    `rows` are the prompts of the inputs; `too_long` more could be no input. Raises InputError if a larger share than
-    `max_failed` of all has no finite output.
-    """
+    """(N,) outputs of the model `who` for N inputs of these lengths, of the prompts `rows`, and how many are not
+    finite, and then nan. InputError if a larger share than `max_failed` has none, `too_long` more included."""
     asked = len(inputs) + too_long
     check_failed({"too_long": too_long}, asked, max_failed, f"inputs of the {who}")
     scores = np.zeros(len(inputs))

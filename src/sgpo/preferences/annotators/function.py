@@ -17,14 +17,9 @@ from sgpo.store.progress import Advance
 
 
 class FunctionAnnotator:
-    """Calls `function(prompts, responses)` and uses the numbers that it returns.
-
-    The function gets P conversations (lists of {"role", "content"}) and P lists of texts, and returns P lists of
-    numbers, one for each response; higher is better, nan or None means no reward. Or it returns a dict of such lists by
-    name: `reward`, and the parts that it consists of.
-
-    `name` is "package.module:function" or "path/to/file.py:function". The code is executed: trust it like the recipe.
-    """
+    """The rewards that `function(prompts, responses)` returns for P conversations and P lists of texts, see
+    docs/annotators.md; `name` is "package.module:function" or "path/to/file.py:function". The code is executed: trust
+    it like the recipe."""
 
     def __init__(self, name: str) -> None:
         self._name, self._function = name, _find(name)

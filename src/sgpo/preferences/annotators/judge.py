@@ -19,18 +19,9 @@ _COUNTS = ("comparisons", "ties", "inconsistent", "first_preferred")
 
 
 class Judge:
-    """Ranks responses by the comparisons that an LLM judge decides, see `PairwiseJudge`.
-
-    Every two responses of a prompt are compared in both orders. A comparison without two verdicts does not count.
-    Empty responses are not compared, and repetitions of a text only once. The reward of a response is the mean of its
-    results: 1 won, 1/2 tie, 0 lost; nan if none of its comparisons counts.
-
-    Args:
-        pool: the servers, perhaps with a cache of their answers.
-        model: the judge's name there.
-        options: how it is asked.
-        template: file with the judge's prompt; None uses the built-in one.
-    """
+    """Ranks responses by the comparisons of an LLM judge, see `PairwiseJudge`: every two distinct, non-empty responses
+    of a prompt in both orders. The reward is the mean of a response's results (1 won, 1/2 tie, 0 lost); nan if none
+    counts."""
 
     def __init__(
         self, pool: ServerPool | CachedPool, model: str, options: JudgeOptions, *, template: str | Path | None = None
@@ -41,12 +32,8 @@ class Judge:
     def __call__(
         self, prompts: Sequence[Messages], responses: Sequence[Sequence[str]], *, progress: Advance | None = None
     ) -> Ranking:
-        """Ranks P lists of responses, see `Annotator`.
-
-        Counts: `comparisons` that were asked for; of these `ties` and `inconsistent` (which are ties);
-        `first_preferred`, verdicts for the response shown first; and, by reason, comparisons that do not count, such as
-        `filtered`, `no_verdict` or `too_long`.
-        """
+        """Ranks P lists of responses, see `Annotator`. Counts: `comparisons`; of these `ties` and `inconsistent` (which
+        are ties); `first_preferred` verdicts; and comparisons that do not count, by reason."""
         counts = Counter(dict.fromkeys(_COUNTS, 0))
         duels, bodies = [], []
         for row, texts in enumerate(responses):

@@ -34,22 +34,9 @@ _PREFIX_PLACE = 1
 
 
 class PairRanker:
-    """A pair ranker with the layout of llm-blender/PairRM-hf: DeBERTa-v2 and a head over its prefix tokens.
-
-    A comparison reads `[CLS] <source> prompt [SEP] [CLS] <candidate1> response [SEP] [CLS] <candidate2> response [SEP]`
-    and returns the logit that the first response is better. Each pair is compared in both orders and the difference
-    halved. The reward of a response is its mean advantage over the prompt's other responses.
-
-    As published, a prompt (`as_text`) is truncated to `source_max_length` tokens, and each response to half of what
-    then remains of `source_max_length + 2 * candidate_max_length`. Truncated prompts and responses are counted.
-
-    Args:
-        path: folder or Hub id with config.json, a tokenizer and weights in safetensors.
-        max_failed: share of the outputs of a call that may not be finite; these count in no reward.
-        options: fields of `PairRankerOptions`.
-
-    Source: PairRM of LLM-Blender, arXiv:2306.02561, Section 3; its model card for the lengths.
-    """
+    """A pair ranker with the layout of llm-blender/PairRM-hf (arXiv:2306.02561, Section 3; docs/annotators.md), from a
+    folder or Hub id: of each pair of responses half the difference of the logits in both orders, and the mean of a
+    response's. A share `max_failed` of the outputs may not be finite."""
 
     def __init__(self, path: str | Path, *, max_failed: float = 0.2, **options: Any) -> None:
         settings = validate(PairRankerOptions, options, "options")
@@ -65,10 +52,8 @@ class PairRanker:
     def __call__(
         self, prompts: Sequence[Messages], responses: Sequence[Sequence[str]], *, progress: Advance | None = None
     ) -> Ranking:
-        """Ranks P lists of responses, see `Annotator`. The reward of a single response is nan.
-
-        Counts: `comparisons` (unordered pairs), `cut_prompts`, `cut_responses`, and `not_finite` outputs.
-        """
+        """Ranks P lists of responses, see `Annotator`; the reward of a single response is nan. Counts: `comparisons`
+        (unordered pairs), `cut_prompts`, `cut_responses`, and `not_finite` outputs."""
         counts = {"comparisons": 0, "cut_prompts": 0, "cut_responses": 0}
         pairs, lines, rows, start = [], [], [], 0
         for row, (messages, texts) in enumerate(zip(prompts, responses, strict=True)):
@@ -124,10 +109,8 @@ class PairRanker:
 
 
 class PairRankerModel(DebertaV2PreTrainedModel):
-    """The network of a pair ranker; its parameters have the names of llm-blender/PairRM-hf.
-
-    Its config also has `PREFIXES`, and optionally `n_tasks` (outputs of the head, averaged; 1) and `drop_out` (0).
-    """
+    """The network of a pair ranker; its parameters have the names of llm-blender/PairRM-hf. Its config also has
+    `PREFIXES`, and optionally `n_tasks` (outputs of the head, averaged; 1) and `drop_out` (0)."""
 
     def __init__(self, config: DebertaV2Config) -> None:
         super().__init__(config)
@@ -143,10 +126,8 @@ class PairRankerModel(DebertaV2PreTrainedModel):
         self.post_init()
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, marks: Tensor) -> Tensor:
-        """(B,) logits that the first response is better.
-
-        Token ids and attention mask are (B, L); `marks`, (B, 3), are the positions of the three prefix tokens.
-        """
+        """(B,) logits that the first response is better, from (B, L) token ids and attention mask, and `marks`, (B, 3),
+        the positions of the three prefix tokens."""
         states = self.pretrained_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         at = states.gather(1, marks.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
         source, first, second = at.unbind(dim=1)

@@ -57,11 +57,8 @@ class RewardModel:
     def __call__(
         self, prompts: Sequence[Messages], responses: Sequence[Sequence[str]], *, progress: Advance | None = None
     ) -> Ranking:
-        """Scores every response, see `Annotator`.
-
-        Counts: `cut_prompts`, inputs with a truncated prompt; and responses without a reward, `too_long` and
-        `not_finite`.
-        """
+        """Scores every response, see `Annotator`. Counts: `cut_prompts`, inputs with a truncated prompt; and responses
+        without a reward, `too_long` and `not_finite`."""
         rows = [row for row, texts in enumerate(responses) for _ in texts]
         texts = [text for texts in responses for text in texts]
         encoded = encode_responses(self._tokenizer, [prompts[row] for row in rows], texts, self._max_length)
@@ -85,10 +82,8 @@ class RewardModel:
         return Ranking(rewards, {**counts, "not_finite": not_finite})
 
     def _choose_padding(self, inputs: list[Encoded]) -> None:
-        """Pads a model without a pad token by a token that ends no input.
-
-        A decoder reads its score at the last token that is not the pad token, or, without one, at the last.
-        """
+        """Pads a model without a pad token by a token that ends no input: a decoder reads its score at the last token
+        that is not the pad token, or, without one, at the last."""
         if self._pad is None:
             ends = {one.ids[-1] for one in inputs}
             free = (token for token in range(self._config.vocab_size) if token not in ends)

@@ -25,13 +25,9 @@ NEEDS_LOGPROBS = "log-probability judging needs a server that gives logprobs of 
 
 
 class PairwiseJudge:
-    """An LLM judge, `model` on its servers, that sees every two answers in both orders.
-
-    In words, a verdict is a line "Verdict: A", "Verdict: B" or "Verdict: tie" (`read_verdict`), and two verdicts that
-    contradict each other are a tie. With `logprobs`, a verdict is the probability of "A" as a share of "A" and "B" in
-    the judge's first token (`read_letter`), and the result is the mean share over both orders. Comparisons with more
-    than the options' `max_chars` are not asked for. For `template` see `read_template`.
-    """
+    """An LLM judge, `model` on its servers, that sees every two answers in both orders: verdicts in words
+    (`read_verdict`), of which two that contradict each other are a tie, or with `logprobs` by the first token
+    (`read_letter`), averaged."""
 
     def __init__(
         self, model: str, options: VerdictOptions, *, template: str | Path | None = None, logprobs: bool = False
@@ -59,11 +55,9 @@ class PairwiseJudge:
         return "no_verdict" if self.read(answer) is None else None
 
     def settle(self, answers: Sequence[Answer], counts: Counter) -> "Settled":
-        """The first of two answers compared by the answers to `requests`.
-
-        `counts` gets comparisons; of these ties, inconsistent (in words also ties), and failures by reason; and
-        first_preferred, verdicts for the response shown first.
-        """
+        """The first of two answers compared by the answers to `requests`. `counts` gets comparisons; of these ties,
+        inconsistent (in words also ties) and failures by reason; and first_preferred, verdicts for the response shown
+        first."""
         straight, swapped = (None if one.failure else self.read(one) for one in answers)
         counts["comparisons"] += 1
         counts["first_preferred"] += sum(share is not None and share > 0.5 for share in (straight, swapped))
@@ -101,14 +95,9 @@ def read_verdict(answer: Answer) -> float | None:
 
 
 def read_letter(logprobs: Mapping[str, float]) -> float | None:
-    """The probability of "A" as a share of that of "A" and "B", from the log-probabilities of the likeliest tokens.
-
-    Tokens that are a letter apart from white space are added up; a letter that is not listed has probability 0. None if
-    the most likely token is neither letter: the judge would give no verdict then, and letters far down its list would
-    be a guess.
-
-    Source: the weighted win rate of AlpacaEval 2, arXiv:2404.04475, Section 2.
-    """
+    """The probability of "A" as a share of "A" and "B", tokens that are the letter apart from white space added up;
+    None if the likeliest token is neither: that judge gives no verdict. Source: AlpacaEval 2, arXiv:2404.04475, Section
+    2."""
     likeliest = max(logprobs, key=lambda token: logprobs[token], default="")
     if likeliest.strip() not in _LETTERS or not math.isfinite(logprobs[likeliest]):
         return None
@@ -121,12 +110,8 @@ def read_letter(logprobs: Mapping[str, float]) -> float | None:
 
 
 def read_template(path: str | Path | None, *, logprobs: bool = False) -> str:
-    """The text of a template, or of the built-in one, which asks for a letter or for the verdict lines that are read.
-
-    Raises:
-        InputError: it cannot be read, lacks {prompt}, {first} or {second}, has another {name}, or does not ask for the
-            verdicts that are read.
-    """
+    """The text of a template, or of the built-in one. InputError: it cannot be read, lacks {prompt}, {first} or
+    {second}, has another {name}, or does not ask for the verdicts that are read."""
     if path is None:
         default = "letter_template.txt" if logprobs else "judge_template.txt"
         return Path(__file__).with_name(default).read_text(encoding="utf-8")

@@ -1,11 +1,12 @@
-"""The error budget, against the exact differences that it bounds."""
+"""The error budget, against the exact differences that it bounds; and the paper's variables of an exact worst case."""
 
 import numpy as np
 import pytest
 
-from robust.cases import SQUARE, normal_gaps
+from robust.cases import MONOTONE, SQUARE, normal_gaps
 from sgpo.errors import InputError
-from sgpo.robust import grouping_gap, make_link, solve_worst_case, surrogate_gap, tangent_link, worst_case
+from sgpo.robust import make_link, solve_worst_case, tangent_link, worst_case
+from sgpo_research.theory.paper_follower import grouping_gap, paper_variables, surrogate_gap
 
 SURROGATES = {
     "margin": (make_link("margin", 5, window=(-6, 6)), (-6.0, 6.0)),
@@ -71,3 +72,27 @@ def test_bad_arguments_are_refused_by_name():
         surrogate_gap(make_link("margin", 3, window=(-1, 1)))
     with pytest.raises(InputError, match="group_size is 0"):
         grouping_gap(np.zeros(3), 0.1, group_size=0, window=(-1, 1))
+
+
+@pytest.mark.parametrize("options", MONOTONE.values(), ids=MONOTONE)
+@pytest.mark.parametrize("radius", [0.0, 0.05, 0.5, 50.0])
+def test_the_papers_variables_are_feasible_and_reach_the_value(options, radius):
+    worst = worst_case(normal_gaps(60), radius, **options)
+    (a, b), u = worst.window, worst.points[:, None]
+    mass, displacement = paper_variables(worst)
+    np.testing.assert_allclose(mass.sum(axis=1), 1.0, atol=1e-14)
+    assert (mass >= 0).all()
+    assert abs(displacement).sum() / 60 <= radius + 1e-12
+    assert (u * mass - displacement >= a * mass - 1e-12).all()
+    assert (u * mass - displacement <= b * mass + 1e-12).all()
+    used = mass > 0
+    places = (np.broadcast_to(u, mass.shape) - np.divide(displacement, mass, out=np.zeros_like(mass), where=used))[used]
+    assert (mass[used] @ worst.link.value(places)) / 60 == pytest.approx(worst.value, rel=1e-12)
+    if hasattr(worst.link, "slopes"):
+        linear = (u * mass - displacement) * worst.link.slopes + mass * worst.link.intercepts
+        assert linear.sum() / 60 == pytest.approx(worst.value, rel=1e-12)
+
+
+def test_a_two_sided_link_has_no_paper_variables():
+    with pytest.raises(InputError, match="square, which is not monotone"):
+        paper_variables(worst_case(normal_gaps(5), 0.1, window=(-6, 6), link=SQUARE))

@@ -6,7 +6,8 @@ import torch
 
 from robust.cases import MONOTONE, SQUARE, normal_gaps
 from sgpo.errors import InputError
-from sgpo.robust import PriceTracker, price_regret, worst_case
+from sgpo.robust import worst_case
+from sgpo_research.theory.price_tracker import PriceTracker, price_regret
 
 TRACKED = {name: MONOTONE[name] for name in ("logistic", "exponential", "-log p", "-log p, the paper's tangents")}
 tracked = pytest.mark.parametrize("options", TRACKED.values(), ids=TRACKED)

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from sgpo.errors import InputError
-from sgpo.robust.ball import Ball, as_ball, check_monotone, prepare
+from sgpo.robust import Ball, dual_value
+from sgpo.robust.ball import as_ball, check_monotone, prepare
 from sgpo.robust.exact import solve_exact
 from sgpo.robust.link import as_array, is_tensor
-from sgpo.robust.proofs import dual_value
 
 
 class PriceTracker:

@@ -1,0 +1,63 @@
+"""`sgpo-study real-model`: methods with a real language model, and the table of their gold."""
+
+import argparse
+from pathlib import Path
+from typing import get_args
+
+from sgpo_research.worlds.gold_pairs import Labels
+
+
+def real_model_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sgpo-study real-model",
+        description="Runs methods on the files of `sgpo-study requests` and evaluates every policy on test prompts; "
+        "an interrupted run resumes. Several calls with other seeds or labels may share --output.",
+    )
+    parser.add_argument("--model", required=True, metavar="FOLDER", help="folder or Hub id of the SFT model")
+    parser.add_argument("--world", required=True, type=Path, metavar="DIR", help="output of `sgpo-study requests`")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="for runs and results; resumes there")
+    parser.add_argument("--labels", nargs="+", choices=get_args(Labels), default=["clean"], help="default: clean")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="data seeds; default: 0")
+    parser.add_argument("--methods", nargs="+", metavar="NAME", help="default: SSAPO 'iterative DPO'")
+    parser.add_argument("--config", required=True, metavar="FILE", help="the recipe that all methods share")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of its keys")
+    parser.add_argument("--rows", action="store_true", help="run nothing; show what is done")
+    return parser
+
+
+def run_real_model(arguments: argparse.Namespace) -> None:
+    """Runs what is missing, and prints a table of all that is done."""
+    from rich.console import Console
+    from rich.markdown import Markdown
+    from rich.table import Table
+
+    from sgpo.config.read import read_recipe
+    from sgpo.errors import InputError
+    from sgpo.store.hub import settle_hub_access
+    from sgpo.store.progress import Reporter, hide_other_bars
+    from sgpo_research.real_model import METHODS, Setting, results, run_methods
+    from sgpo_research.real_model_table import write_results
+
+    settle_hub_access([arguments.model])
+    hide_other_bars()
+    methods = arguments.methods or ["SSAPO", "iterative DPO"]
+    if unknown := [name for name in methods if name not in METHODS]:
+        raise InputError(f"--methods has {unknown[0]!r}; allowed: {', '.join(METHODS)}.")
+    recipe = read_recipe(arguments.config, arguments.set)
+    setting = Setting(arguments.model, arguments.world, arguments.output, recipe)
+    console = Console()
+    if not arguments.rows:
+        for labels in arguments.labels:
+            for seed in arguments.seeds:
+                run_methods(setting, labels, seed, methods, Reporter(console))
+    rows, golds = results(setting)
+    if not rows:
+        raise InputError(f"--output {arguments.output} holds no results for --world {arguments.world}.")
+    shown = Table("labels", "seed", "method", "policy", "kl", "gold", "seen", "unseen")
+    for row in rows:
+        name = row["policy"] + " (shipped)" * row["shipped"]
+        figures = [f"{row[key]:.3f}" for key in ("kl", "gold", "seen", "unseen")]
+        shown.add_row(row["labels"], str(row["seed"]), row["method"], name, *figures)
+    console.print(shown)
+    console.print(Markdown(write_results(arguments.output, rows, golds)))
+    console.print(f"Rows, gains and figure: {arguments.output}/", highlight=False)

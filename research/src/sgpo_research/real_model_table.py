@@ -1,0 +1,81 @@
+"""What methods with a real language model have gained: means over data seeds, and gains paired by prompt and seed."""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sgpo.stats.intervals import mean_interval
+from sgpo_research.summary import mean_of
+
+Place = tuple[str, int, str, str]  # labels, seed, method, policy
+
+
+class Gain(NamedTuple):
+    """A difference of gold, its 95% interval over prompts with these seeds, and Student's over seeds (nan for one)."""
+
+    mean: float
+    low: float
+    high: float
+    seeds_low: float
+    seeds_high: float
+    seeds: int
+
+
+def gain(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Gain:
+    """The gain of a policy over another, from the mean gold of both at the same P prompts, (P,), for each seed."""
+    differences = np.stack([after - before for after, before in pairs])
+    prompts = np.tile(np.arange(differences.shape[1]), len(pairs))
+    over_prompts = mean_interval(differences.ravel(), prompts)
+    over_seeds = mean_of(differences.mean(axis=1).tolist())
+    return Gain(over_prompts.mean, over_prompts.low, over_prompts.high, over_seeds.low, over_seeds.high, len(pairs))
+
+
+def gains_table(gold: dict[Place, dict[str, np.ndarray]]) -> str:
+    """A Markdown table: by annotator, method and policy the gold, and the gains over the SFT model and over round 0.
+
+    `gold` has the mean gold of each test prompt by part, of every policy.
+    """
+    lines = [
+        "| labels | method | policy | seeds | gold | over SFT | over round 0 | of seeds | seen types | unseen types |",
+        "| -- | -- | -- | -- | -- | -- | -- | -- | -- | -- |",
+    ]
+    for labels, method in dict.fromkeys((labels, method) for labels, _, method, _ in gold):
+        for policy in dict.fromkeys(place[3] for place in gold if (place[0], place[2]) == (labels, method)):
+            seeds = [place[1] for place in gold if place == (labels, place[1], method, policy)]
+            at = {name: [gold[labels, seed, method, name] for seed in seeds] for name in ("sft", "round-0", policy)}
+            lines.append("| " + " | ".join(_cells(labels, method, policy, at)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cells(labels: str, method: str, policy: str, at: dict[str, list[dict[str, np.ndarray]]]) -> Iterable[str]:
+    whole = {name: [np.concatenate(list(one.values())) for one in golds] for name, golds in at.items()}
+    mean = np.mean([values.mean() for values in whole[policy]])
+    over_sft = gain(list(zip(whole[policy], whole["sft"], strict=True)))
+    over_seeds = gain(list(zip(whole[policy], whole["round-0"], strict=True)))
+    parts = [
+        _shown(gain([(now[part], before[part]) for now, before in zip(at[policy], at["sft"], strict=True)]))
+        for part in ("seen", "unseen")
+    ]
+    yield from (labels, method, policy, str(len(whole[policy])), f"{mean:.3f}", _shown(over_sft), _shown(over_seeds))
+    between = "" if math.isnan(over_seeds.seeds_low) else f"{over_seeds.seeds_low:+.3f} to {over_seeds.seeds_high:+.3f}"
+    yield from (between, *parts)
+
+
+def _shown(found: Gain) -> str:
+    return f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+
+
+def write_results(output: Path, rows: list[dict[str, Any]], gold: dict[Place, dict[str, np.ndarray]]) -> str:
+    """Writes rows.jsonl, results.md and gold_by_kl.svg; returns the table of gains."""
+    from sgpo.store.files import write_atomically, write_jsonl
+    from sgpo_research.figures.gold_by_kl import gold_by_kl
+    from sgpo_research.figures.style import as_svg
+
+    table = gains_table(gold)
+    write_jsonl(output / "rows.jsonl", rows)
+    write_atomically(output / "results.md", table)
+    write_atomically(output / "gold_by_kl.svg", as_svg(gold_by_kl(rows), "Gold against KL to the SFT model"))
+    return table

@@ -1,0 +1,102 @@
+"""Responses of a model to prompts of the world, sampled once for all data seeds; an interrupted job resumes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sgpo.errors import InputError
+from sgpo.policy.sampling import Generator, Sampling, derive_seed
+from sgpo.store.files import read_json, read_objects, reading_back, write_json, write_jsonl
+from sgpo.store.progress import Reporter
+from sgpo_research.worlds.checking import follows
+from sgpo_research.worlds.prompts import Prompt
+
+# Prompts per file: an interrupted job repeats at most one.
+SHARD = 24
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A prompt and its responses: texts, and why each ended ("stop" or "length")."""
+
+    prompt: Prompt
+    texts: tuple[str, ...]
+    finish_reasons: tuple[str, ...]
+
+    @cached_property
+    def outcomes(self) -> list[tuple[str, list[bool]]]:
+        """The finished responses, and which of the prompt's constraints each follows."""
+        row = self.prompt.row
+        return [
+            (text, follows(row["instruction_id_list"], row["kwargs"], text))
+            for text, reason in zip(self.texts, self.finish_reasons, strict=True)
+            if reason == "stop"
+        ]
+
+
+def sample_responses(
+    folder: Path,
+    part: str,
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    *,
+    model: str,
+    open_generator: Callable[[], Generator],
+    reporter: Reporter,
+) -> list[Sampled]:
+    """Samples responses to all prompts that the folder does not hold yet.
+
+    Args:
+        folder: what is sampled, in files of `SHARD` prompts, and about.json: with what.
+        part: name of the prompts in the folder.
+        prompts: P prompts, P a multiple of `SHARD`.
+        sampling: how to sample; the same for all that is in the folder.
+        model: the model's fingerprint, likewise.
+        open_generator: loads the model, if anything is missing.
+        reporter: where progress is shown.
+
+    Raises:
+        InputError: the folder holds responses of another model or sampling, or to other prompts.
+    """
+    about = {"model": model, **asdict(sampling), "stop": list(sampling.stop)}
+    _check_about(folder, about)
+    shards = [prompts[start : start + SHARD] for start in range(0, len(prompts), SHARD)]
+    paths = [folder / f"{part}-{number:05d}.jsonl" for number in range(len(shards))]
+    missing = [number for number, path in enumerate(paths) if not path.exists()]
+    if missing:
+        generator = open_generator()
+        with reporter.stage(f"responses: {part}"), reporter.bar("prompts", len(missing) * SHARD) as advance:
+            for number in missing:
+                messages = [[{"role": "user", "content": one.text}] for one in shards[number]]
+                seeds = [derive_seed(one.key, 0) for one in shards[number]]
+                found = generator.generate(messages, seeds, sampling, progress=advance)
+                rows = [
+                    one.row | {"responses": [each.text for each in responses],
+                               "finish_reasons": [each.finish_reason for each in responses]}
+                    for one, responses in zip(shards[number], found, strict=True)
+                ]  # fmt: skip
+                write_jsonl(paths[number], rows)
+    return [one for path, shard in zip(paths, shards, strict=True) for one in _read(path, shard)]
+
+
+def _check_about(folder: Path, about: dict[str, Any]) -> None:
+    path = folder / "about.json"
+    if not path.exists():
+        write_json(path, about)
+    elif (found := read_json(path)) != about:
+        raise InputError(f"{folder} holds responses made with {found}; allowed: {about}, or another --output.")
+
+
+def _read(path: Path, prompts: Sequence[Prompt]) -> list[Sampled]:
+    rows = [row for _, row in read_objects(path)]
+    with reading_back(path):
+        found = [Sampled(prompt, tuple(row["responses"]), tuple(row["finish_reasons"]))
+                 for prompt, row in zip(prompts, rows, strict=True)]  # fmt: skip
+        texts = [row["prompt"] for row in rows]
+    if texts != [prompt.text for prompt in prompts]:
+        raise InputError(
+            f"{path} holds responses to other prompts; allowed: those of this version, or another --output."
+        )
+    return found
