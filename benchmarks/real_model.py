@@ -53,6 +53,7 @@ from leader import Block, run_block
 from sgpo.choices import Backend, Dtype
 from sgpo.config import GenerationConfig, ModelConfig
 from sgpo.config.options import VLLMOptions
+from sgpo.memory import keep_freed_memory
 from sgpo.policy.generate import TransformersGenerator
 from sgpo.policy.generators import open_generator
 from sgpo.policy.load import Policy, load_policy
@@ -110,7 +111,8 @@ def open_backend(arguments: argparse.Namespace) -> Iterator[Generator]:
         settings = {"vllm": {"python": arguments.python, **named, "engine": options}}
     else:
         words = [arguments.python, "-m", "vllm.entrypoints.openai.api_server", "--model", "{policy}"]
-        words += ["--host", "{host}", "--port", "{port}", *(["--no-enable-chunked-prefill"] * (len(options) > 3))]
+        words += ["--host", "{host}", "--port", "{port}"]
+        words += ["--no-enable-chunked-prefill"] if arguments.device == "cpu" else []
         for name, value in options.items():
             words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
         settings = {"servers": [f"http://127.0.0.1:{arguments.port}/v1"], "server_command": " ".join(words)}
@@ -253,6 +255,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=4, help="pairs in a step of training")
     parser.add_argument("--steps", type=int, default=4, help="steps of a block of training; the first is not timed")
     parser.add_argument("--repeats", type=int, default=3, help="turns of every method")
+    parser.add_argument(
+        "--keep-freed-memory", action="store_true", help="for every method, as the programs of sgpo do for themselves"
+    )
     parser.add_argument("--no-memory", action="store_true", help="skip peak memory, one more process per method")
     parser.add_argument("--alone", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -265,6 +270,8 @@ def main() -> None:
     logging.disable(logging.WARNING)
     datasets.disable_progress_bars()
     transformers.logging.disable_progress_bar()
+    if arguments.keep_freed_memory:
+        keep_freed_memory()
     if arguments.alone:
         print(json.dumps(run_once(*arguments.alone, arguments, arguments.folder)))
         return

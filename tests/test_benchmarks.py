@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -11,6 +12,10 @@ from pathlib import Path
 import pytest
 
 from processes import runs, wait_until
+from sgpo.config.read import read_recipe
+from sgpo_research.real_model import METHODS, Setting
+from sgpo_research.real_model_command import real_model_parser
+from sgpo_research.requests_command import requests_parser
 from tiny_model import build_tiny_model
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -86,6 +91,23 @@ def test_what_cannot_be_is_one_message(gpu, tmp_path, capsys):
         assert ended.value.code == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_commands_of_the_whole_form_are_taken(gpu, tmp_path):
+    """As far as it can be told without a card: options, recipe and overrides of the study's commands, and scripts."""
+    arguments = gpu.parse(["--output", str(tmp_path / "out"), "--model", str(tmp_path)])
+    commands = {step.name: step.command for make in gpu.STEPS if (step := make(arguments))}
+    assert list(commands) == ["tests", "world", "loop", "loop_table", "follower", "leader", "real_model"]
+    assert requests_parser().parse_args(commands["world"][3:]).model == str(tmp_path)
+    for name in ("loop", "loop_table"):
+        study = real_model_parser().parse_args(commands[name][3:])
+        setting = Setting(study.model, study.world, study.output, read_recipe(study.config, study.set))
+        for method in study.methods or METHODS:
+            assert setting.recipe_of("clean", 0, method).data.prompts_per_round == [200, 200, 200]
+    for name in ("follower", "leader", "real_model"):
+        script, *words = commands[name]
+        known = set(re.findall(r"add_argument\(\s*\"(--[\w-]+)", Path(script).read_text()))
+        assert {word for word in words if word.startswith("--")} <= known, name
 
 
 @pytest.mark.slow

@@ -4,11 +4,12 @@
     python benchmarks/gpu/run.py --output gpu --budget 600 --gguf SmolLM2-135M-Instruct.Q4_1.gguf
     python benchmarks/gpu/run.py --output gpu --budget 120 --device cpu --small      # the smallest form
 
-Steps: the tests marked `cuda`; the loop on a real model; the follower at 10^7 and 10^8 gaps; the leader's ratios with a
-random Llama of 1B parameters, bfloat16 and 1,024 tokens; writing, scoring and training with the real model. Each is a
-process of its own, whose limit is what the budget leaves once the later steps have their shares; what a step does not
-need goes to the next. One that fails or runs out of time is named, and the next one runs. The folder gets a log per
-step, `summary.json` and `summary.md` with the tables, the device and the versions; both are rewritten after every step.
+Steps: the tests marked `cuda`; the loop on a real model, method by method, in a world made for it first; the follower
+at 10^7 and 10^8 gaps; the leader's ratios with a random Llama of 1B parameters, bfloat16 and 1,024 tokens; writing,
+scoring and training with the real model. Each is a process of its own, whose limit is what the budget leaves once the
+later steps have their shares; what a step does not need goes to the next. One that fails or runs out of time is named,
+and the next one runs. The folder gets a log per step, `summary.json` and `summary.md` with the tables, the device and
+the versions; both are rewritten after every step.
 
 Needs neither a network nor an installed sgpo, only the packages that it imports. Without --model and --gguf, the model
 is fetched by examples/smollm2.py, or, in the smallest form, is the demo's.
@@ -37,8 +38,8 @@ CONVERT = "import sys; from sgpo.policy.gguf import GGUFFile; GGUFFile(*sys.argv
 CARD = (
     "import torch; card = torch.cuda.get_device_properties(0); print(card.name, f'{card.total_memory / 2**30:.0f} GiB')"
 )
+STUDY = ["-c", "from sgpo_research.command import main; raise SystemExit(main())"]
 # The demo's world, as small as a run can be: it trains its own model.
-SMALL_RECIPE = ROOT / "recipes/tiny.yaml"
 SMALL_WORLD = [
     "rounds=1", "world.seed_pairs=24", "world.heldout_pairs=8", "world.pool_prompts=12", "world.test_prompts=8",
     "world.sft_examples=160", "world.hidden=32", "generation.max_new_tokens=16", "generation.stop=[e]",
@@ -59,7 +60,7 @@ class Step:
     limit: float = 0.0
 
     def tables(self, folder: Path) -> str:
-        """The headings and tables that it has printed; the end of its output if it is not done."""
+        """The headings and tables that it has printed; the end of its output if there are none, or it is not done."""
         log = folder / f"{self.name}.log"
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
         shown: list[str] = []
@@ -68,8 +69,8 @@ class Step:
                 shown.append(line)
             elif shown and shown[-1]:
                 shown.append("")
-        if self.status not in ("done", "not reached"):
-            shown += ["```", *lines[-15:], "```"]
+        if lines and (not shown or self.status != "done"):
+            shown += ["```", *lines[-40:], "```"]
         return "\n".join(shown)
 
 
@@ -80,14 +81,46 @@ def test_step(arguments: argparse.Namespace) -> Step:
     return Step("tests", words, 0.1)
 
 
+def world_step(arguments: argparse.Namespace) -> Step | None:
+    """The world of checkable requests, from the model's own responses; the demo's world is part of its run."""
+    if arguments.small:
+        return None
+    words = [
+        "--dtype",
+        "bfloat16",
+        "--batch-size",
+        "512",
+        *sizes({"seeds": 200, "heldout": 150, "pool": 200, "test": 64}),
+    ]
+    return Step("world", [*STUDY, "requests", *model_and_output(arguments, "world"), *words], 0.15)
+
+
 def loop_step(arguments: argparse.Namespace) -> Step:
-    """SmolLM2 through the loop."""
-    words = ["-m", "sgpo", "run", "--config", str(arguments.recipe), f"output={arguments.runs / 'loop'}"]
-    if arguments.small and arguments.recipe == SMALL_RECIPE:
-        words += SMALL_WORLD
-    elif arguments.model is not None:
-        words += [f"model.path={arguments.model}"]
-    return Step("loop", words, 0.5)
+    """The real model through the loop, method by method: those that the time allows, the first ones first."""
+    if arguments.small:
+        words = [str(ROOT / "recipes/tiny.yaml"), f"output={arguments.runs / 'loop'}", *SMALL_WORLD]
+        return Step("loop", ["-m", "sgpo", "run", "--config", *words], 0.4)
+    methods = ["--methods", "SSAPO", "iterative DPO", "cDPO", "SPA"]
+    return Step("loop", [*real_model_study(arguments), *methods], 0.4)
+
+
+def loop_table_step(arguments: argparse.Namespace) -> Step | None:
+    """The table of what the loop has finished, whether or not it ran out of time."""
+    return None if arguments.small else Step("loop_table", [*real_model_study(arguments), "--rows"], 0.05)
+
+
+def real_model_study(arguments: argparse.Namespace) -> list[str]:
+    recipe = ["--config", str(ROOT / "recipes/smollm2-135m-gpu.yaml"), "--set", "data.prompts_per_round=[200,200,200]"]
+    world = ["--world", str(arguments.runs / "world")]
+    return [*STUDY, "real-model", *model_and_output(arguments, "loop"), *world, *recipe]
+
+
+def model_and_output(arguments: argparse.Namespace, name: str) -> list[str]:
+    return ["--model", str(arguments.model), "--output", str(arguments.runs / name)]
+
+
+def sizes(counts: dict[str, int]) -> list[str]:
+    return [word for name, count in counts.items() for word in (f"--{name}", str(count))]
 
 
 def follower_step(arguments: argparse.Namespace) -> Step:
@@ -114,7 +147,7 @@ def real_model_step(arguments: argparse.Namespace) -> Step:
     return Step("real_model", [str(ROOT / "benchmarks/real_model.py"), *words], 0.1)
 
 
-STEPS = (test_step, loop_step, follower_step, leader_step, real_model_step)
+STEPS = (test_step, world_step, loop_step, loop_table_step, follower_step, leader_step, real_model_step)
 
 
 def model_step(arguments: argparse.Namespace) -> Step | None:
@@ -131,7 +164,7 @@ def model_step(arguments: argparse.Namespace) -> Step | None:
 def run_step(step: Step, folder: Path, limit: float) -> None:
     """Runs a step for at most `limit` seconds, with sgpo and its study from this tree; ends all that it started."""
     path = os.pathsep.join([str(ROOT / "src"), str(ROOT / "research/src"), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path.rstrip(os.pathsep), "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "PYTHONPATH": path.rstrip(os.pathsep), "PYTHONUNBUFFERED": "1", "COLUMNS": "120"}
     start, step.limit = time.monotonic(), limit
     with open(folder / f"{step.name}.log", "wb") as log:
         words = [sys.executable, *step.command]
@@ -191,19 +224,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--small", action="store_true", help="the smallest form of every step")
     parser.add_argument("--model", type=Path, help="folder of the real model")
     parser.add_argument("--gguf", type=Path, help="GGUF file of it, converted first")
-    parser.add_argument("--recipe", type=Path, help="of the loop (default: recipes/smollm2-135m-gpu.yaml)")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/gpu", help="folder for the run and the model")
     parser.add_argument("--steps", nargs="+", choices=[step.__name__.removesuffix("_step") for step in STEPS])
     arguments = parser.parse_args(argv)
     if not arguments.budget > 0:
         parser.error(f"--budget is {arguments.budget}; allowed: seconds > 0")
-    for name in ("model", "gguf", "recipe"):
+    for name in ("model", "gguf"):
         path = getattr(arguments, name)
         if path is not None and not path.exists():
             parser.error(f"--{name} {path} does not exist")
-    if arguments.recipe is None:
-        arguments.recipe = SMALL_RECIPE if arguments.small else ROOT / "recipes/smollm2-135m-gpu.yaml"
-    for name in ("output", "runs", "model", "gguf", "recipe"):
+    for name in ("output", "runs", "model", "gguf"):
         path = getattr(arguments, name)
         setattr(arguments, name, path and path.absolute())
     return arguments
@@ -221,7 +251,7 @@ def main(argv: list[str] | None = None) -> int:
     wanted = [
         make for make in STEPS if arguments.steps is None or make.__name__.removesuffix("_step") in arguments.steps
     ]
-    steps = ([] if first is None else [first]) + [make(arguments) for make in wanted]
+    steps = [step for step in (first, *(make(arguments) for make in wanted)) if step is not None]
     about = describe(arguments.device)
     for place, step in enumerate(steps):
         later = sum(one.share for one in steps[place + 1 :]) * arguments.budget
