@@ -16,8 +16,7 @@ from sgpo.preferences.annotators.verdicts import NEEDS_LOGPROBS, PairwiseJudge, 
 from sgpo.serving.answers import Body
 from sgpo.serving.cache import CachedPool
 from sgpo.serving.client import ServerPool
-from sgpo.stats.intervals import share_interval
-from sgpo.stats.win_rate import win_rate
+from sgpo.stats.intervals import share_interval, win_rate
 from sgpo.store.progress import Advance
 
 # Of English text in the tokenizers of common judges; other languages have fewer.

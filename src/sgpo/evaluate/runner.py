@@ -15,16 +15,18 @@ from sgpo.choices import Failure, Space
 from sgpo.config import EvaluateConfig, FollowerConfig, GenerationConfig, LeaderConfig, ModelConfig
 from sgpo.errors import InputError, check_failed, naming_rows
 from sgpo.evaluate.alpaca import Instructions, read_instructions, write_model_outputs
-from sgpo.evaluate.answering import answer_rows, answers_key, kept_answers
 from sgpo.evaluate.held_out import pair_sources
 from sgpo.evaluate.ifeval import read_requests, report_following
 from sgpo.evaluate.judging import compare_by_judge, open_duels, open_judge
 from sgpo.evaluate.mt_bench import NO_ANSWER, answer_questions, read_questions, write_answers
 from sgpo.evaluate.prompt_files import (
     Answers,
+    answer_rows,
+    answers_key,
     by_reason,
     describe_answers,
     is_answer_file,
+    kept_answers,
     missing,
     read_answers_to,
     read_prompts,
