@@ -15,7 +15,6 @@ from sgpo.choices import Failure, Space
 from sgpo.config import EvaluateConfig, FollowerConfig, GenerationConfig, LeaderConfig, ModelConfig
 from sgpo.errors import InputError, check_failed, naming_rows
 from sgpo.evaluate.alpaca import Instructions, read_instructions, write_model_outputs
-from sgpo.evaluate.held_out import pair_sources
 from sgpo.evaluate.ifeval import read_requests, report_following
 from sgpo.evaluate.judging import compare_by_judge, open_duels, open_judge
 from sgpo.evaluate.mt_bench import NO_ANSWER, answer_questions, read_questions, write_answers
@@ -43,7 +42,7 @@ from sgpo.policy.score import PairScores, score_pairs, score_responses
 from sgpo.policy.tokens import Messages
 from sgpo.preferences.annotate import implicit_rewards
 from sgpo.preferences.annotators.open import open_reward
-from sgpo.preferences.source import load_pairs
+from sgpo.preferences.source import load_pairs, pair_sources
 from sgpo.serving.answers import Body
 from sgpo.serving.cache import CachedPool
 from sgpo.stats.certificate import certify_policy
