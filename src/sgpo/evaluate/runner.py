@@ -226,7 +226,7 @@ def check_inputs(settings: EvaluateConfig, *, download: bool = False) -> int:
         prompts = read_prompts(settings.prompts, split=settings.split)
         count = len(prompts)
         if settings.baseline and is_answer_file(settings.baseline):
-            read_answers_to(settings.baseline, prompts)
+            read_answers_to(settings.baseline, prompts, others=settings.kind != "ifeval")
         elif settings.baseline:
             check_exists(settings.baseline, "baseline")
     if settings.kind == "ifeval":
