@@ -57,11 +57,11 @@ def by_reason(failures: Sequence[Failure | None], names: Sequence[Any] | None = 
     return found
 
 
-def describe_answers(policy: Answers, baseline: Answers) -> dict[str, Any]:
+def describe_answers(policy: Answers, baseline: Answers | None = None) -> dict[str, Any]:
     """Both sides' names, the answers of the policy that were cut, and the rows that each side has no answer to."""
-    sides = {"policy": policy, "baseline": baseline}
+    sides = {"policy": policy} if baseline is None else {"policy": policy, "baseline": baseline}
     absent = {who: [row for row, text in enumerate(one.texts) if text is None] for who, one in sides.items()}
-    return {"policy": policy.name, "baseline": baseline.name, "cut": policy.cut, "unanswered": absent}
+    return {"policy": policy.name, "baseline": baseline and baseline.name, "cut": policy.cut, "unanswered": absent}
 
 
 def read_prompts(path: str | Path, *, split: str | None = None) -> list[Messages]:

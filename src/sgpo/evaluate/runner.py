@@ -328,10 +328,10 @@ def _ifeval(job: Job) -> dict[str, Any]:
         write_jsonl(job.answers, [{"prompt": asked.prompt, "response": text or ""} for asked, text in rows])
     baseline = job.baseline(prompts)
     result = report_following(requests, policy.texts, baseline and baseline.texts)
-    names = {"policy": policy.name, "baseline": baseline and baseline.name}
-    answers = {"cut": policy.cut, "tokens": policy.tokens, "failed": by_reason(missing(policy))}
+    sides = [policy] if baseline is None else [policy, baseline]
+    answers = {**describe_answers(*sides), "tokens": policy.tokens, "failed": by_reason(missing(*sides))}
     rate = result["by_level"]["prompts"]["strict"]
-    return {"value": rate["rate"], **rate, **names, **answers, **result}
+    return {"value": rate["rate"], **rate, **answers, **result}
 
 
 def _preferences(job: Job) -> dict[str, Any]:
