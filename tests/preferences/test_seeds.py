@@ -4,8 +4,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from refusals import unrefused
-from sgpo.preferences.distinct import prompt_key
-from sgpo.preferences.layout import to_pairs
+from sgpo.preferences.layout import prompt_key, to_pairs
 from sgpo.preferences.split import hold_out, select_seeds
 
 

@@ -16,7 +16,7 @@ from sgpo.policy.generators import load_model
 from sgpo.policy.load import Policy
 from sgpo.policy.score import PairScores, score_pairs
 from sgpo.policy.tokens import dated, response_texts
-from sgpo.preferences.distinct import prompt_key
+from sgpo.preferences.layout import prompt_key
 from sgpo.preferences.source import load_pairs
 from sgpo.rounds.data import places, with_files
 from sgpo.stats.heads import fit_heads, fit_weights

@@ -9,8 +9,8 @@ from datasets import Dataset
 
 from sgpo.choices import Selection, check_choice
 from sgpo.errors import InputError, check_whole
-from sgpo.preferences.distinct import distinct_rows, prompt_key
 from sgpo.preferences.farthest import farthest_points
+from sgpo.preferences.layout import distinct_rows, prompt_key
 from sgpo.store.progress import Advance
 
 

@@ -14,7 +14,7 @@ from sgpo.policy.embed import embed_responses
 from sgpo.policy.load import Policy
 from sgpo.policy.tokens import Messages, response_texts
 from sgpo.preferences.annotators.ranking import Ranking
-from sgpo.preferences.distinct import prompt_key
+from sgpo.preferences.layout import prompt_key
 from sgpo.stats.heads import Heads, fit_heads
 from sgpo.store.progress import Advance
 
