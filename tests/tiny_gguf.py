@@ -11,7 +11,13 @@ from example_scripts import load_example
 
 
 def write_gguf(
-    model: str | Path, file: Path, *, kind: str = "F32", architecture: str = "llama", without: str | tuple[str, ...] = (), **fields: Any
+    model: str | Path,
+    file: Path,
+    *,
+    kind: str = "F32",
+    architecture: str = "llama",
+    without: str | tuple[str, ...] = (),
+    **fields: Any,
 ) -> Path:
     """Writes the tiny Llama in a folder as a GGUF file; returns the file.
 
