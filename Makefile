@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 # What to test: make test TESTS=tests/robust
 TESTS ?=
 
-.PHONY: demo test test-kernels test-native test-avx2 test-sse lint install clean
+.PHONY: demo smollm2 smollm2-model test test-kernels test-native test-avx2 test-sse lint install clean
 
 install: $(STAMP)
 
@@ -19,6 +19,16 @@ $(STAMP): pyproject.toml research/pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(BIN)/sgpo run --config recipes/tiny.yaml
+
+# A real model through the whole loop: docs/real-model.md. Its settings: make smollm2 SMOLLM2="model.dtype=bfloat16"
+SMOLLM2 ?=
+smollm2-model: $(STAMP)
+	$(BIN)/python examples/smollm2.py --output runs/smollm2/model
+
+smollm2: smollm2-model
+	$(BIN)/sgpo-study requests --model runs/smollm2/model --output runs/smollm2/world \
+		--seeds 100 --heldout 100 --pool 48 --test 48 --sampled 144 144
+	$(BIN)/sgpo run --config recipes/smollm2-135m.yaml $(SMOLLM2)
 
 test: $(STAMP) lint
 	$(PYTEST) $(TESTS)

@@ -15,7 +15,7 @@ ALLOWED = {
     for room, rooms in re.findall(r"^\| `(\w+)/` \| .* \| (.*) \|$", TABLE, re.M)
 }
 ALLOWED["__main__"] = {"cli"}
-SHARED = {"errors", "choices", "memory", "threads", "__version__"}
+SHARED = {"errors", "choices", "threads", "__version__"}
 
 FILES = sorted(SOURCE.rglob("*.py"))
 

@@ -4,21 +4,30 @@ import json
 import re
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 from itertools import combinations, product
 
 import numpy as np
+import pytest
 from if_verifiable.ifeval.instructions_registry import INSTRUCTION_CONFLICTS, conflict_make
+from transformers import GenerationConfig
 
 from refusals import unrefused
 from request_writers import SketchyWriter
+from sgpo.errors import InputError
+from sgpo.evaluate.ifeval import Request as Checkable
+from sgpo.evaluate.ifeval import read_requests as read_checkable
+from sgpo.evaluate.ifeval import score_responses
 from sgpo.preferences.source import load_pairs, load_prompts
 from sgpo.store.progress import Reporter
+from sgpo_research import checkable_world
 from sgpo_research.checkable_world import Annotator, WorldSize, part_prompts, write_world
 from sgpo_research.command import main
-from sgpo_research.worlds.checking import follows
+from sgpo_research.worlds import samples
 from sgpo_research.worlds.constraints import CONSTRAINTS, Request, draw_constraint
 from sgpo_research.worlds.gold_pairs import GoldPair, gold, label
 from sgpo_research.worlds.prompts import read_requests, split_requests
+from tiny_model import build_tiny_model
 
 PARTS = ("seeds", "heldout", "pool", "test_seen", "test_unseen")
 SIZE = WorldSize(seeds=20, heldout=15, pool=16, rounds=2, test=24, sampled=(72, 48))
@@ -32,12 +41,17 @@ def write(folder, *, seed=0, annotator=None, writer=None, size=SIZE, model="a mo
     )  # fmt: skip
 
 
+def follows(names, kwargs, text):
+    return score_responses([Checkable(0, "", names, kwargs)], [text])[0].strict
+
+
 def rows_of(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+@cache
 def drawn_prompts():
-    return {part: part_prompts(part, 600, seed=0 if part == "pool" else None) for part in PARTS}
+    return {part: part_prompts(part, 300, seed=0 if part == "pool" else None) for part in PARTS}
 
 
 def test_there_are_thirty_requests_in_each_of_ten_topics_and_three_words_that_a_request_does_not_hold():
@@ -265,7 +279,7 @@ def test_samples_are_made_once_and_an_interrupted_job_asks_only_for_what_is_miss
     assert (tmp_path / "clean-0/seeds.jsonl").read_bytes() == before
 
 
-def test_the_loop_reads_the_files_with_all_their_columns(tmp_path):
+def test_the_loop_and_the_checkers_read_the_files(tmp_path):
     write(tmp_path)
     columns = {"key", "instruction_id_list", "kwargs", "types", "topic", "request"}
     pairs = load_pairs(tmp_path / "clean-0/seeds.jsonl")
@@ -275,6 +289,10 @@ def test_the_loop_reads_the_files_with_all_their_columns(tmp_path):
         rows = rows_of(tmp_path / f"clean-0/{name}.jsonl")
         assert len(prompts) == count and columns <= set(prompts.column_names)
         assert prompts["kwargs"][:] == [row["kwargs"] for row in rows]
+        checkable = read_checkable(tmp_path / f"clean-0/{name}.jsonl")
+        assert [(one.key, one.prompt, one.instructions, one.kwargs) for one in checkable] == [
+            (row["key"], row["prompt"], row["instruction_id_list"], row["kwargs"]) for row in rows
+        ]
 
 
 def test_what_cannot_be_drawn_is_refused(tmp_path):
@@ -300,3 +318,28 @@ def test_the_command_refuses_a_folder_that_is_no_model_in_one_line(capsys, tmp_p
     said = capsys.readouterr().err
     assert "none" in said and len(said.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_cannot_be_loaded_leaves_nothing(tmp_path):
+    def fail():
+        raise InputError("no model")
+
+    arguments = {"size": SIZE, "annotator": Annotator(), "seed": 0, "model": "a model", "reporter": Reporter()}
+    with pytest.raises(InputError, match="no model"):
+        write_world(tmp_path / "out", open_generator=fail, **arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_writes_a_world_of_the_models_own_responses(capsys, tmp_path, monkeypatch):
+    for module in (checkable_world, samples):
+        monkeypatch.setattr(module, "SHARD", 12)
+    model = build_tiny_model(tmp_path / "model", context=512)
+    # Its random weights would hardly end a response.
+    GenerationConfig(eos_token_id=[2, *range(100, 120)]).save_pretrained(model)
+    counts = ["--seeds", "1", "--heldout", "1", "--pool", "4", "--rounds", "2", "--test", "3", "--sampled", "12", "12"]
+    assert main(["requests", "--model", str(model), "--output", str(tmp_path), "--batch-size", "96", *counts]) == 0
+    said = capsys.readouterr().out
+    summary = json.loads((tmp_path / "clean-0/summary.json").read_text(encoding="utf-8"))
+    assert summary["prompts"] == {"prompts": 8, "test_seen": 3, "test_unseen": 3}
+    assert all(name in said for name in summary["types"]) and "seeds: 1 pairs, 0% against gold" in said
+    assert len(rows_of(tmp_path / "samples/seeds-00000.jsonl")) == 12

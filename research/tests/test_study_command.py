@@ -1,6 +1,8 @@
 """`sgpo-study`: the list, a table from the command line, and what is refused."""
 
 import os
+import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -70,6 +72,14 @@ def test_two_processes_write_the_rows_of_one(tmp_path):
         assert main(["table3", *arguments]) == 0
     one, two = (pq.read_table(folder / "table3-quick.parquet").to_pylist() for folder in folders.values())
     assert one == two
+
+
+def test_the_command_is_read_before_any_library_that_reads_the_environment():
+    """How threads wait, and whether the Hub answers, must be settled before."""
+    program = (
+        "import sys, sgpo_research.command; print({'torch', 'huggingface_hub', 'transformers'} & set(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "set()\n"
 
 
 @pytest.mark.parametrize("before", [None, "3"])

@@ -8,16 +8,23 @@ import numpy as np
 import pytest
 import yaml
 from datasets import load_from_disk
+from safetensors.numpy import load_file
 
 from faulty_server import Reply, completion, faulty
-from integration.conftest import WORDS
+from integration.conftest import PAIRS, WORDS, write_jsonl
+from integration.whole_runs import planned_and_recorded
 from sgpo.choices import Failure
 from sgpo.cli import main
+from sgpo.config.options import HeadsOptions
+from sgpo.policy.load import load_policy
 from sgpo.policy.sampling import Response
+from sgpo.preferences.annotators.heads import RewardHeads
 from sgpo.preferences.annotators.pair_ranker import PairRanker
 from sgpo.preferences.annotators.reward_model import RewardModel
 from sgpo.rounds import responses
+from sgpo.stats.heads import Heads
 from tiny_annotators import build_tiny_classifier, build_tiny_pair_ranker
+from tiny_model import build_tiny_model
 
 SHORTEST = "def rank(prompts, responses):\n    return [[-len(text) for text in texts] for texts in responses]\n"
 
@@ -56,6 +63,65 @@ def test_a_model_ranks(recipe, tmp_path, annotator, build, load):
     prompts, texts, _ = run_with(recipe, *changes)
     rewards = load(path)(prompts, texts).rewards.reshape(-1, 2)
     assert (np.diff(rewards) < 0).all()
+
+
+@pytest.fixture
+def heads(recipe):
+    """Changes of the recipe that have heads rank, fitted on twelve pairs."""
+    seeds = write_jsonl(recipe.parent / "twelve.jsonl", PAIRS)
+    return ["annotation.annotator=heads", "annotation.options={heads: 3, penalty: 1}", f"data.seeds={seeds}"]
+
+
+def test_heads_are_fitted_once_on_the_seeds_and_survive_an_interruption(recipe, heads, monkeypatch, capsys):
+    """Byte by byte those of another run, planned under the name of their stage, and refused once they are damaged."""
+    command = ["run", "--config", str(recipe), "--quiet", "rounds=1", "leader.learning_rate=1e-5", *heads]
+    with monkeypatch.context() as patched:
+        patched.setattr("sgpo.rounds.loop.train_round", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert [main([*command, *other]) for other in ([], [f"output={recipe.parent / 'other'}"])] == [130, 130]
+    folder = recipe.parent / "run/heads"
+    before = {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in folder.iterdir()}
+    assert set(before) == {"heads.json", "heads.safetensors"}
+    prompts, texts, counts = run_with(recipe, *heads)
+    assert {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in folder.iterdir()} == before
+    for name, (content, _) in before.items():
+        assert (recipe.parent / "other/heads" / name).read_bytes() == content
+    about = json.loads(before["heads.json"][0])
+    assert about["pairs"] == len(PAIRS) and 0.5 < about["accuracy"] <= about["high"] <= 1
+    told = json.loads((recipe.parent / "run/round-0/metrics.json").read_text())["heads"]
+    assert {**told, **about} == told
+    check_order(yaml.safe_load(recipe.read_text())["model"]["path"], folder, prompts, texts)
+    assert counts["ranking"]["too_long"] == 0 and counts["ranking"]["annotator"] == "heads"
+    planned, recorded = planned_and_recorded(recipe.parent / "run")
+    assert planned == recorded and "heads" in planned
+    shutil.rmtree(recipe.parent / "run/round-1")
+    (folder / "heads.safetensors").write_bytes(b"no tensors")
+    assert main(command) == 2
+    assert "heads/heads.safetensors is damaged" in capsys.readouterr().err
+
+
+def check_order(model, folder, prompts, texts):
+    """The heads in a folder, on the states of a model, have ranked the pairs."""
+    found = Heads(**load_file(folder / "heads.safetensors"))
+    assert found.weights.shape == (3, 32)
+    rewards = RewardHeads(load_policy(model, device="cpu"), HeadsOptions(penalty=1), found)(prompts, texts).rewards
+    assert (np.diff(rewards.reshape(-1, 2)) < 0).all()
+
+
+def test_heads_on_the_states_of_another_model_read_that_one(recipe, heads, tmp_path):
+    path = build_tiny_model(tmp_path / "other-model", seed=5)
+    prompts, texts, _ = run_with(recipe, *heads, f"annotation.model={path}")
+    check_order(path, recipe.parent / "run/heads", prompts, texts)
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_heads_need_ten_seed_pairs_and_the_plan_says_so(recipe, capsys, dry):
+    assert main(["run", "--config", str(recipe), *dry, "annotation.annotator=heads"]) == 2
+    assert "annotation.annotator: 'heads' with 8 seed pairs; allowed: at least 10." in capsys.readouterr().err
+    mute = build_tiny_model(recipe.parent / "mute", chat_template=False)
+    assert main(["run", "--config", str(recipe), *dry, "annotation.annotator=heads", f"annotation.model={mute}"]) == 2
+    assert "mute' has no chat template" in capsys.readouterr().err
+    assert not (recipe.parent / "run/seed").exists()
+    assert main(["run", "--config", str(recipe), "--dry-run", "annotation.annotator=heads", "rounds=0"]) == 0
 
 
 def test_a_judge_on_a_server_ranks_and_its_counts_are_kept(recipe):

@@ -140,6 +140,7 @@ def test_pool_of_prompts_longer_than_the_context(capsys, recipe):
         (["generation.backend=vllm", "generation.vllm.python=/nowhere/python"], "'/nowhere/python' cannot be started"),
         (["annotation.annotator=function", "annotation.function=nowhere.py:rank"], "nowhere.py does not exist"),
         (["annotation.annotator=reward_model", "annotation.model=/nowhere"], "'/nowhere' does not exist"),
+        (["annotation.annotator=heads", "annotation.model=/nowhere"], "'/nowhere' does not exist"),
         (
             ["annotation.annotator=judge", "annotation.model=x", "annotation.servers=[http://x/v1]",
              "annotation.template=nowhere.txt"],

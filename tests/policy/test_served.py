@@ -168,6 +168,14 @@ def test_each_response_is_a_request_with_its_own_seed_and_the_sampling(policy):
         assert "n" not in body
 
 
+def test_llama_cpp_applies_temperature_and_nucleus_alone(policy):
+    """Its defaults would add top-k, min-p and others, each of which is a sampler with a name."""
+    with answering(completion()) as server:
+        served(server, policy, dialect="llama.cpp").generate(PROMPTS[:1], [5], Sampling(n=1, max_new_tokens=3))
+    fields = {"samplers": ["temperature", "top_p"], "reasoning_format": "none", "max_tokens": 3}
+    assert server.asked[0].items() >= fields.items()
+
+
 def test_a_server_of_openai_gets_only_fields_that_it_knows(policy):
     with answering(completion()) as server:
         served(server, policy, dialect="openai").generate(PROMPTS[:1], [5], GREEDY)
@@ -248,5 +256,5 @@ def test_seeds_and_dialects_are_checked(policy):
     pool = ServerPool(["http://127.0.0.1:1/v1"])
     with pytest.raises(InputError, match=r"seeds has 1 numbers; allowed: one per prompt, 6"):
         ServedGenerator(pool, "m", policy.tokenizer).generate(PROMPTS, [0], GREEDY)
-    with pytest.raises(InputError, match="dialect is 'tgi'; allowed: 'vllm', 'transformers' or 'openai'"):
+    with pytest.raises(InputError, match=r"dialect is 'tgi'; allowed: 'vllm', .*, 'llama\.cpp' or 'openai'"):
         ServedGenerator(pool, "m", policy.tokenizer, dialect="tgi")

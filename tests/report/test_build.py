@@ -221,9 +221,17 @@ def test_the_story_names_who_ranks_the_answers(run):
         ({}, "ranks the answers by its own implicit reward"),
         ({"annotator": "judge"}, "has a judge rank the answers"),
         ({"annotator": "reward_model"}, "has a reward model rank the answers"),
+        ({"annotator": "heads"}, "ranks the answers by linear heads on hidden states, and trains"),
     ):
         run.config["annotation"] = annotation
         assert ranker in tell_story(read_run(run.write()))
+
+
+def test_the_story_says_how_heads_order_pairs_that_they_do_not_know(run):
+    run.config["annotation"] = {"annotator": "heads"}
+    run.metrics[0]["heads"] = {"accuracy": 0.712, "low": 0.63, "high": 0.78, "pairs": 120, "left_out": {}}
+    said = "by linear heads on hidden states (accuracy 0.712 on human pairs that they were not fitted on), and"
+    assert said in tell_story(read_run(run.write()))
 
 
 def test_the_story_counts_seeds_rounds_and_pairs(run):

@@ -14,13 +14,14 @@ from sgpo.policy.sampling import Generator, Sampling
 from sgpo.store.files import write_json, write_jsonl
 from sgpo.store.progress import Reporter
 from sgpo_research.worlds.constraints import CONSTRAINTS
-from sgpo_research.worlds.gold_pairs import GoldPair, Labels, gold_pair, label
+from sgpo_research.worlds.gold_pairs import GoldPair, gold_pair, label
+from sgpo_research.worlds.noise import Labels
 from sgpo_research.worlds.prompts import Prompt, constraints_of, draw_prompts, split_requests
 from sgpo_research.worlds.samples import SHARD, Sampled, sample_responses
 
 SAMPLING = Sampling(n=8, temperature=0.9, top_p=0.95, max_new_tokens=96)
 # Prompts sampled for each pair that is wanted: many make none, because their responses do not differ in gold.
-_PROMPTS_PER_PAIR = 3
+_PROMPTS_PER_PAIR = 2
 # The number of a part's first prompt, and what its prompts are drawn with. Those of the pools also depend on the seed.
 _PARTS = {"seeds": 0, "heldout": 100_000, "pool": 200_000, "test_seen": 300_000, "test_unseen": 400_000}
 
@@ -35,7 +36,7 @@ class WorldSize:
         pool: prompts of a round.
         rounds: rounds.
         test: prompts in each of the test files.
-        sampled: prompts that are sampled to make seeds and held-out pairs; None: three for each pair.
+        sampled: prompts that are sampled to make seeds and held-out pairs; None: two for each pair.
 
     Raises:
         InputError: a number is below 1.
@@ -65,9 +66,8 @@ class Annotator:
     def __post_init__(self) -> None:
         check_choice("--labels", self.labels, Labels)
         if (self.labels == "inverted") != bool(self.inverted):
-            raise InputError(
-                f"--inverted is {self.inverted} with --labels {self.labels}; allowed: types with inverted."
-            )
+            given = " ".join(self.inverted) or "missing"
+            raise InputError(f"--inverted is {given} with --labels {self.labels}; allowed: types, with inverted alone.")
         known = [constraint.name for constraint in constraints_of("seeds")]
         if unknown := set(self.inverted).difference(known):
             raise InputError(f"--inverted is {sorted(unknown)[0]!r}; allowed: {', '.join(known)}.")

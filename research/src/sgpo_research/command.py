@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from sgpo.errors import InputError
-from sgpo.memory import keep_freed_memory
 from sgpo.threads import passive_waiting
+from sgpo_research.annotators_command import annotators_parser, run_annotators
 from sgpo_research.real_model_command import real_model_parser, run_real_model
 from sgpo_research.requests_command import requests_parser, run_requests
 
 # Beside the tables.
 _COMMANDS = {
+    "annotators": (annotators_parser, run_annotators),
     "requests": (requests_parser, run_requests),
     "real-model": (real_model_parser, run_real_model),
 }
@@ -22,7 +23,6 @@ _COMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     """Runs the command. Returns 0, 2 for bad input, or 130 when interrupted."""
     os.environ.update(passive_waiting())
-    keep_freed_memory()
     try:
         given = sys.argv[1:] if argv is None else argv
         if given and given[0] in _COMMANDS:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sgpo.config import RunConfig
+from sgpo.evaluate import ifeval
 from sgpo.policy.generate import TransformersGenerator
 from sgpo.policy.load import Policy, load_policy
 from sgpo.policy.sampling import Sampling, derive_seed
@@ -20,7 +21,6 @@ from sgpo.store.progress import Reporter
 from sgpo.store.records import Shipped
 from sgpo_research.real_model_table import Place
 from sgpo_research.runs import OF_ROUND_0, adopt, changed_recipe
-from sgpo_research.worlds.checking import follows
 
 _DPO = {"follower.radius": 0, "leader.final_epochs": 0}
 _CDPO = {
@@ -146,12 +146,17 @@ def evaluate_policy(setting: Setting, path: str, folder: Path, labels: str, seed
         {
             "part": part, "key": row["key"], "number": number, "response": response.text,
             "finish_reason": response.finish_reason, "n_tokens": response.n_tokens,
-            "gold": float(np.mean(follows(row["instruction_id_list"], row["kwargs"], response.text))),
+            "gold": _gold(row, response.text),
             "log_ratio": float(ratio) if number == 0 else None,
         }
         for (part, row), responses, ratio in zip(rows, found, ratios, strict=True)
         for number, response in enumerate(responses)
     ])  # fmt: skip
+
+
+def _gold(row: Mapping[str, Any], response: str) -> float:
+    request = ifeval.Request(row["key"], row["prompt"], row["instruction_id_list"], row["kwargs"])
+    return ifeval.score_responses([request], [response])[0].share
 
 
 def _logps(policy: Policy, prompts: list[list[dict[str, str]]], responses: list[str]) -> np.ndarray:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
-from sgpo_research.worlds.gold_pairs import Labels
+from sgpo_research.worlds.noise import Labels
 
 
 def real_model_parser() -> argparse.ArgumentParser:

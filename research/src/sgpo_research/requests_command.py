@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from sgpo.choices import Dtype
-from sgpo_research.worlds.gold_pairs import Labels
+from sgpo_research.worlds.noise import Labels
 
 
 def requests_parser() -> argparse.ArgumentParser:
@@ -29,7 +29,7 @@ def requests_parser() -> argparse.ArgumentParser:
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{what}; default: {default}")
     parser.add_argument(
         "--sampled", type=int, nargs=2, metavar=("SEEDS", "HELDOUT"),
-        help="prompts to sample for seeds and for held-out pairs; default: three for each pair",
+        help="prompts to sample for seeds and for held-out pairs; default: two for each pair",
     )  # fmt: skip
     parser.add_argument("--dtype", choices=get_args(Dtype), default="float32", help="of the model; default: float32")
     parser.add_argument("--batch-size", type=int, default=48, metavar="N", help="rows written at once; default: 48")
@@ -41,11 +41,18 @@ def run_requests(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
     from sgpo.policy.fingerprints import fingerprint_policy
-    from sgpo.policy.generate import TransformersGenerator
-    from sgpo.policy.load import load_policy
+    from sgpo.policy.sampling import Generator
     from sgpo.store.hub import settle_hub_access
     from sgpo.store.progress import Reporter, hide_other_bars
     from sgpo_research.checkable_world import Annotator, WorldSize, write_world
+
+    def open_generator() -> Generator:
+        from sgpo.policy.generate import TransformersGenerator
+        from sgpo.policy.load import load_policy
+
+        return TransformersGenerator(
+            load_policy(arguments.model, dtype=arguments.dtype), batch_size=arguments.batch_size
+        )
 
     settle_hub_access([arguments.model])
     hide_other_bars()
@@ -57,9 +64,7 @@ def run_requests(arguments: argparse.Namespace) -> None:
         annotator=Annotator(arguments.labels, tuple(arguments.inverted)),
         seed=arguments.seed,
         model=fingerprint_policy(arguments.model),
-        open_generator=lambda: TransformersGenerator(
-            load_policy(arguments.model, dtype=arguments.dtype), batch_size=arguments.batch_size
-        ),
+        open_generator=open_generator,
         reporter=Reporter(console),
     )
     _print_summary(summary, console)

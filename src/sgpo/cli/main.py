@@ -9,7 +9,6 @@ from pkgutil import resolve_name
 
 from sgpo import __version__
 from sgpo.errors import InputError
-from sgpo.memory import keep_freed_memory
 from sgpo.threads import passive_waiting
 
 # Each command with its function, which is imported when it is called: some take a moment to load.
@@ -32,7 +31,6 @@ def main(argv: list[str] | None = None) -> int:
     # TRL sends telemetry for each trainer by default; it is turned off here.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.update(passive_waiting())
-    keep_freed_memory()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A character that the terminal cannot show must not end the command; stderr has this by default.
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -5,27 +5,30 @@ from typing import Any
 from pydantic import model_validator
 
 from sgpo.choices import AnnotatorName, PairChoice
-from sgpo.config.options import JudgeOptions, PairRankerOptions, RewardOptions
+from sgpo.config.options import HeadsOptions, JudgeOptions, PairRankerOptions, RewardOptions
 from sgpo.config.section import MAX_FAILED, NotNegative, Section, Share, key, validate
 
 # What each annotator needs, and what else it takes.
 _ANNOTATORS = {
     "implicit": (set(), set()),
+    "heads": (set(), {"model", "options", "max_failed"}),
     "reward_model": ({"model"}, {"options", "max_failed"}),
     "pair_ranker": ({"model"}, {"options", "max_failed"}),
     "judge": ({"model", "servers"}, {"template", "options", "max_failed", "retry_failed"}),
     "function": ({"function"}, set()),
 }
-_OPTIONS = {"reward_model": RewardOptions, "pair_ranker": PairRankerOptions, "judge": JudgeOptions}
+_OPTIONS = {
+    "heads": HeadsOptions, "reward_model": RewardOptions, "pair_ranker": PairRankerOptions, "judge": JudgeOptions,
+}  # fmt: skip
 
 
 class AnnotationConfig(Section):
     """The annotator that ranks the responses of a prompt, and which of them make a pair."""
 
     annotator: AnnotatorName = key(
-        "implicit", "The policy's own implicit reward (the paper), a model, an LLM judge, or a function."
+        "implicit", "The policy's implicit reward (the paper), heads fitted on seeds, a model, judge, or function."
     )
-    model: str | None = key(None, "Folder or Hub id of the reward model or pair ranker, or the judge's model name.")
+    model: str | None = key(None, "Folder or Hub id of what ranks, or what heads read (null: SFT), or a judge's name.")
     function: str | None = key(None, "`package.module:function` or `file.py:function`.")
     servers: list[str] = key([], "Base URLs of the judge.")
     template: str | None = key(None, "File with the judge's prompt; null: the built-in one.")

@@ -1,11 +1,11 @@
-"""Options of vLLM, servers, judges, reward models and pair rankers, for every section of a recipe that takes them."""
+"""Options of vLLM, servers, judges and models that rank, for every section of a recipe that takes them."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from sgpo.choices import Dtype
+from sgpo.choices import Dtype, Pooling
 from sgpo.config.section import Count, CountOrZero, NotNegative, Positive, PositiveShare, Section, key
 
 
@@ -70,6 +70,15 @@ class RankerOptions(Section):
     batch_tokens: Count = key(8192, "Most tokens of a batch, padding included; a longer input is a batch of its own.")
     dtype: Dtype = key("float32", "Dtype of its weights.")
     device: str | None = key(None, "Device, such as cuda:1; null: CUDA if there is any.")
+
+
+class HeadsOptions(RankerOptions):
+    """How reward heads are fitted on the seeds and asked."""
+
+    heads: Count = key(5, "Heads, each fitted on a bootstrap sample of the seeds.")
+    penalty: NotNegative = key(0.5, "Standard deviations over the heads that are subtracted from their mean.")
+    regularisation: Positive | None = key(None, "Weight of the squared norm; null: by cross-validation on the seeds.")
+    pooling: Pooling = key("mean", "The state of a response: that of its last token, or the mean over its tokens.")
 
 
 class RewardOptions(RankerOptions):

@@ -1,19 +1,21 @@
-"""Embedding prompts: one vector of a policy's hidden states for each."""
+"""Embedding prompts and responses: means of a policy's hidden states."""
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.lib.format import open_memmap
 
-from sgpo.errors import InputError, check_whole
+from sgpo.errors import InputError, check_whole, naming_rows
 from sgpo.policy.batches import fill_in_batches, pad_right
 from sgpo.policy.load import Policy, check_rows
-from sgpo.policy.tokens import Messages, tokenize_prompts
+from sgpo.policy.tokens import Messages, tokenize_prompts, tokenize_responses
 from sgpo.store.files import replacing
-from sgpo.store.progress import Advance
+from sgpo.store.progress import Advance, in_shares
 
 
 def embed_prompts(
@@ -60,14 +62,52 @@ def embed_prompts(
                 "allowed: shorter prompts."
             )
 
-    def embed(batch: list[list[int]]) -> np.ndarray:
-        last = torch.tensor([len(tokens) - 1 for tokens in batch], device=policy.device)
-        # The base model stops before the output layer, which would cost more than the rest for a large vocabulary.
-        states = policy.model.base_model(input_ids=pad_right(batch, policy.device), use_cache=False).last_hidden_state
-        return states[torch.arange(len(batch), device=policy.device), last].float().cpu().numpy()
-
     shape = (len(ids), policy.model.config.get_text_config().hidden_size)
-    with nullcontext() if out is None else replacing(out) as partial, policy.inference():
+    with nullcontext() if out is None else replacing(out) as partial:
         states = np.empty(shape, np.float32) if out is None else open_memmap(partial, "w+", np.float32, shape)
-        fill_in_batches(states, ids, embed, lengths, batch_tokens=batch_tokens, progress=progress)
+        _fill(policy, states[:, None], [(row, [1]) for row in ids], batch_tokens=batch_tokens, progress=progress)
     return states if out is None else np.load(out, mmap_mode="r")
+
+
+def embed_responses(
+    policy: Policy,
+    prompts: Sequence[Messages],
+    responses: Sequence[Sequence[str]],
+    *,
+    batch_tokens: int = 8192,
+    progress: Advance | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The states of `embed_prompts` at the last token of each response, and their mean over its tokens, those that
+    `score_responses` scores: of P conversations and P lists of R responses in all, (R, 2, d) float32, nan where a row
+    exceeds the model's context, and (R,) whether it does. InputError names the row whose turns the template refuses."""
+    check_whole("batch_tokens", batch_tokens, 1)
+    owners, texts = zip(*((row, text) for row, texts in enumerate(responses) for text in texts), strict=True)
+    with naming_rows(lambda place: f"row {owners[place]}"):
+        tokens = tokenize_responses(policy.tokenizer, [prompts[row] for row in owners], texts)
+        check_rows(policy, (row.prompt_ids + row.response_ids for row in tokens))
+    # A row whose template leaves it no response has the state of its last token.
+    rows = [(row.prompt_ids + row.response_ids, [1, max(len(row.response_ids), 1)]) for row in tokens]
+    too_long = np.array([len(ids) > (policy.context or math.inf) for ids, _ in rows])
+    states = np.full((len(rows), 2, policy.model.config.get_text_config().hidden_size), np.nan, np.float32)
+    found, fitting = states[~too_long], [rows[place] for place in np.flatnonzero(~too_long)]
+    progress = in_shares(progress, len(prompts), len(fitting))
+    _fill(policy, found, fitting, batch_tokens=batch_tokens, progress=progress)
+    states[~too_long] = found
+    return states, too_long
+
+
+def _fill(policy: Policy, out: np.ndarray, rows: list[tuple[list[int], list[int]]], **options: Any) -> None:
+    """Fills `out`, (N, S, d), with the mean states of the last tokens of N rows, as many as each of S counts says."""
+
+    def embed(batch: list[tuple[list[int], list[int]]]) -> np.ndarray:
+        ids, counts = zip(*batch, strict=True)
+        # The base model stops before the output layer, which would cost more than the rest for a large vocabulary.
+        states = policy.model.base_model(input_ids=pad_right(ids, policy.device), use_cache=False).last_hidden_state
+        ends = torch.tensor([[[len(row)]] for row in ids], device=policy.device)
+        counts = torch.tensor(counts, device=policy.device).unsqueeze(-1)
+        position = torch.arange(states.shape[1], device=policy.device)
+        share = ((position >= ends - counts) & (position < ends)) / counts
+        return torch.einsum("bsl,bld->bsd", share, states.float()).cpu().numpy()
+
+    with policy.inference():
+        fill_in_batches(out, rows, embed, [len(ids) for ids, _ in rows], **options)

@@ -23,6 +23,10 @@ def tell_story(record: RunRecord) -> str:
     rank = f"has a {annotator.replace('_', ' ')} rank the answers"
     if annotator == "implicit":
         rank = "ranks the answers by its own implicit reward"
+    if annotator == "heads":
+        rank = "ranks the answers by linear heads on hidden states"
+        if record.rounds and (known := record.rounds[0].heads):
+            rank += f" (accuracy {known.accuracy:.3f} on human pairs that they were not fitted on)"
     annotated = sum(metrics.annotation.pairs for metrics in record.rounds if metrics.annotation)
     so_far = " so far" if record.missing_rounds else ""
     counted = f" ({_count(annotated, 'annotated pair')}{so_far})" if annotated else ""

@@ -82,7 +82,7 @@ def plan_rounds(config: RunConfig, scale: Scale) -> list[StagePlan]:
     """The stages of `run_recipe`, in the same order, but for those that take no time."""
     # A world has an evaluation of its own.
     resolved = with_files(config, Path(config.output))
-    stages = [*plan_data(config), *plan_human_pairs(scale), plan_training(config, scale, 0)]
+    stages = [*plan_data(config), *plan_human_pairs(config, scale), plan_training(config, scale, 0)]
     stages += plan_evaluations(resolved, scale, 0)
     for number in range(1, config.rounds + 1):
         stages += plan_candidates(config, scale, number)

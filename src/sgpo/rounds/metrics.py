@@ -8,7 +8,7 @@ import numpy as np
 
 from sgpo.rounds.context import Run
 from sgpo.rounds.evaluations import headlines
-from sgpo.rounds.pairs import COUNTS, HELDOUT, gaps_under
+from sgpo.rounds.pairs import COUNTS, HEADS, HELDOUT, gaps_under
 from sgpo.rounds.training import TRAINING_LOG
 from sgpo.rounds.validation import DECISION
 from sgpo.rounds.worst_case import read_summary
@@ -41,6 +41,8 @@ def _collect(run: Run, number: int) -> RoundMetrics:
         metrics["leader"] = _leader(folder / "policy" / TRAINING_LOG, run.config.leader.beta)
     if run.config.data.heldout:
         metrics["heldout"] = ranking_accuracy(gaps_under(run, HELDOUT, run.policy(number)))._asdict()
+    if number == 0 and (run.root / HEADS).exists():
+        metrics["heads"] = read_json(run.root / HEADS)
     if run.config.evaluate:
         metrics["evaluations"] = headlines(run, number)
     return parse_record(RoundMetrics, metrics, f"{folder.name}/{_METRICS}")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
+from safetensors.numpy import save_file
 from transformers import PreTrainedTokenizerBase
 
 from sgpo.config import RunConfig
@@ -22,33 +23,56 @@ from sgpo.preferences.source import load_pairs
 from sgpo.rounds.context import Run
 from sgpo.rounds.costs import Scale, StagePlan
 from sgpo.rounds.data import drawn_seeds
-from sgpo.rounds.responses import SCORERS, TOO_LONG
+from sgpo.rounds.responses import SCORERS, TOO_LONG, open_heads
+from sgpo.stats.heads import LEAST
 from sgpo.store.files import read_json, write_json
 from sgpo.store.stages import ABOUT
 
 SEEDS, VALIDATION, HELDOUT = "seed/pairs", "validation/pairs", "heldout/pairs"
-COUNTS = "annotation.json"
+COUNTS, HEADS = "annotation.json", "heads/heads.json"
 _COLUMNS = ["prompt", "chosen", "rejected", "source", *POLICY_COLUMNS, *REFERENCE_COLUMNS, FINGERPRINT_COLUMN, "gap"]
 
 
 def prepare_human_pairs(run: Run) -> None:
-    """Loads and scores the seed pairs, and the validation and held-out pairs that the recipe asks for."""
+    """Loads and scores the seed pairs, and the validation and held-out pairs and reward heads that the recipe wants."""
     config, data = run.config, run.config.data
     _score_human_pairs(run, SEEDS, lambda: _load_seeds(config)[0])
     if config.validation_share:
         _score_human_pairs(run, VALIDATION, lambda: _load_seeds(config)[1])
     if data.heldout:
         _score_human_pairs(run, HELDOUT, lambda: load_pairs(data.heldout, split=data.heldout_split))
+    if config.annotation.annotator == "heads" and config.rounds:
+        run.stages.alone("heads", lambda path: _fit_heads(run, path))
 
 
-def plan_human_pairs(scale: Scale) -> list[StagePlan]:
-    """The stages of `prepare_human_pairs`."""
-    stages = [StagePlan(SEEDS, f"{scale.seeds} human pairs, scored by the reference")]
-    if scale.validation:
-        stages.append(StagePlan(VALIDATION, f"about {scale.validation} human pairs, never trained on by a round"))
-    if scale.heldout:
-        stages.append(StagePlan(HELDOUT, f"{scale.heldout} human pairs to report accuracy on"))
+def plan_human_pairs(config: RunConfig, scale: Scale) -> list[StagePlan]:
+    """The stages of `prepare_human_pairs`; hours are those of the reference and of the policies of all rounds."""
+    models, last = 2 + config.rounds, bool(config.final_epochs)
+    rows = (
+        (SEEDS, "{} human pairs, scored by the reference", scale.seeds, 1),
+        (VALIDATION, "about {} human pairs, never trained on by a round", scale.validation, models),
+        (HELDOUT, "{} human pairs to report accuracy on", scale.heldout, models + last),
+    )
+    stages = [
+        StagePlan(name, work.format(count), scale.hours(config.hardware, times * 2 * count * scale.human_tokens))
+        for name, work, count, times in rows
+        if count
+    ]
+    if config.annotation.annotator == "heads" and config.rounds:
+        if scale.seeds < LEAST:
+            raise InputError(f"annotation.annotator: 'heads' with {scale.seeds} seed pairs; allowed: at least {LEAST}.")
+        work = f"linear rewards of hidden states, fitted on {scale.seeds} human pairs"
+        hours = scale.hours(config.hardware, 2 * scale.seeds * scale.human_tokens)
+        stages.append(StagePlan("heads", work, hours))
     return stages
+
+
+def _fit_heads(run: Run, path: Path) -> None:
+    pairs = run.load(SEEDS)
+    with run.reporter.bar("embedding the seeds", len(pairs)) as advance:
+        heads, about = open_heads(run).fit(pairs, seed=run.stages.seed("heads"), progress=advance)
+    write_json(path / Path(HEADS).name, about)
+    save_file(heads._asdict(), path / "heads.safetensors")
 
 
 def _load_seeds(config: RunConfig) -> tuple[Dataset, Dataset]:

@@ -12,18 +12,22 @@ from typing import Any
 
 import numpy as np
 from datasets import Features, List, Value
+from safetensors.numpy import load_file
 
-from sgpo.config import RunConfig
+from sgpo.config import ModelConfig, RunConfig
 from sgpo.errors import naming_rows
 from sgpo.policy.fingerprints import fingerprint_template, fingerprint_tokenizer
 from sgpo.policy.generators import load_model, open_generator, sampling_of
 from sgpo.policy.sampling import prompt_seeds
 from sgpo.policy.score import score_responses
+from sgpo.preferences.annotators.heads import RewardHeads
 from sgpo.preferences.annotators.open import open_annotator
 from sgpo.preferences.layout import MESSAGES
 from sgpo.rounds.context import Run
-from sgpo.rounds.costs import Scale, StagePlan, forward_flops, hours
+from sgpo.rounds.costs import Scale, StagePlan
 from sgpo.rounds.data import prompt_lengths, round_prompts
+from sgpo.stats.heads import Heads
+from sgpo.store.files import reading_back
 from sgpo.store.progress import Advance, in_shares
 from sgpo.store.stages import Rows, ShardWork
 
@@ -131,7 +135,7 @@ def rank_candidates(run: Run, number: int) -> None:
     def open_work() -> Iterator[ShardWork]:
         # A judge's answers are paid for: they outlive a shard that was not finished.
         cache = run.root / f"round-{number}/verdicts-{run.stages.processes.rank}.jsonl"
-        annotator = open_annotator(settings, cache)
+        annotator = open_heads(run) if settings.annotator == "heads" else open_annotator(settings, cache)
 
         def do(span: range, advance: Advance) -> Rows:
             part = rows[span.start : span.stop]
@@ -141,6 +145,17 @@ def rank_candidates(run: Run, number: int) -> None:
         yield ShardWork(do, {"annotator": settings.annotator, "model": settings.model})
 
     _shard(run, name, len(rows), REWARD_FEATURES, open_work)
+
+
+def open_heads(run: Run) -> RewardHeads:
+    """The run's reward heads on the SFT model, or the model that the recipe names; without weights until fitted."""
+    settings, path = run.config.annotation, run.root / "heads/heads.safetensors"
+    options = settings.read_options
+    model = run.config.model if settings.model is None else ModelConfig(path=settings.model)
+    policy = load_model(model.model_copy(update={"dtype": options.dtype}), options.device)
+    with reading_back(path):
+        heads = Heads(**load_file(path)) if path.exists() else None
+    return RewardHeads(policy, options, heads, settings.max_failed)
 
 
 def _shard(
@@ -154,8 +169,10 @@ def plan_candidates(config: RunConfig, scale: Scale, number: int) -> list[StageP
     """The stages of `generate_candidates`, `score_candidates` and `rank_candidates`."""
     prompts, name = scale.pools[number - 1], f"round-{number}"
     responses = prompts * config.generation.candidates
-    flops = forward_flops(scale.parameters, responses * scale.tokens)
-    generating, scoring = (hours(config.hardware, flops, generating=generating) for generating in (True, False))
+    # A prompt is read once for all of its responses.
+    generated = prompts * scale.prompt_tokens + responses * scale.response_tokens
+    generating = scale.hours(config.hardware, generated, generating=True)
+    scoring = scale.hours(config.hardware, responses * scale.tokens)
     stages = [
         StagePlan(f"{name}/responses", f"{prompts} prompts, {responses} responses", generating),
         *(StagePlan(f"{name}/scores/{who}", f"{responses} responses", scoring) for who in SCORERS),

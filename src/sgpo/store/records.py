@@ -107,10 +107,19 @@ class HeldOut(Record):
     pairs: Count | None = None
 
 
+class Gain(Record):
+    """The mean of differences, with its 95% interval."""
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+    count: Count = 0
+
+
 class Headline(Record):
     """One evaluation of a round in short: a win rate or accuracy with its 95% interval, over `count` prompts or pairs.
     For a reward also the KL to the SFT model and tokens per answer, its `agreement` with the round's own pairs, and its
-    parts by name."""
+    parts by name; for `ifeval` its rates as parts, and by level how much they gain over the baseline's."""
 
     kind: str
     value: float | None = None
@@ -121,6 +130,7 @@ class Headline(Record):
     agreement: float | None = None
     tokens: float | None = None
     parts: dict[Text, tuple[float, float]] = {}
+    gain: dict[Text, Gain] = {}
 
 
 class Tried(Record):
@@ -146,7 +156,8 @@ class Decision(Record):
 
 
 class RoundMetrics(Record):
-    """metrics.json: a finished round. 0 is DPO on the seeds, rounds + 1 the last DPO on all human pairs."""
+    """metrics.json: a finished round. 0 is DPO on the seeds, with the cross-validation of `heads` on them if they rank;
+    rounds + 1 is the last DPO on all human pairs."""
 
     round: int
     name: str
@@ -155,6 +166,7 @@ class RoundMetrics(Record):
     follower: Follower | None = None
     leader: Leader | None = None
     heldout: HeldOut | None = None
+    heads: HeldOut | None = None
     decision: Decision | None = None
     evaluations: dict[str, Headline] = {}
 

@@ -60,15 +60,15 @@ def draw_constraint(constraint: Constraint, request: Request, rng: np.random.Gen
 
 def conflicts(first: Constraint, second: Constraint) -> bool:
     """Whether a prompt must not have both: by IFEval's table, or because both are about one aspect of a response."""
-    pair = {first.instruction, second.instruction}
+    pair = frozenset((first.instruction, second.instruction))
     return len(pair) == 1 or bool(first.aspects & second.aspects) or pair in _ifeval_conflicts()
 
 
 @cache
-def _ifeval_conflicts() -> list[set[str]]:
+def _ifeval_conflicts() -> set[frozenset[str]]:
     from if_verifiable.ifeval.instructions_registry import INSTRUCTION_CONFLICTS
 
-    return [{name, other} for name, others in INSTRUCTION_CONFLICTS.items() for other in others]
+    return {frozenset((name, other)) for name, others in INSTRUCTION_CONFLICTS.items() for other in others}
 
 
 def _spoken(kwargs: Kwargs) -> Kwargs:

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from sgpo_research.worlds.noise import Labels
 from sgpo_research.worlds.prompts import Prompt
 from sgpo_research.worlds.samples import Sampled
 
-Labels = Literal["clean", "flipped", "inverted", "length"]
 FLIPPED = 0.25
 
 
@@ -60,7 +60,7 @@ def gold_pair(sampled: Sampled, rng: np.random.Generator) -> GoldPair | None:
     if not ordered or gold(ordered[0][1]) == gold(ordered[-1][1]):
         return None
     (rejected, worse), (chosen, better) = ordered[0], ordered[-1]
-    return GoldPair(sampled.prompt, chosen, rejected, tuple(better), tuple(worse))
+    return GoldPair(sampled.prompt, chosen, rejected, better, worse)
 
 
 def label(

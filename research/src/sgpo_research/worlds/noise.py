@@ -11,6 +11,8 @@ from sgpo.demo.shop import prefers_first
 from sgpo.errors import InputError
 
 NoiseKind = Literal["none", "symmetric", "length", "close"]
+# Who labels pairs with an exact gold: see `gold_pairs.label`.
+Labels = Literal["clean", "flipped", "inverted", "length"]
 
 
 @dataclass(frozen=True)

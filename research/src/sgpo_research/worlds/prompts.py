@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+from sgpo.evaluate import ifeval
 from sgpo_research.worlds.constraints import CONSTRAINTS, Constraint, Drawn, Request, conflicts, draw_constraint
 
 Part = Literal["seeds", "heldout", "pool", "test"]
@@ -34,13 +35,19 @@ class Prompt:
     constraints: tuple[Drawn, ...]
 
     @property
+    def checkable(self) -> ifeval.Request:
+        """What the checkers read."""
+        names = [drawn.constraint.instruction for drawn in self.constraints]
+        return ifeval.Request(self.key, self.text, names, [drawn.kwargs for drawn in self.constraints])
+
+    @property
     def row(self) -> dict[str, Any]:
-        """Its columns in a file: those of IFEval, and request, topic and types."""
+        """Its columns in a file: those of IFEval, and types, topic and request."""
         return {
             "key": self.key,
             "prompt": self.text,
-            "instruction_id_list": [drawn.constraint.instruction for drawn in self.constraints],
-            "kwargs": [drawn.kwargs for drawn in self.constraints],
+            "instruction_id_list": self.checkable.instructions,
+            "kwargs": self.checkable.kwargs,
             "types": [drawn.constraint.name for drawn in self.constraints],
             "topic": self.request.topic,
             "request": self.request.text,

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from sgpo.errors import InputError
+from sgpo.evaluate import ifeval
 from sgpo.policy.sampling import Generator, Sampling, derive_seed
 from sgpo.store.files import read_json, read_objects, reading_back, write_json, write_jsonl
 from sgpo.store.progress import Reporter
-from sgpo_research.worlds.checking import follows
 from sgpo_research.worlds.prompts import Prompt
 
 # Prompts per file: an interrupted job repeats at most one.
@@ -26,14 +26,12 @@ class Sampled:
     finish_reasons: tuple[str, ...]
 
     @cached_property
-    def outcomes(self) -> list[tuple[str, list[bool]]]:
-        """The finished responses, and which of the prompt's constraints each follows."""
-        row = self.prompt.row
-        return [
-            (text, follows(row["instruction_id_list"], row["kwargs"], text))
-            for text, reason in zip(self.texts, self.finish_reasons, strict=True)
-            if reason == "stop"
-        ]
+    def outcomes(self) -> list[tuple[str, tuple[bool, ...]]]:
+        """The finished responses, and which of the prompt's constraints each follows, strictly."""
+        ended = zip(self.texts, self.finish_reasons, strict=True)
+        finished = [text for text, reason in ended if reason == "stop"]
+        found = ifeval.score_responses([self.prompt.checkable] * len(finished), finished)
+        return [(text, tuple(followed.strict)) for text, followed in zip(finished, found, strict=True)]
 
 
 def sample_responses(
@@ -67,6 +65,7 @@ def sample_responses(
     missing = [number for number, path in enumerate(paths) if not path.exists()]
     if missing:
         generator = open_generator()
+        write_json(folder / "about.json", about)
         with reporter.stage(f"responses: {part}"), reporter.bar("prompts", len(missing) * SHARD) as advance:
             for number in missing:
                 messages = [[{"role": "user", "content": one.text}] for one in shards[number]]
@@ -83,9 +82,7 @@ def sample_responses(
 
 def _check_about(folder: Path, about: dict[str, Any]) -> None:
     path = folder / "about.json"
-    if not path.exists():
-        write_json(path, about)
-    elif (found := read_json(path)) != about:
+    if path.exists() and (found := read_json(path)) != about:
         raise InputError(f"{folder} holds responses made with {found}; allowed: {about}, or another --output.")
 
 

@@ -7,7 +7,7 @@ from sgpo.preferences.annotators.ranking import Annotator
 
 
 def open_annotator(settings: AnnotationConfig, cache: Path | None = None) -> Annotator:
-    """Any annotator but the implicit reward, which the scores already hold; `cache` keeps the answers of a judge."""
+    """An annotator that needs no run: not the implicit reward, nor heads; `cache` keeps the answers of a judge."""
     options = settings.read_options
     if settings.annotator == "judge":
         from sgpo.preferences.annotators.judge import Judge
