@@ -99,7 +99,8 @@ def open_backend(arguments: argparse.Namespace) -> Iterator[Generator]:
     if arguments.backend == "transformers":
         yield TransformersGenerator(policy_of(arguments), batch_size=arguments.batch_size)
         return
-    options = {"dtype": arguments.dtype, "max_model_len": 2048}
+    context = json.loads((arguments.model / "config.json").read_text()).get("max_position_embeddings", 2048)
+    options = {"dtype": arguments.dtype, "max_model_len": min(context, 2048)}
     if arguments.device == "cpu":
         options |= {"enforce_eager": True, "kv_cache_memory_bytes": 2**30}
     else:
