@@ -20,7 +20,7 @@ _LIBRARIES, _TILE, _SCORED, _SLICES = int(0.8 * 2**30), (4096, 32_768), 8192, 3 
 
 
 def measure_cpu(architecture: Architecture, dtype: str, processes: int) -> HardwareConfig:
-    """This machine as the hardware of a run, each process with its threads a device. Its speed is that of a product with
+    """This machine as the hardware of a run, each process a device. Its speed is that of a product with
     the model's widths by the time in which this thread works: other programs that run meanwhile do not count."""
     kind = torch.float32 if dtype == "auto" else getattr(torch, dtype)
     hidden, inner = architecture.hidden, architecture.inner
