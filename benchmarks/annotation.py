@@ -21,12 +21,11 @@ import json
 import logging
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,6 +41,7 @@ import numpy as np
 import torch
 import transformers
 from datasets import Dataset
+from measure import resident_peak, run_alone
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.utils.data import DataLoader
 from transformers import ContinuousBatchingConfig, GenerationConfig, LlamaConfig, LlamaForCausalLM
@@ -274,20 +274,6 @@ def compare_scoring(bench: Bench, arguments: argparse.Namespace) -> None:
     print(f"largest difference of a log-probability between the two: {off:.2g} nats")
 
 
-def resident_peak() -> float:
-    """This process's largest resident memory so far, in MiB; not getrusage's, which a child inherits on Linux."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
-
-
-def peak_alone(way: str, words: Sequence[str]) -> float:
-    """Peak resident memory in MiB of a process that generates with one method and does nothing else."""
-    done = subprocess.run([sys.executable, __file__, *words, "--alone", way], capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(done.stderr[-2000:])
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -336,7 +322,11 @@ def main() -> None:
         weights = sum(weight.numel() for weight in bench.policy.model.parameters()) / 1e6
         print(f"{where}; {weights:.1f}M weights; {len(bench.prompts)} prompts; {bench.sampling}; batch {bench.batch}")
         if arguments.part != "scoring":
-            peaks = {} if bench.cuda else {way: peak_alone(way, words) for way in ways_to_write(arguments)}
+            peaks = (
+                {}
+                if bench.cuda
+                else {way: run_alone(__file__, [*words, "--alone", way]) for way in ways_to_write(arguments)}
+            )
             compare_writing(bench, arguments, peaks)
         if arguments.part != "writing":
             compare_scoring(bench, arguments)

@@ -15,7 +15,6 @@ import gc
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -35,6 +34,7 @@ import numpy as np
 import torch
 import transformers
 from datasets import Dataset, load_from_disk
+from measure import resident_peak, run_alone
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
@@ -81,19 +81,36 @@ class Size(NamedTuple):
     batch: int
 
 
+class Block(NamedTuple):
+    """How a mode trains one block of steps."""
+
+    tokens: int
+    batch: int
+    steps: int
+    device: str
+    lora: bool = False
+    dtype: str | None = None  # of the weights; None: bfloat16 on CUDA, float32 on the CPU
+    wall: bool = False  # steps are timed by the wall clock on the CPU too
+
+    @property
+    def weights(self) -> str:
+        return self.dtype or ("bfloat16" if self.device == "cuda" else "float32")
+
+
 SIZES = {"cpu": Size(256, 4, 4, 2048, 96, 4), "cuda": Size(2048, 20, 16, 32000, 1024, 4)}
 
 
 class Clock(TrainerCallback):
     """Seconds of each optimiser step, data loading and logging between steps included."""
 
-    def __init__(self, cuda: bool) -> None:
-        self.cuda, self.marks = cuda, []
+    def __init__(self, block: Block) -> None:
+        self.block, self.marks = block, []
 
     def _now(self) -> float:
-        if not self.cuda:
+        if self.block.device == "cuda":
+            torch.cuda.synchronize()
+        elif not self.block.wall:
             return time.process_time()
-        torch.cuda.synchronize()
         return time.perf_counter()
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -140,33 +157,33 @@ def write_inputs(folder: Path, size: Size, steps: int, device: str) -> None:
     pairs.save_to_disk(folder / "scored")
 
 
-def run_block(mode: str, folder: Path, size: Size, steps: int, device: str, lora: bool) -> dict[str, Any]:
+def run_block(mode: str, folder: Path, block: Block) -> dict[str, Any]:
     """Trains one block of a mode from the saved model: seconds per step, and peak memory in MiB."""
     kind, options, stored = MODES[mode]
+    cuda = block.device == "cuda"
     arguments = {
-        "output_dir": str(folder / "out"), "per_device_train_batch_size": size.batch, "max_steps": steps,
-        "max_length": size.tokens, "bf16": device == "cuda", "use_cpu": device == "cpu", "report_to": "none",
-        "save_strategy": "no", "disable_tqdm": True, "logging_steps": 5, "dataloader_pin_memory": device == "cuda",
-        "activation_checkpointing": device == "cuda", **options,
+        "output_dir": str(folder / "out"), "per_device_train_batch_size": block.batch, "max_steps": block.steps,
+        "max_length": block.tokens, "bf16": block.weights == "bfloat16", "use_cpu": not cuda, "report_to": "none",
+        "save_strategy": "no", "disable_tqdm": True, "logging_steps": 5, "dataloader_pin_memory": cuda,
+        "activation_checkpointing": cuda, **options,
     }  # fmt: skip
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    clock = Clock(device == "cuda")
+    clock = Clock(block)
     trainer = kind(
-        model=AutoModelForCausalLM.from_pretrained(folder / "model", dtype=dtype),
+        model=AutoModelForCausalLM.from_pretrained(folder / "model", dtype=block.weights),
         args=(DPOConfig if kind is DPOTrainer else SGPOConfig)(**arguments),
         train_dataset=load_from_disk(folder / ("scored" if stored else "pairs")),
         processing_class=AutoTokenizer.from_pretrained(folder / "model"),
         callbacks=[clock],
-        peft_config=make_lora() if lora else None,
+        peft_config=make_lora() if block.lora else None,
     )
     trainer.remove_callback(PrinterCallback)
-    if device == "cuda":
+    if cuda:
         torch.cuda.reset_peak_memory_stats()
     trainer.train()
     result = {"steps": clock.steps, "peak": resident_peak()}
     del trainer
     gc.collect()
-    if device == "cuda":
+    if cuda:
         result["peak"] = torch.cuda.max_memory_allocated() / 2**20
         torch.cuda.empty_cache()
     return result
@@ -179,22 +196,6 @@ def make_lora() -> Any:
     return LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=32, target_modules=["q_proj", "v_proj"])
 
 
-def resident_peak() -> float:
-    """This process's largest resident memory so far, in MiB; not getrusage's, which a child inherits on Linux."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
-
-
-def peak_alone(mode: str, folder: Path, steps: int, device: str, lora: bool) -> float:
-    """Peak resident memory in MiB of a process that trains one block of a mode and nothing else."""
-    command = [sys.executable, __file__, "--device", device, "--alone", mode, "--folder", str(folder)]
-    command += ["--lora"] if lora else []
-    done = subprocess.run([*command, "--steps", str(steps)], capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(done.stderr[-2000:])
-    return json.loads(done.stdout.splitlines()[-1])["peak"]
-
-
 def print_table(times: dict[str, list[list[float]]], peaks: dict[str, float], size: Size) -> None:
     """One row per mode: median milliseconds, tokens per second, ratios to TRL's modes, peak memory."""
     plain, precomputed = times["TRL DPOTrainer"], times["TRL, scores precomputed"]
@@ -203,13 +204,14 @@ def print_table(times: dict[str, list[list[float]]], peaks: dict[str, float], si
         pairs = zip(blocks, others, strict=True)
         return statistics.median(statistics.median(one) / statistics.median(other) for one, other in pairs)
 
-    print(f"{'mode':26}{'ms/step':>9}{'tokens/s':>10}{'/ TRL':>8}{'/ TRL pre.':>12}{'peak MiB':>10}{'/ TRL':>8}")
+    print("| mode | ms a step | tokens/s | / TRL | / TRL precomputed | peak MiB | / TRL |")
+    print("| -- | -- | -- | -- | -- | -- | -- |")
     for mode, blocks in times.items():
         step = statistics.median(second for block in blocks for second in block)
-        print(
-            f"{mode:26}{1e3 * step:9.1f}{2 * size.batch * size.tokens / step:10.0f}{ratio(blocks, plain):8.3f}"
-            f"{ratio(blocks, precomputed):12.3f}{peaks[mode]:10.0f}{peaks[mode] / peaks['TRL DPOTrainer']:8.3f}"
-        )
+        speed, memory = 2 * size.batch * size.tokens / step, peaks[mode] / peaks["TRL DPOTrainer"]
+        ratios = f"{ratio(blocks, plain):.3f} | {ratio(blocks, precomputed):.3f}"
+        row = f"| {mode} | {1e3 * step:.1f} | {speed:.0f} | {ratios} | {peaks[mode]:.0f} | {memory:.3f} |"
+        print(row.replace("nan", "-"))
 
 
 def main() -> None:
@@ -219,6 +221,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12, help="optimiser steps in a block")
     parser.add_argument("--lora", action="store_true", help="train a LoRA adapter in every mode")
     parser.add_argument("--modes", nargs="+", choices=list(MODES), default=list(MODES), help="TRL's are always run")
+    parser.add_argument("--no-memory", action="store_true", help="skip peak memory, one more process per mode on a CPU")
     parser.add_argument("--alone", choices=list(MODES), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -227,8 +230,9 @@ def main() -> None:
     transformers.logging.disable_progress_bar()
     os.environ["TQDM_DISABLE"] = "1"
     size, steps, device, lora = SIZES[arguments.device], arguments.steps, arguments.device, arguments.lora
+    run = Block(size.tokens, size.batch, steps, device, lora)
     if arguments.alone:
-        print(json.dumps(run_block(arguments.alone, arguments.folder, size, steps, device, lora)))
+        print(json.dumps(run_block(arguments.alone, arguments.folder, run)))
         return
     modes = [mode for mode in MODES if mode in arguments.modes or mode.startswith("TRL")]
     times: dict[str, list[list[float]]] = {mode: [] for mode in modes}
@@ -240,13 +244,17 @@ def main() -> None:
             for place in range(len(modes)):
                 # Each turn starts with another mode, so that none is always the one after the slowest.
                 mode = modes[(place + turn) % len(modes)]
-                block = run_block(mode, folder, size, steps, device, lora)
+                block = run_block(mode, folder, run)
                 times[mode].append(block["steps"])
                 peaks[mode] = max(peaks.get(mode, 0.0), block["peak"])
-        if device == "cpu":
-            peaks = {mode: peak_alone(mode, folder, steps, device, lora) for mode in modes}
+        if arguments.no_memory:
+            peaks = dict.fromkeys(modes, np.nan)
+        elif device == "cpu":
+            words = [*sys.argv[1:], "--folder", str(folder), "--alone"]
+            peaks = {mode: run_alone(__file__, [*words, mode])["peak"] for mode in modes}
     where = torch.cuda.get_device_name(0) if device == "cuda" else "CPU, one thread, CPU seconds"
-    print(f"{where}; {'LoRA' if lora else 'all weights'}; {size}; {arguments.blocks} blocks of {steps - 1} timed steps")
+    what = f"{'LoRA' if lora else 'all weights'}; {size}; {arguments.blocks} blocks of {steps - 1} timed steps"
+    print(f"`{' '.join(['python', *sys.argv])}`: {where}; {what}")
     print_table(times, peaks, size)
 
 

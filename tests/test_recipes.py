@@ -76,7 +76,7 @@ def test_every_large_recipe_is_planned_without_a_network(tmp_path):
     assert result.stdout.count("exit code 2") == result.stderr.count("sgpo run: ")
     assert result.stdout.count("exit code 0") == 4 - result.stdout.count("exit code 2")
     assert result.stdout.count("30000 prompts, 60000 responses") == 2
-    assert "about 53.96 GiB" in result.stdout
+    assert "about 107.91 GiB" in result.stdout
     assert "which fits 80 GiB" in result.stdout
     assert result.stdout.count("not checked") == 8
     assert not (tmp_path / "runs").exists()

@@ -11,8 +11,8 @@ import pytest
 from sgpo.threads import passive_waiting
 
 ROOT = Path(__file__).parents[1]
-# Neither imports torch; the first one runs in an environment of its own.
-WITHOUT_TORCH = {"benchmarks/alpaca_eval_agreement.py", "benchmarks/rate_limit.py"}
+# None imports torch; the first one runs in an environment of its own.
+WITHOUT_TORCH = {f"benchmarks/{name}.py" for name in ("alpaca_eval_agreement", "measure", "rate_limit")}
 SCRIPTS = {
     str(path.relative_to(ROOT)) for folder in ("examples", "benchmarks") for path in (ROOT / folder).glob("*.py")
 }

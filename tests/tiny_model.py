@@ -51,7 +51,13 @@ def build_tiny_tokenizer(
 
 
 def build_tiny_model(
-    path: str | Path, *, seed: int = 0, vocab: int = 384, chat_template: bool = True, context: int = 256
+    path: str | Path,
+    *,
+    seed: int = 0,
+    vocab: int = 384,
+    chat_template: bool = True,
+    context: int = 256,
+    hidden: int = 32,
 ) -> Path:
     """Saves a two-layer Llama with random weights, large enough that its next-token law is far from flat.
 
@@ -61,13 +67,14 @@ def build_tiny_model(
         vocab: size of the tokenizer's vocabulary, >= 259 (bytes and special tokens).
         chat_template: whether the tokenizer has a (ChatML) template.
         context: the model's context, in tokens.
+        hidden: width; each of the two heads has half of it, and vLLM on a CPU needs heads of 32 or more.
 
     Returns: `path`.
     """
     tokenizer = build_tiny_tokenizer(vocab=vocab, chat_template=chat_template)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=32,
+        hidden_size=hidden,
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=2,

@@ -22,7 +22,7 @@ Selection = Literal["random", "farthest"]
 AnnotatorName = Literal["implicit", "heads", "reward_model", "pair_ranker", "judge", "function"]
 Pooling = Literal["mean", "last"]
 PairChoice = Literal["best_worst", "best_random", "all"]
-EvaluationKind = Literal["alpaca", "mt_bench", "judge", "reward", "preferences"]
+EvaluationKind = Literal["alpaca", "mt_bench", "judge", "reward", "ifeval", "preferences"]
 Coding = Literal["1-2", "0-1"]
 Keep = Literal["first", "last"]
 
@@ -34,7 +34,7 @@ Failure = Literal[
 ]
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 Backend = Literal["transformers", "vllm", "server"]
-Dialect = Literal["vllm", "transformers", "openai"]
+Dialect = Literal["vllm", "transformers", "llama.cpp", "openai"]
 
 
 def listed(choices: Any) -> str:

@@ -10,6 +10,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evaluate.alpaca_files import annotation_rows, write_annotations, write_gamed
+from evaluate.ifeval_kwargs import row
 from faulty_server import completion, faulty
 from sgpo.cli import main
 from sgpo.config import EvaluateConfig, GenerationConfig, LeaderConfig, RunConfig
@@ -26,6 +27,10 @@ from tiny_model import CHAT_TEMPLATE, build_tiny_model, generate_responses
 
 WORDS = ["bridge", "river", "town", "cat", "roof", "house"]
 REWARD = "def reward(prompts, responses):\n    return [[float(len(text)) for text in row] for row in responses]\n"
+
+
+def answer_to(word):
+    return {"prompt": f"Request {word}.", "response": f"The {word}, of course."}
 
 
 def write(path, rows):
@@ -385,6 +390,81 @@ def test_a_reward_evaluation_reports_kl_agreement_and_tokens(tmp_path, capsys, p
     assert "KL to the reference" in capsys.readouterr().out
 
 
+def test_ifeval_scores_a_policy_and_the_file_of_its_answers_alike(tmp_path, capsys, policy):
+    """Greedy answers in the layout that IFEval's own script reads: a line with prompt and response, and no more."""
+    asked = write(
+        tmp_path / "requests.jsonl", [row(word, "punctuation:no_comma", "startend:quotation") for word in WORDS]
+    )
+    output = tmp_path / "deep/result.json"
+    found = run(capsys, "ifeval", "--policy", policy, "--prompts", asked, "--max-new-tokens", "9", "--output", output)
+    answers = [json.loads(line) for line in (tmp_path / "deep/result.responses.jsonl").read_text().splitlines()]
+    prompts = [[{"role": "user", "content": f"Request {word}."}] for word in WORDS]
+    expected = generate_responses(load_policy(policy), prompts, n=1, max_new_tokens=9, temperature=0.0, seed=0)
+    assert answers == [
+        {"prompt": prompt["content"], "response": one.text} for [prompt], [one] in zip(prompts, expected, strict=True)
+    ]
+    again = run(capsys, "ifeval", "--responses", tmp_path / "deep/result.responses.jsonl", "--prompts", asked)
+    names = ("policy", "cut", "tokens")
+    assert {key: one for key, one in again.items() if key not in names} == {
+        key: one for key, one in found.items() if key not in names
+    }
+    rows = json.loads(output.read_text())["requests"]
+    assert [one["key"] for one in rows] == WORDS and "requests" not in found
+    assert [one["strict"][0] for one in rows] == ["," not in one["response"] for one in answers]
+    rate = np.mean([all(one["strict"]) for one in rows])
+    assert (found["value"], found["count"], found["gain"]) == (rate, 6, {})
+
+
+def test_ifeval_reports_rates_by_hand_and_the_gain_over_a_baseline(tmp_path, capsys):
+    requests = [row(0, "punctuation:no_comma", "startend:quotation"), row(1, "punctuation:no_comma")]
+    requests += [row(2, "detectable_format:json_format")]
+    asked = write(tmp_path / "requests.jsonl", requests)
+    texts = {"policy": ['"A river"', "Well, yes:\nA river", "[" * 3000], "baseline": ["A river", "a, b", ""]}
+    files = [
+        write(tmp_path / f"{who}.jsonl", [{"prompt": f"Request {n}.", "response": one} for n, one in enumerate(side)])
+        for who, side in texts.items()
+    ]
+    command = ["ifeval", "--prompts", asked, "--responses", files[0], "--baseline", files[1]]
+    result = run(capsys, *command)
+    rates = {
+        name: [one["strict"]["rate"], one["loose"]["rate"], one["strict"]["count"]]
+        for part in ("by_level", "by_family", "by_type")
+        for name, one in result[part].items()
+    }
+    assert rates == {
+        "prompts": [pytest.approx(1 / 3), pytest.approx(2 / 3), 3],
+        "instructions": [0.5, 0.75, 4],
+        "detectable_format": [0.0, 0.0, 1],
+        "punctuation": [0.5, 1.0, 2],
+        "startend": [1.0, 1.0, 1],
+        "detectable_format:json_format": [0.0, 0.0, 1],
+        "punctuation:no_comma": [0.5, 1.0, 2],
+        "startend:quotation": [1.0, 1.0, 1],
+    }
+    assert (result["value"], result["low"]) == (pytest.approx(1 / 3), result["by_level"]["prompts"]["strict"]["low"])
+    gain = result["gain"]
+    assert [gain["prompts"]["mean"], gain["instructions"]["mean"]] == [pytest.approx(1 / 3), 0.25]
+    assert gain["prompts"]["low"] < 0 < gain["prompts"]["high"]
+    [errors] = result["checker_errors"].values()
+    assert errors["detectable_format:json_format"].startswith("RecursionError")
+    assert main(["eval", *command]) == 0
+    table = " ".join(capsys.readouterr().out.split())
+    assert "prompts 0.333" in table and "no_comma 0.500" in table
+    assert "1 checks failed and count as not followed. key 2, detectable_format:json_format: RecursionError" in table
+
+
+def test_ifeval_counts_a_missing_answer_as_one_that_follows_nothing(tmp_path, capsys):
+    """No room for the second prompt: it is named, and its empty answer is in the file that other scripts read."""
+    small = build_tiny_model(tmp_path / "small", seed=0, context=48)
+    requests = [row(0, "punctuation:no_comma"), row(1, "punctuation:no_comma", prompt="x" * 200)]
+    asked = write(tmp_path / "requests.jsonl", requests)
+    result = run(capsys, "ifeval", "--policy", small, "--prompts", asked, "--output", tmp_path / "o.json")
+    answers = [json.loads(line) for line in (tmp_path / "o.responses.jsonl").read_text().splitlines()]
+    assert (result["failed"], answers[1]["response"]) == ({"too_long": [1]}, "")
+    assert result["by_level"]["prompts"]["strict"]["count"] == 2
+    assert json.loads((tmp_path / "o.json").read_text())["requests"][1]["strict"] == [False]
+
+
 @pytest.fixture
 def evaluated(monkeypatch):
     """Replaces the runner; returns what the command calls it with."""
@@ -412,6 +492,7 @@ COMMANDS = {
         ["--policy", "p", "--output", "o.json"],
     ),
     "reward": ({"prompts": "p", "model": "m", "baseline": "b"}, ["--policy", "p"]),
+    "ifeval": ({"prompts": "p"}, ["--policy", "p"]),
     "preferences": ({"pairs": "p"}, ["--policy", "p", "--reference", "r"]),
 }
 
@@ -532,7 +613,14 @@ def files(tmp_path_factory, policy):
         "mute": build_tiny_model(folder / "mute", chat_template=False),
         "broken": shutil.copytree(policy, folder / "broken"),
         "ranked": build_tiny_classifier(folder / "ranked", seed=3),
+        "requests": write(folder / "requests.jsonl", [row(word, "punctuation:no_comma") for word in WORDS]),
+        "wrong": write(
+            folder / "wrong.jsonl", [row(0, "punctuation:no_comma") | {"instruction_id_list": ["no_comma"]}]
+        ),
     }
+    found["responses"] = write(folder / "responses.jsonl", [answer_to(word) for word in WORDS])
+    found["fewer"] = write(folder / "fewer.jsonl", [answer_to(word) for word in WORDS[1:]])
+    found["others"] = write(folder / "others.jsonl", [answer_to(word) for word in [*WORDS, "x", "y"]])
     (found["broken"] / "model.safetensors").unlink()
     return {**found, "folder": folder}
 
@@ -562,6 +650,16 @@ FOUND_EARLY = {
     SCORED + "--policy nope": "model 'nope' (Hugging Face Hub id, and no directory",
     SCORED + "--policy {pairs}": "a file of answers; allowed with 'preferences': a folder or Hub id",
     SCORED + "--policy {broken}": "model.safetensors",
+    "ifeval --prompts {wrong} --policy {policy}": "wrong.jsonl line 1: the instruction 'no_comma' is unknown",
+    "ifeval --prompts {prompts} --policy {policy}": "prompts.jsonl has no column 'key'; allowed: IFEval's, key, prompt",
+    "ifeval --prompts {requests}": "--policy is missing",
+    "ifeval --responses {responses}": "--prompts is missing; sgpo eval ifeval needs it",
+    "ifeval --prompts {requests} --policy nope": "model 'nope' (Hugging Face Hub id, and no directory",
+    "ifeval --prompts {requests} --responses {fewer}": "lacks an answer to 1 of 6 prompts, rows 0 ('Request bridge.')",
+    "ifeval --prompts {requests} --responses {others}": "others.jsonl line 7: 'Request x.' is none of the 6 prompts, "
+    "as are 2 of 8 in all; allowed: answers to these alone",
+    "ifeval --prompts {requests} --responses {responses} --baseline {fewer}": "lacks an answer to 1 of 6 prompts",
+    "ifeval --prompts {requests} --responses {responses} --output {folder}/o": "o'; allowed: a name that ends in .json",
     "alpaca --policy {policy} --instructions {prompts} --output {folder}/o.json --name=": "--name is missing",
 }  # fmt: skip
 

@@ -47,7 +47,7 @@ def test_the_sections_are_those_of_a_recipe_and_their_names_lead_to_them():
             assert part in found.model_fields, name
             found = SECTIONS[f"{name[: name.index(part) + len(part)]}"]
         assert found is kind, name
-    assert [name for name, _, _ in section_keys("model", SECTIONS["model"])][:2] == ["model.path", "model.adapter"]
+    assert [name for name, _, _ in section_keys("model", SECTIONS["model"])][:2] == ["model.path", "model.gguf_file"]
 
 
 def test_one_section_is_printed_alone(shown):

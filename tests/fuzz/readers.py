@@ -18,6 +18,7 @@ import yaml
 from datasets import Dataset, Features, List, Value
 
 from evaluate.alpaca_files import annotation_rows, write_gamed
+from evaluate.ifeval_kwargs import INSTRUCTIONS, row
 from fuzz import mutations
 from report.fake_run import FakeRun
 from sgpo.cli.worst_case import read_gaps
@@ -25,6 +26,7 @@ from sgpo.config import RunConfig, named_sources, read_recipe, validate
 from sgpo.config.options import JudgeOptions
 from sgpo.evaluate.alpaca import Instructions, read_annotations, read_instructions, write_model_outputs
 from sgpo.evaluate.gamed import read_gamed
+from sgpo.evaluate.ifeval import Request, read_requests, report_following
 from sgpo.evaluate.length_control import report_win_rates
 from sgpo.evaluate.mt_bench import Question, next_conversation, read_questions, write_answers
 from sgpo.evaluate.mt_judgments import average_judgments, read_judgments
@@ -133,6 +135,7 @@ ANNOTATION_ROWS = [
     for place, (row, text) in enumerate(zip(annotation_rows("even_long_soft", 6), TEXTS, strict=True))
 ]
 ASKED = Instructions(list(TEXTS), ["own"] * len(TEXTS))
+REQUEST_ROWS = [row(f"{name}", *list(INSTRUCTIONS)[name : name + 2]) for name in range(0, 8, 2)]
 JUDGMENT_ROWS = [
     {"question_id": question.question_id, "model": "policy", "judge": ["gpt-4", "single-v1"], "turn": turn,
      "score": 7.5 - turn, "user_prompt": "", "judgment": "", "tstamp": 1.0}
@@ -184,6 +187,12 @@ def _use_judgments(judgments: Any, folder: Path) -> None:
 def _use_instructions(asked: Instructions, folder: Path) -> None:
     write_model_outputs(folder / "out.json", asked, ["x"] * len(asked.instructions), "mine")
     _plain(asked)
+
+
+def _use_requests(requests: list[Request], folder: Path) -> None:
+    result = as_plain(report_following(requests, [TEXTS[0]] * len(requests), [None] * len(requests)))
+    _plain(result)
+    _print(result_table({"kind": "ifeval", "policy": "mine", "failed": {}, **result}), folder)
 
 
 class _Pool:
@@ -507,6 +516,8 @@ READERS = [
     Reader("question.jsonl", _text("question.jsonl", _jsonl(
                [{"question_id": q.question_id, "category": q.category, "turns": q.turns, "reference": q.reference}
                 for q in QUESTIONS])), mutations.json_lines, read_questions, _use_questions, 2),
+    Reader("requests.jsonl", _text("requests.jsonl", _jsonl(REQUEST_ROWS)), mutations.json_lines, read_requests,
+           _use_requests),
     Reader("judgments.jsonl", _text("judgments.jsonl", _jsonl(JUDGMENT_ROWS)), mutations.json_lines,
            lambda path: read_judgments(path, QUESTIONS), _use_judgments, 2),
     Reader("verdicts.jsonl", _write_cache, mutations.json_lines, _read_cache, _use_cache, 2),

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from datasets import load_from_disk
 
+from evaluate.ifeval_kwargs import row
 from faulty_server import Reply, completion, faulty
 from integration.conftest import PAIRS, WORDS, write_jsonl
 from integration.whole_runs import planned_and_recorded
@@ -64,6 +65,10 @@ def files(tmp_path):
         "instructions": str(instructions),
         "questions": write_jsonl(tmp_path / "question.jsonl", questions),
         "function": f"{tmp_path / 'reward.py'}:reward",
+        "requests": {
+            name: write_jsonl(tmp_path / f"{name}.jsonl", [row(n, "punctuation:no_comma", *more) for n in range(4)])
+            for name, more in {"own": ["startend:quotation"], "others": []}.items()
+        },
     }
 
 
@@ -74,11 +79,14 @@ def test_every_kind_is_measured_in_every_round_and_shown(recipe, files, micro_mo
         {"kind": "reward", "name": "length", "prompts": files["prompts"], "function": files["function"], **short},
         {"kind": "alpaca", "instructions": files["instructions"], **short},
         {"kind": "mt_bench", "questions": files["questions"], **short},
+        *({"kind": "ifeval", "name": name, "prompts": files["requests"][name], **short} for name in ("own", "others")),
     ]
     folder = evaluating(recipe, entries)
     run(recipe)
     rounds = [metrics_of(folder, number) for number in (0, 1)]
-    assert [list(metrics) for metrics in rounds] == [["preferences", "length", "alpaca", "mt_bench"]] * 2
+    assert [list(metrics) for metrics in rounds] == [
+        ["preferences", "length", "alpaca", "mt_bench", "own", "others"]
+    ] * 2
 
     # Accuracy and certificate are those of the round's policy, on the given pairs and on its own.
     human = load_pairs(files["pairs"])
@@ -94,6 +102,21 @@ def test_every_kind_is_measured_in_every_round_and_shown(recipe, files, micro_mo
     by_hand = certify_policy(gaps_of(policy, micro_model, human), gaps_of(policy, micro_model, own))
     for key in ("bound", "human", "own", "radius"):
         assert result["certificate"][key] == pytest.approx(getattr(by_hand, key), rel=1e-3, abs=1e-6)
+
+    # What is followed, and the gain over the SFT model, are those of the answers on disk.
+    baseline = json.loads((folder / "evaluations/own/baseline.json").read_text())
+    for number, metrics in enumerate(rounds):
+        lines = (folder / f"round-{number}/evaluations/own/responses.jsonl").read_text().splitlines()
+        quiet, before = (
+            np.array([("," not in one["response"]) and bool(one["response"].strip()) for one in side])
+            for side in (map(json.loads, lines), baseline)
+        )
+        found = result_of(folder, number, "own")
+        assert found["by_type"]["punctuation:no_comma"]["strict"]["rate"] == quiet.mean()
+        assert [one["strict"][0] for one in found["requests"]] == quiet.tolist()
+        assert result_of(folder, number, "others")["gain"]["instructions"]["mean"] == quiet.mean() - before.mean()
+        assert metrics["own"]["value"] == found["by_level"]["prompts"]["strict"]["rate"]
+        assert metrics["own"]["gain"]["instructions"]["mean"] == found["gain"]["instructions"]["mean"]
 
     # The win rate is that of the answers on disk.
     prompts = read_prompts(files["prompts"])

@@ -14,7 +14,7 @@ from sgpo.serving.launch import is_ready
 PROGRAM = Path(sys.executable).with_name("transformers")
 
 
-def serve_it(recipe, command):
+def serve_it(recipe, command, dialect="transformers"):
     """Has one round of the micro recipe written by a server; returns its URL."""
     url = f"http://127.0.0.1:{free_port()}/v1"
     content = yaml.safe_load(recipe.read_text())
@@ -22,10 +22,11 @@ def serve_it(recipe, command):
     content["generation"] |= {
         "backend": "server",
         "servers": [url],
-        "server_dialect": "transformers",
+        "server_dialect": dialect,
         "server_command": command,
         "stop": ["?"],
     }
+    content["generation"].pop("vllm", None)
     recipe.write_text(yaml.safe_dump(content))
     return url
 

@@ -7,7 +7,7 @@ from sgpo.cli import main
 
 RECIPE = {
     "rounds": 2,
-    "model": {"path": "somebody/sft-model", "dtype": "bfloat16", "parameters": 7_241_732_096},
+    "model": {"path": "somebody/sft-model", "dtype": "bfloat16", "parameters": 1_241_732_096},
     "data": {
         "seeds": "somebody/preferences",
         "seed_pairs": 2000,
@@ -31,7 +31,7 @@ def test_a_recipe_of_hub_ids_is_planned_at_its_word_and_says_so(tmp_path, capsys
     code, said, error = plan(tmp_path, capsys, RECIPE)
     assert code == 0, error
     for note in (
-        "not checked: somebody/sft-model (the Hub does not answer; the recipe says 7,241,732,096).",
+        "not checked: somebody/sft-model (the Hub does not answer; the recipe says 1,241,732,096).",
         "not checked: somebody/preferences (the Hub does not answer; the recipe says 2000).",
         "not checked: somebody/prompts (the Hub does not answer; the recipe says 28000).",
     ):
@@ -39,7 +39,7 @@ def test_a_recipe_of_hub_ids_is_planned_at_its_word_and_says_so(tmp_path, capsys
     assert "2000 human pairs" in said
     assert "8000 prompts, 16000 responses" in said
     assert "20000 prompts, 40000 responses" in said
-    assert "Model: 7,241.7 M parameters" in said
+    assert "Model: 1,241.7 M parameters" in said
 
 
 def test_a_reward_model_that_the_hub_does_not_give_is_listed_as_not_checked(tmp_path, capsys):

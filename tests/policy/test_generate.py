@@ -1,11 +1,10 @@
 import logging
 
-import numpy as np
 import pytest
 import torch
-from scipy import stats
 
 from policy.conversations import PROMPTS, ask
+from policy.first_tokens import assert_first_tokens
 from refusals import unrefused
 from sgpo.errors import InputError
 from sgpo.policy.generate import TransformersGenerator
@@ -131,28 +130,7 @@ def test_samples_follow_the_tempered_next_token_distribution(policy_path, temper
     [found] = generate_responses(
         policy, [messages], n=n, temperature=temperature, top_p=top_p, max_new_tokens=1, seed=1, batch_size=n
     )
-    with torch.no_grad():
-        ids = torch.tensor(tokenize_prompts(policy.tokenizer, [messages]))
-        law = torch.softmax(policy.model(input_ids=ids).logits[0, -1].double() / temperature, dim=-1).numpy()
-    order = np.argsort(-law)
-    nucleus = order[: np.searchsorted(np.cumsum(law[order]), top_p) + 1]
-    law = np.where(np.isin(np.arange(len(law)), nucleus), law, 0.0)
-    law /= law.sum()
-    texts = policy.tokenizer.batch_decode([[token] for token in range(len(law))], skip_special_tokens=True)
-    expected, observed = {}, dict.fromkeys(texts, 0)
-    for text, share in zip(texts, law, strict=True):
-        expected[text] = expected.get(text, 0.0) + share
-    for response in found:
-        observed[response.text] += 1
-    assert all(observed[text] == 0 for text, share in expected.items() if share == 0)
-    common = [text for text, share in expected.items() if share * n >= 5]
-    counts = [observed[text] for text in common]
-    counts.append(n - sum(counts))
-    shares = [expected[text] for text in common]
-    shares.append(max(1 - sum(shares), 1e-12))
-    if shares[-1] * n < 5:
-        counts[-2:], shares[-2:] = [sum(counts[-2:])], [sum(shares[-2:])]
-    assert stats.chisquare(counts, np.array(shares) / sum(shares) * n).pvalue > 1e-3
+    assert_first_tokens([one.text for one in found], policy, messages, temperature, top_p)
 
 
 def test_the_finish_reason_says_whether_the_policy_ended(ending_policy):

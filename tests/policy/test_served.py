@@ -4,11 +4,11 @@ import re
 from contextlib import nullcontext
 
 import pytest
-import torch
 
 from faulty_server import completion, faulty
 from live_server import killable, serving
 from policy.conversations import PROMPTS, ask
+from policy.first_tokens import assert_first_tokens
 from sgpo.config import GenerationConfig, ModelConfig
 from sgpo.errors import InputError
 from sgpo.policy.generators import open_generator
@@ -73,19 +73,9 @@ def test_a_real_server_samples_and_gives_the_same_texts_again(generator):
 
 def test_a_real_server_samples_from_the_policy_at_its_temperature_and_nucleus(generator, ending_policy):
     """First tokens: none outside of the nucleus, and frequencies as in the policy."""
-    prompt, temperature, top_p, count = ask("Why?")[0], 0.8, 0.6, 150
-    ids = tokenize_prompts(ending_policy.tokenizer, [prompt])[0]
-    with torch.no_grad():
-        law = torch.softmax(ending_policy.model(input_ids=torch.tensor([ids])).logits[0, -1].double() / temperature, -1)
-    order = law.argsort(descending=True)
-    nucleus = order[: int((law[order].cumsum(0) < top_p).sum()) + 1]
-    allowed = {ending_policy.tokenizer.decode([token], skip_special_tokens=True): token for token in nucleus.tolist()}
-    sampling = Sampling(n=count, temperature=temperature, top_p=top_p, max_new_tokens=1)
-    texts = [response.text for response in generator.generate([prompt], [3], sampling)[0]]
-    assert set(texts) <= set(allowed)
-    share = texts.count(next(iter(allowed))) / count
-    expected = float(law[nucleus[0]] / law[nucleus].sum())
-    assert abs(share - expected) < 4 * (expected * (1 - expected) / count) ** 0.5
+    sampling = Sampling(n=150, temperature=0.8, top_p=0.6, max_new_tokens=1)
+    [found] = generator.generate(ask("Why?"), [3], sampling)
+    assert_first_tokens([one.text for one in found], ending_policy, *ask("Why?"), 0.8, 0.6)
 
 
 def test_a_stop_text_that_a_real_server_leaves_is_removed(generator):
@@ -178,6 +168,14 @@ def test_each_response_is_a_request_with_its_own_seed_and_the_sampling(policy):
         assert "n" not in body
 
 
+def test_llama_cpp_applies_temperature_and_nucleus_alone(policy):
+    """Its defaults would add top-k, min-p and others, each of which is a sampler with a name."""
+    with answering(completion()) as server:
+        served(server, policy, dialect="llama.cpp").generate(PROMPTS[:1], [5], Sampling(n=1, max_new_tokens=3))
+    fields = {"samplers": ["temperature", "top_p"], "reasoning_format": "none", "max_tokens": 3}
+    assert server.asked[0].items() >= fields.items()
+
+
 def test_a_server_of_openai_gets_only_fields_that_it_knows(policy):
     with answering(completion()) as server:
         served(server, policy, dialect="openai").generate(PROMPTS[:1], [5], GREEDY)
@@ -258,5 +256,5 @@ def test_seeds_and_dialects_are_checked(policy):
     pool = ServerPool(["http://127.0.0.1:1/v1"])
     with pytest.raises(InputError, match=r"seeds has 1 numbers; allowed: one per prompt, 6"):
         ServedGenerator(pool, "m", policy.tokenizer).generate(PROMPTS, [0], GREEDY)
-    with pytest.raises(InputError, match="dialect is 'tgi'; allowed: 'vllm', 'transformers' or 'openai'"):
+    with pytest.raises(InputError, match=r"dialect is 'tgi'; allowed: 'vllm', .*, 'llama\.cpp' or 'openai'"):
         ServedGenerator(pool, "m", policy.tokenizer, dialect="tgi")

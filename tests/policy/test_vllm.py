@@ -5,12 +5,12 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
 from policy.conversations import PROMPTS, ask
+from processes import runs, wait_until
 from refusals import unrefused
 from sgpo.config import ModelConfig, validate
 from sgpo.config.options import VLLMOptions
@@ -61,22 +61,6 @@ def logged(log, key):
     return [json.loads(line)[key] for line in lines if line.startswith('{"' + key)]
 
 
-def runs(pid):
-    """Whether a process runs; a zombie does not."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
-            return stat.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def wait_until(condition, seconds=20):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.02)
-
-
 def read_pids(file):
     wait_until(lambda: file.exists() and len(file.read_text().split()) == 2)
     return [int(pid) for pid in file.read_text().split()]
@@ -119,37 +103,6 @@ def test_each_response_is_a_request_of_its_own_with_the_sampling_asked_for(serve
     end = ending_policy.tokenizer.eos_token_id
     expected = {"temperature": 0.9, "top_p": 0.8, "max_tokens": 2, "stop": ["!"], "stop_token_ids": [end]}
     assert asked == [{**expected, "detokenize": True}] * 6
-
-
-# In vLLM's own environment, whose transformers is older than sgpo's; the worker's calls, as far as they need no GPU.
-REAL_VLLM = """
-import dataclasses, inspect, json, sys
-from vllm import LLM, EngineArgs, SamplingParams
-from vllm.config import ModelConfig
-asked = json.load(sys.stdin)
-for params in asked["params"]:
-    sampling = SamplingParams(**params)
-    assert {name: getattr(sampling, name) for name in params} == params
-assert set(asked["engine"]) <= {field.name for field in dataclasses.fields(EngineArgs)}
-inspect.signature(LLM.generate).bind(None, [], [], use_tqdm=False)
-assert "self.model_config =" in inspect.getsource(LLM)
-assert "max_model_len" in {field.name for field in dataclasses.fields(ModelConfig)}
-"""
-
-
-@pytest.mark.skipif("SGPO_VLLM_PYTHON" not in os.environ, reason="SGPO_VLLM_PYTHON names no interpreter with vLLM")
-def test_the_real_vllm_takes_what_the_worker_passes(served, ending_policy):
-    generator, log = served
-    before = len(logged(log, "params"))
-    for sampling in (
-        Sampling(n=1, temperature=0, max_new_tokens=2),
-        Sampling(top_p=0.9, max_new_tokens=2, stop=("!",)),
-    ):
-        generator.generate(ask("a"), [5], sampling)
-    asked = {"params": logged(log, "params")[before:], "engine": generator._opening}
-    command = [os.environ["SGPO_VLLM_PYTHON"], "-c", REAL_VLLM]
-    ran = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
 
 
 def test_the_process_does_not_inherit_the_variables_of_accelerate_launch_and_reports_nothing(served):

@@ -2,7 +2,6 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -157,7 +156,7 @@ def test_a_read_only_map_gives_the_picks_of_the_array_in_memory(dtype, tmp_path,
         assert row == near.argmax()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 def test_the_accelerator_makes_the_picks_of_the_cpu():
     points = draw_clear(5000, 32, 300, clusters=50)
     assert np.array_equal(farthest_points(points, 300, device="cuda").rows, farthest_points(points, 300).rows)

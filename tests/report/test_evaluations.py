@@ -133,3 +133,22 @@ def test_samples_are_shown_per_evaluation_with_what_it_compares_with(rewarded):
     reward, other = text.index("Sample responses: reward"), text.index("Sample responses: other")
     assert reward < text.index(SAMPLES[0]["response"]) < other < text.index(SAMPLES[1]["response"])
     assert "SFT model · reward 0.320" in text and "some/other-model · reward 1.370" in text
+
+
+@pytest.mark.parametrize(("gain", "sentence"), [(0.2, "follows more than"), (-0.2, "follows less than"), (0.02, "")])
+def test_the_verdict_on_ifeval_is_the_paired_gain_over_the_sft_model(tmp_path, gain, sentence):
+    run = FakeRun(tmp_path / "run")
+    run.samples = {}
+    for t, metrics in enumerate(run.metrics):
+        del metrics["heldout"]
+        paired = {"mean": gain, "low": gain - 0.05, "high": gain + 0.05, "count": 120}
+        rates = {"parts": {"prompts": [0.3 + 0.01 * t, 0.25]}, "gain": {"instructions": paired}}
+        metrics["evaluations"] = {"own": {**measured("ifeval", 0.3 + 0.01 * t), **rates}}
+    record = read_run(run.write())
+    assert titles_of(record)[:2] == ["own followed", "own gain"]
+    expected = (
+        f"Round 3 {sentence} the SFT model" if sentence else "No clear difference between round 3 and the SFT model"
+    )
+    assert judge(record)[0].startswith(f"{expected}: own gain {gain:.3f} (95% interval ")
+    text = words(page_of(run))
+    assert "Following instructions (own)" in text and "What own consists of" in text and "0.250" in text

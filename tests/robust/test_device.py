@@ -81,7 +81,7 @@ def test_no_gradient_is_recorded():
     assert not worst.value.requires_grad and not worst.points.requires_grad
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.cuda
 def test_cuda_agrees_with_numpy():
     gaps = torch.tensor(normal_gaps(), device="cuda")
     for name, options in MONOTONE.items():

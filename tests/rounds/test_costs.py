@@ -6,10 +6,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sgpo.config import HardwareConfig, ModelConfig
-from sgpo.rounds.costs import BYTES, Architecture, activation_bytes, forward_flops, hours, state_bytes, training_flops
+from sgpo.rounds.costs import BYTES, Architecture, Scale, activation_bytes, state_bytes
 
 LLAMA_7B = 6_738_415_616
-LLAMA = Architecture(layers=32, hidden=4096, vocabulary=32_000)
+LLAMA = Architecture(layers=32, hidden=4096, vocabulary=32_000, inner=11_008, keys=4096)
 TOKENS = 500
 
 
@@ -30,6 +30,17 @@ def model():
 
 def count_weights(model) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def hours(hardware, parameters, tokens, **work) -> float | None:
+    return Scale(parameters, 1, 0, 0, [1], 1, 1, 1).hours(hardware, tokens, **work)
+
+
+def operations(parameters, tokens, **work) -> float:
+    """Of a work, from its hours on a device that does 10^12 a second."""
+    return (
+        hours(HardwareConfig(teraflops=1, utilisation=1, generation_utilisation=1), parameters, tokens, **work) * 3.6e15
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -64,7 +75,7 @@ def test_activations_of_a_7b_llama_by_hand():
 
 def test_activations_grow_by_the_same_for_every_layer_and_token_beyond_one_slice_of_logits():
     def at(layers, tokens):
-        return activation_bytes(Architecture(layers, 4096, 32_000), tokens, "bfloat16")
+        return activation_bytes(LLAMA._replace(layers=layers), tokens, "bfloat16")
 
     assert at(33, 8192) - at(32, 8192) == at(2, 8192) - at(1, 8192) == 8192 * 4096 * 2
     assert at(32, 8193) - at(32, 8192) == at(32, 5001) - at(32, 5000)
@@ -86,9 +97,9 @@ def test_kept_layer_inputs_are_those_that_checkpointing_saves_for_backward(model
         states = model.base_model(input_ids=torch.arange(2 * 64).view(2, 64)).last_hidden_state
     kept = sum(size for place, size in saved.items() if place not in parameters and size >= states.nbytes)
     model.gradient_checkpointing_disable()
-    architecture = Architecture(4, 128, 512)
+    architecture = Architecture(4, 128, 512, 256, 128)
     inputs = activation_bytes(architecture, 128, "float32") - activation_bytes(
-        Architecture(0, 128, 512), 128, "float32"
+        architecture._replace(layers=0), 128, "float32"
     )
     # The final norm keeps its own.
     assert inputs == 4 * 128 * 128 * 4 <= kept <= 2 * inputs
@@ -106,32 +117,35 @@ def test_a_forward_pass_is_two_operations_a_weight_and_token_and_training_four_t
     with FlopCounterMode(display=False) as backward:
         loss.backward()
     once, back = forward.get_total_flops(), backward.get_total_flops()
-    assert forward_flops(count_weights(model), 64) == pytest.approx(once, rel=0.15)
-    # A pair is two responses.
-    assert training_flops(count_weights(model), 64) == pytest.approx(2 * (2 * once + back), rel=0.15)
+    assert operations(count_weights(model), 64) == pytest.approx(once, rel=0.15)
+    assert operations(count_weights(model), 64, training=True) == pytest.approx(2 * once + back, rel=0.15)
 
 
 def test_operations_of_a_toy_by_hand():
-    assert forward_flops(100, 4 * 15) == 2 * 100 * 4 * 15
-    assert training_flops(100, 15) == 8 * 100 * 2 * 15
+    assert operations(100, 4 * 15) == operations(100, 4 * 15, generating=True) == pytest.approx(2 * 100 * 4 * 15)
+    assert operations(100, 2 * 15, training=True) == pytest.approx(8 * 100 * 2 * 15)
 
 
 def test_operations_are_linear_in_weights_and_tokens():
-    for flops in (forward_flops, training_flops):
-        assert flops(3 * LLAMA_7B, TOKENS) == flops(LLAMA_7B, 3 * TOKENS) == 3 * flops(LLAMA_7B, TOKENS)
+    for work in ({}, {"generating": True}, {"training": True}):
+        once = operations(LLAMA_7B, TOKENS, **work)
+        assert operations(3 * LLAMA_7B, TOKENS, **work) == pytest.approx(3 * once)
+        assert operations(LLAMA_7B, 3 * TOKENS, **work) == pytest.approx(3 * once)
 
 
 def test_hours_by_hand():
     """A petaflop at a petaflop a second takes a second; half the utilisation, twice; four devices, a quarter."""
     one = HardwareConfig(devices=1, teraflops=1000, utilisation=1, generation_utilisation=0.25)
     four = HardwareConfig(devices=4, teraflops=1000, utilisation=0.5)
-    assert hours(one, 1e15 * 3600) == pytest.approx(1)
-    assert hours(one, 1e15 * 3600, generating=True) == pytest.approx(4)
-    assert hours(four, 1e15 * 3600) == pytest.approx(0.5)
-    assert hours(None, 1e15) is None
+    tokens = 1e15 * 3600 / (2 * 10**9)  # of a model of 10^9 weights
+    assert hours(one, 10**9, tokens) == pytest.approx(1)
+    assert hours(one, 10**9, tokens, training=True) == pytest.approx(4)
+    assert hours(one, 10**9, tokens, generating=True) == pytest.approx(4)
+    assert hours(four, 10**9, tokens) == pytest.approx(0.5)
+    assert hours(None, 10**9, tokens) is None
     # 8,000 prompts, 2 responses each, scored twice by a 7B model on 8 devices of 312 teraflops at 40 %.
-    flops = 2 * forward_flops(LLAMA_7B, 16_000 * TOKENS)
-    assert hours(HardwareConfig(devices=8, teraflops=312, utilisation=0.4), flops) == pytest.approx(
+    eight = HardwareConfig(devices=8, teraflops=312, utilisation=0.4)
+    assert hours(eight, LLAMA_7B, 2 * 16_000 * TOKENS) == pytest.approx(
         2 * 2 * 6.738e9 * 16_000 * 500 / (8 * 312e12 * 0.4) / 3600, rel=1e-3
     )
 

@@ -8,7 +8,7 @@ from sgpo.rounds.evaluations import plan_evaluations
 
 SCALE = Scale(
     parameters=10**9, seeds=1, validation=0, heldout=0, pools=[1], prompt_tokens=200, response_tokens=300,
-    evaluated={"human": 900, "reward": 36},
+    human_tokens=400, evaluated={"human": 900, "reward": 36},
 )  # fmt: skip
 EVALUATE = [
     {"kind": "preferences", "name": "human", "pairs": "pairs.jsonl"},
@@ -37,14 +37,18 @@ def test_what_all_rounds_share_is_planned_once_and_what_is_not_written_yet_has_n
 
 
 def test_hours_by_hand():
-    """2 operations a weight and token, 500 tokens a response, 1 teraflop a second while scoring and 0.1 otherwise."""
+    """2 operations a weight and token, 1 teraflop a second while scoring and 0.1 otherwise; 400 tokens in a human row.
+
+    Answers have 80% of their own limit, 1,024, which is not that of the rounds; a round also scores them twice.
+    """
     hardware = {"devices": 1, "teraflops": 1, "utilisation": 1.0, "generation_utilisation": 0.1}
     found = {name: hours for name, _, hours in plan(0, hardware=hardware)}
-    scoring, answering = 1800 * 2 * 500 * 1e9 / 1e12 / 3600, 36 * 2 * 500 * 1e9 / 1e11 / 3600
+    scoring, tokens = 1800 * 2 * 400 * 1e9 / 1e12 / 3600, 36 * (200 + 0.8 * 1024)
+    answering, comparing = tokens * 2e9 / 1e11 / 3600, 2 * tokens * 2e9 / 1e12 / 3600
     assert found == {
         "evaluations/human/reference.npy": pytest.approx(scoring),
         "round-0/evaluations/human": pytest.approx(scoring),
         "evaluations/reward/baseline.json": pytest.approx(answering),
-        "round-0/evaluations/reward": pytest.approx(answering),
+        "round-0/evaluations/reward": pytest.approx(answering + comparing),
         "round-0/evaluations/judge": None,
     }

@@ -3,12 +3,12 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
 
 from live_server import free_port
+from processes import runs, wait_until
 from refusals import unrefused
 from sgpo.errors import InputError
 from sgpo.serving.launch import fill_command, is_ready, launched_server
@@ -48,24 +48,8 @@ def command(folder, *, delay=0.0, page="/health", child=""):
     return words, f"http://127.0.0.1:{port}/v1"
 
 
-def runs(pid):
-    """Whether a process runs; a zombie does not."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
-            return stat.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 def pids(folder):
     return [int(pid) for pid in (folder / "pids").read_text().split()]
-
-
-def wait_until(holds, seconds=10):
-    until = time.monotonic() + seconds
-    while not holds() and time.monotonic() < until:
-        time.sleep(0.05)
-    return holds()
 
 
 def test_a_server_answers_inside_and_is_gone_with_its_children_outside(tmp_path):
@@ -167,7 +151,7 @@ def test_a_server_does_not_outlive_a_killed_process(tmp_path):
         assert parent.stdout.readline() == b"up\n"
         assert all(runs(pid) for pid in pids(tmp_path))
         os.kill(parent.pid, signal.SIGKILL)
-    assert wait_until(lambda: not any(runs(pid) for pid in pids(tmp_path)))
+    wait_until(lambda: not any(runs(pid) for pid in pids(tmp_path)))
 
 
 def test_fields_are_filled_in_as_whole_words():

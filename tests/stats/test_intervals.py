@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binom, binomtest, multinomial, sem, ttest_1samp
 
 from sgpo.errors import InputError
-from sgpo.stats.intervals import mean_interval, standard_error
+from sgpo.stats.intervals import mean_interval, share_interval, standard_error
 from sgpo.stats.ranking import ranking_accuracy
 from sgpo.stats.win_rate import win_rate
 
@@ -99,6 +99,29 @@ def test_the_interval_of_a_mean_covers_when_values_share_a_cluster():
         mean = mean_interval(values[keep], clusters[keep])
         covered.append(mean.low <= 0 <= mean.high)
     assert 0.93 <= np.mean(covered) <= 0.97
+
+
+def test_the_interval_of_a_share_covers_when_checks_share_a_prompt():
+    """1 to 3 checks a prompt, which agree in half of the prompts: as if they were independent it covers too few."""
+    rng = np.random.default_rng(0)
+    covered = []
+    for _ in range(2000):
+        clusters = np.repeat(np.arange(80), rng.integers(1, 4, size=80))
+        same = rng.random(80)[clusters] < 0.5
+        draws = np.where(same, rng.random(80)[clusters], rng.random(clusters.size))
+        shares = (draws < 0.3).astype(float)
+        intervals = share_interval(shares, clusters), share_interval(shares)
+        covered.append([low <= 0.3 <= high for low, high in intervals])
+    clustered, independent = np.mean(covered, axis=0)
+    assert 0.93 <= clustered <= 0.97 and independent < 0.93
+
+
+def test_checks_that_never_differ_count_once_a_prompt():
+    prompts = np.repeat(np.arange(30), 3)
+    for share in (np.zeros(30), np.ones(30), np.arange(30) % 3 == 0):
+        once = share_interval(share.astype(float))
+        assert share_interval(np.repeat(share.astype(float), 3), prompts) == pytest.approx(once)
+    assert share_interval(np.ones(30), np.arange(30)) == share_interval(np.ones(30))
 
 
 def test_one_cluster_leaves_the_interval_unknown():

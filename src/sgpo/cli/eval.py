@@ -27,7 +27,7 @@ def evaluate(argv: list[str]) -> int:
     """Runs the command. Returns 0."""
     parser = argparse.ArgumentParser(prog="sgpo eval", description="Evaluates a policy, with the keys of a recipe.")
     kinds = parser.add_subparsers(metavar="KIND", required=True)
-    for add in (_add_alpaca, _add_mt_bench, _add_judge, _add_reward, _add_preferences):
+    for add in (_add_alpaca, _add_mt_bench, _add_judge, _add_reward, _add_ifeval, _add_preferences):
         add(kinds)
     arguments = parser.parse_args(argv)
     return arguments.call(arguments)
@@ -37,8 +37,9 @@ def _add_kind(kinds: Any, name: str, call: Any, help_: str, output: str | None =
     parser = kinds.add_parser(name, help=help_, description=help_)
     kind = name.replace("-", "_")
     parser.set_defaults(call=call, kind=kind, name=None, reference=None, self_pairs=None, seed=None)
-    answers = ", or a file of its answers (.json, .jsonl)" if kind in ("judge", "reward") else ""
-    parser.add_argument("--policy", metavar="PATH", help=f"Folder or Hub id of the policy{answers}.")
+    answers = ", or a file of its answers (.json, .jsonl)" if kind in ("judge", "reward", "ifeval") else ""
+    flags = ["--policy", "--responses"] if kind == "ifeval" else ["--policy"]
+    parser.add_argument(*flags, metavar="PATH", help=f"Folder or Hub id of the policy{answers}.")
     # Options have flags of their own, and --self-pairs implies a certificate.
     keys = [key for key in EvaluateConfig.keys_of(kind) if key not in ("options", "certificate")]
     add_flags(parser, EvaluateConfig, keys, aliases=aliases)
@@ -92,13 +93,19 @@ def _add_reward(kinds: Any) -> None:
     _add_generation(parser)
 
 
+def _add_ifeval(kinds: Any) -> None:
+    help_ = "IFEval and IFBench: check which instructions of its prompts a policy's answers follow."
+    output = "File of the result, .json; the answers are written to NAME.responses.jsonl beside it."
+    _add_generation(_add_kind(kinds, "ifeval", _evaluate_policy, help_, output))
+
+
 def _add_preferences(kinds: Any) -> None:
     help_ = "Evaluate a policy's implicit reward on held-out human pairs, and certify it."
     parser = _add_kind(kinds, "preferences", _evaluate_policy, help_)
     _add_reference(parser)
     add_flags(parser, FollowerConfig, ["space"])
     add_flags(parser, LeaderConfig, ["beta", "max_length"])
-    add_flags(parser, ModelConfig, ["dtype", "trust_remote_code"])
+    add_flags(parser, ModelConfig, ["gguf_file", "dtype", "trust_remote_code"])
 
 
 def _add_reference(parser: argparse.ArgumentParser) -> None:
@@ -112,7 +119,7 @@ def _add_generation(parser: argparse.ArgumentParser) -> None:
     if parser.get_default("kind") != "judge":
         aliases["servers"].append("--server")
     add_flags(group, GenerationConfig, _GENERATION, aliases=aliases)
-    add_flags(group, ModelConfig, ["dtype", "trust_remote_code"])
+    add_flags(group, ModelConfig, ["gguf_file", "dtype", "trust_remote_code"])
     group.add_argument("--seed", type=int, metavar="N", help="Seed of the sampling. Default: 0.")
 
 
@@ -185,10 +192,13 @@ def _evaluate_policy(arguments: argparse.Namespace) -> int:
     if settings.kind == "judge":
         cache = Path(arguments.cache or output.with_suffix(".cache"))
         files = {"verdicts": cache / "verdicts.jsonl", "keep": cache}
+    if settings.kind == "ifeval" and output is not None:
+        files = {"answers": output.with_suffix(".responses.jsonl")}
     result = _run_job(arguments, settings, **files)
     if output is not None:
         write_json(output, result)
-    return _print_result(arguments, {key: value for key, value in result.items() if key not in ("duels", "rewards")})
+    rows = ("duels", "rewards", "requests")
+    return _print_result(arguments, {key: value for key, value in result.items() if key not in rows})
 
 
 def _run_job(arguments: argparse.Namespace, settings: EvaluateConfig, **files: Path) -> dict[str, Any]:
@@ -199,6 +209,7 @@ def _run_job(arguments: argparse.Namespace, settings: EvaluateConfig, **files: P
     from sgpo.evaluate.held_out import self_annotated
     from sgpo.evaluate.judging import describe_cost
     from sgpo.evaluate.runner import Job, Subject, run_evaluation
+    from sgpo.policy.generators import as_folder
     from sgpo.policy.tokens import dated
     from sgpo.preferences.source import load_pairs
 
@@ -208,7 +219,7 @@ def _run_job(arguments: argparse.Namespace, settings: EvaluateConfig, **files: P
     own_pairs = self_annotated(load_pairs(arguments.self_pairs)) if arguments.self_pairs else None
     if arguments.self_pairs and own_pairs is None:
         raise InputError(f"--self-pairs {arguments.self_pairs} has no pair of source 'self'; allowed: at least one.")
-    model = build(arguments, ModelConfig, path=arguments.policy)
+    model = as_folder(build(arguments, ModelConfig, path=arguments.policy))
     subject = Subject(
         model=model,
         name=arguments.name or arguments.policy,

@@ -34,7 +34,7 @@ def run(argv: list[str]) -> int:
         config = validate(RunConfig, content, arguments.config)
         # Only the main process checks the inputs, so that a mistake is reported once.
         if processes.is_main:
-            plan = plan_run(config, offline=offline and arguments.dry_run, processes=processes.count)
+            plan = plan_run(config, offline=offline, processes=processes.count, dry_run=arguments.dry_run)
             if arguments.dry_run:
                 Console().print(plan)
             plan.check_nothing_missing()

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sgpo.cli.flags import add_flags, build, given
+from sgpo.cli.flags import add_flags, build, flag_of, given
 from sgpo.config import ModelConfig, SplitConfig
 from sgpo.errors import InputError
 from sgpo.store.hub import settle_hub_access
@@ -23,13 +23,13 @@ def split(argv: list[str]) -> int:
             "farthest with --model, or random without."
         )
     model = build(arguments, ModelConfig, path=arguments.model)
-    if model.path is None and given(arguments, ModelConfig):
-        raise InputError("--dtype goes with --model, which is missing.")
+    if model.path is None and (flags := given(arguments, ModelConfig)):
+        raise InputError(f"{flag_of(next(iter(flags)))} goes with --model, which is missing.")
     settle_hub_access([*(source.path for source in settings.sources), arguments.model])
 
     from rich.console import Console
 
-    from sgpo.policy.generators import load_model
+    from sgpo.policy.generators import as_folder, load_model
     from sgpo.preferences.split_files import check_new_folder, draw_split
     from sgpo.store.progress import Reporter, hide_other_bars
 
@@ -41,7 +41,7 @@ def split(argv: list[str]) -> int:
             settings,
             arguments.output,
             seed=arguments.seed,
-            load=lambda: load_model(model),
+            load=lambda: load_model(as_folder(model)),
             reporter=reporter,
             notes={"model": arguments.model} if arguments.model else None,
         )
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="New or empty folder to write.")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="Random seed. Default: 0.")
     parser.add_argument("--model", metavar="PATH", help="SFT model in whose hidden states farthest seeds are found.")
-    add_flags(parser, ModelConfig, ["dtype"])
+    add_flags(parser, ModelConfig, ["gguf_file", "dtype"])
     return parser
 
 

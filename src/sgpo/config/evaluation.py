@@ -18,6 +18,7 @@ _KINDS = {
         {"split", "baseline", "template", "logprobs", "options", "retry_failed", *_SAMPLED},
     ),
     "reward": ({"prompts"}, {"split", "baseline", "model", "function", "options", *_SAMPLED}),
+    "ifeval": ({"prompts"}, {"split", "baseline", *_SAMPLED}),
     "preferences": ({"pairs"}, {"split", "source_column", "certificate"}),
 }
 _OPTIONS = {"judge": JudgeOptions, "reward": RewardOptions}
@@ -32,12 +33,12 @@ class EvaluateConfig(Section):
     )
     instructions: str | None = key(None, "AlpacaEval's instructions, for `alpaca`.")
     questions: str | None = key(None, "FastChat's question.jsonl, for `mt_bench`.")
-    prompts: str | None = key(None, "Prompts of `judge` and `reward`, each once.")
+    prompts: str | None = key(None, "Prompts of `judge`, `reward` and `ifeval`, each once.")
     pairs: str | None = key(None, "Held-out human pairs, for `preferences`.")
     split: str | None = key(None, "Split of instructions, prompts or pairs; defaults to train.")
     source_column: str | None = key(None, "Column with the source of each pair; defaults to `source`, if there is one.")
     baseline: str | None = key(
-        None, "What `judge` and `reward` compare with: answers or a policy; defaults to the SFT model."
+        None, "What `judge`, `reward` and `ifeval` compare with: answers or a policy; defaults to the SFT model."
     )
     model: str | None = key(None, "Folder or Hub id of the reward model, or the judge's name.")
     function: str | None = key(None, "Function instead of a reward model, as in `annotation`.")
@@ -45,7 +46,7 @@ class EvaluateConfig(Section):
     template: str | None = key(None, "File with the judge's prompt; defaults to a built-in one.")
     logprobs: bool = key(False, "Weight the judge's wins by log-probabilities.")
     certificate: bool = key(False, "Certify `preferences` with the round's own pairs (PAPER.md D7).")
-    temperature: NotNegative = key(0.7, "Sampling temperature of the answers; `mt_bench` has its own.")
+    temperature: NotNegative = key(0.7, "Of the answers; defaults to 0 for `ifeval`, and `mt_bench` has its own.")
     top_p: PositiveShare = key(1.0, "Nucleus sampling of the answers; 1 is off.")
     max_new_tokens: Count = key(1024, "Most new tokens of an answer.")
     max_failed: Share = key(0.2, MAX_FAILED)
@@ -70,6 +71,12 @@ class EvaluateConfig(Section):
     def keys_of(kind: EvaluationKind) -> list[str]:
         """The keys that a kind takes, `kind` and `name` aside."""
         return [key for key in EvaluateConfig.model_fields if key in set.union(*_KINDS[kind])]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ifeval_is_greedy(cls, content: Any) -> Any:
+        greedy = isinstance(content, dict) and content.get("kind") == "ifeval"
+        return {"temperature": 0.0, **content} if greedy else content
 
     @model_validator(mode="after")
     def _the_kind_has_what_it_needs(self) -> "EvaluateConfig":

@@ -21,6 +21,7 @@ class ModelConfig(Section):
     """The SFT model, the start and the reference of the run."""
 
     path: Place | None = key(None, "Folder or Hub id of the SFT model.")
+    gguf_file: str | None = key(None, "Name of a GGUF file in `path`; it is converted once.")
     adapter: Place | None = key(None, "PEFT adapter to merge into the model.")
     dtype: Dtype = key(
         "float32",
@@ -30,8 +31,8 @@ class ModelConfig(Section):
     parameters: Count | None = key(None, "Number of its weights, for plans without the Hub.")
 
     def at(self, path: str | Path) -> "ModelConfig":
-        """The same settings for the policy in another folder, without the adapter."""
-        return self.model_copy(update={"path": str(path), "adapter": None})
+        """The same settings for the policy in another folder, which is whole: no GGUF file, no adapter."""
+        return self.model_copy(update={"path": str(path), "gguf_file": None, "adapter": None})
 
 
 class GenerationConfig(Section):

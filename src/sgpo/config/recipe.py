@@ -122,6 +122,8 @@ class RunConfig(Section):
         ):
             if not value:
                 raise ValueError(f"{name} is missing; allowed: a folder, a file or a Hub id")
+        if self.model.gguf_file and self.model.adapter:
+            raise ValueError("model.adapter is given with model.gguf_file; leave one of them out")
         for name in _SPLIT_SUPPLIES if data.split else ():
             if getattr(data, name) is not None:
                 raise ValueError(f"data.{name} is given with data.split, which supplies it; leave it out")

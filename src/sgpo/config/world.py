@@ -12,7 +12,7 @@ WORLD_EVALUATION = "gold"
 PROMPT_TOKENS = 40
 # The keys that a world supplies; a recipe that has one leaves them out.
 SUPPLIED = {
-    "model": ("path", "adapter", "parameters"),
+    "model": ("path", "gguf_file", "adapter", "parameters"),
     "data": ("seeds", "seeds_split", "seed_pairs", "prompts", "prompts_split", "heldout", "heldout_split", "split"),
 }
 

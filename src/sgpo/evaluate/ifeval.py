@@ -2,26 +2,25 @@
 
 import functools
 import inspect
-import logging
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
+
+import numpy as np
 
 from sgpo.errors import InputError, first_line, shorten
 from sgpo.evaluate.row_files import Row, rows_by_key
 from sgpo.policy.tokens import Messages
 from sgpo.preferences.columns import read_columns
 from sgpo.preferences.source import load_rows
+from sgpo.stats.intervals import mean_interval, share_interval
 from sgpo.store.files import name_rows
 
-NEEDS_EXTRA = "instructions are checked by if-verifiable, which is not installed: pip install 'sgpo[ifeval]'."
 _COLUMNS = ("key", "prompt", "instruction_id_list", "kwargs")
-_LISTS = ("keywords", "forbidden_words")  # A text in their place would be read letter by letter.
 
 
 class Request(NamedTuple):
@@ -32,19 +31,12 @@ class Request(NamedTuple):
     instructions: list[str]
     kwargs: list[dict[str, Any]]
 
-    @property
-    def drawn(self) -> list[str]:
-        """Instructions about a sign that is none of a to z: IFEval's checker, as in its own script, draws a letter."""
-        named = zip(self.instructions, self.kwargs, strict=True)
-        return [name for name, kwargs in named if _is_no_letter(name, **kwargs)]
-
 
 class Followed(NamedTuple):
     """Which of the N instructions of a request a response follows, (N,) each, and why a checker failed, by its id.
 
     `strict`: the response itself does. `loose`: it or one of seven variants of it does, without its first or last line
-    or both, or without asterisks. A response that is empty or on which a checker fails does not.
-    """
+    or both, or without asterisks. A response that is empty or on which a checker fails does not."""
 
     strict: list[bool]
     loose: list[bool]
@@ -80,9 +72,48 @@ def read_requests(path: str | Path, *, split: str | None = None) -> list[Request
 
 def score_responses(requests: Sequence[Request], responses: Sequence[str | None]) -> list[Followed]:
     """Checks P responses, one to each of P requests; None is an empty one."""
-    with _quiet_and_repeatable():
-        pairs = zip(requests, responses, strict=True)
-        return [_score(request, response or "") for request, response in pairs]
+    found = []
+    for request, response in zip(requests, responses, strict=True):
+        checks, errors = [], {}
+        for name, kwargs in zip(request.instructions, request.kwargs, strict=True):
+            try:
+                checks.append(_check(name, kwargs, request.prompt, response or "")[0])
+            except Exception as error:
+                # Checkers are made for usual texts: JSON that is nested too deeply ends one with RecursionError.
+                checks.append((False, False))
+                errors[name] = f"{type(error).__name__}: {first_line(error)}"
+        found.append(Followed(*map(list, zip(*checks, strict=True)), errors))
+    return found
+
+
+def report_following(
+    requests: Sequence[Request], responses: Sequence[str | None], baseline: Sequence[str | None] | None = None
+) -> dict[str, Any]:
+    """The rates at which P responses follow instructions, strict and loose: by level, family and type of instruction.
+
+    The instructions of a prompt are not independent: all intervals are over prompts. `gain` has the strict rates less
+    those of the baseline's responses, prompt by prompt; `parts` has both."""
+    sides = [score_responses(requests, texts) for texts in (responses, baseline) if texts is not None]
+    found, *other = map(_by_level, sides)
+    names = np.array([name for request in requests for name in request.instructions])
+    families, prompts = np.array([name.partition(":")[0] for name in names]), np.arange(len(requests))
+    owners = {"prompts": prompts, "instructions": np.repeat(prompts, [len(one.instructions) for one in requests])}
+
+    def rates(at: Any, level: str = "instructions") -> dict[str, Any]:
+        both, clusters = zip(("strict", "loose"), found[level][:, at], strict=True), owners[level][at]
+        rated = {how: (len(row), row.mean(), *share_interval(row, clusters)) for how, row in both}
+        return {how: dict(zip(("count", "rate", "low", "high"), one, strict=True)) for how, one in rated.items()}
+
+    pairs = list(zip(requests, sides[0], strict=True))
+    return {
+        "by_level": {level: rates(slice(None), level) for level in owners},
+        "by_family": {family: rates(families == family) for family in np.unique(families)},
+        "by_type": {name: rates(names == name) for name in np.unique(names)},
+        "gain": {at: mean_interval(found[at][0] - one[at][0], owners[at]) for one in other for at in owners},
+        "parts": {at: (found[at][0].mean(), one[at][0].mean()) for one in other for at in owners},
+        "checker_errors": {request.key: one.errors for request, one in pairs if one.errors},
+        "requests": [{"key": one.key, "instruction_id_list": one.instructions, **got._asdict()} for one, got in pairs],
+    }
 
 
 def checker(path: str | Path, *, split: str | None = None) -> Callable[..., list[list[float]]]:
@@ -94,113 +125,75 @@ def checker(path: str | Path, *, split: str | None = None) -> Callable[..., list
     found = {request.prompt: request for request in read_requests(path, split=split)}
 
     def reward(prompts: Sequence[Messages], responses: Sequence[Sequence[str]]) -> list[list[float]]:
-        rewards = []
-        for messages, texts in zip(prompts, responses, strict=True):
-            if (request := found.get(messages[-1]["content"])) is None:
-                raise InputError(f"{path} lacks the prompt {shorten(messages[-1]['content'])}; allowed: its prompts.")
-            rewards.append([one.share for one in score_responses([request] * len(texts), texts)])
-        return rewards
+        asked = [messages[-1]["content"] for messages in prompts]
+        if absent := [text for text in asked if text not in found]:
+            raise InputError(f"{path} lacks the prompt {shorten(absent[0])}; allowed: its {len(found)} prompts.")
+        rows = zip(asked, responses, strict=True)
+        return [[one.share for one in score_responses([found[text]] * len(texts), texts)] for text, texts in rows]
 
     return reward
 
 
 def _read_request(row: Row) -> Request:
-    if isinstance(key := row.values["key"], bool) or not isinstance(key, int | str):
+    key, names, kwargs = (row.values[name] for name in ("key", "instruction_id_list", "kwargs"))
+    if isinstance(key, bool) or not isinstance(key, int | str):
         raise row.wrong("key", "a number or a name")
-    if not (prompt := row.text("prompt")).strip():
-        raise row.wrong("prompt", "text")
-    names, kwargs = row.values["instruction_id_list"], row.values["kwargs"]
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise row.wrong("instruction_id_list", "a list of ids, at least one")
-    if not isinstance(kwargs, list) or not all(one is None or isinstance(one, dict) for one in kwargs):
-        raise row.wrong("kwargs", "a list of objects, one for each instruction")
-    if len(kwargs) != len(names):
-        raise InputError(f"{row.where}: 'kwargs' has {len(kwargs)} objects; allowed: one an instruction, {len(names)}.")
-    known = [{name: value for name, value in (one or {}).items() if value is not None} for one in kwargs]
-    request = Request(key, prompt, names, known)
-    with _quiet_and_repeatable():
-        for name, arguments in zip(names, known, strict=True):
-            if fault := _fault(name, arguments, prompt):
-                raise InputError(f"{row.where}: {fault}")
-    return request
+    objects = isinstance(kwargs, list) and all(one is None or isinstance(one, dict) for one in kwargs)
+    if not objects or len(kwargs) != len(names):
+        raise row.wrong("kwargs", f"a list of objects, one for each instruction, {len(names)}")
+    kwargs = [{name: value for name, value in (one or {}).items() if value is not None} for one in kwargs]
+    for fault in filter(None, map(_fault, names, kwargs)):
+        raise InputError(f"{row.where}: {fault}")
+    return Request(key, row.text("prompt"), names, kwargs)
 
 
-def _fault(name: str, kwargs: Mapping[str, Any], prompt: str) -> str | None:
+def _fault(name: str, kwargs: Mapping[str, Any]) -> str | None:
     """What is wrong with an instruction: a checker would draw missing arguments, and fail on others each time."""
-    if (found := _checkers().get(name)) is None:
-        near = get_close_matches(name, _checkers(), n=3) or ["IFEval's and IFBench's"]
+    if name not in _checkers():
+        near = get_close_matches(name, _checkers()) or ["IFEval's and IFBench's"]
         return f"the instruction {shorten(name)} is unknown; allowed: {', '.join(near)}."
-    parameters = inspect.signature(found(name).build_description).parameters.values()
-    taken = [one.name for one in parameters if one.kind is not one.VAR_KEYWORD]
-    others = [] if len(taken) < len(parameters) else [one for one in kwargs if one not in taken]
-    if others or not set(taken) <= set(kwargs):
+    _, *taken = inspect.signature(_checkers()[name].build_description).parameters
+    if taken != ["kwargs"] and set(taken) != set(kwargs):
         return f"the kwargs of {name} are {', '.join(kwargs) or 'none'}; allowed: {', '.join(taken) or 'none'}."
-    wrong, state = f"the kwargs of {name} are {shorten(kwargs, 200)}", random.getstate()
-    if any(one in kwargs and not _is_texts(kwargs[one]) for one in _LISTS):
+    wrong = f"the kwargs of {name} are {shorten(kwargs, 200)}"
+    # A text in place of a list would be read letter by letter.
+    if any(isinstance(kwargs.get(one), str) for one in ("keywords", "forbidden_words")):
         return f"{wrong}; allowed: a list of texts."
     try:
-        found(name).build_description(**kwargs)
-        if random.getstate() != state and not _is_no_letter(name, **kwargs):
-            return f"{wrong}, of which the checker would replace one by a random value; allowed: what it takes."
-        _check(name, kwargs, prompt, "Yes.")
+        _, drawn = _check(name, kwargs, "", "Yes.")
     except Exception as error:
-        if type(error) is LookupError and (data := re.search(r"nltk\.download\('(\w+)'\)", str(error))):
+        if data := re.search(r"nltk\.download\('(\w+)'\)", str(error)):
             return f"{name} needs data of NLTK that is not installed: python -m nltk.downloader {data[1]}."
         return f"{wrong}, and its checker fails: {first_line(error)}."
+    # One of IFEval's own letters is a #, for which its own script draws another too.
+    if drawn and not re.fullmatch("[^a-zA-Z]", kwargs.get("letter", "")):
+        return f"{wrong}, of which the checker would replace one by a random value; allowed: what it takes."
     return None
 
 
-def _is_no_letter(name: str, *, letter: str = "", let_frequency: int = 0, **_: Any) -> bool:
-    """Whether an instruction is about the frequency of a sign that is no letter, such as # in one of IFEval's own."""
-    one_sign = name == "keywords:letter_frequency" and len(letter) == 1 and let_frequency >= 0
-    return one_sign and not "a" <= letter.lower() <= "z"
-
-
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, list) and value and all(isinstance(one, str) and one for one in value)
-
-
-def _score(request: Request, response: str) -> Followed:
-    strict, loose, errors = [], [], {}
-    for name, kwargs in zip(request.instructions, request.kwargs, strict=True):
-        try:
-            found = _check(name, kwargs, request.prompt, response)
-        except Exception as error:
-            # Checkers are made for usual texts: JSON that is nested too deeply ends one with RecursionError.
-            found, errors[name] = (False, False), f"{type(error).__name__}: {first_line(error)}"
-        strict.append(found[0])
-        loose.append(found[1])
-    return Followed(strict, loose, errors)
-
-
-def _check(name: str, kwargs: dict[str, Any], prompt: str, response: str) -> tuple[bool, bool]:
-    """Whether a response follows an instruction, strictly and loosely."""
+def _check(name: str, kwargs: Mapping[str, Any], prompt: str, response: str) -> tuple[tuple[bool, bool], bool]:
+    """Whether a response follows an instruction, strictly and loosely, and whether the checker drew an argument."""
     from if_verifiable.common import evaluate_instructions
 
+    state = random.getstate()
     random.seed(0)
-    # One at a time: a checker that fails must not take the others with it.
-    results, _ = evaluate_instructions(response, [name], [kwargs], prompt, _checkers())
-    return (results[0].strict_pass, results[0].loose_pass) if results else (False, False)
-
-
-@contextmanager
-def _quiet_and_repeatable() -> Iterator[None]:
-    """Checkers log each text whose language they cannot detect, and share the random numbers of the whole program."""
-    state, root, handler, disabled = (
-        random.getstate(),
-        logging.getLogger(),
-        logging.NullHandler(),
-        logging.root.disabled,
-    )
-    # With a handler, logging.error() does not give the program one that prints.
-    root.addHandler(handler)
-    root.disabled = True
     try:
-        yield
+        start = random.getstate()
+        # One at a time: a checker that fails must not take the others with it. Some log what they cannot tell.
+        with patch("logging.error", lambda *_: None):
+            results, _ = evaluate_instructions(response, [name], [kwargs], prompt, _checkers())
+        found = (results[0].strict_pass, results[0].loose_pass) if results else (False, False)
+        return found, random.getstate() != start
     finally:
         random.setstate(state)
-        root.removeHandler(handler)
-        root.disabled = disabled
+
+
+def _by_level(followed: Sequence[Followed]) -> dict[str, np.ndarray]:
+    """Strict and loose, of P prompts as a whole (2, P) and of their N instructions (2, N)."""
+    checks = [np.array([one.strict, one.loose], float) for one in followed]
+    return {"prompts": np.stack([one.min(axis=1) for one in checks], axis=1), "instructions": np.hstack(checks)}
 
 
 @functools.cache
@@ -217,12 +210,11 @@ def _checkers() -> dict[str, type]:
             from if_verifiable.ifbench import instructions_registry as ifbench
             from if_verifiable.ifeval import instructions_registry as ifeval
     except ImportError as error:
-        raise InputError(NEEDS_EXTRA) from error
+        raise InputError("checks need if-verifiable, which is not installed: pip install 'sgpo[ifeval]'.") from error
     langdetect.DetectorFactory.seed = 0  # It guesses languages at random otherwise.
     found, parameters = punkt.load_model("english"), PunktParameters()
-    for name in ("abbrev_types", "collocations", "sent_starters"):
-        setattr(parameters, name, set(getattr(found, name)))
-    parameters.ortho_context.update(found.ortho_context)
+    for name in ("abbrev_types", "collocations", "sent_starters", "ortho_context"):
+        getattr(parameters, name).update(getattr(found, name))
     tokenizer = PunktSentenceTokenizer(parameters)
     # Both places load the model once and keep it. Folders of data would have to be private, and so would all above.
     with patch("nltk.tokenize.PunktTokenizer", return_value=tokenizer), patch("nltk.data.load", return_value=tokenizer):

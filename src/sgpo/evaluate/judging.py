@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sgpo.choices import Failure
+from sgpo.config import EvaluateConfig
 from sgpo.errors import InputError
 from sgpo.evaluate.prompt_files import Answers, by_reason, missing
 from sgpo.policy.tokens import Messages
 from sgpo.preferences.annotators.verdicts import NEEDS_LOGPROBS, PairwiseJudge, Settled
 from sgpo.serving.answers import Body
 from sgpo.serving.cache import CachedPool
+from sgpo.serving.client import ServerPool
 from sgpo.stats.intervals import share_interval
 from sgpo.stats.win_rate import win_rate
 from sgpo.store.progress import Advance
@@ -28,6 +30,13 @@ class Duel(NamedTuple):
     prompt: Messages
     bodies: list[Body]
     settled: Settled = Settled(None, None, None)
+
+
+def open_judge(settings: EvaluateConfig) -> tuple[PairwiseJudge, ServerPool]:
+    """The judge of an evaluation, and its servers."""
+    options = settings.read_options
+    judge = PairwiseJudge(settings.model, options, template=settings.template, logprobs=settings.logprobs)
+    return judge, ServerPool(settings.servers, **options.connection(), max_failed=settings.max_failed)
 
 
 def open_duels(judge: PairwiseJudge, prompts: Sequence[Messages], first: Answers, second: Answers) -> list[Duel]:

@@ -54,6 +54,13 @@ def by_reason(failures: Sequence[Failure | None], names: Sequence[Any] | None = 
     return found
 
 
+def describe_answers(policy: Answers, baseline: Answers) -> dict[str, Any]:
+    """Both sides' names, the answers of the policy that were cut, and the rows that each side has no answer to."""
+    sides = {"policy": policy, "baseline": baseline}
+    absent = {who: [row for row, text in enumerate(one.texts) if text is None] for who, one in sides.items()}
+    return {"policy": policy.name, "baseline": baseline.name, "cut": policy.cut, "unanswered": absent}
+
+
 def read_prompts(path: str | Path, *, split: str | None = None) -> list[Messages]:
     """Reads P distinct prompts: what `sgpo run` takes as prompts, such as AlpacaEval's `instruction`."""
     prompts = load_prompts(path, split=split)["prompt"][:]
@@ -68,8 +75,8 @@ def is_answer_file(path: str | Path) -> bool:
     return Path(path).suffix in (".json", ".jsonl") and not Path(path).is_dir()
 
 
-def read_answers_to(path: str | Path, prompts: Sequence[Messages]) -> Answers:
-    """Reads the answers to P prompts, in the order of the prompts; answers to others are ignored.
+def read_answers_to(path: str | Path, prompts: Sequence[Messages], *, others: bool = True) -> Answers:
+    """Reads the answers to P prompts, in the order of the prompts; those to `others` are ignored, or else refused.
 
     A row has `output` or `response`, the `instruction` or `prompt` (text or messages) that it answers, byte for byte,
     and optionally `generator`, `n_tokens` and `finish_reason`: AlpacaEval's model_outputs.json is such a file. An
@@ -84,6 +91,9 @@ def read_answers_to(path: str | Path, prompts: Sequence[Messages]) -> Answers:
             f"{path} lacks an answer to {len(absent)} of {len(prompts)} prompts, rows {shown}; allowed: an answer to "
             "each of them, whose prompt is the same byte for byte."
         )
+    if not others and (more := [key for key in found if key not in set(map(_key, prompts))]):
+        count = f"{shorten(more[0])} is none of the {len(prompts)} prompts, as are {len(more)} of {len(rows)} in all"
+        raise InputError(f"{found[more[0]].where}: {count}; allowed: answers to these alone.")
     rows = [found[_key(prompt)] for prompt in prompts]
     names = {None if row.values.get("generator") is None else row.name("generator") for row in rows}
     texts, reasons = map(list, zip(*map(_answer, rows), strict=True))

@@ -35,6 +35,7 @@ def result_table(result: dict[str, Any]) -> Group:
         "mt_bench_pairs": _mt_bench_pairs_table,
         "judge": _judge_table,
         "reward": _reward_table,
+        "ifeval": _ifeval_table,
         "preferences": _preferences_table,
     }[result["kind"]](result)
     # Below the table, which would wrap it at its own width. Text, here and in cells, because names are no markup.
@@ -116,6 +117,21 @@ def _reward_table(result: dict[str, Any]) -> Table:
     table.caption = (
         f"{result['prompts']:,} prompts, {result['unrewarded']:,} without a reward{counts}{left_out(result)}."
     )
+    return table
+
+
+def _ifeval_table(result: dict[str, Any]) -> Table:
+    table = _table(result["policy"], "followed", "strict", "95% interval", "of", "loose")
+    # A type comes after its family, which its id begins with.
+    for name, rates in [*result["by_level"].items(), *sorted({**result["by_family"], **result["by_type"]}.items())]:
+        strict, shown = rates["strict"], f"  {name.partition(':')[2]}" if ":" in name else name
+        cells = _number(strict["rate"]), _span(strict), f"{strict['count']:,}", _number(rates["loose"]["rate"])
+        table.add_row(Text(shown), *cells)
+    for level, gain in result["gain"].items():
+        table.add_row(f"{level}, less the baseline's", _number(gain["mean"]), _span(gain), f"{gain['count']:,}", "")
+    errors = [f"key {key}, {name}: {why}" for key, one in result["checker_errors"].items() for name, why in one.items()]
+    absent = left_out(result, lead="without an answer, which follows nothing")
+    table.caption = f"{len(errors):,} checks failed and count as not followed{absent}. {list_missing(errors)}"
     return table
 
 

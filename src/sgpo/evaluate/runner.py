@@ -17,11 +17,13 @@ from sgpo.errors import InputError, check_failed, naming_rows
 from sgpo.evaluate.alpaca import Instructions, read_instructions, write_model_outputs
 from sgpo.evaluate.answering import answer_rows, answers_key, kept_answers
 from sgpo.evaluate.held_out import pair_sources
-from sgpo.evaluate.judging import compare_by_judge, open_duels
+from sgpo.evaluate.ifeval import read_requests, report_following
+from sgpo.evaluate.judging import compare_by_judge, open_duels, open_judge
 from sgpo.evaluate.mt_bench import NO_ANSWER, answer_questions, read_questions, write_answers
 from sgpo.evaluate.prompt_files import (
     Answers,
     by_reason,
+    describe_answers,
     is_answer_file,
     missing,
     read_answers_to,
@@ -39,19 +41,17 @@ from sgpo.policy.score import PairScores, score_pairs, score_responses
 from sgpo.policy.tokens import Messages
 from sgpo.preferences.annotate import implicit_rewards
 from sgpo.preferences.annotators.open import open_reward
-from sgpo.preferences.annotators.verdicts import PairwiseJudge
 from sgpo.preferences.source import load_pairs
 from sgpo.serving.answers import Body
 from sgpo.serving.cache import CachedPool
-from sgpo.serving.client import ServerPool
 from sgpo.stats.certificate import certify_policy
 from sgpo.stats.ranking import report_preferences
-from sgpo.store.files import name_row
+from sgpo.store.files import name_row, write_jsonl
 from sgpo.store.hub import is_hub_id
 from sgpo.store.progress import Reporter
 
 # Files of answers in the folder of an evaluation, for the kinds whose answers another program judges.
-ANSWER_FILES = {"alpaca": "model_outputs.json", "mt_bench": "model_answer/{name}.jsonl"}
+ANSWER_FILES = {"alpaca": "model_outputs.json", "mt_bench": "model_answer/{name}.jsonl", "ifeval": "responses.jsonl"}
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Subject:
     """The policy that is evaluated, and what it is evaluated with.
 
     Attributes:
-        model: the policy; for `judge` and `reward` its path may also be a file of answers.
+        model: the policy; for `judge`, `reward` and `ifeval` its path may also be a file of answers.
         name: of the policy, in files of answers.
         reference: of its implicit reward and its KL; the baseline if the settings name none.
         max_length: tokens at which pairs are cut for scoring, as in training.
@@ -109,7 +109,7 @@ class Job:
         """Checks inputs, models and the judge's servers before anything is generated; returns notes on the models."""
         settings, subject, notes = self.settings, self.subject, []
         check_inputs(settings, download=True)
-        compared = [subject.model, *([self.opponent] if settings.prompts else [])]
+        compared = [one for one in (subject.model, self.opponent if settings.prompts else None) if one is not None]
         models = [model for model in compared if not is_answer_file(model.path)]
         if subject.reference is not None and subject.model in models:
             models.append(subject.reference)
@@ -121,13 +121,13 @@ class Job:
                 load_tokenizer(model.path, trust_remote_code=model.trust_remote_code)
         # With verdicts on disk, a run may need no server.
         if settings.kind == "judge" and models and not self.verdicts.is_file():
-            _open_judge(settings)[1].check()
+            open_judge(settings)[1].check()
         return list(dict.fromkeys(notes))
 
     def answers_of(self, model: ModelConfig, name: str, prompts: Sequence[Messages], who: str) -> Answers:
         """The answers of a policy, generated or kept, or of the file at its path; some may be missing."""
         if is_answer_file(model.path):
-            answers = read_answers_to(model.path, prompts)
+            answers = read_answers_to(model.path, prompts, others=self.settings.kind != "ifeval")
         else:
             answers = self._generate(model, name, prompts, who)
         self.check_failed(missing(answers), f"answers of the {who}")
@@ -162,17 +162,18 @@ class Job:
         return open_generator(generation, model, log=self.log)
 
     @property
-    def opponent(self) -> ModelConfig:
-        """What the policy is compared with: the baseline, or the reference if none is named."""
+    def opponent(self) -> ModelConfig | None:
+        """What the policy is compared with: the baseline, or the reference if none is named; `ifeval` needs neither."""
         if self.settings.baseline is not None:
             return self.subject.model.at(self.settings.baseline)
-        if self.subject.reference is None:
+        if self.subject.reference is None and self.settings.kind != "ifeval":
             raise InputError("baseline is missing; allowed: a file of answers, or a policy.")
         return self.subject.reference
 
-    def baseline(self, prompts: Sequence[Messages]) -> Answers:
+    def baseline(self, prompts: Sequence[Messages]) -> Answers | None:
         """The answers that the policy's are compared with."""
-        return self.answers_of(self.opponent, self.opponent.path, prompts, "baseline")
+        opponent = self.opponent
+        return None if opponent is None else self.answers_of(opponent, opponent.path, prompts, "baseline")
 
     def score(self, model: ModelConfig, sets: Sequence[Dataset], who: str) -> list[PairScores]:
         """The scores of sets of pairs under a model, which is in memory only here."""
@@ -195,11 +196,12 @@ def run_evaluation(job: Job) -> dict[str, Any]:
     """Runs one evaluation of a policy.
 
     The result is JSON: `kind`, the headline `value`, `low`, `high` (null if the kind has none) and `count`, then what
-    the kind reports; rows per prompt come last (`duels`, `rewards`).
+    the kind reports; rows per prompt come last (`duels`, `rewards`, `requests`).
     """
-    kinds = {"alpaca": _alpaca, "mt_bench": _mt_bench, "judge": _judge, "reward": _reward, "preferences": _preferences}
+    kinds = {"alpaca": _alpaca, "mt_bench": _mt_bench, "judge": _judge, "reward": _reward}
+    kinds |= {"ifeval": _ifeval, "preferences": _preferences}
     kind, path = job.settings.kind, job.subject.model.path
-    if is_answer_file(path) and kind not in ("judge", "reward"):
+    if is_answer_file(path) and kind not in ("judge", "reward", "ifeval"):
         raise InputError(f"policy is {path!r}, a file of answers; allowed with {kind!r}: a folder or Hub id.")
     headline = {"kind": kind, "value": None, "low": None, "high": None, "count": 0}
     return as_plain({**headline, **kinds[kind](job)})
@@ -226,8 +228,10 @@ def check_inputs(settings: EvaluateConfig, *, download: bool = False) -> int:
             read_answers_to(settings.baseline, prompts)
         elif settings.baseline:
             check_exists(settings.baseline, "baseline")
+    if settings.kind == "ifeval":
+        read_requests(settings.prompts, split=settings.split)
     if settings.kind == "judge":
-        _open_judge(settings)
+        open_judge(settings)
     if settings.kind == "reward" and (settings.function or download or not is_hub_id(settings.model)):
         options = {**settings.read_options.model_dump(), "device": "meta"}
         open_reward(settings.model, settings.function, settings.max_failed, **options)
@@ -265,7 +269,7 @@ def _mt_bench(job: Job) -> dict[str, Any]:
 
 def _judge(job: Job) -> dict[str, Any]:
     settings = job.settings
-    judge, servers = _open_judge(settings)
+    judge, servers = open_judge(settings)
     pool = CachedPool(servers, job.verdicts, retry_failed=settings.retry_failed)
     prompts, policy, baseline = _both_answers(job)
     duels = open_duels(judge, prompts, policy, baseline)
@@ -280,7 +284,7 @@ def _judge(job: Job) -> dict[str, Any]:
     return {
         "value": result["win_rate"],
         "count": result["judged"],
-        **_describe_answers(policy, baseline),
+        **describe_answers(policy, baseline),
         "judge": settings.model,
         "logprobs": settings.logprobs,
         **result,
@@ -304,13 +308,29 @@ def _reward(job: Job) -> dict[str, Any]:
     return {
         "value": result["win_rate"],
         "count": int(np.isfinite(result["rewards"]).all(axis=1).sum()),
-        **_describe_answers(policy, baseline),
+        **describe_answers(policy, baseline),
         "by": settings.function or settings.model,
         "tokens": policy.tokens,
         "kl": kl,
         "agreement": agreement,
         **result,
     }
+
+
+def _ifeval(job: Job) -> dict[str, Any]:
+    requests = read_requests(job.settings.prompts, split=job.settings.split)
+    prompts = [[{"role": "user", "content": request.prompt}] for request in requests]
+    policy = job.answers_of(job.subject.model, job.subject.name, prompts, "policy")
+    if job.answers is not None:
+        # The layout that IFEval's own script reads, where no answer is an empty one, as it is here.
+        rows = zip(requests, policy.texts, strict=True)
+        write_jsonl(job.answers, [{"prompt": asked.prompt, "response": text or ""} for asked, text in rows])
+    baseline = job.baseline(prompts)
+    result = report_following(requests, policy.texts, baseline and baseline.texts)
+    names = {"policy": policy.name, "baseline": baseline and baseline.name}
+    answers = {"cut": policy.cut, "tokens": policy.tokens, "failed": by_reason(missing(policy))}
+    rate = result["by_level"]["prompts"]["strict"]
+    return {"value": rate["rate"], **rate, **names, **answers, **result}
 
 
 def _preferences(job: Job) -> dict[str, Any]:
@@ -341,12 +361,6 @@ def _preferences(job: Job) -> dict[str, Any]:
     }
 
 
-def _open_judge(settings: EvaluateConfig) -> tuple[PairwiseJudge, ServerPool]:
-    options = settings.read_options
-    judge = PairwiseJudge(settings.model, options, template=settings.template, logprobs=settings.logprobs)
-    return judge, ServerPool(settings.servers, **options.connection(), max_failed=settings.max_failed)
-
-
 def _both_answers(job: Job) -> tuple[list[Messages], Answers, Answers]:
     """The prompts with the policy's answers and the baseline's."""
     subject, prompts = job.subject, read_prompts(job.settings.prompts, split=job.settings.split)
@@ -357,12 +371,6 @@ def _both_answers(job: Job) -> tuple[list[Messages], Answers, Answers]:
     # Each side may be within the limit, and both together not.
     job.check_failed(missing(policy, baseline), "comparisons")
     return prompts, policy, baseline
-
-
-def _describe_answers(policy: Answers, baseline: Answers) -> dict[str, Any]:
-    sides = {"policy": policy, "baseline": baseline}
-    absent = {who: [row for row, text in enumerate(one.texts) if text is None] for who, one in sides.items()}
-    return {"policy": policy.name, "baseline": baseline.name, "cut": policy.cut, "unanswered": absent}
 
 
 def _estimate_kl(job: Job, prompts: Sequence[Messages], answers: Answers) -> float | None:

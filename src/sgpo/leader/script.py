@@ -20,6 +20,7 @@ from trl import get_quantization_config as quantization_config_of
 from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
 from sgpo.config.read import read_recipe
+from sgpo.config.section import setting
 from sgpo.errors import InputError, naming_rows
 from sgpo.leader.config import SGPOConfig
 from sgpo.leader.pairs import ROW
@@ -27,6 +28,7 @@ from sgpo.leader.scores import FINGERPRINT_COLUMN, POLICY_COLUMNS, REFERENCE_COL
 from sgpo.leader.train import without_trl_warnings
 from sgpo.leader.trainer import SGPOTrainer
 from sgpo.policy.chat import inspect_chat
+from sgpo.policy.gguf import GGUFFile
 from sgpo.policy.load import Policy, check_rows, check_vocabulary
 from sgpo.policy.tokens import dated
 from sgpo.preferences.columns import read_columns, without_empty
@@ -44,6 +46,8 @@ _USED = (*PAIR_FEATURES, *UNSUPPORTED, "weight", "source", *POLICY_COLUMNS, *REF
 @dataclass
 class _Data(ScriptArguments, DatasetMixtureConfig):
     """The datasets, parsed before the trainer's arguments: whoever names none gets to know that first."""
+
+    gguf_file: str | None = setting(None, "Name of a GGUF file in the model's folder or repository; converted once.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -113,9 +117,12 @@ def _train(script: _Data, arguments: SGPOConfig, model: ModelConfig) -> None:
     names, datasets = _load_datasets(script, arguments)
     if not model.model_name_or_path:
         raise InputError("--model_name_or_path is missing; allowed: a folder or a Hub id.")
+    path = model.model_name_or_path
+    if script.gguf_file:
+        path = str(GGUFFile(path, script.gguf_file, model.dtype or "auto", model.model_revision).cached())
     try:
         trainer = SGPOTrainer(
-            model=model.model_name_or_path,
+            model=path,
             args=arguments,
             train_dataset=datasets["train"],
             eval_dataset=datasets.get("eval"),

@@ -7,10 +7,12 @@ from datasets import Dataset
 from transformers import AutoConfig
 
 from sgpo.config import RunConfig
+from sgpo.config.world import PROMPT_TOKENS
 from sgpo.demo.sft import VOCABULARY, count_parameters
 from sgpo.errors import InputError
 from sgpo.policy.chat import inspect_chat, rows_with_ends
 from sgpo.policy.generators import load_model
+from sgpo.policy.gguf import GGUFFile
 from sgpo.policy.load import Policy, load_policy
 from sgpo.policy.locate import adapter_base, loading
 from sgpo.preferences.distinct import prompt_key
@@ -25,9 +27,10 @@ from sgpo.store.hub import is_hub_id
 
 @dataclass
 class Inputs:
-    """What a run starts from: human pairs, prompts of each round and the model; None is unknown.
+    """What a run starts from: human pairs, prompts of each round and the model; None or 0 is unknown.
 
-    `warnings` are what a user should know, `unchecked` what could not be checked and what was assumed instead.
+    Tokens are the means of a prompt, and of one with a response of a human pair; `longest` are the most that a round
+    meets. `warnings` are what a user should know, `unchecked` what could not be checked and what was assumed instead.
     """
 
     config: RunConfig
@@ -36,6 +39,8 @@ class Inputs:
     heldout: int = 0
     pools: list[int] = field(default_factory=list)
     prompt_tokens: float | None = None
+    human_tokens: float | None = None
+    longest: int = 0
     parameters: int = 0
     policy: Policy | None = None
     architecture: Architecture | None = None
@@ -47,7 +52,8 @@ class Inputs:
         self.human, self.heldout = world.seed_pairs, world.heldout_pairs
         self.pools = pool_shares(self.config, world.pool_prompts, rounds, "world.pool_prompts")
         self.parameters = count_parameters(layers=world.layers, hidden=world.hidden, heads=world.heads)
-        self.architecture = Architecture(world.layers, world.hidden, VOCABULARY)
+        self.architecture = Architecture(world.layers, world.hidden, VOCABULARY, 2 * world.hidden, world.hidden)
+        self.prompt_tokens = float(PROMPT_TOKENS)
 
     def read_model(self) -> None:
         model = self.config.model
@@ -61,8 +67,13 @@ class Inputs:
             self.unchecked.append(f"{model.path} (the Hub does not answer; the recipe says {model.parameters:,})")
             self.parameters = model.parameters
             return
+        if model.gguf_file is not None:
+            self.warnings.append(GGUFFile(model.path, model.gguf_file, model.dtype).describe())
         text = policy.model.config.get_text_config()
-        self.architecture = Architecture(text.num_hidden_layers, text.hidden_size, text.vocab_size)
+        hidden, heads = text.hidden_size, text.num_attention_heads
+        inner = getattr(text, "intermediate_size", None) or 4 * hidden
+        keys = getattr(text, "num_key_value_heads", heads) * (getattr(text, "head_dim", None) or hidden // heads)
+        self.architecture = Architecture(text.num_hidden_layers, hidden, text.vocab_size, inner, keys)
         self.parameters = sum(parameter.numel() for parameter in policy.model.parameters())
         self.warnings += inspect_chat(policy, stop=self.config.generation.stop, generates=self.config.rounds > 0)
 
@@ -125,7 +136,10 @@ class Inputs:
         """Refuses pairs that could not be scored; notes those that hold an end token as text."""
         if self.policy is None:
             return
-        check_fit(self.config, self.policy, pairs, path)
+        lengths = check_fit(self.config, self.policy, pairs, path)
+        # The seeds come first.
+        if self.human_tokens is None:
+            self.human_tokens, self.longest = float(lengths.mean()), int(lengths.max())
         if rows := list(rows_with_ends(self.policy, pairs)):
             self.warnings.append(
                 f"{len(rows)} of {len(pairs)} pairs hold the end token as text (the first: "
@@ -150,6 +164,8 @@ class Inputs:
         if self.policy is not None:
             lengths, room = prompt_lengths(self.config, self.policy, pool, path)
             self.prompt_tokens = float(lengths.mean())
+            longest = lengths[lengths <= room].max(initial=0) + self.config.generation.max_new_tokens
+            self.longest = max(self.longest, int(longest))
             if len(long := (lengths > room).nonzero()[0]):
                 self.warnings.append(
                     f"{path}: {len(long)} of {len(pool)} prompts have more than {room} tokens (the first: "
@@ -169,6 +185,7 @@ class Inputs:
                 raise
             if assumed is None:
                 raise InputError(f"{error} To plan without the Hub, state {key}.") from error
+        self.longest = self.config.leader.max_length
         size = f"; the recipe says {assumed}" if assumed else ""
         self.unchecked.append(f"{path} (the Hub does not answer{size})")
         return None
@@ -181,8 +198,7 @@ class Inputs:
 def inspect_inputs(config: RunConfig, *, offline: bool) -> Inputs:
     """Reads the data and the model's config; InputError for whatever would stop the run later.
 
-    If the Hub is out of reach (`offline`), what is neither on disk nor in the cache is taken from the recipe, if it
-    says enough, and listed in `unchecked`; otherwise it is an error.
+    If the Hub is out of reach (`offline`), what it alone has is taken from the recipe and listed in `unchecked`.
     """
     inputs = Inputs(config, offline)
     if config.world is not None:

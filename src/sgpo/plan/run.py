@@ -1,20 +1,24 @@
 """What a run would do, stage by stage, and what that costs."""
 
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from sgpo.config import RunConfig
+from sgpo.config import HardwareConfig, RunConfig
 from sgpo.config.world import WORLD_EVALUATION
 from sgpo.errors import InputError
+from sgpo.plan.cpu import measure_cpu, peak_bytes
 from sgpo.plan.preflight import Inputs, inspect_inputs
 from sgpo.plan.tools import missing_tools
 from sgpo.policy.tokens import dated
-from sgpo.rounds.costs import BYTES, Scale, StagePlan, activation_bytes, state_bytes
+from sgpo.rounds.costs import BYTES, RESPONSE_SHARE, Scale, StagePlan, activation_bytes, state_bytes
+from sgpo.rounds.data import BASE
 from sgpo.rounds.evaluations import check_evaluations
 from sgpo.rounds.loop import plan_rounds
 from sgpo.rounds.training import leader_arguments
@@ -23,8 +27,8 @@ from sgpo.store.progress import hide_other_bars
 from sgpo.store.run_dir import check_same_config, start_of
 
 _GIB = 2**30
-# Used if the prompts cannot be read, and for the responses, which do not exist yet (a share of max_new_tokens).
-_PROMPT_TOKENS, _RESPONSE_SHARE = 200, 0.8
+# Used if the prompts cannot be read.
+_PROMPT_TOKENS = 200
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Plan:
         if timed:
             table.add_column("hours", justify="right")
         for stage in self.stages:
-            duration = "" if stage.hours is None else f"{stage.hours:,.1f}"
+            duration = "" if stage.hours is None else f"{stage.hours:,.2f}"
             table.add_row(stage.name, escape(stage.work), *([duration] if timed else []))
         return Group(table, *self.needs, *self.shown_notes)
 
@@ -58,27 +62,33 @@ class Plan:
         return [f"[yellow]Note:[/yellow] {escape(note)}" for note in self.notes]
 
 
-def plan_run(config: RunConfig, *, offline: bool = False, processes: int = 1) -> Plan:
+def plan_run(config: RunConfig, *, offline: bool = False, processes: int = 1, dry_run: bool = False) -> Plan:
     """Checks a recipe against its files, model and disk, and lists what the run would do.
 
-    Writes nothing and loads no weights; raises InputError for whatever would stop the run later and can be known now.
+    Writes nothing and loads no weights; raises InputError for whatever would stop the run later and can be known now. A
+    dry run may go without the Hub, and measures this machine's speed if the run would use its CPU.
     """
-    output = Path(config.output)
+    output, base = Path(config.output), Path(config.output, BASE)
     check_same_config(output, config)
     hide_other_bars()
     with dated(start_of(output)):
-        inputs = inspect_inputs(config, offline=offline)
+        # The file from which a run has its base may be gone.
+        here = config.model_copy(update={"model": config.model.at(base)}) if base.is_dir() else config
+        inputs = inspect_inputs(here, offline=offline and dry_run)
         check_arguments(config, processes)
         evaluated = {WORLD_EVALUATION: config.world.test_prompts} if config.world else {}
         if config.data.split is None and config.world is None:
             # Otherwise an evaluation may name a file that is not written yet; the run checks it then.
-            evaluated = check_evaluations(config)
+            evaluated = check_evaluations(here)
     scale = scale_of(config, inputs, evaluated)
-    unchecked = [f"not checked: {what}." for what in inputs.unchecked]
+    unchecked, cpu = [f"not checked: {what}." for what in inputs.unchecked], None
+    if dry_run and config.hardware is None and inputs.architecture is not None and not torch.cuda.is_available():
+        cpu = measure_cpu(inputs.architecture, config.model.dtype, processes)
+    stages = tuple(plan_rounds(config.model_copy(update={"hardware": cpu or config.hardware}), scale))
     return Plan(
         output=config.output,
-        stages=tuple(plan_rounds(config, scale)),
-        needs=needs(config, inputs, scale),
+        stages=stages,
+        needs=tuple(needs(config, inputs, scale, stages, cpu)),
         notes=(*inputs.warnings, *few_pairs(config, scale), *unchecked),
         missing=(*missing_tools(config), *missing_room(output, run_size(config, inputs.parameters))),
     )
@@ -95,14 +105,17 @@ def check_arguments(config: RunConfig, processes: int = 1) -> None:
 def scale_of(config: RunConfig, inputs: Inputs, evaluated: dict[str, int]) -> Scale:
     """What the stages of the run depend on."""
     validation = round(config.validation_share * inputs.human)
+    prompt = _PROMPT_TOKENS if inputs.prompt_tokens is None else inputs.prompt_tokens
+    response = RESPONSE_SHARE * config.generation.max_new_tokens
     return Scale(
         parameters=inputs.parameters,
         seeds=inputs.human - validation,
         validation=validation,
         heldout=inputs.heldout,
         pools=inputs.pools,
-        prompt_tokens=_PROMPT_TOKENS if inputs.prompt_tokens is None else inputs.prompt_tokens,
-        response_tokens=_RESPONSE_SHARE * config.generation.max_new_tokens,
+        prompt_tokens=prompt,
+        response_tokens=response,
+        human_tokens=prompt + response if inputs.human_tokens is None else inputs.human_tokens,
         evaluated=evaluated,
     )
 
@@ -120,15 +133,16 @@ def few_pairs(config: RunConfig, scale: Scale) -> list[str]:
 
 
 def run_size(config: RunConfig, parameters: int) -> int:
-    """Bytes of the policies that a run directory keeps: one per round, one for the seeds, one of the last DPO."""
-    return (config.rounds + 1 + bool(config.final_epochs)) * parameters * BYTES[config.model.dtype]
+    """Bytes of the policies in a run directory: one per round, for the seeds, of the last DPO, of a GGUF file."""
+    policies = config.rounds + 1 + bool(config.final_epochs) + bool(config.model.gguf_file)
+    return policies * parameters * BYTES[config.model.dtype if config.leader.lora else "float32"]
 
 
 def missing_room(output: Path, needed: int) -> list[str]:
     """A sentence if a disk has less room than a run needs, in bytes, in addition to the weights it has written."""
     existing = next(parent for parent in (output.absolute(), *output.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
-    needed -= sum(file.stat().st_size for file in output.glob("*/policy/*.safetensors"))
+    needed -= sum(file.stat().st_size for place in ("*/policy", BASE) for file in output.glob(f"{place}/*.safetensors"))
     if needed <= free:
         return []
     return [
@@ -137,26 +151,38 @@ def missing_room(output: Path, needed: int) -> list[str]:
     ]
 
 
-def needs(config: RunConfig, inputs: Inputs, scale: Scale) -> tuple[str, ...]:
-    """Sentences on what a run needs."""
-    dtype, leader, hardware = config.model.dtype, config.leader, config.hardware
-    state = state_bytes(inputs.parameters, dtype)
-    activations = 0
-    if inputs.architecture is not None:
+def needs(
+    config: RunConfig, inputs: Inputs, scale: Scale, stages: tuple[StagePlan, ...], cpu: HardwareConfig | None
+) -> list[str]:
+    """Sentences on what a run needs, on the devices that the recipe describes or on this machine's processors."""
+    dtype, leader, hardware = config.model.dtype, config.leader, cpu or config.hardware
+    # What is trained has 32 bits, but for the base of an adapter.
+    state, activations, more = state_bytes(inputs.parameters, "float32"), 0, "without activations"
+    if inputs.architecture is not None and cpu is None:
         activations = activation_bytes(inputs.architecture, 2 * leader.micro_batch_size * leader.max_length, dtype)
-    more = f"and {activations / _GIB:,.2f} GiB of activations" if inputs.architecture else "without activations"
+        more = f"and {activations / _GIB:,.2f} GiB of activations"
     trained = "all weights" if leader.lora is None else "all weights (LoRA needs far less)"
     model = (
         f"Model: {inputs.parameters / 1e6:,.1f} M parameters. Training {trained} takes about {state / _GIB:,.2f} GiB "
         f"{more}; the run directory takes about {run_size(config, inputs.parameters) / _GIB:,.2f} GiB."
     )
     if hardware is None:
-        return (model,)
+        return [model]
     share = state / hardware.devices + activations
+    where = f"Sharded over {hardware.devices} devices (FSDP full shard, ZeRO-3) that is {share / _GIB:,.1f} GiB on each"
+    if cpu is not None:
+        peak = peak_bytes(config, inputs, scale)
+        what, share = max(peak.items(), key=lambda item: item[1])
+        minutes, threads = 60 * sum(stage.hours or 0 for stage in stages), cpu.devices * torch.get_num_threads()
+        where = (
+            f"About {math.ceil(minutes):,} min for the stages with hours, on this machine's {threads} threads "
+            f"(measured {cpu.devices * cpu.teraflops * 1000:,.0f} GFLOPS) if nothing else runs; peak memory about "
+            f"{share / _GIB:,.1f} GiB{' in each process' * (cpu.devices > 1)}, in {what}"
+        )
     fits = "fits" if share <= hardware.memory_gib * _GIB else "does not fit"
-    sharded = (
-        f"Sharded over {hardware.devices} devices (FSDP full shard, ZeRO-3) that is {share / _GIB:,.1f} GiB on each, "
-        f"which {fits} {hardware.memory_gib:g} GiB. Hours assume {scale.prompt_tokens:.0f} tokens per prompt and "
-        f"{scale.response_tokens:.0f} per response."
+    counted = (
+        f"Hours assume {scale.prompt_tokens:.0f} tokens per prompt, {scale.response_tokens:.0f} per response "
+        f"({RESPONSE_SHARE:.0%} of generation.max_new_tokens, written on the same hardware) and "
+        f"{scale.human_tokens:.0f} per human prompt with a response, and a pair from every prompt."
     )
-    return (model, sharded)
+    return [model, f"{where}, which {fits} {hardware.memory_gib:.3g} GiB. {counted}"]

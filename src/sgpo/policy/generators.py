@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from sgpo.config import GenerationConfig, ModelConfig
 from sgpo.policy.generate import TransformersGenerator
+from sgpo.policy.gguf import GGUFFile
 from sgpo.policy.load import Policy, load_policy, load_tokenizer
 from sgpo.policy.sampling import Generator, Sampling
 from sgpo.policy.served import ServedGenerator
@@ -17,8 +18,17 @@ from sgpo.store.processes import Processes
 
 
 def load_model(model: ModelConfig, device: str | None = None) -> Policy:
-    """Loads the policy that a section `model` names; see `load_policy`."""
+    """Loads the policy that a section `model` names; see `load_policy`. A GGUF file is loaded on "meta" only."""
+    if model.gguf_file is not None:
+        return GGUFFile(model.path, model.gguf_file, model.dtype).sketch()
     return load_policy(device=device, **model.model_dump(include={"path", "dtype", "adapter", "trust_remote_code"}))
+
+
+def as_folder(model: ModelConfig) -> ModelConfig:
+    """The model itself, or the folder of the cache that its GGUF file is converted into, once."""
+    if model.gguf_file is None:
+        return model
+    return model.at(GGUFFile(model.path, model.gguf_file, model.dtype).cached())
 
 
 def sampling_of(settings: GenerationConfig) -> Sampling:

@@ -91,7 +91,7 @@ def load_policy(
     if config.is_file():
         read_json(config)
     elif Path(source).is_dir():
-        raise InputError(f"model {source!r} has no config.json; allowed: a directory written by save_pretrained.")
+        raise InputError(f"model {source!r} has no config.json; allowed: a folder of save_pretrained, or gguf_file.")
     tokenizer = load_tokenizer(path, adapter=adapter, trust_remote_code=trust_remote_code)
     if device == "meta" and not Path(source).is_dir():
         model = _sketch(source, trust_remote_code)
@@ -192,10 +192,16 @@ def load_tokenizer(
         raise InputError(f"model {name!r} has no tokenizer.json or tokenizer_config.json; allowed: a folder with one.")
     with loading("tokenizer", name):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+    return check_tokenizer(tokenizer, name)
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> PreTrainedTokenizerBase:
+    """Refuses a tokenizer, that of `name`, without chat template or end-of-sequence token; completes its pad token."""
     if tokenizer.chat_template is None:
         raise InputError(
             f"the tokenizer of {name!r} has no chat template; allowed: a tokenizer with one (an instruction-tuned or "
-            "SFT model; chat_template.jinja next to the tokenizer, or chat_template in tokenizer_config.json)."
+            "SFT model; chat_template.jinja next to the tokenizer, chat_template in tokenizer_config.json, or "
+            "tokenizer.chat_template of a GGUF file, see gguf-new-metadata)."
         )
     if tokenizer.eos_token_id is None:
         raise InputError(f"the tokenizer of {name!r} has no eos_token; allowed: one whose eos_token ends a response.")

@@ -19,7 +19,8 @@ def check_exists(path: str | Path, what: str) -> None:
     if (name and os.path.isdir(name)) or is_hub_id(path):
         return
     found = "is a file" if name and os.path.exists(name) else "does not exist"
-    raise InputError(f"{what} {shorten(name, 300)} {found}; allowed: a directory or a Hugging Face Hub id.")
+    hint = " Name a GGUF file in gguf_file, and its folder here." if name.endswith(".gguf") else ""
+    raise InputError(f"{what} {shorten(name, 300)} {found}; allowed: a directory or a Hugging Face Hub id.{hint}")
 
 
 def has_tokenizer(name: str) -> bool:
@@ -67,7 +68,10 @@ def loading(what: str, name: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        where = "directory" if Path(name).is_dir() else "Hugging Face Hub id, and no directory of that name exists here"
+        where = "Hugging Face Hub id, and no directory of that name exists here"
+        where = (
+            "directory" if Path(name).is_dir() else "file, which must be complete" if Path(name).is_file() else where
+        )
         hint = " Its trust_remote_code allows that." if "trust_remote_code" in str(error) else ""
         raise InputError(f"{what} {name!r} ({where}) cannot be loaded: {first_line(error)}.{hint}") from error
 

@@ -81,6 +81,9 @@ class ServedGenerator:
         }
         if self._dialect == "vllm":
             body |= {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+        elif self._dialect == "llama.cpp":
+            # It applies the samplers that are named, in this order, and leaves what the model thinks in the text.
+            body |= {"samplers": ["temperature", "top_p"], "reasoning_format": "none"}
         elif self._dialect == "transformers":
             # It replaces the checkpoint's whole generation config.
             fields = {"do_sample": sampling.temperature > 0, **_NEUTRAL, "pad_token_id": self._tokenizer.pad_token_id}

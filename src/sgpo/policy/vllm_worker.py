@@ -25,9 +25,7 @@ def main() -> None:
         try:
             request = json.loads(line)
             if llm is None:
-                from vllm import LLM
-
-                llm = LLM(**request)
+                llm = _open_llm(request)
                 answer = {"context": llm.model_config.max_model_len}
             else:
                 answer = {"responses": _respond(llm, request)}
@@ -35,6 +33,16 @@ def main() -> None:
             answer = {"error": f"{type(error).__name__}: {error}"}
         answers.write(json.dumps(answer).encode() + b"\n")
         answers.flush()
+
+
+def _open_llm(arguments: dict[str, Any]) -> Any:
+    from vllm import LLM
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        # vLLM 0.32 fails on a CPU where a request with a seed has its prompt read in several pieces.
+        arguments = {"enable_chunked_prefill": False, **arguments}
+    return LLM(**arguments)
 
 
 def _respond(llm: Any, request: dict[str, Any]) -> list[list[dict[str, Any]]]:

@@ -37,12 +37,13 @@ class Chart(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """What a share means if it is clearly above or below 1/2, what it is compared with, and the unit that it counts."""
+    """What a number means if it is clearly above or below `even`, what it is compared with, and the unit it counts."""
 
     better: str
     worse: str
     rival: str
     counted: str
+    even: float = 0.5
 
 
 class Quantity(NamedTuple):
@@ -65,6 +66,7 @@ def find_quantities(record: RunRecord) -> list[Quantity]:
     gap = "mean implicit reward of chosen minus rejected, in nats"
     everything = [
         *(_win_rate(record, name, kind) for name, kind in kinds.items() if kind in ("reward", "judge")),
+        *(quantity for name, kind in kinds.items() if kind == "ifeval" for quantity in _following(record, name)),
         _accuracy("held-out accuracy", "held-out human pairs", _block("heldout", "accuracy", "pairs")),
         *(
             _accuracy(f"{name} accuracy", f"the human pairs of {name}", _evaluation(name, "value", "count"))
@@ -133,6 +135,24 @@ def _win_rate(record: RunRecord, name: str, kind: str) -> Quantity:
     claim = Claim(f"beats {rival}", f"is worse than {rival}", rival, "prompts")
     read, sft = _evaluation(name, "value", "count"), None if baseline else Estimate(0.5)
     return Quantity(f"{name} win rate", f"{share}; ties count half", read, chart, claim, sft)
+
+
+def _following(record: RunRecord, name: str) -> list[Quantity]:
+    """How many prompts of IFEval are followed, and how many more of their instructions than by the baseline."""
+    rival, followed = (
+        record.baseline(name) or "the SFT model",
+        f"share of the prompts of {name} that are followed whole",
+    )
+    meaning = f"share of the instructions of {name} that are followed, less that of {rival}"
+    chart = Chart(f"Following instructions ({name})", f"{capital(followed)}, with 95% intervals.", "share of prompts")
+    claim = Claim(f"follows more than {rival}", f"follows less than {rival}", rival, "instructions", 0.0)
+
+    def gain(metrics: RoundMetrics) -> Estimate | None:
+        headline = metrics.evaluations.get(name)
+        return _estimate(headline and headline.gain.get("instructions"), "mean", "count")
+
+    rate = Quantity(f"{name} followed", followed, _evaluation(name, "value", "count"), chart)
+    return [rate, Quantity(f"{name} gain", meaning, gain, claim=claim)]
 
 
 def _accuracy(title: str, pairs: str, read: Reader) -> Quantity:

@@ -5,8 +5,6 @@ from sgpo.report.read import RunRecord
 from sgpo.stats.acceptance import describe_few, smallest_p_value
 from sgpo.store.records import RoundMetrics, Shipped
 
-_EVEN = Estimate(0.5, (0.5, 0.5))
-
 
 def compare(one: Estimate, other: Estimate) -> str:
     """`higher` or `lower` if the intervals do not overlap, else `no clear difference`: a paired test may see more."""
@@ -39,7 +37,7 @@ def _headline(judged: RoundMetrics, quantity: Quantity) -> str:
         "higher": f"{judged.name} {claim.better}",
         "lower": f"{judged.name} {claim.worse}",
         "no clear difference": f"no clear difference between {judged.name} and {claim.rival}",
-    }[compare(found, _EVEN)]
+    }[compare(found, Estimate(claim.even, (claim.even, claim.even)))]
     over = f" over {found.count:,} {claim.counted}" if found.count else ""
     return f"{capital(sentence)}: {quantity.title} {found}{over}."
 

@@ -11,11 +11,13 @@ from typing import NamedTuple
 from sgpo.config import HardwareConfig
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 4}
+# Of max_new_tokens that a response is assumed to have: none exists yet.
+RESPONSE_SHARE = 0.8
 _FORWARD, _TRAIN = 2, 8
 
 
 class StagePlan(NamedTuple):
-    """One stage of a run: its name, what it does, and its hours if the recipe describes the hardware."""
+    """One stage of a run: its name, what it does, and its hours if the hardware is known."""
 
     name: str
     work: str
@@ -23,17 +25,19 @@ class StagePlan(NamedTuple):
 
 
 class Architecture(NamedTuple):
-    """What the memory of activations depends on."""
+    """What memory depends on; `inner` is the width inside a layer's MLP, `keys` that of the keys of all heads."""
 
     layers: int
     hidden: int
     vocabulary: int
+    inner: int
+    keys: int
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What the stages of a run depend on: weights, human pairs, prompts of each round, mean tokens, and the answers or
-    pairs of each evaluation, by name, where they are known."""
+    """What the stages of a run depend on: weights, human pairs, prompts of each round, mean tokens, for humans those of
+    a prompt with one response, and the answers or pairs of each evaluation, by name, where they are known."""
 
     parameters: int
     seeds: int
@@ -42,12 +46,23 @@ class Scale:
     pools: list[int]
     prompt_tokens: float
     response_tokens: float
+    human_tokens: float
     evaluated: dict[str, int] = field(default_factory=dict)
 
     @property
     def tokens(self) -> float:
         """Mean tokens of a prompt with a response."""
         return self.prompt_tokens + self.response_tokens
+
+    def hours(
+        self, hardware: HardwareConfig | None, tokens: float, *, generating: bool = False, training: bool = False
+    ) -> float | None:
+        """Hours to score tokens, generate them or train on them, with recomputation; None without hardware."""
+        if hardware is None:
+            return None
+        utilisation = hardware.generation_utilisation if generating else hardware.utilisation
+        flops = (_TRAIN if training else _FORWARD) * self.parameters * tokens
+        return flops / (hardware.devices * hardware.teraflops * 1e12 * utilisation) / 3600
 
 
 def state_bytes(parameters: int, dtype: str) -> int:
@@ -64,21 +79,3 @@ def activation_bytes(architecture: Architecture, tokens: int, dtype: str) -> int
     inside = 34 * tokens * architecture.hidden * size // 2
     logits = 2 * min(tokens, 4096) * architecture.vocabulary * 4
     return kept + inside + logits
-
-
-def forward_flops(parameters: int, tokens: float) -> float:
-    """Operations of one pass over tokens, which are generated or scored."""
-    return _FORWARD * parameters * tokens
-
-
-def training_flops(parameters: int, tokens: float) -> float:
-    """Operations to train once on a pair of two responses of this many tokens, prompt included, with recomputation."""
-    return _TRAIN * parameters * 2 * tokens
-
-
-def hours(hardware: HardwareConfig | None, flops: float, *, generating: bool = False) -> float | None:
-    """Hours that the devices take for operations at their utilisation; None without a description of them."""
-    if hardware is None:
-        return None
-    utilisation = hardware.generation_utilisation if generating else hardware.utilisation
-    return flops / (hardware.devices * hardware.teraflops * 1e12 * utilisation) / 3600

@@ -15,6 +15,7 @@ from sgpo.demo.world import WorldFiles, prepare_world
 from sgpo.errors import InputError, naming_rows
 from sgpo.leader.pairs import ROW, number_rows
 from sgpo.policy.generators import load_model
+from sgpo.policy.gguf import GGUFFile
 from sgpo.policy.load import Policy, check_rows
 from sgpo.policy.score import fit_responses
 from sgpo.policy.tokens import response_texts, tokenize_prompts
@@ -26,17 +27,21 @@ from sgpo.store.files import name_row
 from sgpo.store.progress import Reporter
 from sgpo.store.stages import Stages
 
-SPLIT, WORLD = "data", "world"
+BASE, SPLIT, WORLD = "base", "data", "world"
 
 
 def resolve_data(config: RunConfig, stages: Stages) -> RunConfig:
-    """The recipe with files in place of `world` or `data.split`, which are made unless they are on disk."""
+    """The recipe with files in place of `model.gguf_file`, `world` and `data.split`: made unless they are on disk."""
+    model, root = config.model, stages.run.root
+    if model.gguf_file is not None:
+        stages.alone(BASE, lambda path: GGUFFile(model.path, model.gguf_file, model.dtype).save(path))
+        config = config.model_copy(update={"model": model.at(root / BASE)})
     if config.world is not None:
         stages.alone(WORLD, lambda path: _write_world(config, path, stages.reporter))
     elif config.data.split is not None:
         draw = {"seed": config.seed, "load": partial(load_model, config.model), "reporter": stages.reporter}
         stages.alone(SPLIT, lambda path: draw_split(config.data.split, path, **draw))
-    return with_files(config, stages.run.root)
+    return with_files(config, root)
 
 
 def with_files(config: RunConfig, root: Path) -> RunConfig:
@@ -47,8 +52,9 @@ def with_files(config: RunConfig, root: Path) -> RunConfig:
 
 
 def plan_data(config: RunConfig) -> list[StagePlan]:
-    """The stage of `resolve_data`, if the recipe has one."""
-    world, split = config.world, config.data.split
+    """The stages of `resolve_data` that the recipe has."""
+    world, split, model = config.world, config.data.split, config.model
+    base = [StagePlan(BASE, f"{model.gguf_file} as a model folder in {model.dtype}")] if model.gguf_file else []
     if world is not None:
         work = (
             f"SFT of a small Llama: {_sft_steps(config)} steps; {world.seed_pairs} seeds, {world.heldout_pairs} "
@@ -58,8 +64,9 @@ def plan_data(config: RunConfig) -> list[StagePlan]:
     if split is not None:
         chosen = "at random" if split.selection == "random" else "as farthest points"
         count = f"{len(split.pools)} pool{'' if len(split.pools) == 1 else 's'}"
-        return [StagePlan(SPLIT, f"{split.seeds} seeds {chosen}, {count}, {split.heldout} held out; no prompt twice")]
-    return []
+        work = f"{split.seeds} seeds {chosen}, {count}, {split.heldout} held out; no prompt twice"
+        base.append(StagePlan(SPLIT, work))
+    return base
 
 
 def _sft_steps(config: RunConfig) -> int:
@@ -168,11 +175,13 @@ def places(dataset: Dataset, path: str) -> Callable[[int], str]:
     return lambda row: name_row(path, dataset[row].get(ROW, row))
 
 
-def check_fit(config: RunConfig, policy: Policy, pairs: Dataset, path: str) -> None:
-    """Raises InputError for a pair of a file that the policy could not score."""
+def check_fit(config: RunConfig, policy: Policy, pairs: Dataset, path: str) -> np.ndarray:
+    """Tokens of both sides of N pairs of a file, (2N,); InputError for a pair that the policy could not score."""
+    rows = []
     for side in ("chosen", "rejected"):
         with naming_rows(places(pairs, path)):
-            fit_responses(policy, pairs["prompt"][:], response_texts(pairs, side), config.leader.max_length)
+            rows += fit_responses(policy, pairs["prompt"][:], response_texts(pairs, side), config.leader.max_length)
+    return np.array([len(row.prompt_ids) + len(row.response_ids) for row in rows])
 
 
 def check_files(config: RunConfig) -> None:

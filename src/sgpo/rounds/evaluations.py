@@ -15,7 +15,7 @@ from sgpo.leader.scores import REFERENCE_COLUMNS
 from sgpo.policy.generators import load_model
 from sgpo.preferences.source import load_pairs
 from sgpo.rounds.context import Run
-from sgpo.rounds.costs import Scale, StagePlan, forward_flops, hours
+from sgpo.rounds.costs import RESPONSE_SHARE, Scale, StagePlan
 from sgpo.rounds.data import check_fit
 from sgpo.store.files import read_json, reading_back, write_json
 from sgpo.store.records import Headline, parse_record
@@ -58,12 +58,15 @@ def plan_evaluations(config: RunConfig, scale: Scale, number: int) -> list[Stage
         count, unit = scale.evaluated.get(settings.title), "pairs" if settings.pairs else "answers"
         what, time = unit, None
         if count is not None:
-            responses = 2 * count if settings.pairs else count
-            flops = forward_flops(scale.parameters, responses * scale.tokens)
-            what, time = f"{count} {unit}", hours(config.hardware, flops, generating=not settings.pairs)
+            answer = scale.prompt_tokens + RESPONSE_SHARE * settings.max_new_tokens
+            tokens = count * (2 * scale.human_tokens if settings.pairs else answer)
+            what, time = f"{count} {unit}", scale.hours(config.hardware, tokens, generating=not settings.pairs)
         if number == 0 and (shared := _shared_stage(settings)) is not None:
             whose = "scored by the reference" if settings.pairs else f"of {settings.baseline or 'the SFT model'}"
             stages.append(StagePlan(shared, f"{what} {whose}", time))
+        if settings.kind == "reward" and time is not None:
+            # Policy and reference score the answers, for the KL.
+            time += scale.hours(config.hardware, 2 * tokens)
         stages.append(StagePlan(f"{folder}/{_shared(settings)}", f"{settings.kind}: {what}", time))
     return stages
 

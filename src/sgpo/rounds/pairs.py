@@ -46,16 +46,24 @@ def prepare_human_pairs(run: Run) -> None:
 
 
 def plan_human_pairs(config: RunConfig, scale: Scale) -> list[StagePlan]:
-    """The stages of `prepare_human_pairs`."""
-    stages = [StagePlan(SEEDS, f"{scale.seeds} human pairs, scored by the reference")]
-    if scale.validation:
-        stages.append(StagePlan(VALIDATION, f"about {scale.validation} human pairs, never trained on by a round"))
-    if scale.heldout:
-        stages.append(StagePlan(HELDOUT, f"{scale.heldout} human pairs to report accuracy on"))
+    """The stages of `prepare_human_pairs`; hours are those of the reference and of the policies of all rounds."""
+    models, last = 2 + config.rounds, bool(config.final_epochs)
+    rows = (
+        (SEEDS, "{} human pairs, scored by the reference", scale.seeds, 1),
+        (VALIDATION, "about {} human pairs, never trained on by a round", scale.validation, models),
+        (HELDOUT, "{} human pairs to report accuracy on", scale.heldout, models + last),
+    )
+    stages = [
+        StagePlan(name, work.format(count), scale.hours(config.hardware, times * 2 * count * scale.human_tokens))
+        for name, work, count, times in rows
+        if count
+    ]
     if config.annotation.annotator == "heads" and config.rounds:
         if scale.seeds < LEAST:
             raise InputError(f"annotation.annotator: 'heads' with {scale.seeds} seed pairs; allowed: at least {LEAST}.")
-        stages.append(StagePlan("heads", f"linear rewards of hidden states, fitted on {scale.seeds} human pairs"))
+        work = f"linear rewards of hidden states, fitted on {scale.seeds} human pairs"
+        hours = scale.hours(config.hardware, 2 * scale.seeds * scale.human_tokens)
+        stages.append(StagePlan("heads", work, hours))
     return stages
 
 

@@ -24,7 +24,7 @@ from sgpo.preferences.annotators.heads import RewardHeads
 from sgpo.preferences.annotators.open import open_annotator
 from sgpo.preferences.layout import MESSAGES
 from sgpo.rounds.context import Run
-from sgpo.rounds.costs import Scale, StagePlan, forward_flops, hours
+from sgpo.rounds.costs import Scale, StagePlan
 from sgpo.rounds.data import prompt_lengths, round_prompts
 from sgpo.stats.heads import Heads
 from sgpo.store.files import read_json, reading_back
@@ -172,8 +172,10 @@ def plan_candidates(config: RunConfig, scale: Scale, number: int) -> list[StageP
     """The stages of `generate_candidates`, `score_candidates` and `rank_candidates`."""
     prompts, name = scale.pools[number - 1], f"round-{number}"
     responses = prompts * config.generation.candidates
-    flops = forward_flops(scale.parameters, responses * scale.tokens)
-    generating, scoring = (hours(config.hardware, flops, generating=generating) for generating in (True, False))
+    # A prompt is read once for all of its responses.
+    generated = prompts * scale.prompt_tokens + responses * scale.response_tokens
+    generating = scale.hours(config.hardware, generated, generating=True)
+    scoring = scale.hours(config.hardware, responses * scale.tokens)
     stages = [
         StagePlan(f"{name}/responses", f"{prompts} prompts, {responses} responses", generating),
         *(StagePlan(f"{name}/scores/{who}", f"{responses} responses", scoring) for who in SCORERS),

@@ -14,7 +14,7 @@ from sgpo.leader.guards import LeaderAlert
 from sgpo.leader.train import build_arguments, train_leader
 from sgpo.robust import WorstCase
 from sgpo.rounds.context import Run
-from sgpo.rounds.costs import Scale, StagePlan, hours, training_flops
+from sgpo.rounds.costs import Scale, StagePlan
 from sgpo.rounds.pairs import SEEDS, VALIDATION, most_pairs, reference_fingerprint, round_pairs
 from sgpo.rounds.worst_case import read_worst_cases, write_worst_case
 from sgpo.store.records import WORST_CASE
@@ -153,6 +153,7 @@ def training_steps(config: RunConfig, pairs: int, epochs: float) -> int:
 def plan_training(config: RunConfig, scale: Scale, number: int) -> StagePlan:
     """A training stage: DPO on the seeds (0), a round, trials included, or the last DPO (rounds + 1)."""
     pairs, epochs, what, times = scale.seeds, config.leader.seed_epochs, "DPO on the seeds:", 1
+    tokens = scale.tokens if 0 < number <= config.rounds else scale.human_tokens
     if number > config.rounds:
         pairs, epochs = scale.seeds + scale.validation, config.final_epochs
         what = f"a last DPO on all {pairs} human pairs, from the round that is shipped:"
@@ -160,7 +161,7 @@ def plan_training(config: RunConfig, scale: Scale, number: int) -> StagePlan:
         pairs, epochs, what = most_pairs(config, scale, number), config.leader.epochs, "at most"
         if config.follower.radius == "validated" and (times := len(config.follower.radius_grid)) > 1:
             what = f"{times} radii, each with at most"
-    flops = times * pairs * epochs * training_flops(scale.parameters, scale.tokens)
     work = f"{what} {training_steps(config, pairs, epochs)} steps"
     folder = "final" if number > config.rounds else f"round-{number}"
-    return StagePlan(f"{folder}/policy", work, hours(config.hardware, flops))
+    time = scale.hours(config.hardware, times * epochs * 2 * pairs * tokens, training=True)
+    return StagePlan(f"{folder}/policy", work, time)

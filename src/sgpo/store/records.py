@@ -107,10 +107,19 @@ class HeldOut(Record):
     pairs: Count | None = None
 
 
+class Gain(Record):
+    """The mean of differences, with its 95% interval."""
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+    count: Count = 0
+
+
 class Headline(Record):
     """One evaluation of a round in short: a win rate or accuracy with its 95% interval, over `count` prompts or pairs.
     For a reward also the KL to the SFT model and tokens per answer, its `agreement` with the round's own pairs, and its
-    parts by name."""
+    parts by name; for `ifeval` its rates as parts, and by level how much they gain over the baseline's."""
 
     kind: str
     value: float | None = None
@@ -121,6 +130,7 @@ class Headline(Record):
     agreement: float | None = None
     tokens: float | None = None
     parts: dict[Text, tuple[float, float]] = {}
+    gain: dict[Text, Gain] = {}
 
 
 class Tried(Record):

@@ -1,4 +1,4 @@
-"""A stub of vLLM, which needs a GPU: the calls that sgpo makes, on top of transformers on the CPU.
+"""A stub of vLLM, which needs an environment of its own: the calls that sgpo makes, on top of transformers on the CPU.
 
 Arguments that vLLM 0.33 does not have are refused as it refuses them. Like vLLM it prints to stdout, and keeps a child
 that inherits its files. The environment causes failures: STUB_HANG makes `generate` wait forever, STUB_FAIL makes it
@@ -12,6 +12,8 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
+
+sys.modules["vllm.platforms"] = SimpleNamespace(current_platform=SimpleNamespace(is_cpu=lambda: False))
 
 
 @dataclass
