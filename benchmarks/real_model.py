@@ -53,7 +53,6 @@ from leader import Block, run_block
 from sgpo.choices import Backend, Dtype
 from sgpo.config import GenerationConfig, ModelConfig
 from sgpo.config.options import VLLMOptions
-from sgpo.memory import keep_freed_memory
 from sgpo.policy.generate import TransformersGenerator
 from sgpo.policy.generators import open_generator
 from sgpo.policy.load import Policy, load_policy
@@ -100,7 +99,8 @@ def open_backend(arguments: argparse.Namespace) -> Iterator[Generator]:
     if arguments.backend == "transformers":
         yield TransformersGenerator(policy_of(arguments), batch_size=arguments.batch_size)
         return
-    options = {"dtype": arguments.dtype, "max_model_len": 2048}
+    context = json.loads((arguments.model / "config.json").read_text()).get("max_position_embeddings", 2048)
+    options = {"dtype": arguments.dtype, "max_model_len": min(context, 2048)}
     if arguments.device == "cpu":
         options |= {"enforce_eager": True, "kv_cache_memory_bytes": 2**30}
     else:
@@ -255,9 +255,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=4, help="pairs in a step of training")
     parser.add_argument("--steps", type=int, default=4, help="steps of a block of training; the first is not timed")
     parser.add_argument("--repeats", type=int, default=3, help="turns of every method")
-    parser.add_argument(
-        "--keep-freed-memory", action="store_true", help="for every method, as the programs of sgpo do for themselves"
-    )
     parser.add_argument("--no-memory", action="store_true", help="skip peak memory, one more process per method")
     parser.add_argument("--alone", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -270,8 +267,6 @@ def main() -> None:
     logging.disable(logging.WARNING)
     datasets.disable_progress_bars()
     transformers.logging.disable_progress_bar()
-    if arguments.keep_freed_memory:
-        keep_freed_memory()
     if arguments.alone:
         print(json.dumps(run_once(*arguments.alone, arguments, arguments.folder)))
         return

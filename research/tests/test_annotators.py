@@ -114,7 +114,10 @@ def test_the_verdict_says_what_the_intervals_say():
     near = {"heads, mean": {"mean": 0.01, "low": -0.03, "high": 0.05}}
     assert "no follower can help" in judge(table_of(a=0.52, b=0.5, c=0.47), near)
     said = judge({**table_of(a=0.6, heads=0.7, c=0.5)}, {"heads": {"mean": 0.1, "low": 0.02, "high": 0.18}})
-    assert said.startswith("Best on the held-out pairs: heads, 0.700") and "better than chance are heads, a." in said
+    assert (
+        said.startswith("Best on the held-out pairs: heads, 0.700")
+        and "better than chance are heads, a, of 3 (" in said
+    )
     assert "better than the implicit reward (+0.100" in said
     worse = judge(table_of(a=0.6), {"heads": {"mean": -0.1, "low": -0.18, "high": -0.02}})
     assert "worse than the implicit reward" in worse

@@ -98,7 +98,7 @@ def judge(table: dict[str, dict[str, Accuracy | None]], differences: dict[str, d
         )
     best = whole[above[0]]
     found = f"Best on the held-out pairs: {above[0]}, {best.accuracy:.3f} ({best.low:.3f} to {best.high:.3f})"
-    found += f"; better than chance are {', '.join(above)}."
+    found += f"; better than chance are {', '.join(above)}, of {len(whole)} (by chance alone, one in 40 would be)."
     if set(above) <= {LONGER, SHORTER}:
         found += " Only a rule of length is: self-annotation would teach length."
     for name, one in differences.items():
@@ -189,7 +189,7 @@ def _head_gaps(
     prompts = [prompt_key(prompt) for prompt in seeds.select(kept)["prompt"]]
     gaps: dict[str, np.ndarray] = {}
     about: dict[str, Any] = {"seeds": len(seeds), "left_out": len(seeds) - len(kept)}
-    for pooling in sorted(POOLINGS, key=lambda one: one != options.pooling):
+    for pooling in POOLINGS:
         (chosen, rejected), states = (side[..., POOLINGS.index(pooling), :] for side in (known[:, kept], asked))
         heads, strength, accuracy = fit_heads(chosen, rejected, prompts, count=options.heads, seed=seed)
         about[pooling] = {"regularisation": strength, "cross_validated": accuracy._asdict()}
