@@ -24,7 +24,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 def table_rows(text):
     """{first cell: further cells} of every row below a heading."""
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
-    return {first: rest for first, *rest in rows if set(first) != {"-"}}
+    return {first: [cell.replace(",", "") for cell in rest] for first, *rest in rows if set(first) != {"-"}}
 
 
 @pytest.fixture

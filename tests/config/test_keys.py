@@ -14,7 +14,7 @@ SECTIONS = dict(recipe_sections())
 @pytest.fixture
 def shown(monkeypatch, capsys):
     """What the command prints, line by line, on a wide terminal."""
-    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setenv("COLUMNS", "800")
 
     def show(*arguments):
         with pytest.raises(SystemExit) as ended:

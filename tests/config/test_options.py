@@ -82,7 +82,7 @@ def test_wrong_options_of_a_backend_are_refused_with_the_recipe_and_named():
         (("server_options", {"concurrency": 0}), "server_options.concurrency is 0; allowed: a whole number >= 1"),
         (("server_options", {"timeout": 0}), "server_options.timeout is 0; allowed: a number > 0"),
         (("server_options", {"pause": float("nan")}), "server_options.pause is nan; allowed: a finite number > 0"),
-        (("server_dialect", "tgi"), "generation.server_dialect is 'tgi'; allowed: 'vllm', 'transformers' or 'openai'"),
+        (("server_dialect", "tgi"), "generation.server_dialect is 'tgi'; allowed: 'vllm', 'transformers', 'llama.cpp'"),
         (("vllm", {"tensor_paralel_size": 2}), "vllm.tensor_paralel_size; allowed: python, dtype, tensor_parallel"),
         (("vllm", {"tensor_parallel_size": "two"}), "vllm.tensor_parallel_size is 'two'; allowed: a whole number"),
         (("vllm", {"gpu_memory_utilization": "all"}), "vllm.gpu_memory_utilization is 'all'; allowed: a number"),

@@ -54,13 +54,13 @@ class Plan:
 
     def __rich__(self) -> Group:
         timed = any(stage.hours is not None for stage in self.stages)
-        table = Table("stage", "work", title=f"Plan of {escape(self.output)}", title_justify="left")
+        table = Table("stage", "work")
         if timed:
             table.add_column("hours", justify="right")
         for stage in self.stages:
             duration = "" if stage.hours is None else f"{stage.hours:,.2f}"
             table.add_row(stage.name, escape(stage.work), *([duration] if timed else []))
-        return Group(table, *self.needs, *self.shown_notes)
+        return Group(f"Plan of {escape(self.output)}", table, *self.needs, *self.shown_notes)
 
     @property
     def shown_notes(self) -> list[str]:
