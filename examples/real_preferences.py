@@ -23,8 +23,8 @@ from transformers.utils import logging
 
 from sgpo.demo.sft import train_small_sft
 from sgpo.errors import InputError
-from sgpo.preferences.seeds import hold_out
 from sgpo.preferences.source import load_pairs, load_rows
+from sgpo.preferences.split import hold_out
 from sgpo.preferences.split_files import check_new_folder
 
 

@@ -24,6 +24,8 @@ PROGRAMS = {
     "tests": [*COLLECT, "tests/robust/test_steps.py"],
     "research/tests": [*COLLECT, "research/tests/test_simulation.py"],
     **{name: [name] for name in sorted(SCRIPTS - WITHOUT_TORCH)},
+    # It imports torch only where it converts, once it knows whether the Hub answers.
+    "examples/smollm2.py": ["-c", "import runpy; runpy.run_path('examples/smollm2.py')['from_wheel'](None)"],
 }
 # Python runs it before a program, which ends when it first looks for torch: later, nobody reads the environment.
 SITE = """

@@ -69,7 +69,7 @@ def test_implicit_reward_and_lengths_are_those_of_the_scores(folder, found):
     for name, gaps in (
         (IMPLICIT, implicit),
         ("implicit reward per token", per_token),
-        ("mean log-probability, SFT model", mean),
+        ("mean log-probability (SFT model)", mean),
         (LONGER, own.chosen_tokens - own.rejected_tokens),
     ):
         assert found["annotators"][name]["all"]["accuracy"] == ranking_accuracy(gaps.astype(float)).accuracy, name
@@ -84,8 +84,12 @@ def test_parts_follow_length_and_types(found):
     assert table[LONGER]["unseen types"]["accuracy"] == 0 and table[LONGER]["seen types"]["accuracy"] == 1
     assert table[SHORTER]["chosen shorter"]["accuracy"] == 1
     # The seeds prefer what is said to what is not known, and so do heads, whatever the type.
-    heads = next(row for name, row in table.items() if name.startswith("heads (mean), mean -"))
+    heads = next(row for name, row in table.items() if name.startswith("heads (mean) -"))
     assert heads["chosen longer"]["accuracy"] == 1 and heads["unseen types"]["accuracy"] == 0
+    assert found["heads"]["pooling"] in ("mean", "last") and set(found["differences"]) > {
+        "heads (mean)",
+        "heads (last)",
+    }
     assert found["heads"]["seeds"] == 12 and found["heads"]["mean"]["cross_validated"]["accuracy"] == 1
 
 
@@ -111,10 +115,13 @@ def table_of(**accuracies):
 
 
 def test_the_verdict_says_what_the_intervals_say():
-    near = {"heads, mean": {"mean": 0.01, "low": -0.03, "high": 0.05}}
+    near = {"heads (mean)": {"mean": 0.01, "low": -0.03, "high": 0.05}}
     assert "no follower can help" in judge(table_of(a=0.52, b=0.5, c=0.47), near)
     said = judge({**table_of(a=0.6, heads=0.7, c=0.5)}, {"heads": {"mean": 0.1, "low": 0.02, "high": 0.18}})
-    assert said.startswith("Best on the held-out pairs: heads, 0.700") and "better than chance are heads, a." in said
+    assert (
+        said.startswith("Best on the held-out pairs: heads, 0.700")
+        and "better than chance are heads, a, of 3 (" in said
+    )
     assert "better than the implicit reward (+0.100" in said
     worse = judge(table_of(a=0.6), {"heads": {"mean": -0.1, "low": -0.18, "high": -0.02}})
     assert "worse than the implicit reward" in worse

@@ -465,6 +465,31 @@ def test_ifeval_counts_a_missing_answer_as_one_that_follows_nothing(tmp_path, ca
     assert json.loads((tmp_path / "o.json").read_text())["requests"][1]["strict"] == [False]
 
 
+def test_ifeval_names_the_missing_answers_of_both_sides(tmp_path, capsys):
+    """A gain over a baseline that did not answer is no gain: who reads it must see that."""
+    asked = write(tmp_path / "requests.jsonl", [row(n, "punctuation:no_comma") for n in range(3)])
+    files = [
+        write(tmp_path / f"{who}.jsonl", [{"prompt": f"Request {n}.", "response": one, "finish_reason": "filtered"}
+                                          for n, one in enumerate(texts)])
+        for who, texts in (("policy", [None, "a", "b"]), ("baseline", ["a", None, "b"]))
+    ]  # fmt: skip
+    command = ["ifeval", "--prompts", asked, "--responses", files[0], "--baseline", files[1], "--max-failed", "0.5"]
+    result = run(capsys, *command)
+    assert (result["failed"], result["unanswered"]) == ({"filtered": [0, 1]}, {"policy": [0], "baseline": [1]})
+    assert main(["eval", *command]) == 0
+    table = " ".join(capsys.readouterr().out.split())
+    assert "1 filtered (policy, row 0), 1 filtered (baseline, row 1)" in table
+
+
+def test_ifeval_refuses_a_baseline_with_other_answers_before_the_policy_answers(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(TransformersGenerator, "generate", lambda *_, **options: pytest.fail("it answered"))
+    asked = write(tmp_path / "requests.jsonl", [row(word, "punctuation:no_comma") for word in WORDS])
+    baseline = write(tmp_path / "baseline.jsonl", [answer_to(word) for word in (*WORDS, "lake")])
+    policy = build_tiny_model(tmp_path / "tiny")
+    refused = run(capsys, "ifeval", "--policy", policy, "--prompts", asked, "--baseline", baseline, code=2)
+    assert "'Request lake.' is none of the 6 prompts" in refused
+
+
 @pytest.fixture
 def evaluated(monkeypatch):
     """Replaces the runner; returns what the command calls it with."""

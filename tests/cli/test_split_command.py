@@ -13,8 +13,8 @@ from sgpo.cli import main
 from sgpo.config import RunConfig
 from sgpo.policy.embed import embed_prompts
 from sgpo.policy.load import load_policy
-from sgpo.preferences.distinct import prompt_key
 from sgpo.preferences.farthest import farthest_points
+from sgpo.preferences.layout import prompt_key
 from sgpo.preferences.source import load_pairs, load_prompts, load_rows
 from sgpo.preferences.split_files import check_split
 from sgpo.rounds.data import resolve_data

@@ -1,7 +1,6 @@
 """The small SFT model learns its rows, ends its answers, and loads like any checkpoint."""
 
 import gzip
-import importlib.util
 import json
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from example_scripts import load_example
 from sgpo.demo import sft
 from sgpo.demo.sft import count_parameters, train_small_sft
 from sgpo.errors import InputError
@@ -126,11 +126,7 @@ def test_a_folder_with_files_is_refused_and_unchanged(tmp_path):
 
 @pytest.fixture(scope="module")
 def example():
-    path = Path(__file__).parents[2] / "examples" / "small_sft.py"
-    spec = importlib.util.spec_from_file_location("small_sft_example", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_example("small_sft")
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])

@@ -10,9 +10,8 @@ import yaml
 
 from sgpo.config import WorldConfig, validate
 from sgpo.demo.answers import CLOSINGS, OPENINGS
-from sgpo.demo.gold import FACTUAL, GENERAL, attributes
 from sgpo.demo.requests import CLAUSES, FACTS, VALUES, describe, draw_request, parse_request
-from sgpo.demo.shop import SPLITS, ShopWorld, prefers_first
+from sgpo.demo.shop import FACTUAL, GENERAL, SPLITS, ShopWorld, attributes, prefers_first
 from sgpo.errors import InputError
 
 PROMPT = (

@@ -462,7 +462,7 @@ def _use_shards(read: tuple[Dataset, dict, dict], folder: Path) -> None:
 
 
 def _write_answer(folder: Path) -> Path:
-    """The follower's answer to a round, as rounds/worst_case.py writes it."""
+    """The follower's answer to a round, as rounds/training.py writes it."""
     gaps, about = np.linspace(-1.0, 2.0, 7), {"space": "probability", "tangents": 6, "radius": 0.01, "pairs": 7}
     found = worst_case(gaps, 0.01, link=make_link("probability", 6))
     numbers = {name: float(getattr(found, name)) for name in ("value", "empirical_value", "price", "moved_share")}
@@ -474,7 +474,7 @@ def _write_answer(folder: Path) -> Path:
 
 def _read_answer(path: Path) -> dict[str, Any]:
     # It imports the trainer, which takes seconds.
-    from sgpo.rounds.worst_case import read_worst_cases
+    from sgpo.rounds.training import read_worst_cases
 
     return read_worst_cases(path, ["self"] * 7)
 

@@ -103,7 +103,8 @@ def check_order(model, folder, prompts, texts):
     """The heads in a folder, on the states of a model, have ranked the pairs."""
     found = Heads(**load_file(folder / "heads.safetensors"))
     assert found.weights.shape == (3, 32)
-    rewards = RewardHeads(load_policy(model, device="cpu"), HeadsOptions(penalty=1), found)(prompts, texts).rewards
+    options = HeadsOptions(penalty=1, pooling=json.loads((folder / "heads.json").read_text())["pooling"])
+    rewards = RewardHeads(load_policy(model, device="cpu"), options, found)(prompts, texts).rewards
     assert (np.diff(rewards.reshape(-1, 2)) < 0).all()
 
 

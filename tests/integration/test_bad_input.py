@@ -160,7 +160,7 @@ def test_tools_that_are_not_there_are_found_before_anything_is_trained(capsys, r
 
 def test_a_plan_without_the_package_for_servers_says_how_to_get_it(capsys, recipe, monkeypatch):
     """Brackets in names of packages and files are not markup."""
-    monkeypatch.setattr("sgpo.plan.tools.find_spec", lambda name: None)
+    monkeypatch.setattr("sgpo.plan.run.find_spec", lambda name: None)
     monkeypatch.setenv("COLUMNS", "400")
     write_rows(recipe, "pool [old].jsonl", [{"prompt": f"What is {number % 11}?"} for number in range(12)])
     servers = ["generation.backend=server", "generation.servers=[http://x/v1]"]
@@ -184,7 +184,7 @@ def test_a_plan_of_what_this_machine_cannot_run_is_printed_and_refused_as_the_ru
     }[missing]
     if missing == "free":
         monkeypatch.setattr("sgpo.plan.run.shutil.disk_usage", lambda path: namedtuple("Usage", "free")(1000))
-    monkeypatch.setattr("sgpo.plan.tools.find_spec", lambda name: None)
+    monkeypatch.setattr("sgpo.plan.run.find_spec", lambda name: None)
     refused = run_refusal(capsys, recipe, *overrides)
     assert main(["run", "--config", str(recipe), "--dry-run", *overrides]) == 2
     said = capsys.readouterr()

@@ -1,6 +1,5 @@
 """The whole loop on a small slice of real preferences, from training a tokenizer to held-out accuracy."""
 
-import importlib.util
 import json
 import os
 from pathlib import Path
@@ -8,17 +7,11 @@ from pathlib import Path
 import pytest
 from datasets import load_from_disk
 
+from example_scripts import load_example
 from sgpo.cli import main
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("SGPO_REAL_PREFERENCES", ROOT.parent / "shared" / "data" / "gpt4-preferences"))
-
-
-def load_example(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_a_wrong_folder_is_one_message(tmp_path, capsys):

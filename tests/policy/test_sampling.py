@@ -3,7 +3,7 @@ import pytest
 import torch
 from transformers import TopPLogitsWarper
 
-from sgpo.policy.pick import Pick, draw_uniforms
+from sgpo.policy.generate import Pick, draw_uniforms
 from sgpo.policy.sampling import Sampling, prompt_seeds
 
 VOCABULARY = 50

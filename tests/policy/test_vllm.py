@@ -189,7 +189,7 @@ def test_all_processes_end_when_the_run_is_killed(stub, monkeypatch, policy_path
     monkeypatch.setenv("STUB_PIDS", str(tmp_path / "pids"))
     code = f"""
         import sys
-        from sgpo.policy.vllm_process import vllm_process
+        from sgpo.policy.vllm import vllm_process
         with vllm_process(sys.executable, None, grace=1) as process:
             process.ask({{"model": {str(policy_path)!r}}})
             process.ask({{"prompts": [], "sampling": {{}}}})

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from refusals import unrefused
 from sgpo.config import SourceConfig, validate
 from sgpo.errors import InputError
-from sgpo.preferences.distinct import distinct_rows
+from sgpo.preferences.layout import distinct_rows
 from sgpo.preferences.mix import mix_pairs
 
 

@@ -4,9 +4,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from refusals import unrefused
-from sgpo.preferences.distinct import prompt_key
-from sgpo.preferences.layout import to_pairs
-from sgpo.preferences.seeds import hold_out, select_seeds
+from sgpo.preferences.layout import prompt_key, to_pairs
+from sgpo.preferences.split import hold_out, select_seeds
 
 
 def make_pairs(prompts):

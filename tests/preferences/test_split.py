@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from refusals import unrefused
 from sgpo.errors import InputError
-from sgpo.preferences.distinct import prompt_key
 from sgpo.preferences.farthest import farthest_points
-from sgpo.preferences.layout import to_pairs
+from sgpo.preferences.layout import prompt_key, to_pairs
 from sgpo.preferences.source import load_pairs, load_prompts, load_rows
 from sgpo.preferences.split import split_pairs
 from sgpo.preferences.split_files import check_split, hash_rows, write_split

@@ -8,7 +8,7 @@ from datasets import Dataset
 from sgpo.errors import InputError
 from sgpo.leader.config import SGPOConfig
 from sgpo.robust import solve_worst_case
-from sgpo.rounds.worst_case import read_summary, read_worst_cases, write_worst_case
+from sgpo.rounds.training import read_summary, read_worst_cases, write_worst_case
 
 RNG = np.random.default_rng(0)
 ARRAYS = ("moved", "points")

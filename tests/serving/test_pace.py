@@ -6,7 +6,7 @@ import pytest
 
 from faulty_server import Reply, completion, faulty
 from sgpo.serving.client import ServerPool
-from sgpo.serving.pace import Pace
+from sgpo.serving.turns import Pace
 
 RATE, PAUSE = 4, 1.0
 

@@ -5,9 +5,8 @@ import pytest
 from scipy.stats import binom, binomtest, multinomial, sem, ttest_1samp
 
 from sgpo.errors import InputError
-from sgpo.stats.intervals import mean_interval, share_interval, standard_error
+from sgpo.stats.intervals import mean_interval, share_interval, standard_error, win_rate
 from sgpo.stats.ranking import ranking_accuracy
-from sgpo.stats.win_rate import win_rate
 
 SIZES = (100, 200, 400, 800)
 

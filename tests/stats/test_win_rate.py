@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sgpo.errors import InputError
-from sgpo.stats.win_rate import compare_rewards, win_rate
+from sgpo.stats.intervals import compare_rewards, win_rate
 
 
 @pytest.mark.parametrize("prompts", [100, 400])

@@ -16,7 +16,7 @@ from sgpo.policy.generators import load_model
 from sgpo.policy.load import Policy
 from sgpo.policy.score import PairScores, score_pairs
 from sgpo.policy.tokens import dated, response_texts
-from sgpo.preferences.distinct import prompt_key
+from sgpo.preferences.layout import prompt_key
 from sgpo.preferences.source import load_pairs
 from sgpo.rounds.data import places, with_files
 from sgpo.stats.heads import fit_heads, fit_weights
@@ -53,7 +53,7 @@ def diagnose(
         penalty: standard deviations over the heads that are subtracted.
 
     Returns: JSON values: `annotators`, by name and part the accuracy with its interval; `differences`, the heads' less
-        the implicit reward's; `heads`, what was chosen for them; `verdict`, a sentence.
+        the implicit reward's; `heads`, what was chosen for them on the seeds; `verdict`, a sentence.
 
     Raises:
         InputError: no such run, pairs or round, or pairs that cannot be scored; the row is named.
@@ -83,7 +83,7 @@ def diagnose(
         "heads": about,
         "annotators": {name: {part: one and one._asdict() for part, one in row.items()} for name, row in table.items()},
         "differences": differences,
-        "verdict": judge(table, differences),
+        "verdict": judge(table, {name: one for name, one in differences.items() if about["pooling"] in name}),
     }
 
 
@@ -98,11 +98,11 @@ def judge(table: dict[str, dict[str, Accuracy | None]], differences: dict[str, d
         )
     best = whole[above[0]]
     found = f"Best on the held-out pairs: {above[0]}, {best.accuracy:.3f} ({best.low:.3f} to {best.high:.3f})"
-    found += f"; better than chance are {', '.join(above)}."
+    found += f"; better than chance are {', '.join(above)}, of {len(whole)} (by chance alone, one in 40 would be)."
     if set(above) <= {LONGER, SHORTER}:
         found += " Only a rule of length is: self-annotation would teach length."
     for name, one in differences.items():
-        how = "better" if one["low"] > 0 else "worse" if one["high"] < 0 else "not clearly different"
+        how = "better" if one["low"] > 0 else "worse" if one["high"] < 0 else "not clearly better or worse"
         found += (
             f" {name[0].upper()}{name[1:]}: {how} than the implicit reward ({one['mean']:+.3f}, {one['low']:+.3f} to "
             f"{one['high']:+.3f})."
@@ -161,8 +161,8 @@ def _gaps(
     return {
         IMPLICIT: moved.chosen - moved.rejected,
         "implicit reward per token": _per_token(moved),
-        "mean log-probability, SFT model": _per_token(base),
-        "mean log-probability, policy": _per_token(own),
+        "mean log-probability (SFT model)": _per_token(base),
+        "mean log-probability (policy)": _per_token(own),
         LONGER: longer,
         SHORTER: -longer,
         **heads,
@@ -189,17 +189,17 @@ def _head_gaps(
     prompts = [prompt_key(prompt) for prompt in seeds.select(kept)["prompt"]]
     gaps: dict[str, np.ndarray] = {}
     about: dict[str, Any] = {"seeds": len(seeds), "left_out": len(seeds) - len(kept)}
-    for pooling in sorted(POOLINGS, key=lambda one: one != options.pooling):
+    for pooling in POOLINGS:
         (chosen, rejected), states = (side[..., POOLINGS.index(pooling), :] for side in (known[:, kept], asked))
         heads, strength, accuracy = fit_heads(chosen, rejected, prompts, count=options.heads, seed=seed)
         about[pooling] = {"regularisation": strength, "cross_validated": accuracy._asdict()}
         one, other = map(heads.rewards, states)
         means, spread = (one.mean(axis=1) - other.mean(axis=1)), one.std(axis=1) - other.std(axis=1)
-        gaps[f"heads ({pooling}), mean"] = means
-        gaps[f"heads ({pooling}), mean - {options.penalty:g} std"] = means - options.penalty * spread
+        gaps[f"heads ({pooling})"] = means
+        gaps[f"heads ({pooling}) - {options.penalty:g} std"] = means - options.penalty * spread
         single = fit_weights((chosen - rejected) / heads.scale, strength, np.ones(len(kept)))
         gaps[f"single head ({pooling})"] = ((states[0] - states[1]) / heads.scale) @ single
-    return gaps, about
+    return gaps, {**about, "pooling": max(POOLINGS, key=lambda one: about[one]["cross_validated"]["accuracy"])}
 
 
 def _states(policy: Policy, pairs: Dataset) -> np.ndarray:

@@ -31,12 +31,14 @@ _CDPO = {
 # last DPO on human pairs is ours.
 METHODS: dict[str, dict[str, Any]] = {
     "SSAPO": {"follower.radius": 0.01},
+    "SSAPO, heads": {"follower.radius": 0.01, "annotation.annotator": "heads", "leader.final_epochs": 0},
     "iterative DPO": _DPO,
     "cDPO": {**_DPO, **_CDPO},
     "SPA": {**_DPO, "reference": "previous", "leader.trainer.confidence_smoothing": 0.1},
 }
 # What runs share that start from the same round 0, and do not differ before the first training of a round.
-_OF_ROUND_1 = ("round-1/responses", "round-1/scores", "round-1/rewards", "round-1/pairs")
+_WRITTEN = ("round-1/responses", "round-1/scores")
+_OF_ROUND_1 = (*_WRITTEN, "round-1/pairs")
 _SAMPLING = Sampling(n=4, temperature=0.9, top_p=0.95, max_new_tokens=96)
 _COMMAND = ["sgpo-study", "real-model"]
 
@@ -71,7 +73,7 @@ class Setting:
         data = self.data(labels, seed)
         own = {
             "seed": seed,
-            "output": str(self.output / f"{labels}-{seed}" / method.replace(" ", "-")),
+            "output": str(self.output / f"{labels}-{seed}" / method.replace(",", "").replace(" ", "-")),
             "model.path": self.model,
             "data.seeds": str(data / "seeds.jsonl"),
             "data.prompts": str(data / "prompts.jsonl"),
@@ -96,7 +98,8 @@ def run_methods(
         recipe = setting.recipe_of(labels, seed, method)
         key = json.dumps(recipe.leader.trainer, sort_keys=True)
         if not Path(recipe.output).exists() and key in made:
-            shared = () if recipe.reference == "previous" else _OF_ROUND_1
+            alike = recipe.reference == "sft" and recipe.annotation.annotator == "implicit"
+            shared = _OF_ROUND_1 if alike else _WRITTEN if recipe.reference == "sft" else ()
             adopt(recipe, made[key], ("heldout/pairs", *OF_ROUND_0, *shared), _COMMAND)
         run_recipe(recipe, command=_COMMAND, processes=Processes(), reporter=reporter)
         made.setdefault(key, Path(recipe.output))

@@ -206,12 +206,11 @@ def _run_job(arguments: argparse.Namespace, settings: EvaluateConfig, **files: P
     settle_hub_access([*names, arguments.reference, arguments.self_pairs])
     from rich.console import Console
 
-    from sgpo.evaluate.held_out import self_annotated
     from sgpo.evaluate.judging import describe_cost
     from sgpo.evaluate.runner import Job, Subject, run_evaluation
     from sgpo.policy.generators import as_folder
     from sgpo.policy.tokens import dated
-    from sgpo.preferences.source import load_pairs
+    from sgpo.preferences.source import load_pairs, self_annotated
 
     hide_other_bars()
     if settings.kind == "judge":

@@ -78,7 +78,7 @@ class HeadsOptions(RankerOptions):
     heads: Count = key(5, "Heads, each fitted on a bootstrap sample of the seeds.")
     penalty: NotNegative = key(0.5, "Standard deviations over the heads that are subtracted from their mean.")
     regularisation: Positive | None = key(None, "Weight of the squared norm; null: by cross-validation on the seeds.")
-    pooling: Pooling = key("mean", "The state of a response: that of its last token, or the mean over its tokens.")
+    pooling: Pooling | None = key(None, "State of the last token, mean over all, or null: cross-validation chooses.")
 
 
 class RewardOptions(RankerOptions):

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sgpo.choices import Failure
 from sgpo.config import EvaluateConfig
 from sgpo.errors import InputError
 from sgpo.evaluate.prompt_files import Answers, by_reason, missing
@@ -16,8 +15,7 @@ from sgpo.preferences.annotators.verdicts import NEEDS_LOGPROBS, PairwiseJudge, 
 from sgpo.serving.answers import Body
 from sgpo.serving.cache import CachedPool
 from sgpo.serving.client import ServerPool
-from sgpo.stats.intervals import share_interval
-from sgpo.stats.win_rate import win_rate
+from sgpo.stats.intervals import share_interval, win_rate
 from sgpo.store.progress import Advance
 
 # Of English text in the tokenizers of common judges; other languages have fewer.
@@ -29,7 +27,7 @@ class Duel(NamedTuple):
 
     prompt: Messages
     bodies: list[Body]
-    settled: Settled = Settled(None, None, None)
+    settled: Settled
 
 
 def open_judge(settings: EvaluateConfig) -> tuple[PairwiseJudge, ServerPool]:
@@ -41,20 +39,16 @@ def open_judge(settings: EvaluateConfig) -> tuple[PairwiseJudge, ServerPool]:
 
 def open_duels(judge: PairwiseJudge, prompts: Sequence[Messages], first: Answers, second: Answers) -> list[Duel]:
     """The comparisons of P pairs of answers; equal ones are ties, and what is missing or too long is not asked for."""
-    return [
-        _open_duel(judge, *row) for row in zip(prompts, first.texts, second.texts, missing(first, second), strict=True)
-    ]
-
-
-def _open_duel(
-    judge: PairwiseJudge, prompt: Messages, first: str | None, second: str | None, failure: Failure | None
-) -> Duel:
-    if failure is not None:
-        return Duel(prompt, [], Settled(None, None, None, failure))
-    if first.strip() == second.strip():
-        return Duel(prompt, [], Settled(None, None, 0.5))
-    bodies = judge.requests(prompt, first, second)
-    return Duel(prompt, [], Settled(None, None, None, "too_long")) if bodies is None else Duel(prompt, bodies)
+    duels = []
+    for prompt, one, other, failure in zip(prompts, first.texts, second.texts, missing(first, second), strict=True):
+        bodies, result = [], None
+        if failure is None and one.strip() == other.strip():
+            result = 0.5
+        elif failure is None:
+            bodies = judge.requests(prompt, one, other) or []
+            failure = None if bodies else "too_long"
+        duels.append(Duel(prompt, bodies, Settled(None, None, result, failure)))
+    return duels
 
 
 def describe_cost(

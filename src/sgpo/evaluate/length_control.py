@@ -12,8 +12,7 @@ from sgpo.errors import InputError
 from sgpo.evaluate.alpaca import Annotations
 from sgpo.evaluate.gamed import Gamed
 from sgpo.evaluate.row_files import list_missing
-from sgpo.stats.intervals import standard_error
-from sgpo.stats.win_rate import check_range
+from sgpo.stats.intervals import check_range, standard_error
 
 NEEDS_EXTRA = "the length-controlled win rate needs scikit-learn, which is not installed: pip install 'sgpo[alpaca]'."
 

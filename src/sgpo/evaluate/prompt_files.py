@@ -1,5 +1,6 @@
-"""Prompts to compare policies on, and files of answers to them."""
+"""Prompts to compare policies on, and files of answers to them, which are kept or filled in."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,9 +9,11 @@ from typing import Any, NamedTuple, get_args
 from sgpo.choices import Failure
 from sgpo.errors import InputError, shorten
 from sgpo.evaluate.row_files import Row, list_missing, read_rows, rows_by_key
+from sgpo.policy.sampling import Generator, Sampling
 from sgpo.policy.tokens import Messages
 from sgpo.preferences.source import load_prompts
 from sgpo.store.files import is_unicode, name_rows, write_json
+from sgpo.store.progress import Advance
 
 NOT_UNICODE = "not_unicode"  # The reason of an answer with half of a surrogate pair, cut within a character.
 
@@ -54,11 +57,11 @@ def by_reason(failures: Sequence[Failure | None], names: Sequence[Any] | None = 
     return found
 
 
-def describe_answers(policy: Answers, baseline: Answers) -> dict[str, Any]:
+def describe_answers(policy: Answers, baseline: Answers | None = None) -> dict[str, Any]:
     """Both sides' names, the answers of the policy that were cut, and the rows that each side has no answer to."""
-    sides = {"policy": policy, "baseline": baseline}
+    sides = {"policy": policy} if baseline is None else {"policy": policy, "baseline": baseline}
     absent = {who: [row for row, text in enumerate(one.texts) if text is None] for who, one in sides.items()}
-    return {"policy": policy.name, "baseline": baseline.name, "cut": policy.cut, "unanswered": absent}
+    return {"policy": policy.name, "baseline": baseline and baseline.name, "cut": policy.cut, "unanswered": absent}
 
 
 def read_prompts(path: str | Path, *, split: str | None = None) -> list[Messages]:
@@ -107,6 +110,43 @@ def write_answers_to(path: str | Path, prompts: Sequence[Messages], answers: Ans
     keys, names = ("prompt", "response", "generator", "n_tokens", "finish_reason"), [answers.name] * len(prompts)
     rows = zip(map(list, prompts), answers.texts, names, answers.n_tokens, answers.finish_reasons, strict=True)
     return write_json(path, [dict(zip(keys, row, strict=True)) for row in rows])
+
+
+def kept_answers(kept: Path | None, prompts: Sequence[Messages], name: str) -> Answers:
+    """The answers in a file, or P answers without text and finish reason if there is no file yet."""
+    if kept is not None and kept.is_file():
+        return read_answers_to(kept, prompts)
+    return Answers([None] * len(prompts), name, [None] * len(prompts), [None] * len(prompts))
+
+
+def answer_rows(
+    generator: Generator,
+    answers: Answers,
+    rows: Sequence[int],
+    prompts: Sequence[Messages],
+    seeds: Sequence[int],
+    sampling: Sampling,
+    progress: Advance,
+) -> None:
+    """Fills in the answers to some of P prompts; a failed response leaves no text, and its reason."""
+    asked = [prompts[row] for row in rows], [seeds[row] for row in rows]
+    for row, [response] in zip(rows, generator.generate(*asked, sampling, progress=progress), strict=True):
+        answers.texts[row] = None if response.failed else response.text
+        answers.n_tokens[row], answers.finish_reasons[row] = response.n_tokens, response.finish_reason
+
+
+def answers_key(path: str, prompts: Sequence[Messages], conditions: dict[str, Any]) -> str:
+    """A name for a policy's answers: it changes with the policy's files, the prompts and how they are sampled."""
+    folder = Path(path)
+    # Sizes and times tell a policy that was trained again from the one before, without reading gigabytes of weights.
+    files = [
+        [file.name, file.stat().st_size, file.stat().st_mtime_ns]
+        for file in (sorted(folder.iterdir()) if folder.is_dir() else ())
+        if file.is_file()
+    ]
+    name = str(folder.resolve()) if folder.is_dir() else path
+    content = json.dumps([name, files, [list(prompt) for prompt in prompts], conditions], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def _key(prompt: Messages) -> str:

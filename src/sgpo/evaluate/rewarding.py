@@ -11,8 +11,7 @@ from sgpo.errors import InputError
 from sgpo.evaluate.prompt_files import Answers, by_reason, missing
 from sgpo.policy.tokens import Messages, response_texts
 from sgpo.preferences.annotators.ranking import Annotator, Ranking, as_text
-from sgpo.stats.intervals import mean_interval
-from sgpo.stats.win_rate import compare_rewards, win_rate
+from sgpo.stats.intervals import compare_rewards, mean_interval, win_rate
 from sgpo.store.files import write_jsonl
 from sgpo.store.progress import Advance
 from sgpo.store.records import Sample

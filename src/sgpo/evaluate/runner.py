@@ -15,16 +15,17 @@ from sgpo.choices import Failure, Space
 from sgpo.config import EvaluateConfig, FollowerConfig, GenerationConfig, LeaderConfig, ModelConfig
 from sgpo.errors import InputError, check_failed, naming_rows
 from sgpo.evaluate.alpaca import Instructions, read_instructions, write_model_outputs
-from sgpo.evaluate.answering import answer_rows, answers_key, kept_answers
-from sgpo.evaluate.held_out import pair_sources
 from sgpo.evaluate.ifeval import read_requests, report_following
 from sgpo.evaluate.judging import compare_by_judge, open_duels, open_judge
 from sgpo.evaluate.mt_bench import NO_ANSWER, answer_questions, read_questions, write_answers
 from sgpo.evaluate.prompt_files import (
     Answers,
+    answer_rows,
+    answers_key,
     by_reason,
     describe_answers,
     is_answer_file,
+    kept_answers,
     missing,
     read_answers_to,
     read_prompts,
@@ -41,7 +42,7 @@ from sgpo.policy.score import PairScores, score_pairs, score_responses
 from sgpo.policy.tokens import Messages
 from sgpo.preferences.annotate import implicit_rewards
 from sgpo.preferences.annotators.open import open_reward
-from sgpo.preferences.source import load_pairs
+from sgpo.preferences.source import load_pairs, pair_sources
 from sgpo.serving.answers import Body
 from sgpo.serving.cache import CachedPool
 from sgpo.stats.certificate import certify_policy
@@ -225,7 +226,7 @@ def check_inputs(settings: EvaluateConfig, *, download: bool = False) -> int:
         prompts = read_prompts(settings.prompts, split=settings.split)
         count = len(prompts)
         if settings.baseline and is_answer_file(settings.baseline):
-            read_answers_to(settings.baseline, prompts)
+            read_answers_to(settings.baseline, prompts, others=settings.kind != "ifeval")
         elif settings.baseline:
             check_exists(settings.baseline, "baseline")
     if settings.kind == "ifeval":
@@ -327,10 +328,10 @@ def _ifeval(job: Job) -> dict[str, Any]:
         write_jsonl(job.answers, [{"prompt": asked.prompt, "response": text or ""} for asked, text in rows])
     baseline = job.baseline(prompts)
     result = report_following(requests, policy.texts, baseline and baseline.texts)
-    names = {"policy": policy.name, "baseline": baseline and baseline.name}
-    answers = {"cut": policy.cut, "tokens": policy.tokens, "failed": by_reason(missing(policy))}
+    sides = [policy] if baseline is None else [policy, baseline]
+    answers = {**describe_answers(*sides), "tokens": policy.tokens, "failed": by_reason(missing(*sides))}
     rate = result["by_level"]["prompts"]["strict"]
-    return {"value": rate["rate"], **rate, **names, **answers, **result}
+    return {"value": rate["rate"], **rate, **answers, **result}
 
 
 def _preferences(job: Job) -> dict[str, Any]:

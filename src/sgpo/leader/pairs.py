@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from sgpo.errors import InputError, naming_rows, shorten
-from sgpo.policy.tokens import response_texts, tokenize_responses
+from sgpo.policy.tokens import tokenize_pairs
 from sgpo.preferences.layout import to_pairs
 
 ROW, WEIGHT, SOURCE = "sgpo_row", "sgpo_weight", "sgpo_source"
@@ -61,8 +61,7 @@ def refuse_turns(dataset: Any, tokenizer: PreTrainedTokenizerBase, name: str) ->
     except Exception:
         return  # There is another reason: a stream, or columns that TRL refuses too.
     with naming_rows(lambda row: f"{name} row {row}"):
-        for side in ("chosen", "rejected"):
-            tokenize_responses(tokenizer, pairs["prompt"][:], response_texts(pairs, side))
+        tokenize_pairs(tokenizer, pairs)
 
 
 def tag_pairs(dataset: Any, args: Any, name: str) -> Any:

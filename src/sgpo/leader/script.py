@@ -119,9 +119,7 @@ def _train(script: _Data, arguments: SGPOConfig, model: ModelConfig) -> None:
         raise InputError("--model_name_or_path is missing; allowed: a folder or a Hub id.")
     path = model.model_name_or_path
     if script.gguf_file:
-        file = GGUFFile(path, script.gguf_file, model.dtype or "auto", model.model_revision)
-        arguments.distributed_state.print(f"Note: {file.describe()}")
-        path = str(file.cached())
+        path = str(GGUFFile(path, script.gguf_file, model.dtype or "auto", model.model_revision).cached())
     try:
         trainer = SGPOTrainer(
             model=path,

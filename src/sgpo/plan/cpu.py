@@ -20,11 +20,8 @@ _LIBRARIES, _TILE, _SCORED, _SLICES = int(0.8 * 2**30), (4096, 32_768), 8192, 3 
 
 
 def measure_cpu(architecture: Architecture, dtype: str, processes: int) -> HardwareConfig:
-    """This machine as the hardware of a run, each process with its threads a device.
-
-    Its speed is that of a product with the widths of the model, by the time in which this thread works: other programs
-    that run meanwhile make no machine slower.
-    """
+    """This machine as the hardware of a run, each process a device. Its speed is that of a product with
+    the model's widths by the time in which this thread works: other programs that run meanwhile do not count."""
     kind = torch.float32 if dtype == "auto" else getattr(torch, dtype)
     hidden, inner = architecture.hidden, architecture.inner
     states, weights = torch.ones(_TOKENS, hidden, dtype=kind), torch.ones(hidden, inner, dtype=kind)
@@ -39,11 +36,8 @@ def measure_cpu(architecture: Architecture, dtype: str, processes: int) -> Hardw
 
 
 def peak_bytes(config: RunConfig, inputs: Inputs, scale: Scale) -> dict[str, int]:
-    """Most bytes that a process on a CPU needs, by what it does.
-
-    A layer that is trained keeps 10 numbers per token and unit of width and 4 per unit of its MLP (counted in PyTorch's
-    graph of a Llama). Without a backward pass one layer's inside is there at a time.
-    """
+    """Most bytes that a process on a CPU needs, by what it does. A trained layer keeps 10 numbers per token and unit of
+    width and 4 per unit of its MLP (PyTorch's graph of a Llama); otherwise one layer's inside is there at a time."""
     layers, hidden, vocabulary, inner, keys = inputs.architecture
     leader, size = config.leader, BYTES[config.model.dtype]
     longest, weights = inputs.longest or leader.max_length, inputs.parameters * size

@@ -15,8 +15,7 @@ from sgpo.policy.generators import load_model
 from sgpo.policy.gguf import GGUFFile
 from sgpo.policy.load import Policy, load_policy
 from sgpo.policy.locate import adapter_base, loading
-from sgpo.preferences.distinct import prompt_key
-from sgpo.preferences.layout import describe_counts
+from sgpo.preferences.layout import describe_counts, prompt_key
 from sgpo.preferences.mix import mix_pairs, mix_sources
 from sgpo.preferences.source import SUFFIXES, load_pairs, load_prompts
 from sgpo.rounds.costs import Architecture

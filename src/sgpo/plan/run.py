@@ -2,7 +2,10 @@
 
 import math
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -13,10 +16,12 @@ from rich.table import Table
 from sgpo.config import HardwareConfig, RunConfig
 from sgpo.config.world import WORLD_EVALUATION
 from sgpo.errors import InputError
+from sgpo.leader.train import build_lora
 from sgpo.plan.cpu import measure_cpu, peak_bytes
 from sgpo.plan.preflight import Inputs, inspect_inputs
-from sgpo.plan.tools import missing_tools
+from sgpo.policy.generators import check_servers
 from sgpo.policy.tokens import dated
+from sgpo.preferences.annotators.open import open_annotator
 from sgpo.rounds.costs import BYTES, RESPONSE_SHARE, Scale, StagePlan, activation_bytes, state_bytes
 from sgpo.rounds.data import BASE
 from sgpo.rounds.evaluations import check_evaluations
@@ -29,6 +34,7 @@ from sgpo.store.run_dir import check_same_config, start_of
 _GIB = 2**30
 # Used if the prompts cannot be read.
 _PROMPT_TOKENS = 200
+_HAS_VLLM = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
 
 
 @dataclass(frozen=True)
@@ -136,6 +142,34 @@ def run_size(config: RunConfig, parameters: int) -> int:
     """Bytes of the policies in a run directory: one per round, for the seeds, of the last DPO, of a GGUF file."""
     policies = config.rounds + 1 + bool(config.final_epochs) + bool(config.model.gguf_file)
     return policies * parameters * BYTES[config.model.dtype if config.leader.lora else "float32"]
+
+
+def missing_tools(config: RunConfig) -> list[str]:
+    """What a run lacks on this machine, a sentence each; InputError if something that the recipe names is not there."""
+    generation, annotation, missing = config.generation, config.annotation, []
+    if (generation.servers or annotation.servers) and not find_spec("openai"):
+        missing.append("servers need the openai package: pip install 'sgpo[server]'")
+    else:
+        check_servers(generation)
+        if annotation.servers or annotation.function:
+            open_annotator(annotation)
+    if generation.backend == "vllm":
+        python = str(generation.vllm.python or sys.executable)
+        try:
+            found = subprocess.run([python, "-c", _HAS_VLLM], capture_output=True, check=False, timeout=60)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise InputError(f"generation.vllm.python: {python!r} cannot be started: {error}.") from error
+        if found.returncode:
+            missing.append(
+                f"generation.backend is 'vllm', and {python} has no vLLM: install it into an environment of its own, "
+                "and set generation.vllm.python to its interpreter"
+            )
+    if config.leader.lora is not None:
+        if find_spec("peft"):
+            build_lora(config.leader.lora)
+        else:
+            missing.append("leader.lora needs PEFT: pip install 'sgpo[peft]'")
+    return missing
 
 
 def missing_room(output: Path, needed: int) -> list[str]:

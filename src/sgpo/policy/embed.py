@@ -77,16 +77,16 @@ def embed_responses(
     batch_tokens: int = 8192,
     progress: Advance | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The states of `embed_prompts` at the last token of each response, and their mean over its tokens, those that
-    `score_responses` scores: of P conversations and P lists of R responses in all, (R, 2, d) float32, nan where a row
-    exceeds the model's context, and (R,) whether it does. InputError names the row whose turns the template refuses."""
+    """The mean of the states of `embed_prompts` over the tokens of each response, those that `score_responses` scores,
+    and the state at the last one: of P conversations and P lists of R responses in all, (R, 2, d) float32, nan where a
+    row exceeds the model's context, and (R,) whether it does. InputError names a row that the template refuses."""
     check_whole("batch_tokens", batch_tokens, 1)
     owners, texts = zip(*((row, text) for row, texts in enumerate(responses) for text in texts), strict=True)
     with naming_rows(lambda place: f"row {owners[place]}"):
         tokens = tokenize_responses(policy.tokenizer, [prompts[row] for row in owners], texts)
         check_rows(policy, (row.prompt_ids + row.response_ids for row in tokens))
     # A row whose template leaves it no response has the state of its last token.
-    rows = [(row.prompt_ids + row.response_ids, [1, max(len(row.response_ids), 1)]) for row in tokens]
+    rows = [(row.prompt_ids + row.response_ids, [max(len(row.response_ids), 1), 1]) for row in tokens]
     too_long = np.array([len(ids) > (policy.context or math.inf) for ids, _ in rows])
     states = np.full((len(rows), 2, policy.model.config.get_text_config().hidden_size), np.nan, np.float32)
     found, fitting = states[~too_long], [rows[place] for place in np.flatnonzero(~too_long)]

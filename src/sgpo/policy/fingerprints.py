@@ -10,7 +10,7 @@ from huggingface_hub import snapshot_download
 from transformers import PreTrainedTokenizerBase
 
 from sgpo.errors import InputError
-from sgpo.policy.tokens import response_texts, tokenize_responses
+from sgpo.policy.tokens import tokenize_pairs
 
 Tokens = Sequence[int]
 
@@ -82,12 +82,8 @@ def fingerprint_pairs(
 
     Returns: one string per pair, "policy:tokens".
     """
-    chosen, rejected = (
-        tokenize_responses(tokenizer, pairs["prompt"][:], response_texts(pairs, side))
-        for side in ("chosen", "rejected")
-    )
     values = []
-    for one, other in zip(chosen, rejected, strict=True):
+    for one, other in zip(*tokenize_pairs(tokenizer, pairs), strict=True):
         # TRL splits both responses at the earlier of their split points.
         split = min(len(one.prompt_ids), len(other.prompt_ids))
         ids, other_ids = one.prompt_ids + one.response_ids, other.prompt_ids + other.response_ids

@@ -4,20 +4,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from torch import Tensor
 from transformers import (
     DynamicCache,
     GenerationConfig,
+    LogitsProcessor,
     LogitsProcessorList,
     PreTrainedTokenizerBase,
     StoppingCriteria,
     StoppingCriteriaList,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
 )
 
 from sgpo.errors import check_whole
 from sgpo.policy.kv_cache import join_caches, keep_rows, open_cache, unread_last
 from sgpo.policy.load import Policy, check_rows
-from sgpo.policy.pick import Pick, draw_uniforms
 from sgpo.policy.sampling import Response, Sampling, room_for, tokenize_requests
 from sgpo.policy.tokens import Messages, decode_response, end_tokens
 from sgpo.store.progress import Advance
@@ -117,7 +121,7 @@ class TransformersGenerator:
         cache: DynamicCache | None,
         *,
         steps: int,
-        pick: Sequence[Pick] = (),
+        pick: Sequence["Pick"] = (),
         watch: Sequence["_Watch"] = (),
     ) -> list[list[int]]:
         """The tokens after each input, at most `steps`; a cache afterwards holds what has been read."""
@@ -222,6 +226,38 @@ class _Watch(StoppingCriteria):
         if ended and self._wasted >= restart * (len(self._done) - ended):
             return torch.ones_like(self._done)
         return self._done
+
+
+def draw_uniforms(seeds: Sequence[tuple[int, int]], length: int) -> np.ndarray:
+    """(R, length) uniform numbers in [0, 1), one row for each (seed of the prompt, number of the response)."""
+    return np.stack([np.random.default_rng(list(seed)).random(length) for seed in seeds])
+
+
+class Pick(LogitsProcessor):
+    """Picks the next token of each row by inverting the cumulative distribution at the row's own number.
+
+    The pick is the argmax of what it returns, so `generate` runs with do_sample=False and draws nothing itself.
+    `uniforms` are (R, T) numbers in [0, 1), for the row's t-th new token; `written` (R,) counts the tokens that each
+    row has already generated; `prompt_length` is that of the padded input, which includes them.
+    """
+
+    def __init__(self, sampling: Sampling, uniforms: Tensor, written: Tensor, prompt_length: int) -> None:
+        self._warp = LogitsProcessorList([TemperatureLogitsWarper(float(sampling.temperature))])
+        if sampling.top_p < 1:
+            self._warp.append(TopPLogitsWarper(float(sampling.top_p)))
+        self._uniforms, self._written, self._prompt_length = uniforms, written, prompt_length
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        place = self._written + (input_ids.shape[1] - self._prompt_length)
+        drawn = self._uniforms.gather(1, place.clamp(max=self._uniforms.shape[1] - 1).unsqueeze(1))
+        probabilities = torch.softmax(self._warp(input_ids, scores.float()), dim=-1)
+        cumulative = probabilities.cumsum(dim=-1)
+        # Rounding may leave the last sum below 1, so the sum itself is the scale. A number just below 1 may be 1 in
+        # float32; kept below the sum, it finds a token of positive probability.
+        whole = cumulative[:, -1:]
+        target = torch.minimum(drawn.to(cumulative.dtype) * whole, torch.nextafter(whole, torch.zeros_like(whole)))
+        picked = torch.searchsorted(cumulative, target, right=True).clamp(max=probabilities.shape[1] - 1)
+        return scores.scatter(1, picked, torch.inf)
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """The policy and the generation backend that a recipe names."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -29,9 +28,7 @@ def as_folder(model: ModelConfig) -> ModelConfig:
     """The model itself, or the folder of the cache that its GGUF file is converted into, once."""
     if model.gguf_file is None:
         return model
-    file = GGUFFile(model.path, model.gguf_file, model.dtype)
-    print(f"Note: {file.describe()}", file=sys.stderr)
-    return model.at(file.cached())
+    return model.at(GGUFFile(model.path, model.gguf_file, model.dtype).cached())
 
 
 def sampling_of(settings: GenerationConfig) -> Sampling:

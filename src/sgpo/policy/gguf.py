@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import sys
 from contextlib import redirect_stderr
 from importlib.util import find_spec
 from pathlib import Path
@@ -85,7 +86,8 @@ class GGUFFile:
         sketch.tokenizer.save_pretrained(folder)
 
     def cached(self) -> Path:
-        """The folder of Hugging Face's cache that it is converted into, unless it was before."""
+        """The folder of Hugging Face's cache that it is converted into, unless it was before; says what that means."""
+        print(f"Note: {self.describe()}", file=sys.stderr)
         with self.file.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
         # Another version of transformers may read the same file otherwise.

@@ -64,6 +64,12 @@ def tokenize_responses(
     return [split_ids(*row) for row in zip(prompt_ids, full_ids, strict=True)]
 
 
+def tokenize_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Dataset) -> list[list[TokenizedResponse]]:
+    """The tokens of N pairs, as `load_pairs` returns them: (N,) chosen, and (N,) rejected ones."""
+    sides = (response_texts(pairs, side) for side in ("chosen", "rejected"))
+    return [tokenize_responses(tokenizer, pairs["prompt"][:], texts) for texts in sides]
+
+
 def split_ids(prompt_ids: list[int], ids: list[int]) -> TokenizedResponse:
     """Splits the ids of a whole conversation at the first token that differs from those of its prompt alone."""
     split = len(prompt_ids)

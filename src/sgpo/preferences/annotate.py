@@ -132,19 +132,12 @@ def annotate_pairs(
             dropped[reason] += 1
     rows, better, worse = np.array(kept, dtype=np.int64).reshape(-1, 3).T
     turns = [[{"role": "assistant", "content": one.text}] for candidates in responses for one in candidates]
-    pairs = _as_dataset(
-        {
-            "prompt": [list(prompts[row]) for row in rows],
-            "chosen": [turns[place] for place in better],
-            "rejected": [turns[place] for place in worse],
-            "chosen_logps": policy_logps[better],
-            "rejected_logps": policy_logps[worse],
-            "ref_chosen_logps": reference_logps[better],
-            "ref_rejected_logps": reference_logps[worse],
-            "gap": margins[better] - margins[worse],
-            "reward_margin": rewards[better] - rewards[worse],
-        }
-    )
+    columns = {"prompt": [list(prompts[row]) for row in rows], "gap": margins[better] - margins[worse]}
+    columns["reward_margin"] = rewards[better] - rewards[worse]
+    for side, places in (("chosen", better), ("rejected", worse)):
+        columns |= {side: [turns[place] for place in places], f"{side}_logps": policy_logps[places]}
+        columns[f"ref_{side}_logps"] = reference_logps[places]
+    pairs = _as_dataset(columns)
     counts = {"prompts": len(prompts), "responses": len(rewards), "paired": len(set(rows)), "pairs": len(pairs)}
     return Annotation(pairs, {**counts, "dropped": dropped, "dropped_pairs": dropped_pairs})
 
@@ -180,7 +173,7 @@ def _choose(rewards: np.ndarray, choice: str, rng: np.random.Generator) -> list[
 
 def _as_dataset(columns: dict[str, Sequence[Any]]) -> Dataset:
     starts = range(0, max(len(columns["prompt"]), 1), _BLOCK)
-    blocks = ({name: values[start : start + _BLOCK] for name, values in columns.items()} for start in starts)
+    blocks = ({name: columns[name][start : start + _BLOCK] for name in FEATURES} for start in starts)
     return concatenate_datasets([Dataset.from_dict(block, features=FEATURES) for block in blocks])
 
 

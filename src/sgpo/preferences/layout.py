@@ -1,12 +1,14 @@
-"""Layouts of preference datasets: all of them are converted to one."""
+"""Layouts of preference datasets: all of them are converted to one; and when two prompts count as one."""
 
+import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple
 
+import numpy as np
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 
 from sgpo.errors import InputError, check_whole, shorten
@@ -80,6 +82,27 @@ def to_prompts(dataset: Dataset, name: str) -> Dataset:
     """A pool of prompts or pairs of any layout (docs/data.md) as `prompt`, messages that end in a user turn. Every
     other column but `chosen`, `rejected` and `messages` is unchanged."""
     return _convert(dataset, name, _prompt, PROMPT_FEATURES)
+
+
+def prompt_key(prompt: list[Message]) -> bytes:
+    """16 bytes that prompts share if their roles and words agree, whatever their white space and case."""
+    digest = hashlib.blake2b(digest_size=16)
+    for message in prompt:
+        words = " ".join(message["content"].split()).casefold()
+        digest.update(f"{message['role']}\0{words}\0".encode())
+    return digest.digest()
+
+
+def distinct_rows(prompts: Iterable[list[Message]], seen: set[bytes] | None = None) -> np.ndarray:
+    """Rows of the first occurrence of each prompt; keys in `seen` occurred earlier, and new ones are added to it."""
+    seen = set() if seen is None else seen
+    rows = []
+    for row, prompt in enumerate(prompts):
+        key = prompt_key(prompt)
+        if key not in seen:
+            seen.add(key)
+            rows.append(row)
+    return np.array(rows, dtype=np.int64)
 
 
 def _convert(

@@ -12,8 +12,7 @@ from datasets import Dataset, Value, concatenate_datasets
 
 from sgpo.config import SourceConfig, SplitConfig
 from sgpo.errors import InputError, check_whole
-from sgpo.preferences.distinct import distinct_rows
-from sgpo.preferences.layout import PAIR_FEATURES, clean_pairs, describe_counts
+from sgpo.preferences.layout import PAIR_FEATURES, clean_pairs, describe_counts, distinct_rows
 from sgpo.preferences.source import load_rows
 
 DUPLICATE = "duplicate prompt"

@@ -1,8 +1,9 @@
-"""Loading preference data: files, folders written by `datasets`, and the Hugging Face Hub."""
+"""Loading preference data: files, folders written by `datasets`, and the Hugging Face Hub; where pairs come from."""
 
 import os
 import re
 from pathlib import Path
+from typing import get_args
 
 import pyarrow
 import pyarrow.ipc
@@ -11,10 +12,11 @@ from datasets import Dataset, load_dataset, load_from_disk
 from datasets.exceptions import DatasetGenerationError
 from datasets.utils.info_utils import NonMatchingSplitsSizesError
 
+from sgpo.choices import PairSource
 from sgpo.errors import InputError, first_line, shorten
 from sgpo.preferences.columns import from_objects, from_table
 from sgpo.preferences.layout import to_pairs, to_prompts
-from sgpo.store.files import read_objects
+from sgpo.store.files import name_row, read_objects
 from sgpo.store.hub import is_hub_id
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".arrow")
@@ -54,6 +56,29 @@ def load_rows(path: str | Path, *, split: str | None = None) -> Dataset:
         raise InputError(f"{shorten(name, 300)} does not exist; allowed: {SOURCES}.")
     _check_table(dataset.data.table, name)
     return dataset
+
+
+def self_annotated(pairs: Dataset) -> Dataset | None:
+    """The pairs with the source "self", or all pairs if they do not come from a round; None if there are none."""
+    sources = pairs["source"][:] if "source" in pairs.column_names else [None]
+    if set(sources) <= set(get_args(PairSource)):
+        pairs = pairs.select([row for row, source in enumerate(sources) if source == "self"])
+    return pairs if len(pairs) else None
+
+
+def pair_sources(pairs: Dataset, column: str | None, name: str) -> list[str] | None:
+    """The source of each pair, from a column of texts. Without a column, the one named "source" is used if it holds
+    texts; otherwise no sources are known."""
+    if column is None and "source" not in pairs.column_names:
+        return None
+    wanted = column or "source"
+    if wanted not in pairs.column_names:
+        raise InputError(f"{name} has the columns {', '.join(pairs.column_names)}; allowed: one named {wanted!r}.")
+    values = pairs[wanted][:]
+    others = [row for row, value in enumerate(values) if not isinstance(value, str)]
+    if others and column is not None:
+        raise InputError(f"{name_row(name, others[0])}: {column!r} is {values[others[0]]!r}; allowed: a text.")
+    return None if others else values
 
 
 def _load_file(file: Path) -> Dataset:

@@ -99,20 +99,10 @@ def solve_groups(problem: Problem, groups: list[np.ndarray], solve: Callable[[Pr
         solved.append(answer)
         masses.append(mass)
 
-    def mean(name: str) -> float:
-        return float(np.dot(masses, [getattr(answer, name) for answer in solved]))
-
-    return WorstCase.of(
-        problem,
-        value=mean("value"),
-        empirical_value=mean("empirical_value"),
-        price=mean("price"),
-        moved=moved,
-        moved_share=mean("moved_share"),
-        marginal=max(answer.marginal for answer in solved),
-        full_radius=max(answer.full_radius for answer in solved),
-        raised=raised,
-    )
+    means = ("value", "empirical_value", "price", "moved_share")
+    numbers = {name: float(np.dot(masses, [getattr(one, name) for one in solved])) for name in means}
+    numbers |= {name: max(getattr(one, name) for one in solved) for name in ("marginal", "full_radius")}
+    return WorstCase.of(problem, moved=moved, raised=raised, **numbers)
 
 
 def link_pieces(link: Link) -> tuple[np.ndarray, np.ndarray]:

@@ -52,16 +52,7 @@ class WorstCase:
     @classmethod
     def of(cls, problem: Problem, **numbers: Any) -> "WorstCase":
         """The record of a problem's solution: the problem's own fields, and the numbers that a solver found."""
-        link = problem.link
-        return cls(
-            radius=problem.radius,
-            space=link.space,
-            window=problem.window,
-            link=link,
-            points=problem.points,
-            weights=problem.weights,
-            **numbers,
-        )
+        return cls(space=problem.link.space, **problem._asdict(), **numbers)
 
     @property
     def mass(self) -> Any:

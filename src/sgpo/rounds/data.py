@@ -19,8 +19,8 @@ from sgpo.policy.gguf import GGUFFile
 from sgpo.policy.load import Policy, check_rows
 from sgpo.policy.score import fit_responses
 from sgpo.policy.tokens import response_texts, tokenize_prompts
-from sgpo.preferences.seeds import select_seeds
 from sgpo.preferences.source import load_pairs, load_prompts
+from sgpo.preferences.split import select_seeds
 from sgpo.preferences.split_files import draw_split
 from sgpo.rounds.costs import StagePlan
 from sgpo.store.files import name_row

@@ -8,12 +8,11 @@ import numpy as np
 
 from sgpo.config import EvaluateConfig, RunConfig
 from sgpo.errors import InputError
-from sgpo.evaluate.held_out import self_annotated
 from sgpo.evaluate.prompt_files import is_answer_file, read_prompts, write_answers_to
 from sgpo.evaluate.runner import ANSWER_FILES, Job, Subject, check_inputs, run_evaluation
 from sgpo.leader.scores import REFERENCE_COLUMNS
 from sgpo.policy.generators import load_model
-from sgpo.preferences.source import load_pairs
+from sgpo.preferences.source import load_pairs, self_annotated
 from sgpo.rounds.context import Run
 from sgpo.rounds.costs import RESPONSE_SHARE, Scale, StagePlan
 from sgpo.rounds.data import check_fit

@@ -9,9 +9,8 @@ import numpy as np
 from sgpo.rounds.context import Run
 from sgpo.rounds.evaluations import headlines
 from sgpo.rounds.pairs import COUNTS, HEADS, HELDOUT, gaps_under
-from sgpo.rounds.training import TRAINING_LOG
+from sgpo.rounds.training import TRAINING_LOG, read_summary
 from sgpo.rounds.validation import DECISION
-from sgpo.rounds.worst_case import read_summary
 from sgpo.stats.ranking import ranking_accuracy
 from sgpo.store.files import read_json, reading_back, write_jsonl
 from sgpo.store.records import WORST_CASE, RoundMetrics, parse_record

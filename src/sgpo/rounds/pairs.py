@@ -18,8 +18,8 @@ from sgpo.policy.load import Policy
 from sgpo.policy.sampling import Response
 from sgpo.policy.score import score_pairs
 from sgpo.preferences.annotate import adjust_for_length, annotate_pairs, implicit_rewards
-from sgpo.preferences.seeds import hold_out
 from sgpo.preferences.source import load_pairs
+from sgpo.preferences.split import hold_out
 from sgpo.rounds.context import Run
 from sgpo.rounds.costs import Scale, StagePlan
 from sgpo.rounds.data import drawn_seeds

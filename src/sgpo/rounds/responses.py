@@ -27,7 +27,7 @@ from sgpo.rounds.context import Run
 from sgpo.rounds.costs import Scale, StagePlan
 from sgpo.rounds.data import prompt_lengths, round_prompts
 from sgpo.stats.heads import Heads
-from sgpo.store.files import reading_back
+from sgpo.store.files import read_json, reading_back
 from sgpo.store.progress import Advance, in_shares
 from sgpo.store.stages import Rows, ShardWork
 
@@ -153,8 +153,11 @@ def open_heads(run: Run) -> RewardHeads:
     options = settings.read_options
     model = run.config.model if settings.model is None else ModelConfig(path=settings.model)
     policy = load_model(model.model_copy(update={"dtype": options.dtype}), options.device)
-    with reading_back(path):
-        heads = Heads(**load_file(path)) if path.exists() else None
+    heads = None
+    if path.exists():
+        with reading_back(path):
+            heads, about = Heads(**load_file(path)), read_json(path.with_suffix(".json"))
+            options = options.model_copy(update={"pooling": about["pooling"]})
     return RewardHeads(policy, options, heads, settings.max_failed)
 
 

@@ -16,7 +16,7 @@ from sgpo.config import RunConfig
 from sgpo.leader.scores import stored_gaps
 from sgpo.policy.generators import load_model
 from sgpo.policy.load import Policy
-from sgpo.policy.tokens import response_texts, tokenize_responses
+from sgpo.policy.tokens import tokenize_pairs
 from sgpo.rounds.context import Run
 from sgpo.rounds.costs import StagePlan
 from sgpo.rounds.pairs import VALIDATION, gaps_under
@@ -177,8 +177,5 @@ def _choose(run: Run) -> Shipped:
 
 def _extra_tokens(pairs: Dataset, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     """How many tokens the chosen response of each of N pairs is longer than the rejected one, (N,) float64."""
-    lengths = []
-    for side in ("chosen", "rejected"):
-        rows = tokenize_responses(tokenizer, pairs["prompt"][:], response_texts(pairs, side))
-        lengths.append([len(row.response_ids) for row in rows])
+    lengths = [[len(row.response_ids) for row in rows] for rows in tokenize_pairs(tokenizer, pairs)]
     return np.subtract(*lengths, dtype=np.float64)

@@ -124,8 +124,7 @@ class ServerPool:
             for place in places:
                 answer = await self._ask(turns, call, place)
                 if answer is not None:
-                    answer = call.take(place, answer)
-                    self._count(answer)
+                    self._count(call.take(place, answer))
 
         workers = [asyncio.create_task(work()) for _ in range(min(concurrency * len(servers), len(call.bodies)))]
         try:
@@ -166,7 +165,8 @@ class ServerPool:
                 if len(failed) == attempts and reached:
                     return Answer(failure="no_answer", detail=f"no answer in {attempts} attempts ({lasts})")
                 # Several requests that fail in a row are the servers' failure, unless no others are left.
-                few = reached and call.answered and call.left <= max(self._max_failed * self._asked, 1)
+                left = len(call.bodies) - call.answered
+                few = reached and call.answered and left <= max(self._max_failed * self._asked, 1)
                 down = turns.all_down(self._retries + 1, _DIFFERENT if reached else 1) and not few
                 if down or len(failed) == attempts or (error.throttled and turns.all_silent()):
                     raise InputError(f"no server answers ({lasts}).") from error
@@ -186,11 +186,6 @@ class _Call:
 
     def __post_init__(self) -> None:
         self.answers: list[Answer | None] = [None] * len(self.bodies)
-
-    @property
-    def left(self) -> int:
-        """How many requests have no answer yet."""
-        return len(self.bodies) - self.answered
 
     def take(self, place: int, answer: Answer) -> Answer:
         """Reviews an answer, keeps it and passes it on."""

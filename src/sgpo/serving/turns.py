@@ -1,6 +1,7 @@
-"""Which server of a pool gets the next request, and how long a server that fails is paused."""
+"""Which server of a pool gets the next request, how fast it may be asked, and how long one that fails is paused."""
 
 import asyncio
+import math
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -8,12 +9,14 @@ from random import SystemRandom
 from typing import NamedTuple
 
 from sgpo.errors import InputError
-from sgpo.serving.pace import Pace
 from sgpo.serving.server import Server
 
 _LONGEST_PAUSE = 60.0
 # First pauses without any answer after which a server that gives nothing but 429 is taken to be one that fails.
 _PATIENCE = 300
+# Share by which an answer raises the rate: after each refusal a quarter of it, so that the rate is found quickly and
+# then kept.
+_RAISE, _LEAST_RAISE, _LOWER = 0.07, 0.001, 0.95
 
 
 class Turn(NamedTuple):
@@ -108,6 +111,42 @@ class Turns:
     def last_failures(self) -> str:
         """The last failure of each server that had one."""
         return "; ".join(f"{server.url}: {state.failure}" for server, state in self._states.items() if state.failure)
+
+
+class Pace:
+    """Requests a second that a server takes, learned from its refusals (429): no limit until the first one, then its
+    answers a second between two refusals, then the geometric mean of that, too low, and the rate, too high. It also
+    bounds the open requests."""
+
+    def __init__(self) -> None:
+        self._rate, self._raise = math.inf, _RAISE
+        self._refused_at, self._answered = -math.inf, 0
+        self.next = 0.0  # when the next request may be sent
+
+    def send(self, now: float) -> None:
+        """Records that a request was sent."""
+        self.next = max(now, self.next) + 1 / self._rate
+
+    def succeed(self) -> None:
+        """Records an answer."""
+        self._answered += 1
+        self._rate *= 1 + self._raise
+
+    def forget(self) -> None:
+        """Begins to count anew: the server has been away."""
+        self._refused_at, self._answered = -math.inf, 0
+
+    def refuse(self, sent: float, now: float) -> bool:
+        """Records that a request was refused; returns whether it is the first of those that were open together."""
+        if sent < self._refused_at:
+            return False
+        if self._answered and math.isfinite(self._refused_at):
+            rate = self._answered / (now - self._refused_at)
+            if math.isfinite(self._rate):
+                rate, self._raise = math.sqrt(rate * _LOWER * self._rate), max(self._raise / 4, _LEAST_RAISE)
+            self._rate = min(rate, self._rate)
+        self._refused_at, self._answered = now, 0
+        return True
 
 
 @dataclass

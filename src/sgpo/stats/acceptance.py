@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import brentq
 from scipy.special import expit
 from scipy.stats import norm
 
@@ -87,7 +86,9 @@ def evidence(gaps: ArrayLike, *, control: ArrayLike | None = None) -> ScoreTest:
         control = check_gaps(control, "control")
         if control.size != gaps.size:
             raise InputError(f"control has {control.size} pairs; allowed: as many as gaps, {gaps.size}.")
-        residual = expit(-_fit_slope(control))
+        # Where all pairs agree with the control, no finite slope is optimal; a large one is used instead.
+        steepest = 1024 / (np.abs(control).max() or 1.0)
+        residual = expit(-np.clip(fit_temperature(control).scale, -steepest, steepest) * control)
         weights = residual * (1 - residual)
         scale = float(weights @ control**2)
         rest = gaps if scale == 0 else gaps - float(weights @ (gaps * control)) / scale * control
@@ -120,24 +121,3 @@ def latest_supported(gaps: Sequence[ArrayLike], *, control: ArrayLike | None = N
 def describe_few(pairs: int, enough: int = ENOUGH_PAIRS) -> str:
     """What so few pairs to choose a round by do to the test, as part of a sentence; empty if there are enough."""
     return f"with fewer than {enough} pairs the test often misses a good round" if pairs < enough else ""
-
-
-def _fit_slope(control: np.ndarray) -> np.ndarray:
-    """b * control, (N,), with the b of least mean  -log sigma(b * control)."""
-    largest = float(np.abs(control).max())
-    if largest == 0:
-        return np.zeros(control.size)
-    unit = control / largest
-
-    def score(slope: float) -> float:
-        return float((unit * expit(-slope * unit)).sum())
-
-    ends = []
-    for end in (-1.0, 1.0):
-        while end * score(end) > 0 and abs(end) < 1e3:
-            end *= 2
-        # Where all pairs agree with the control, no finite slope is optimal; a large one is used instead.
-        if end * score(end) > 0:
-            return end * unit
-        ends.append(end)
-    return brentq(score, *ends) * unit

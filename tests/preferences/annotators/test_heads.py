@@ -40,11 +40,11 @@ def pairs():
 def fitted(policy, pairs, **options):
     annotator = RewardHeads(policy, HeadsOptions(**options))
     heads, about = annotator.fit(pairs, seed=0)
-    return RewardHeads(policy, HeadsOptions(**options), heads), about
+    return RewardHeads(policy, HeadsOptions(**{**options, "pooling": about["pooling"]}), heads), about
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 60, 8192])
-def test_states_of_a_response_are_its_last_one_and_their_mean(policy, batch_tokens):
+def test_states_of_a_response_are_their_mean_and_the_last_one(policy, batch_tokens):
     """One response at a time, through the public interface of transformers."""
     states, too_long = embed_responses(policy, PROMPTS, RESPONSES, batch_tokens=batch_tokens)
     assert states.shape == (5, 2, 32) and states.dtype == np.float32 and not too_long.any()
@@ -53,7 +53,7 @@ def test_states_of_a_response_are_its_last_one_and_their_mean(policy, batch_toke
         with torch.no_grad():
             ids = torch.tensor([row.prompt_ids + row.response_ids])
             hidden = policy.model(input_ids=ids, output_hidden_states=True).hidden_states[-1][0]
-        expected = [hidden[-1].numpy(), hidden[len(row.prompt_ids) :].mean(dim=0).numpy()]
+        expected = [hidden[len(row.prompt_ids) :].mean(dim=0).numpy(), hidden[-1].numpy()]
         np.testing.assert_allclose(states[place], expected, atol=2e-5)
 
 
@@ -83,18 +83,33 @@ def test_heads_learn_what_the_seeds_prefer_and_say_how_well(policy, pairs):
 
 def test_the_reward_is_the_mean_less_the_penalty_times_the_deviation(policy, pairs):
     """And without a penalty the mean over the heads, whose deviation is a part of the ranking."""
-    plain, _ = fitted(policy, pairs, penalty=0, heads=7)
-    each = plain.heads.rewards(embed_responses(policy, PROMPTS, RESPONSES)[0][:, 1])
+    plain, _ = fitted(policy, pairs, penalty=0, heads=7, pooling="mean")
+    each = plain.heads.rewards(embed_responses(policy, PROMPTS, RESPONSES)[0][:, 0])
     assert each.shape == (5, 7)
     np.testing.assert_allclose(plain(PROMPTS, RESPONSES).rewards, each.mean(axis=1), atol=1e-5)
-    bold = RewardHeads(policy, HeadsOptions(penalty=2.5), plain.heads)(PROMPTS, RESPONSES)
+    bold = RewardHeads(policy, HeadsOptions(penalty=2.5, pooling="mean"), plain.heads)(PROMPTS, RESPONSES)
     np.testing.assert_allclose(bold.parts["head_std"], each.std(axis=1), atol=1e-5)
     np.testing.assert_allclose(bold.rewards, each.mean(axis=1) - 2.5 * each.std(axis=1), atol=1e-5)
     single, _ = fitted(policy, pairs, heads=1)
     assert not single(PROMPTS, RESPONSES).parts["head_std"].any()
 
 
-@pytest.mark.parametrize(("place", "pooling"), [(0, "last"), (1, "mean")])
+def test_the_pooling_that_orders_held_out_seeds_better_is_chosen(policy, pairs, monkeypatch):
+    """Of states that say nothing in one pooling, whichever it is, and all in the other."""
+    for place, pooling in enumerate(("mean", "last")):
+
+        def without(*arguments, blind=1 - place, **options):
+            states, too_long = embed_responses(*arguments, **options)
+            states[:, blind] = np.random.default_rng(0).normal(size=states[:, blind].shape)
+            return states, too_long
+
+        monkeypatch.setattr("sgpo.preferences.annotators.heads.embed_responses", without)
+        _, about = fitted(policy, pairs)
+        assert about["pooling"] == pooling and about["tried"][pooling] == about["accuracy"] > 0.85
+        assert len(about["tried"]) == 2 and min(about["tried"].values()) < about["accuracy"]
+
+
+@pytest.mark.parametrize(("place", "pooling"), [(0, "mean"), (1, "last")])
 def test_given_pooling_and_regularisation_are_used(policy, pairs, place, pooling):
     """Stronger regularisation, smaller weights; and the heads read the states of their pooling."""
     annotator, about = fitted(policy, pairs, pooling=pooling, regularisation=0.3)
@@ -111,7 +126,7 @@ def test_responses_without_states_have_no_reward_and_are_counted_up_to_a_share(p
     ranking = annotator(PROMPTS, [["x" * 100_000, "I do not know."], RESPONSES[1]])
     assert np.isnan(ranking.rewards).tolist() == [True, False, False, False]
     assert ranking.counts == {"too_long": 1, "not_finite": 0}
-    strict = RewardHeads(policy, HeadsOptions(), annotator.heads, max_failed=0)
+    strict = RewardHeads(policy, annotator.options, annotator.heads, max_failed=0)
     with pytest.raises(
         InputError, match=r"1 of 2 responses .* failed \(too_long 1\); allowed: a share of max_failed, 0"
     ):
@@ -125,7 +140,7 @@ def test_states_that_are_not_finite_are_counted_too(pairs, tmp_path):
     policy.model.model.norm.weight.data[0] = torch.inf
     with pytest.raises(InputError, match=r"5 of 5 responses .* \(not_finite 5\)"):
         annotator(PROMPTS, RESPONSES)
-    lenient = RewardHeads(policy, HeadsOptions(), annotator.heads, max_failed=1)(PROMPTS, RESPONSES)
+    lenient = RewardHeads(policy, annotator.options, annotator.heads, max_failed=1)(PROMPTS, RESPONSES)
     assert np.isnan(lenient.rewards).all() and lenient.counts == {"too_long": 0, "not_finite": 5}
 
 
@@ -147,7 +162,7 @@ def test_wrong_options_are_refused_with_the_recipe():
         ({"options": {"penalty": float("nan")}}, "penalty is nan; allowed: a finite number >= 0"),
         ({"options": {"heads": 0}}, "heads is 0; allowed: a whole number >= 1"),
         ({"options": {"regularisation": 0}}, "regularisation is 0; allowed: a number > 0, or null"),
-        ({"options": {"pooling": "first"}}, "pooling is 'first'; allowed: 'last' or 'mean'"),
+        ({"options": {"pooling": "first"}}, "pooling is 'first'; allowed: 'mean' or 'last', or null"),
         ({"options": {"lambda": 1}}, "unknown key lambda; allowed: batch_tokens, dtype, device, heads, penalty,"),
         ({"function": "f.py:f"}, "function is 'f.py:f' with annotator 'heads', which takes none"),
     ]
