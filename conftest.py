@@ -15,22 +15,17 @@ os.environ.update(passive_waiting())
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 
-# Marker: what its tests need, whether it is there, and what is said where it is not.
-NEEDS = {
-    "cuda": ("a CUDA device, which CUDA_VISIBLE_DEVICES must name", lambda: torch_has_cuda()),
-    "vllm": ("a real vLLM, whose interpreter SGPO_VLLM_PYTHON names", lambda: bool(os.environ.get("SGPO_VLLM_PYTHON"))),
-}
-
-
 def torch_has_cuda():
     import torch
 
     return torch.cuda.is_available()
 
 
-def pytest_configure(config):
-    for marker, (what, _) in NEEDS.items():
-        config.addinivalue_line("markers", f"{marker}: needs {what}; skipped without")
+# Markers of pyproject.toml: what their tests need, and whether it is there.
+NEEDS = {
+    "cuda": ("a CUDA device, which CUDA_VISIBLE_DEVICES must name", torch_has_cuda),
+    "vllm": ("a real vLLM, whose interpreter SGPO_VLLM_PYTHON names", lambda: bool(os.environ.get("SGPO_VLLM_PYTHON"))),
+}
 
 
 def pytest_collection_modifyitems(config, items):

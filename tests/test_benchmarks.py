@@ -27,6 +27,10 @@ def table_rows(text):
     return {first: [cell.replace(",", "") for cell in rest] for first, *rest in rows if set(first) != {"-"}}
 
 
+def number(cell):
+    return float(cell.replace(",", ""))
+
+
 @pytest.fixture
 def gpu():
     spec = importlib.util.spec_from_file_location("gpu_run", BENCHMARKS / "gpu/run.py")
@@ -119,7 +123,7 @@ def test_the_smallest_form_of_every_step_runs_on_a_cpu(gpu, tmp_path):
         ("tests", "loop", "follower", "leader", "real_model"), "done"
     ), page
     rows = table_rows(page)
-    assert rows["10,000"] and float(rows["SGPO envelope"][0]) > 0 and float(rows["TRL"][0]) > 0
+    assert rows["10,000"] and number(rows["SGPO envelope"][0]) > 0 and number(rows["TRL"][0]) > 0
     assert " skipped" in page
 
 
@@ -135,7 +139,7 @@ def test_a_real_model_is_compared_with_generate_and_trl_in_its_smallest_form(tmp
     assert ran.returncode == 0, ran.stderr
     rows = table_rows(ran.stdout)
     names = ["model.generate", "sgpo, backend transformers", "TRL", "sgpo", "TRL DPOTrainer", "SGPO envelope, stored"]
-    assert all(float(rows[name][0].replace(",", "")) > 0 and float(rows[name][1]) > 0 for name in names)
+    assert all(number(rows[name][0]) > 0 and float(rows[name][1]) > 0 for name in names)
     assert rows["model.generate"] == [rows["model.generate"][0], "1.00", "-", "-"]
     alone = ["--folder", str(tmp_path), "--alone", "writing", "sgpo"]
     ran = subprocess.run([*command, *alone], env=environment, capture_output=True, text=True, check=True)
