@@ -43,7 +43,8 @@ def gains_table(gold: dict[Place, dict[str, np.ndarray]]) -> str:
         "| -- | -- | -- | -- | -- | -- | -- | -- | -- | -- |",
     ]
     for labels, method in dict.fromkeys((labels, method) for labels, _, method, _ in gold):
-        for policy in dict.fromkeys(place[3] for place in gold if (place[0], place[2]) == (labels, method)):
+        mine = [place[3] for place in gold if (place[0], place[2]) == (labels, method) and place[3] != "sft"]
+        for policy in dict.fromkeys(mine):
             seeds = [place[1] for place in gold if place == (labels, place[1], method, policy)]
             at = {name: [gold[labels, seed, method, name] for seed in seeds] for name in ("sft", "round-0", policy)}
             lines.append("| " + " | ".join(_cells(labels, method, policy, at)) + " |")
