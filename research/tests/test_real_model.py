@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from datasets import load_from_disk
 
 from sgpo.errors import InputError
 from sgpo.store.files import read_objects, write_jsonl
@@ -44,19 +45,21 @@ def done(tmp_path_factory):
     config = json.loads((model / "generation_config.json").read_text())
     (model / "generation_config.json").write_text(json.dumps(config | {"eos_token_id": list(range(2, 60))}))
     setting = Setting(str(model), folder / "world", folder / "out", RECIPE)
-    run_methods(setting, "clean", 0, ["SSAPO", "iterative DPO", "cDPO"])
+    run_methods(setting, "clean", 0, ["SSAPO", "iterative DPO", "SSAPO, per token", "cDPO"])
     return setting
 
 
 def test_methods_share_what_is_the_same_in_them(done):
-    runs = {name: done.output / "clean-0" / name for name in ("SSAPO", "iterative-DPO", "cDPO")}
+    runs = {name: done.output / "clean-0" / name for name in ("SSAPO", "iterative-DPO", "SSAPO-per-token", "cDPO")}
     read = {
         (name, part): (run / part).read_bytes()
         for name, run in runs.items()
         for part in ("round-0/policy/model.safetensors", "round-1/responses/data-00000-of-00001.arrow")
     }
     for part in ("round-0/policy/model.safetensors", "round-1/responses/data-00000-of-00001.arrow"):
-        assert read["SSAPO", part] == read["iterative-DPO", part] != read["cDPO", part]
+        assert read["SSAPO", part] == read["iterative-DPO", part] == read["SSAPO-per-token", part] != read["cDPO", part]
+    pairs = {name: load_from_disk(run / "round-1/pairs").to_list() for name, run in runs.items()}
+    assert pairs["SSAPO"] == pairs["iterative-DPO"] != pairs["SSAPO-per-token"]
 
 
 def test_every_policy_is_evaluated_on_every_test_prompt_and_once(done):

@@ -31,6 +31,7 @@ _CDPO = {
 # last DPO on human pairs is ours.
 METHODS: dict[str, dict[str, Any]] = {
     "SSAPO": {"follower.radius": 0.01},
+    "SSAPO, per token": {"follower.radius": 0.01, "annotation.per_token": True, "leader.final_epochs": 0},
     "SSAPO, heads": {"follower.radius": 0.01, "annotation.annotator": "heads", "leader.final_epochs": 0},
     "iterative DPO": _DPO,
     "cDPO": {**_DPO, **_CDPO},
@@ -92,17 +93,18 @@ def run_methods(
     the responses and scores of round 1, too.
     """
     reporter = reporter or Reporter()
-    made: dict[str, Path] = {}
+    made: dict[str, RunConfig] = {}
     evaluate_policy(setting, setting.model, setting.output / "sft", labels, seed)
     for method in methods:
         recipe = setting.recipe_of(labels, seed, method)
         key = json.dumps(recipe.leader.trainer, sort_keys=True)
         if not Path(recipe.output).exists() and key in made:
-            alike = recipe.reference == "sft" and recipe.annotation.annotator == "implicit"
-            shared = _OF_ROUND_1 if alike else _WRITTEN if recipe.reference == "sft" else ()
-            adopt(recipe, made[key], ("heldout/pairs", *OF_ROUND_0, *shared), _COMMAND)
+            source, shared = made[key], ()
+            if recipe.reference == source.reference:
+                shared = _OF_ROUND_1 if recipe.annotation == source.annotation else _WRITTEN
+            adopt(recipe, Path(source.output), ("heldout/pairs", *OF_ROUND_0, *shared), _COMMAND)
         run_recipe(recipe, command=_COMMAND, processes=Processes(), reporter=reporter)
-        made.setdefault(key, Path(recipe.output))
+        made.setdefault(key, recipe)
         for folder in policies(recipe):
             evaluate_policy(setting, f"{recipe.output}/{folder}/policy", Path(recipe.output) / folder, labels, seed)
 
