@@ -27,7 +27,7 @@ smollm2-model: $(STAMP)
 
 smollm2: smollm2-model
 	$(BIN)/sgpo-study requests --model runs/smollm2/model --output runs/smollm2/world \
-		--seeds 200 --heldout 100 --pool 48 --test 48 --sampled 240 120
+		--seeds 240 --heldout 100 --pool 48 --test 48 --sampled 312 120
 	$(BIN)/sgpo run --config recipes/smollm2-135m.yaml $(SMOLLM2)
 
 # Real vLLM, on the CPU. What it brings for images is a CUDA build, which its import does not survive.
