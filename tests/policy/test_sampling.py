@@ -3,7 +3,7 @@ import pytest
 import torch
 from transformers import TopPLogitsWarper
 
-from sgpo.policy.generate import Pick, draw_uniforms
+from sgpo.policy.generate import Pick, draw_uniforms, nucleus
 from sgpo.policy.sampling import Sampling, prompt_seeds
 
 VOCABULARY = 50
@@ -32,6 +32,26 @@ def test_an_even_grid_of_numbers_picks_each_token_by_its_probability(logits, tem
     found = np.bincount(picked, minlength=VOCABULARY)
     assert np.abs(found - count * law).max() < 1.01
     assert found[law == 0].sum() == 0
+
+
+@pytest.mark.parametrize("top_p", [0.3, 0.95, 0.9999])
+def test_the_nucleus_is_that_of_transformers_however_many_tokens_it_takes(top_p):
+    """Rows of few tokens and of thousands in one batch: 128 are enough for some, all are needed for others."""
+    logits = torch.randn(6, 5000, generator=torch.Generator().manual_seed(1)).double()
+    logits *= torch.tensor([0.01, 0.5, 1, 3, 10, 100]).unsqueeze(1)
+    probabilities = torch.softmax(logits, dim=-1)
+    expected = TopPLogitsWarper(top_p)(None, logits) > -torch.inf
+    found = nucleus(probabilities, top_p)
+    assert torch.equal(found > 0, expected)
+    assert torch.equal(found[expected], probabilities[expected])
+    assert expected.sum(dim=-1).min() < 4 and expected.sum(dim=-1).max() > 8 * 128
+
+
+def test_tokens_as_likely_as_the_last_of_a_nucleus_belong_to_it():
+    probabilities = torch.tensor([[0.1, 0.4, 0.1, 0.1, 0.3], [0.2, 0.2, 0.2, 0.2, 0.2]])
+    assert torch.equal(nucleus(probabilities, 0.75), probabilities)
+    assert torch.equal(nucleus(probabilities, 0.75, most=1), probabilities)
+    assert torch.equal(nucleus(probabilities, 0.6)[0], torch.tensor([0, 0.4, 0, 0, 0.3]))
 
 
 @pytest.mark.parametrize("number", [0.0, 1.0 - 2**-40, 1.0])

@@ -65,6 +65,11 @@ class Setting:
         """Of the model."""
         return self.recipe.get("model", {}).get("dtype", "float32")
 
+    @property
+    def batch_size(self) -> int:
+        """Responses written at once when a policy is evaluated."""
+        return self.recipe.get("generation", {}).get("batch_size", 32)
+
     def data(self, labels: str, seed: int) -> Path:
         """The folder of an annotator's seeds."""
         return self.world / f"{labels}-{seed}"
@@ -139,7 +144,7 @@ def evaluate_policy(setting: Setting, path: str, folder: Path, labels: str, seed
     ]  # fmt: skip
     prompts = [[{"role": "user", "content": row["prompt"]}] for _, row in rows]
     policy = load_policy(path, dtype=setting.dtype)
-    generator = TransformersGenerator(policy, batch_size=96)
+    generator = TransformersGenerator(policy, batch_size=setting.batch_size)
     found = generator.generate(prompts, [derive_seed(row["key"], 1) for _, row in rows], _SAMPLING)
     firsts = [responses[0].text for responses in found]
     ratios = np.zeros(len(rows))

@@ -15,8 +15,6 @@ from transformers import (
     PreTrainedTokenizerBase,
     StoppingCriteria,
     StoppingCriteriaList,
-    TemperatureLogitsWarper,
-    TopPLogitsWarper,
 )
 
 from sgpo.errors import check_whole
@@ -242,15 +240,15 @@ class Pick(LogitsProcessor):
     """
 
     def __init__(self, sampling: Sampling, uniforms: Tensor, written: Tensor, prompt_length: int) -> None:
-        self._warp = LogitsProcessorList([TemperatureLogitsWarper(float(sampling.temperature))])
-        if sampling.top_p < 1:
-            self._warp.append(TopPLogitsWarper(float(sampling.top_p)))
+        self._temperature, self._top_p = sampling.temperature, sampling.top_p
         self._uniforms, self._written, self._prompt_length = uniforms, written, prompt_length
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         place = self._written + (input_ids.shape[1] - self._prompt_length)
         drawn = self._uniforms.gather(1, place.clamp(max=self._uniforms.shape[1] - 1).unsqueeze(1))
-        probabilities = torch.softmax(self._warp(input_ids, scores.float()), dim=-1)
+        probabilities = torch.softmax(scores.float() / self._temperature, dim=-1)
+        if self._top_p < 1:
+            probabilities = nucleus(probabilities, self._top_p)
         cumulative = probabilities.cumsum(dim=-1)
         # Rounding may leave the last sum below 1, so the sum itself is the scale. A number just below 1 may be 1 in
         # float32; kept below the sum, it finds a token of positive probability.
@@ -258,6 +256,25 @@ class Pick(LogitsProcessor):
         target = torch.minimum(drawn.to(cumulative.dtype) * whole, torch.nextafter(whole, torch.zeros_like(whole)))
         picked = torch.searchsorted(cumulative, target, right=True).clamp(max=probabilities.shape[1] - 1)
         return scores.scatter(1, picked, torch.inf)
+
+
+def nucleus(probabilities: Tensor, top_p: float, most: int = 128) -> Tensor:
+    """The probabilities (R, V) of each row's most likely tokens up to a total of `top_p`, and zero elsewhere.
+
+    Tokens as likely as the last of these are kept, too: which are depends on no order. To sort a whole vocabulary takes
+    longer than a small model's step, so only the `most` likely tokens are ordered, or eight times as many in rows where
+    they have less than `top_p`.
+
+    Source: arXiv:1904.09751, section 3.1.
+    """
+    largest = probabilities.topk(min(most, probabilities.shape[1]), dim=-1).values
+    total = largest.cumsum(dim=-1)
+    last = largest.where(total - largest < top_p, torch.inf).amin(dim=-1, keepdim=True)
+    kept = probabilities.where(probabilities >= last, 0)
+    short = total[:, -1] < top_p
+    if most < probabilities.shape[1] and bool(short.any()):
+        kept[short] = nucleus(probabilities[short], top_p, 8 * most)
+    return kept
 
 
 @contextmanager
