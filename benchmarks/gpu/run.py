@@ -132,7 +132,7 @@ def follower_step(arguments: argparse.Namespace) -> Step:
 def leader_step(arguments: argparse.Namespace) -> Step:
     words = ["--device", arguments.device, "--modes", "SGPO envelope"]
     words += ["--blocks", "1", "--steps", "2", "--no-memory"] if arguments.small else [
-        "SGPO radius 0", "SGPO envelope, stored", "--blocks", "3", "--steps", "8"
+        "SGPO envelope, stored", "--blocks", "3", "--steps", "6"
     ]  # fmt: skip
     return Step("leader", [str(ROOT / "benchmarks/leader.py"), *words], 0.2)
 
