@@ -13,9 +13,11 @@ import pytest
 
 from processes import runs, wait_until
 from sgpo.config.read import read_recipe
+from sgpo.policy.load import load_policy
 from sgpo_research.real_model import METHODS, Setting
 from sgpo_research.real_model_command import real_model_parser
 from sgpo_research.requests_command import requests_parser
+from tiny_gguf import write_gguf
 from tiny_model import build_tiny_model
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -112,6 +114,15 @@ def test_the_commands_of_the_whole_form_are_taken(gpu, tmp_path):
         script, *words = commands[name]
         known = set(re.findall(r"add_argument\(\s*\"(--[\w-]+)", Path(script).read_text()))
         assert {word for word in words if word.startswith("--")} <= known, name
+
+
+def test_a_gguf_file_becomes_the_model_of_all_steps(gpu, tmp_path):
+    file = write_gguf(build_tiny_model(tmp_path / "tiny"), tmp_path / "tiny.gguf")
+    arguments = gpu.parse(["--output", str(tmp_path), "--runs", str(tmp_path / "runs"), "--gguf", str(file)])
+    step = gpu.model_step(arguments)
+    gpu.run_step(step, tmp_path, limit=120)
+    assert step.status == "done", (tmp_path / "model.log").read_text()
+    assert load_policy(str(arguments.model)).context == 256
 
 
 @pytest.mark.slow

@@ -34,7 +34,10 @@ from sgpo.serving.watch import end_group
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "numpy")
-CONVERT = "import sys; from sgpo.policy.gguf import GGUFFile; GGUFFile(*sys.argv[1:3]).save(sys.argv[3], 'float32')"
+CONVERT = (
+    "import pathlib, sys; from sgpo.policy.gguf import GGUFFile; folder, name, output = sys.argv[1:]; "
+    "GGUFFile(folder, name, 'float32').save(pathlib.Path(output))"
+)
 CARD = (
     "import torch; card = torch.cuda.get_device_properties(0); print(card.name, f'{card.total_memory / 2**30:.0f} GiB')"
 )
