@@ -28,12 +28,14 @@ _CDPO = {
     "leader.trainer.confidence_warmup": 0,
 }  # fmt: skip
 # All choose the round to ship by the same validation pairs. The rounds of SSAPO are those of the paper's settings; the
-# last DPO on human pairs is ours.
+# last DPO on human pairs is ours, and "DPO twice" is that without rounds.
 METHODS: dict[str, dict[str, Any]] = {
     "SSAPO": {"follower.radius": 0.01},
     "SSAPO, per token": {"follower.radius": 0.01, "annotation.per_token": True, "leader.final_epochs": 0},
     "SSAPO, heads": {"follower.radius": 0.01, "annotation.annotator": "heads", "leader.final_epochs": 0},
     "iterative DPO": _DPO,
+    "iterative DPO, last DPO": {"follower.radius": 0},
+    "DPO twice": {"rounds": 0, "follower.radius": 0},
     "cDPO": {**_DPO, **_CDPO},
     "SPA": {**_DPO, "reference": "previous", "leader.trainer.confidence_smoothing": 0.1},
 }
