@@ -109,11 +109,24 @@ def test_the_commands_of_the_whole_form_are_taken(gpu, tmp_path):
         study = real_model_parser().parse_args(commands[name][3:])
         setting = Setting(study.model, study.world, study.output, read_recipe(study.config, study.set))
         for method in study.methods or METHODS:
-            assert setting.recipe_of("clean", 0, method).data.prompts_per_round == [200, 200, 200]
+            assert setting.recipe_of("clean", 0, method).generation.batch_size == 768
     for name in ("follower", "leader", "real_model"):
         script, *words = commands[name]
         known = set(re.findall(r"add_argument\(\s*\"(--[\w-]+)", Path(script).read_text()))
         assert {word for word in words if word.startswith("--")} <= known, name
+
+
+def test_every_folder_of_a_world_is_run_beside_the_others(gpu, tmp_path):
+    for name in ("clean-0", "clean-1", "inverted-title-0", "inverted-title-1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "seeds.jsonl").touch()
+    words = ["--output", str(tmp_path / "out"), "--model", str(tmp_path), "--world", str(tmp_path)]
+    arguments = gpu.parse(words)
+    assert gpu.world_step(arguments) is None
+    study = real_model_parser().parse_args(gpu.loop_step(arguments).command[3:])
+    assert (study.world, study.labels, study.seeds, study.jobs) == (tmp_path, ["clean", "inverted-title"], [0, 1], 4)
+    alone = gpu.parse(["--output", str(tmp_path / "out"), "--steps", "test", "leader"])
+    assert gpu.model_step(alone) is None
 
 
 def test_a_gguf_file_becomes_the_model_of_all_steps(gpu, tmp_path):

@@ -1,12 +1,13 @@
 """What a data-centre GPU should be asked in ten minutes, in order of worth: one table per step, all in one folder.
 
-    python benchmarks/gpu/run.py --output gpu --budget 600 --model models/smollm2
+    python benchmarks/gpu/run.py --output gpu --budget 600 --model models/smollm2 --world world
     python benchmarks/gpu/run.py --output gpu --budget 600 --gguf SmolLM2-135M-Instruct.Q4_1.gguf
     python benchmarks/gpu/run.py --output gpu --budget 120 --device cpu --small      # the smallest form
 
-Steps: the tests marked `cuda`; the loop on a real model, method by method, in a world made for it first; the follower
-at 10^7 and 10^8 gaps; the leader's ratios with a random Llama of 1B parameters, bfloat16 and 1,024 tokens; writing,
-scoring and training with the real model. Each is a process of its own, whose limit is what the budget leaves once the
+Steps: the tests marked `cuda`; the loop on a real model, method by method, for all data seeds and labels of --world at
+once (one process of a small model leaves a card idle), or in a world made for it first; the follower at 10^7 and 10^8
+gaps; the leader's ratios with a random Llama of 1B parameters, bfloat16 and 1,024 tokens; writing, scoring and training
+with the real model. Each is a process of its own, whose limit is what the budget leaves once the
 later steps have their shares; what a step does not need goes to the next. One that fails or runs out of time is named,
 and the next one runs. The folder gets a log per step, `summary.json` and `summary.md` with the tables, the device and
 the versions; both are rewritten after every step.
@@ -48,7 +49,7 @@ SMALL_WORLD = [
     "world.sft_examples=160", "world.hidden=32", "generation.max_new_tokens=16", "generation.stop=[e]",
     "leader.seed_epochs=1",
 ]  # fmt: skip
-_GRACE = 10
+_GRACE, _AT_ONCE = 10, 12
 
 
 @dataclass
@@ -86,16 +87,11 @@ def test_step(arguments: argparse.Namespace) -> Step:
 
 def world_step(arguments: argparse.Namespace) -> Step | None:
     """The world of checkable requests, from the model's own responses; the demo's world is part of its run."""
-    if arguments.small:
+    if arguments.small or arguments.world:
         return None
-    words = [
-        "--dtype",
-        "bfloat16",
-        "--batch-size",
-        "512",
-        *sizes({"seeds": 200, "heldout": 150, "pool": 200, "test": 64}),
-    ]
-    return Step("world", [*STUDY, "requests", *model_and_output(arguments, "world"), *words], 0.15)
+    counts = sizes({"batch-size": 768, "seeds": 240, "heldout": 100, "pool": 48, "test": 96})
+    words = ["requests", *model_and_output(arguments, "world"), "--dtype", "bfloat16", *counts]
+    return Step("world", [*STUDY, *words], 0.15)
 
 
 def loop_step(arguments: argparse.Namespace) -> Step:
@@ -113,8 +109,14 @@ def loop_table_step(arguments: argparse.Namespace) -> Step | None:
 
 
 def real_model_study(arguments: argparse.Namespace) -> list[str]:
-    recipe = ["--config", str(ROOT / "recipes/smollm2-135m-gpu.yaml"), "--set", "data.prompts_per_round=[200,200,200]"]
-    world = ["--world", str(arguments.runs / "world")]
+    recipe = ["--config", str(ROOT / "recipes/smollm2-135m.yaml"), "--set", "model.dtype=bfloat16"]
+    recipe += ["generation.batch_size=768", "leader.micro_batch_size=8"]
+    world = ["--world", str(arguments.world or arguments.runs / "world")]
+    if arguments.world:
+        # Folders of `sgpo-study requests`: LABELS-SEED.
+        names = [path.parent.name.rpartition("-") for path in sorted(arguments.world.glob("*-*/seeds.jsonl"))]
+        world += ["--labels", *dict.fromkeys(labels for labels, _, _ in names)]
+        world += ["--seeds", *dict.fromkeys(seed for _, _, seed in names), "--jobs", str(min(len(names), _AT_ONCE))]
     return [*STUDY, "real-model", *model_and_output(arguments, "loop"), *world, *recipe]
 
 
@@ -135,7 +137,7 @@ def follower_step(arguments: argparse.Namespace) -> Step:
 def leader_step(arguments: argparse.Namespace) -> Step:
     words = ["--device", arguments.device, "--modes", "SGPO envelope"]
     words += ["--blocks", "1", "--steps", "2", "--no-memory"] if arguments.small else [
-        "SGPO envelope, stored", "--blocks", "3", "--steps", "6"
+        "SGPO envelope, stored", "--blocks", "2", "--steps", "6"
     ]  # fmt: skip
     return Step("leader", [str(ROOT / "benchmarks/leader.py"), *words], 0.2)
 
@@ -151,11 +153,15 @@ def real_model_step(arguments: argparse.Namespace) -> Step:
 
 
 STEPS = (test_step, world_step, loop_step, loop_table_step, follower_step, leader_step, real_model_step)
+_WITH_MODEL = (world_step, loop_step, real_model_step)
 
 
 def model_step(arguments: argparse.Namespace) -> Step | None:
-    """Gets the model folder, where it is not given; in the smallest form the demo's own model is used."""
-    if arguments.model is not None or (arguments.small and arguments.gguf is None):
+    """Gets the model folder, where a step needs it; in the smallest form the demo's own model is used."""
+    needed = arguments.steps is None or any(
+        make.__name__.removesuffix("_step") in arguments.steps for make in _WITH_MODEL
+    )
+    if not needed or arguments.model is not None or (arguments.small and arguments.gguf is None):
         return None
     arguments.model = arguments.runs / "model"
     if arguments.gguf is None:
@@ -226,17 +232,18 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--small", action="store_true", help="the smallest form of every step")
     parser.add_argument("--model", type=Path, help="folder of the real model")
+    parser.add_argument("--world", type=Path, help="folder of `sgpo-study requests`; default: one seed, made first")
     parser.add_argument("--gguf", type=Path, help="GGUF file of it, converted first")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/gpu", help="folder for the run and the model")
     parser.add_argument("--steps", nargs="+", choices=[step.__name__.removesuffix("_step") for step in STEPS])
     arguments = parser.parse_args(argv)
     if not arguments.budget > 0:
         parser.error(f"--budget is {arguments.budget}; allowed: seconds > 0")
-    for name in ("model", "gguf"):
+    for name in ("model", "gguf", "world"):
         path = getattr(arguments, name)
         if path is not None and not path.exists():
             parser.error(f"--{name} {path} does not exist")
-    for name in ("output", "runs", "model", "gguf"):
+    for name in ("output", "runs", "model", "gguf", "world"):
         path = getattr(arguments, name)
         setattr(arguments, name, path and path.absolute())
     return arguments

@@ -15,9 +15,11 @@ class SketchyWriter:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.calls: list[int] = []
 
     def generate(self, prompts, seeds, sampling, *, progress=None):
         self.asked += [messages[-1]["content"] for messages in prompts]
+        self.calls.append(len(prompts))
         return [[self._write(seed, number) for number in range(sampling.n)] for seed in seeds]
 
     def _write(self, seed: int, number: int) -> Response:

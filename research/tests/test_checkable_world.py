@@ -34,10 +34,10 @@ SIZE = WorldSize(seeds=20, heldout=15, pool=16, rounds=2, test=24, sampled=(72, 
 CAT = Request("Explain why cats purr.", "animals", ("happy", "sound", "calm"))
 
 
-def write(folder, *, seed=0, annotator=None, writer=None, size=SIZE, model="a model"):
+def write(folder, *, seed=0, annotator=None, writer=None, size=SIZE, model="a model", batch_size=48):
     return write_world(
         folder, size=size, annotator=annotator or Annotator(), seed=seed, model=model,
-        open_generator=lambda: writer or SketchyWriter(), reporter=Reporter(),
+        open_generator=lambda: writer or SketchyWriter(), batch_size=batch_size, reporter=Reporter(),
     )  # fmt: skip
 
 
@@ -279,6 +279,16 @@ def test_samples_are_made_once_and_an_interrupted_job_asks_only_for_what_is_miss
     assert (tmp_path / "clean-0/seeds.jsonl").read_bytes() == before
 
 
+def test_a_batch_larger_than_a_file_is_filled_and_changes_nothing(tmp_path):
+    writers = SketchyWriter(), SketchyWriter()
+    for writer, batch_size in zip(writers, (192, 400), strict=True):
+        write(tmp_path / str(batch_size), writer=writer, batch_size=batch_size)
+    assert [writer.calls for writer in writers] == [[24] * 5, [72, 48]]
+    files = [sorted((tmp_path / name / "samples").iterdir()) for name in ("192", "400")]
+    assert [path.name for path in files[0]] == [path.name for path in files[1]]
+    assert all(one.read_bytes() == other.read_bytes() for one, other in zip(*files, strict=True))
+
+
 def test_the_loop_and_the_checkers_read_the_files(tmp_path):
     write(tmp_path)
     columns = {"key", "instruction_id_list", "kwargs", "types", "topic", "request"}
@@ -325,6 +335,7 @@ def test_a_model_that_cannot_be_loaded_leaves_nothing(tmp_path):
         raise InputError("no model")
 
     arguments = {"size": SIZE, "annotator": Annotator(), "seed": 0, "model": "a model", "reporter": Reporter()}
+    arguments["batch_size"] = 48
     with pytest.raises(InputError, match="no model"):
         write_world(tmp_path / "out", open_generator=fail, **arguments)
     assert not (tmp_path / "out").exists()

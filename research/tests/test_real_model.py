@@ -21,6 +21,7 @@ RECIPE = {
     "generation": {"candidates": 3, "max_new_tokens": 12, "temperature": 1.0},
     "leader": {"accept": "supported", "learning_rate": 1e-3, "batch_size": 4, "micro_batch_size": 4, "max_length": 200},
 }
+POLICIES = ("sft", "round-0")
 CHECKED = {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
 
 
@@ -86,6 +87,28 @@ def test_the_command_shows_what_is_done(done, tmp_path, capsys):
     assert "<svg" in (done.output / "gold_by_kl.svg").read_text()
     assert main([*line, "--config", str(config), "--methods", "PPO"]) == 2
     assert "--methods has 'PPO'; allowed: SSAPO" in capsys.readouterr().err
+    assert main([*line, "--config", str(config), "--seeds", "0", "7"]) == 2
+    assert f"--world {done.world} has no clean-7; it has: clean-0." in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_runs_side_by_side_are_those_of_one_after_another(done, tmp_path):
+    """The last DPO of an unsupported round 0 is not trained, so one policy of each run is evaluated."""
+    for seed in (0, 1):
+        write_small_world(tmp_path / "world" / f"clean-{seed}")
+    config = tmp_path / "recipe.yaml"
+    config.write_text(json.dumps(RECIPE))
+    golds = []
+    for jobs in ("1", "2"):
+        output = tmp_path / jobs
+        line = ["real-model", "--model", done.model, "--world", str(tmp_path / "world"), "--output", str(output)]
+        assert (
+            main([*line, "--config", str(config), "--seeds", "0", "1", "--methods", "DPO twice", "--jobs", jobs]) == 0
+        )
+        rows, _ = results(Setting(done.model, tmp_path / "world", output, RECIPE))
+        assert [(row["seed"], row["policy"]) for row in rows] == [(seed, name) for seed in (0, 1) for name in POLICIES]
+        golds.append([row["gold"] for row in rows])
+    assert golds[0] == golds[1]
 
 
 def test_a_gain_is_paired_by_prompt_and_its_interval_over_seeds_is_students():

@@ -81,6 +81,7 @@ def write_world(
     seed: int,
     model: str,
     open_generator: Callable[[], Generator],
+    batch_size: int,
     reporter: Reporter,
 ) -> dict[str, Any]:
     """Writes the files of a run, in the folder LABELS-SEED of `output`.
@@ -95,6 +96,7 @@ def write_world(
         seed: the data seed, >= 0.
         model: fingerprint of the model that answers.
         open_generator: loads it, if responses are missing.
+        batch_size: of that generator.
         reporter: where progress is shown.
 
     Returns: the content of summary.json.
@@ -111,7 +113,14 @@ def write_world(
         asked = size.sampled[place] if size.sampled else _PROMPTS_PER_PAIR * wanted
         prompts = part_prompts(part, -(-asked // SHARD) * SHARD)
         sampled[part] = sample_responses(
-            output / "samples", part, prompts, SAMPLING, model=model, open_generator=open_generator, reporter=reporter
+            output / "samples",
+            part,
+            prompts,
+            SAMPLING,
+            model=model,
+            open_generator=open_generator,
+            batch_size=batch_size,
+            reporter=reporter,
         )
         pairs[part] = _draw_pairs(sampled[part], wanted, part, seed)
     labelled = label(pairs["seeds"], annotator.labels, np.random.default_rng([seed, 1]), inverted=annotator.inverted)

@@ -1,11 +1,12 @@
-"""The seeds of a table in several processes; each seed is a file of its own."""
+"""Work in several processes: the seeds of a table, each of which is a file of its own, or runs."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from sgpo_research.registry import study_tables
 from sgpo_research.tables import check_folder, compute_seed
@@ -33,9 +34,22 @@ def compute_seeds(
         progress: called with the number of newly computed seeds.
     """
     check_folder(output)
+    side_by_side(jobs, _compute, [(name, output, seed, quick, data) for seed in seeds], progress)
+
+
+def side_by_side(
+    jobs: int,
+    work: Callable[..., None],
+    calls: Sequence[tuple[Any, ...]],
+    progress: Callable[[int], None] = lambda count: None,
+) -> None:
+    """Calls `work` with each of the tuples, in `jobs` processes with one thread each; the first error is raised here.
+
+    `progress` is called with the number of calls that have ended.
+    """
     # Spawned, since torch's threads do not survive a fork.
     with one_thread_each(), ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(_compute, name, output, seed, quick, data) for seed in seeds]
+        futures = [pool.submit(work, *call) for call in calls]
         try:
             for future in as_completed(futures):
                 future.result()

@@ -35,7 +35,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "SSAPO, heads": {"follower.radius": 0.01, "annotation.annotator": "heads", "leader.final_epochs": 0},
     "iterative DPO": _DPO,
     "iterative DPO, last DPO": {"follower.radius": 0},
-    "DPO twice": {"rounds": 0, "follower.radius": 0},
+    "DPO twice": {"rounds": 0, "follower.radius": 0, "data.prompts_per_round": None},
     "cDPO": {**_DPO, **_CDPO},
     "SPA": {**_DPO, "reference": "previous", "leader.trainer.confidence_smoothing": 0.1},
 }

@@ -2,9 +2,6 @@
 
 import argparse
 from pathlib import Path
-from typing import get_args
-
-from sgpo_research.worlds.noise import Labels
 
 
 def real_model_parser() -> argparse.ArgumentParser:
@@ -16,11 +13,21 @@ def real_model_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True, metavar="FOLDER", help="folder or Hub id of the SFT model")
     parser.add_argument("--world", required=True, type=Path, metavar="DIR", help="output of `sgpo-study requests`")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="for runs and results; resumes there")
-    parser.add_argument("--labels", nargs="+", choices=get_args(Labels), default=["clean"], help="default: clean")
+    parser.add_argument(
+        "--labels",
+        nargs="+",
+        default=["clean"],
+        metavar="NAME",
+        help="the world's folders, less the seed; default: clean",
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="data seeds; default: 0")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="default: SSAPO 'iterative DPO'")
     parser.add_argument("--config", required=True, metavar="FILE", help="the recipe that all methods share")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of its keys")
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N",
+        help="processes that share data seeds and labels, one thread and one model in memory each; default: 1",
+    )  # fmt: skip
     parser.add_argument("--rows", action="store_true", help="run nothing; show what is done")
     return parser
 
@@ -32,14 +39,16 @@ def run_real_model(arguments: argparse.Namespace) -> None:
     from rich.table import Table
 
     from sgpo.config.read import read_recipe
-    from sgpo.errors import InputError
+    from sgpo.errors import InputError, check_whole
     from sgpo.store.hub import settle_hub_access
     from sgpo.store.progress import Reporter, hide_other_bars
+    from sgpo_research.jobs import side_by_side
     from sgpo_research.real_model import METHODS, Setting, results, run_methods
     from sgpo_research.real_model_table import write_results
 
     settle_hub_access([arguments.model])
     hide_other_bars()
+    check_whole("--jobs", arguments.jobs, 1)
     methods = arguments.methods or ["SSAPO", "iterative DPO"]
     if unknown := [name for name in methods if name not in METHODS]:
         raise InputError(f"--methods has {unknown[0]!r}; allowed: {', '.join(METHODS)}.")
@@ -47,9 +56,20 @@ def run_real_model(arguments: argparse.Namespace) -> None:
     setting = Setting(arguments.model, arguments.world, arguments.output, recipe)
     console = Console()
     if not arguments.rows:
-        for labels in arguments.labels:
-            for seed in arguments.seeds:
-                run_methods(setting, labels, seed, methods, Reporter(console))
+        for folder in (setting.data(labels, seed) for labels in arguments.labels for seed in arguments.seeds):
+            if not folder.is_dir():
+                found = ", ".join(sorted(path.parent.name for path in arguments.world.glob("*/seeds.jsonl"))) or "none"
+                raise InputError(f"--world {arguments.world} has no {folder.name}; it has: {found}.")
+        calls = [(setting, labels, seed, methods) for labels in arguments.labels for seed in arguments.seeds]
+        # No method: the SFT model is evaluated once for all.
+        run_methods(*calls[0][:3], [], Reporter(console))
+        if arguments.jobs > 1:
+            reporter = Reporter(console)
+            with reporter.stage("runs"), reporter.bar("data seeds", len(calls)) as advance:
+                side_by_side(min(arguments.jobs, len(calls)), run_methods, calls, advance)
+        else:
+            for call in calls:
+                run_methods(*call, Reporter(console))
     rows, golds = results(setting)
     if not rows:
         raise InputError(f"--output {arguments.output} holds no results for --world {arguments.world}.")

@@ -65,6 +65,7 @@ def run_requests(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         model=fingerprint_policy(arguments.model),
         open_generator=open_generator,
+        batch_size=arguments.batch_size,
         reporter=Reporter(console),
     )
     _print_summary(summary, console)

@@ -1,5 +1,6 @@
 """Responses of a model to prompts of the world, sampled once for all data seeds; an interrupted job resumes."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -42,6 +43,7 @@ def sample_responses(
     *,
     model: str,
     open_generator: Callable[[], Generator],
+    batch_size: int,
     reporter: Reporter,
 ) -> list[Sampled]:
     """Samples responses to all prompts that the folder does not hold yet.
@@ -53,6 +55,7 @@ def sample_responses(
         sampling: how to sample; the same for all that is in the folder.
         model: the model's fingerprint, likewise.
         open_generator: loads the model, if anything is missing.
+        batch_size: of that generator, so that a file's responses do not leave it half empty.
         reporter: where progress is shown.
 
     Raises:
@@ -67,16 +70,20 @@ def sample_responses(
         generator = open_generator()
         write_json(folder / "about.json", about)
         with reporter.stage(f"responses: {part}"), reporter.bar("prompts", len(missing) * SHARD) as advance:
-            for number in missing:
-                messages = [[{"role": "user", "content": one.text}] for one in shards[number]]
-                seeds = [derive_seed(one.key, 0) for one in shards[number]]
+            at_once = math.ceil(batch_size / (SHARD * sampling.n))
+            for start in range(0, len(missing), at_once):
+                numbers = missing[start : start + at_once]
+                together = [one for number in numbers for one in shards[number]]
+                messages = [[{"role": "user", "content": one.text}] for one in together]
+                seeds = [derive_seed(one.key, 0) for one in together]
                 found = generator.generate(messages, seeds, sampling, progress=advance)
                 rows = [
                     one.row | {"responses": [each.text for each in responses],
                                "finish_reasons": [each.finish_reason for each in responses]}
-                    for one, responses in zip(shards[number], found, strict=True)
+                    for one, responses in zip(together, found, strict=True)
                 ]  # fmt: skip
-                write_jsonl(paths[number], rows)
+                for place, number in enumerate(numbers):
+                    write_jsonl(paths[number], rows[place * SHARD : (place + 1) * SHARD])
     return [one for path, shard in zip(paths, shards, strict=True) for one in _read(path, shard)]
 
 
