@@ -134,7 +134,7 @@ class Bench:
         published, tokenizer = self.policy.model.generation_config.eos_token_id, self.policy.tokenizer
         ends = {tokenizer.eos_token_id, *(published if isinstance(published, list) else [published])} - {None}
         return GenerationConfig(
-            do_sample=True, temperature=self.sampling.temperature, top_k=0, top_p=1.0,
+            do_sample=True, temperature=self.sampling.temperature, top_k=0, top_p=self.sampling.top_p,
             max_new_tokens=self.sampling.max_new_tokens, eos_token_id=sorted(ends),
             pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
         )  # fmt: skip

@@ -5,10 +5,11 @@
     python benchmarks/real_model.py --model smollm2 --device cuda --dtype bfloat16
     python benchmarks/real_model.py --model smollm2 --part writing --backend vllm --python .venv-vllm/bin/python
 
-Writing: a backend of sgpo compared with a loop of `model.generate` over batches in the given order. Scoring:
-`score_responses` compared with the reference log-probabilities of TRL's DPOTrainer, one pass each. Training:
-SGPOTrainer on pairs that store the scores, as in a run, compared with TRL's DPOTrainer, which computes the reference's
-in every step or before the first one (that pass is not counted). The scored and trained responses are the written ones.
+Writing: a backend of sgpo compared with a loop of `model.generate` over batches in the given order, both with the
+settings of recipes/smollm2-135m.yaml unless --candidates and --top-p say otherwise. Scoring: `score_responses` compared
+with the reference log-probabilities of TRL's DPOTrainer, one pass each. Training: SGPOTrainer on pairs that store the
+scores, as in a run, compared with TRL's DPOTrainer, which computes the reference's in every step or before the first
+one (that pass is not counted). Scored and trained are two written responses to each prompt.
 
 Tokens are those of the responses in writing, and those of prompts and responses in scoring and training. Time is the
 wall clock (synchronised on CUDA) with one thread per core, unless OMP_NUM_THREADS says otherwise: run it on an idle
@@ -29,8 +30,10 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 from sgpo.threads import passive_waiting
 
@@ -56,7 +59,7 @@ from sgpo.config.options import VLLMOptions
 from sgpo.policy.generate import TransformersGenerator
 from sgpo.policy.generators import open_generator
 from sgpo.policy.load import Policy, load_policy
-from sgpo.policy.sampling import Generator, prompt_seeds
+from sgpo.policy.sampling import Generator, Sampling, prompt_seeds
 from sgpo.policy.tokens import tokenize_responses
 from sgpo.preferences.source import load_prompts
 
@@ -83,6 +86,10 @@ class RealBench(Bench):
     """The methods of annotation.py, by the wall clock; sgpo's responses come from any backend."""
 
     generator: Generator
+
+    def __init__(self, arguments: argparse.Namespace, *others: Any) -> None:
+        super().__init__(arguments, *others)
+        self.sampling = Sampling(arguments.candidates, 0.9, arguments.top_p, arguments.max_new_tokens)
 
     def now(self) -> float:
         if self.cuda:
@@ -172,6 +179,7 @@ def write_pairs(arguments: argparse.Namespace, folder: Path) -> None:
     """Writes two responses to every prompt, and stores them as pairs, plain and scored."""
     bench = RealBench(arguments, policy_of(arguments), None, prompts_of(arguments))
     bench.generator = TransformersGenerator(bench.policy, batch_size=arguments.batch_size)
+    bench.sampling = replace(bench.sampling, n=2)
     pairs = bench.pairs()
     (folder / "pairs.json").write_text(json.dumps(pairs))
     (folder / "tokens.json").write_text(json.dumps(count_tokens(bench.policy, pairs) / len(pairs[0])))
@@ -249,7 +257,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--python", default=os.environ.get("SGPO_VLLM_PYTHON", sys.executable), help="that has vLLM")
     parser.add_argument("--port", type=int, default=8765, help="of the server that the backend `server` starts")
     parser.add_argument("--prompts", help="prompts: file, folder or Hub id (default: 48 short requests)")
-    parser.add_argument("--count", type=int, default=24, help="use only the first prompts; two responses to each")
+    parser.add_argument("--count", type=int, default=24, help="use only the first prompts")
+    parser.add_argument("--candidates", type=int, default=4, help="responses to a prompt, in writing")
+    parser.add_argument("--top-p", type=float, default=0.95, help="of both writers; their temperature is 0.9")
     parser.add_argument("--batch-size", type=int, default=48, help="responses written at once")
     parser.add_argument("--max-new-tokens", type=int, default=64)
     parser.add_argument("--pairs", type=int, default=4, help="pairs in a step of training")
