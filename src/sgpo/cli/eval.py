@@ -188,6 +188,7 @@ def _evaluate_policy(arguments: argparse.Namespace) -> int:
     settings, files = _read_settings(arguments), {}
     if arguments.policy is None:
         raise InputError("--policy is missing; allowed: the policy to evaluate.")
+    _check_answers(arguments, settings.baseline)
     output = _json_path(arguments.output) if arguments.output or settings.kind == "judge" else None
     if settings.kind == "judge":
         cache = Path(arguments.cache or output.with_suffix(".cache"))
@@ -199,6 +200,17 @@ def _evaluate_policy(arguments: argparse.Namespace) -> int:
         write_json(output, result)
     rows = ("duels", "rewards", "requests")
     return _print_result(arguments, {key: value for key, value in result.items() if key not in rows})
+
+
+def _check_answers(arguments: argparse.Namespace, baseline: str | None) -> None:
+    """Where all answers are in files, there is nothing to say about how they are generated."""
+    from sgpo.evaluate.prompt_files import is_answer_file
+
+    if is_answer_file(arguments.policy) and (baseline is None or is_answer_file(baseline)):
+        sampled = given(arguments, EvaluateConfig).keys() & {"temperature", "top_p", "max_new_tokens"}
+        flags = [f"EvaluateConfig.{key}" for key in sorted(sampled)]
+        if flags := flags + [f"GenerationConfig.{key}" for key in given(arguments, GenerationConfig)]:
+            raise InputError(f"{flag_of(flags[0])} goes with a policy that answers; {arguments.policy} holds answers.")
 
 
 def _run_job(arguments: argparse.Namespace, settings: EvaluateConfig, **files: Path) -> dict[str, Any]:
