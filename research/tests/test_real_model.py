@@ -11,7 +11,7 @@ from sgpo.store.files import read_objects, write_jsonl
 from sgpo_research.command import main
 from sgpo_research.figures.gold_by_kl import gold_by_kl
 from sgpo_research.real_model import Setting, results, run_methods
-from sgpo_research.real_model_table import gain, gains_table
+from sgpo_research.real_model_table import comparisons_table, gain, gains_table
 from sgpo_research.runs import changed_recipe
 from tiny_model import build_tiny_model
 
@@ -83,7 +83,8 @@ def test_the_command_shows_what_is_done(done, tmp_path, capsys):
     config.write_text(json.dumps(RECIPE))
     line = ["real-model", "--model", done.model, "--world", str(done.world), "--output", str(done.output)]
     assert main([*line, "--config", str(config), "--rows"]) == 0
-    assert (done.output / "results.md").read_text() == gains_table(results(done)[1])
+    golds = results(done)[1]
+    assert (done.output / "results.md").read_text() == gains_table(golds) + "\n" + comparisons_table(golds)
     assert "<svg" in (done.output / "gold_by_kl.svg").read_text()
     assert main([*line, "--config", str(config), "--methods", "PPO"]) == 2
     assert "--methods has 'PPO'; allowed: SSAPO" in capsys.readouterr().err
@@ -121,6 +122,24 @@ def test_a_gain_is_paired_by_prompt_and_its_interval_over_seeds_is_students():
     assert found.high - found.low == pytest.approx(0)
     assert (found.seeds_high - found.mean) == pytest.approx(4.302653 * 0.1 / np.sqrt(3), rel=1e-6)
     assert np.isnan(gain(pairs[:1]).seeds_low)
+
+
+def test_methods_are_compared_where_both_have_the_seed_and_the_policy():
+    values = {"SSAPO": 0.5, "iterative DPO": 0.4, "DPO twice": 0.2}
+    golds = {
+        ("clean", seed, method, policy): {"seen": np.full(3, value + seed / 10), "unseen": np.full(3, value)}
+        for seed, method, policy in [
+            (0, "SSAPO", "round-3"), (1, "SSAPO", "round-3"), (1, "SSAPO", "final"),
+            (1, "iterative DPO", "round-3"), (2, "iterative DPO", "round-3"), (1, "DPO twice", "final"),
+        ]
+        for value in [values[method]]
+    }  # fmt: skip
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in comparisons_table(golds).splitlines()[2:]]
+    assert [row[:6] for row in rows] == [
+        ["clean", "round-3", "SSAPO", "iterative DPO", "1", "0.550 against 0.450"],
+        ["clean", "final", "SSAPO", "DPO twice", "1", "0.550 against 0.250"],
+    ]
+    assert [row[6].split()[0] for row in rows] == ["+0.100", "+0.300"]
 
 
 def test_the_figure_has_a_panel_for_each_annotator():

@@ -11,6 +11,8 @@ from sgpo.stats.intervals import mean_interval
 from sgpo_research.summary import mean_of
 
 Place = tuple[str, int, str, str]  # labels, seed, method, policy
+# What others are compared with: a method is worth its ball, or its rounds, only where it is above these.
+_PLAIN = ("iterative DPO", "iterative DPO, last DPO", "DPO twice")
 
 
 class Gain(NamedTuple):
@@ -61,21 +63,48 @@ def _cells(labels: str, method: str, policy: str, at: dict[str, list[dict[str, n
         for part in ("seen", "unseen")
     ]
     yield from (labels, method, policy, str(len(whole[policy])), f"{mean:.3f}", _shown(over_sft), _shown(over_seeds))
-    between = "" if math.isnan(over_seeds.seeds_low) else f"{over_seeds.seeds_low:+.3f} to {over_seeds.seeds_high:+.3f}"
-    yield from (between, *parts)
+    yield from (_between(over_seeds), *parts)
+
+
+def _between(found: Gain) -> str:
+    return "" if math.isnan(found.seeds_low) else f"{found.seeds_low:+.3f} to {found.seeds_high:+.3f}"
 
 
 def _shown(found: Gain) -> str:
     return f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
 
 
+def comparisons_table(gold: dict[Place, dict[str, np.ndarray]]) -> str:
+    """A Markdown table: the last round and the last DPO of each method against those of the methods without a ball.
+
+    Each compares what both have done, with the same seeds; `gold` is as in `gains_table`.
+    """
+    lines = ["| labels | policy | of | against | seeds | gold | difference | of seeds |", "| -- " * 8 + "|"]
+    last = max((policy for *_, policy in gold if policy.startswith("round-")), default="")
+    methods = dict.fromkeys(method for _, _, method, _ in gold)
+    for labels, policy in ((labels, policy) for labels in dict.fromkeys(place[0] for place in gold)
+                           for policy in (last, "final")):  # fmt: skip
+        for method, other in ((one, other) for other in _PLAIN for one in methods if one != other):
+            seeds = [place[1] for place in gold if place == (labels, place[1], method, policy)]
+            if seeds := [seed for seed in seeds if (labels, seed, other, policy) in gold]:
+                both = [[np.concatenate(list(gold[labels, seed, name, policy].values())) for name in (method, other)]
+                        for seed in seeds]  # fmt: skip
+                found = gain([tuple(pair) for pair in both])
+                means = "{:.3f} against {:.3f}".format(
+                    *np.mean([[one.mean() for one in pair] for pair in both], axis=0)
+                )
+                cells = (labels, policy, method, other, str(len(seeds)), means, _shown(found), _between(found))
+                lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def write_results(output: Path, rows: list[dict[str, Any]], gold: dict[Place, dict[str, np.ndarray]]) -> str:
-    """Writes rows.jsonl, results.md and gold_by_kl.svg; returns the table of gains."""
+    """Writes rows.jsonl, results.md and gold_by_kl.svg; returns the tables of results.md."""
     from sgpo.store.files import write_atomically, write_jsonl
     from sgpo_research.figures.gold_by_kl import gold_by_kl
     from sgpo_research.figures.style import as_svg
 
-    table = gains_table(gold)
+    table = gains_table(gold) + "\n" + comparisons_table(gold)
     write_jsonl(output / "rows.jsonl", rows)
     write_atomically(output / "results.md", table)
     write_atomically(output / "gold_by_kl.svg", as_svg(gold_by_kl(rows), "Gold against KL to the SFT model"))
