@@ -58,8 +58,10 @@ def panels(
     found = figure.subplots(rows, columns, sharex=share_x, sharey=True, squeeze=False).ravel().tolist()
     for axes, title in zip(found, titles, strict=False):
         axes.set_title(title)
-    for axes in found[len(titles) :]:
-        axes.remove()
+    for place in range(len(titles), len(found)):
+        # The panel above it is the last of its column.
+        found[place - columns].tick_params(labelbottom=True)
+        found[place].remove()
     return figure, found[: len(titles)]
 
 
