@@ -246,9 +246,10 @@ class Pick(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         place = self._written + (input_ids.shape[1] - self._prompt_length)
         drawn = self._uniforms.gather(1, place.clamp(max=self._uniforms.shape[1] - 1).unsqueeze(1))
-        probabilities = torch.softmax(scores.float() / self._temperature, dim=-1)
+        logits = scores.float() / self._temperature
+        probabilities = torch.softmax(logits, dim=-1)
         if self._top_p < 1:
-            probabilities = nucleus(probabilities, self._top_p)
+            probabilities = torch.softmax(logits.where(nucleus(probabilities, self._top_p), -torch.inf), dim=-1)
         cumulative = probabilities.cumsum(dim=-1)
         # Rounding may leave the last sum below 1, so the sum itself is the scale. A number just below 1 may be 1 in
         # float32; kept below the sum, it finds a token of positive probability.
@@ -259,7 +260,7 @@ class Pick(LogitsProcessor):
 
 
 def nucleus(probabilities: Tensor, top_p: float, most: int = 128) -> Tensor:
-    """The probabilities (R, V) of each row's most likely tokens up to a total of `top_p`, and zero elsewhere.
+    """Which of the (R, V) tokens are a row's most likely ones up to a total of `top_p`.
 
     Tokens as likely as the last of these are kept, too: which are depends on no order. To sort a whole vocabulary takes
     longer than a small model's step, so only the `most` likely tokens are ordered, or eight times as many in rows where
@@ -270,7 +271,7 @@ def nucleus(probabilities: Tensor, top_p: float, most: int = 128) -> Tensor:
     largest = probabilities.topk(min(most, probabilities.shape[1]), dim=-1).values
     total = largest.cumsum(dim=-1)
     last = largest.where(total - largest < top_p, torch.inf).amin(dim=-1, keepdim=True)
-    kept = probabilities.where(probabilities >= last, 0)
+    kept = probabilities >= last
     short = total[:, -1] < top_p
     if most < probabilities.shape[1] and bool(short.any()):
         kept[short] = nucleus(probabilities[short], top_p, 8 * most)
