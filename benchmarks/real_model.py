@@ -6,7 +6,7 @@
     python benchmarks/real_model.py --model smollm2 --part writing --backend vllm --python .venv-vllm/bin/python
 
 Writing: a backend of sgpo compared with a loop of `model.generate` over batches in the given order, both with the
-settings of recipes/smollm2-135m.yaml unless --candidates and --top-p say otherwise. Scoring: `score_responses` compared
+candidates, temperature and top-p of recipes/smollm2-135m.yaml. Scoring: `score_responses` compared
 with the reference log-probabilities of TRL's DPOTrainer, one pass each. Training: SGPOTrainer on pairs that store the
 scores, as in a run, compared with TRL's DPOTrainer, which computes the reference's in every step or before the first
 one (that pass is not counted). Scored and trained are two written responses to each prompt.

@@ -116,7 +116,7 @@ def test_the_commands_of_the_whole_form_are_taken(gpu, tmp_path):
         assert {word for word in words if word.startswith("--")} <= known, name
 
 
-def test_every_folder_of_a_world_is_run_beside_the_others(gpu, tmp_path):
+def test_every_folder_of_a_world_is_run_beside_the_others(gpu, tmp_path, capsys):
     for name in ("clean-0", "clean-1", "inverted-title-0", "inverted-title-1"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "seeds.jsonl").touch()
@@ -125,6 +125,12 @@ def test_every_folder_of_a_world_is_run_beside_the_others(gpu, tmp_path):
     assert gpu.world_step(arguments) is None
     study = real_model_parser().parse_args(gpu.loop_step(arguments).command[3:])
     assert (study.world, study.labels, study.seeds, study.jobs) == (tmp_path, ["clean", "inverted-title"], [0, 1], 4)
+    (tmp_path / "flipped-0").mkdir()
+    (tmp_path / "flipped-0/seeds.jsonl").touch()
+    for refused, message in ((words, "and not flipped-1"), ([*words, "--small"], "leave one of them out")):
+        with pytest.raises(SystemExit):
+            gpu.parse(refused)
+        assert message in capsys.readouterr().err
     alone = gpu.parse(["--output", str(tmp_path / "out"), "--steps", "test", "leader"])
     assert gpu.model_step(alone) is None
 

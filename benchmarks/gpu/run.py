@@ -113,11 +113,25 @@ def real_model_study(arguments: argparse.Namespace) -> list[str]:
     recipe += ["generation.batch_size=768", "leader.micro_batch_size=8"]
     world = ["--world", str(arguments.world or arguments.runs / "world")]
     if arguments.world:
-        # Folders of `sgpo-study requests`: LABELS-SEED.
-        names = [path.parent.name.rpartition("-") for path in sorted(arguments.world.glob("*-*/seeds.jsonl"))]
-        world += ["--labels", *dict.fromkeys(labels for labels, _, _ in names)]
-        world += ["--seeds", *dict.fromkeys(seed for _, _, seed in names), "--jobs", str(min(len(names), _AT_ONCE))]
+        labels, seeds = places_of(arguments.world)
+        jobs = min(len(labels) * len(seeds), _AT_ONCE)
+        world += ["--labels", *labels, "--seeds", *seeds, "--jobs", str(jobs)]
     return [*STUDY, "real-model", *model_and_output(arguments, "loop"), *world, *recipe]
+
+
+def places_of(world: Path) -> tuple[list[str], list[str]]:
+    """Labels and data seeds of a world: the folders of `sgpo-study requests` are LABELS-SEED.
+
+    Raises:
+        ValueError: there are none, or not one for each of these labels with each of these seeds.
+    """
+    names = {path.parent.name for path in world.glob("*-*/seeds.jsonl")}
+    labels, seeds = (sorted({name.rpartition("-")[place] for name in names}) for place in (0, 2))
+    missing = sorted({f"{one}-{seed}" for one in labels for seed in seeds} - names)
+    if missing or not names:
+        found = f"has {', '.join(sorted(names))} and not {missing[0]}" if names else "has no folder LABELS-SEED"
+        raise ValueError(f"--world {world} {found}; allowed: a folder for each of its labels with each of its seeds")
+    return labels, seeds
 
 
 def model_and_output(arguments: argparse.Namespace, name: str) -> list[str]:
@@ -153,7 +167,7 @@ def real_model_step(arguments: argparse.Namespace) -> Step:
 
 
 STEPS = (test_step, world_step, loop_step, loop_table_step, follower_step, leader_step, real_model_step)
-_WITH_MODEL = (world_step, loop_step, real_model_step)
+_WITH_MODEL = (world_step, loop_step, loop_table_step, real_model_step)
 
 
 def model_step(arguments: argparse.Namespace) -> Step | None:
@@ -243,6 +257,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         path = getattr(arguments, name)
         if path is not None and not path.exists():
             parser.error(f"--{name} {path} does not exist")
+    if arguments.world is not None:
+        if arguments.small:
+            parser.error("--world is given with --small, whose loop makes its own; leave one of them out")
+        try:
+            places_of(arguments.world)
+        except ValueError as error:
+            parser.error(str(error))
     for name in ("output", "runs", "model", "gguf", "world"):
         path = getattr(arguments, name)
         setattr(arguments, name, path and path.absolute())

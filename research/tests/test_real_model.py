@@ -129,15 +129,15 @@ def test_methods_are_compared_where_both_have_the_seed_and_the_policy():
     golds = {
         ("clean", seed, method, policy): {"seen": np.full(3, value + seed / 10), "unseen": np.full(3, value)}
         for seed, method, policy in [
-            (0, "SSAPO", "round-3"), (1, "SSAPO", "round-3"), (1, "SSAPO", "final"),
-            (1, "iterative DPO", "round-3"), (2, "iterative DPO", "round-3"), (1, "DPO twice", "final"),
+            (0, "SSAPO", "round-3"), (1, "SSAPO", "round-3"), (1, "SSAPO", "shipped"), (1, "SSAPO", "final"),
+            (1, "iterative DPO", "round-3"), (2, "iterative DPO", "round-3"), (1, "DPO twice", "shipped"),
         ]
         for value in [values[method]]
     }  # fmt: skip
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in comparisons_table(golds).splitlines()[2:]]
     assert [row[:6] for row in rows] == [
         ["clean", "round-3", "SSAPO", "iterative DPO", "1", "0.550 against 0.450"],
-        ["clean", "final", "SSAPO", "DPO twice", "1", "0.550 against 0.250"],
+        ["clean", "shipped", "SSAPO", "DPO twice", "1", "0.550 against 0.250"],
     ]
     assert [row[6].split()[0] for row in rows] == ["+0.100", "+0.300"]
 

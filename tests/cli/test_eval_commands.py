@@ -683,8 +683,10 @@ FOUND_EARLY = {
     "ifeval --prompts {requests} --responses {fewer}": "lacks an answer to 1 of 6 prompts, rows 0 ('Request bridge.')",
     "ifeval --prompts {requests} --responses {others}": "others.jsonl line 7: 'Request x.' is none of the 6 prompts, "
     "as are 2 of 8 in all; allowed: answers to these alone",
-    "ifeval --prompts {requests} --responses {responses} --top-p 0.9": "--top-p goes with a policy that answers; ",
+    "ifeval --prompts {requests} --responses {responses} --top-p 0.9": "--top-p goes with a policy that answers, and ",
     "ifeval --prompts {requests} --responses {responses} --batch-size 4": "--batch-size goes with a policy",
+    "ifeval --prompts {requests} --responses {responses} --seed 0": "--seed goes with a policy",
+    "ifeval --prompts {requests} --responses {responses} --dtype bfloat16": "--dtype goes with a policy",
     "ifeval --prompts {requests} --responses {responses} --baseline {fewer}": "lacks an answer to 1 of 6 prompts",
     "ifeval --prompts {requests} --responses {responses} --output {folder}/o": "o'; allowed: a name that ends in .json",
     "alpaca --policy {policy} --instructions {prompts} --output {folder}/o.json --name=": "--name is missing",

@@ -45,6 +45,19 @@ def test_the_nucleus_is_that_of_transformers_however_many_tokens_it_takes(top_p)
     assert expected.sum(dim=-1).min() < 4 and expected.sum(dim=-1).max() > 8 * 128
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_nucleus_is_the_smallest_set_of_whole_levels_that_has_its_share(dtype):
+    """Logits of 16 bits tie, so that a set of single tokens would depend on their order."""
+    logits = 3 * torch.randn(40, 3000, generator=torch.Generator().manual_seed(2))
+    probabilities = torch.softmax(logits.to(dtype).float(), dim=-1)
+    for top_p in (1e-46, 0.5, 0.9, 0.99):
+        kept = nucleus(probabilities, top_p)
+        last = probabilities.where(kept, torch.inf).amin(dim=-1, keepdim=True)
+        assert torch.equal(kept, probabilities >= last)
+        assert (probabilities.where(kept, 0).double().sum(dim=-1) > top_p - 1e-6).all()
+        assert (probabilities.where(probabilities > last, 0).double().sum(dim=-1) < top_p + 1e-6).all()
+
+
 def test_tokens_as_likely_as_the_last_of_a_nucleus_belong_to_it():
     probabilities = torch.tensor([[0.1, 0.4, 0.1, 0.1, 0.3], [0.2, 0.2, 0.2, 0.2, 0.2]])
     assert nucleus(probabilities, 0.75).all() and nucleus(probabilities, 0.75, most=1).all()

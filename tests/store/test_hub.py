@@ -3,6 +3,8 @@
 import http.server
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -117,3 +119,30 @@ def test_a_hub_id_is_a_name_with_at_most_one_slash_and_nothing_at_that_path(tmp_
     assert [name for name in ("name", "owner/name", "owner/name.v2-x") if not is_hub_id(name)] == []
     others = ["", ".", "./name", "../name", "/name", "~/name", "a/b/c", "owner/here", "owner", "file", Path("name")]
     assert [name for name in others if is_hub_id(name)] == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "eval ifeval --policy a/b --prompts c/d",
+        "eval reward --policy answers.jsonl --baseline a/b --prompts c/d --function f:g",
+        "eval preferences --policy a/b --pairs c/d",
+        "study requests --model a/b --output o",
+        "study real-model --model a/b --world w --output o --config c",
+    ],
+)
+def test_whether_the_hub_answers_is_settled_before_its_library_is_imported(words, tmp_path):
+    """That library reads HF_HUB_OFFLINE once, when it is imported; in this process it has been."""
+    program, *rest = words.split()
+    main = "from sgpo.cli.main import main" if program == "eval" else "from sgpo_research.command import main"
+    code = f"""
+import sys
+import sgpo.store.hub as hub
+def settle(names):
+    sys.exit("imported: " + " ".join(sys.modules.keys() & {{"huggingface_hub", "datasets", "transformers"}}))
+hub.settle_hub_access = settle
+{main}
+main({[program, *rest] if program == "eval" else rest})
+"""
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert ran.stderr.strip() == "imported:"

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,12 @@ def side_by_side(
     calls: Sequence[tuple[Any, ...]],
     progress: Callable[[int], None] = lambda count: None,
 ) -> None:
-    """Calls `work` with each of the tuples, in `jobs` processes with one thread each; the first error is raised here.
+    """Calls `work` with each of the tuples, in `jobs` processes with one thread each.
 
-    `progress` is called with the number of calls that have ended.
+    The first error, or an interrupt, ends all processes and is raised here: other calls may take hours. `progress` is
+    called with the number of calls that have ended.
     """
+    before = set(active_children())
     # Spawned, since torch's threads do not survive a fork.
     with one_thread_each(), ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         futures = [pool.submit(work, *call) for call in calls]
@@ -54,8 +56,11 @@ def side_by_side(
             for future in as_completed(futures):
                 future.result()
                 progress(1)
-        finally:
-            pool.shutdown(cancel_futures=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in set(active_children()) - before:
+                process.terminate()
+            raise
 
 
 @contextmanager

@@ -34,7 +34,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "SSAPO, per token": {"follower.radius": 0.01, "annotation.per_token": True, "leader.final_epochs": 0},
     "SSAPO, heads": {"follower.radius": 0.01, "annotation.annotator": "heads", "leader.final_epochs": 0},
     "iterative DPO": _DPO,
-    "iterative DPO, last DPO": {"follower.radius": 0},
     "DPO twice": {"rounds": 0, "follower.radius": 0, "data.prompts_per_round": None},
     "cDPO": {**_DPO, **_CDPO},
     "SPA": {**_DPO, "reference": "previous", "leader.trainer.confidence_smoothing": 0.1},
@@ -107,13 +106,22 @@ def run_methods(
         key = json.dumps(recipe.leader.trainer, sort_keys=True)
         if not Path(recipe.output).exists() and key in made:
             source, shared = made[key], ()
-            if recipe.reference == source.reference:
+            if recipe.reference == source.reference and recipe.rounds and source.rounds:
                 shared = _OF_ROUND_1 if recipe.annotation == source.annotation else _WRITTEN
             adopt(recipe, Path(source.output), ("heldout/pairs", *OF_ROUND_0, *shared), _COMMAND)
         run_recipe(recipe, command=_COMMAND, processes=Processes(), reporter=reporter)
         made.setdefault(key, recipe)
         for folder in policies(recipe):
             evaluate_policy(setting, f"{recipe.output}/{folder}/policy", Path(recipe.output) / folder, labels, seed)
+
+
+def run_logged(setting: Setting, labels: str, seed: int, methods: Sequence[str]) -> None:
+    """`run_methods`, whose progress and warnings go to LABELS-SEED.log in the output folder."""
+    from rich.console import Console
+
+    setting.output.mkdir(parents=True, exist_ok=True)
+    with open(setting.output / f"{labels}-{seed}.log", "a", encoding="utf-8") as log:
+        run_methods(setting, labels, seed, methods, Reporter(Console(file=log, width=120)))
 
 
 def policies(recipe: RunConfig) -> list[str]:
@@ -193,7 +201,7 @@ def results(setting: Setting) -> tuple[list[dict[str, Any]], dict[Place, dict[st
     """What has been evaluated in the output folder.
 
     Returns: rows of labels, seed, method, policy, shipped, kl (nats), gold, seen and unseen; and the gold of each
-        prompt by part, of each of these policies.
+        prompt by part, of each of these policies and of what a finished run ships, which may be the SFT model.
     """
     rows, golds = [], {}
     for folder in sorted(path for path in setting.output.iterdir() if (setting.world / path.name).is_dir()):
@@ -205,6 +213,8 @@ def results(setting: Setting) -> tuple[list[dict[str, Any]], dict[Place, dict[st
             for place in [setting.output / "sft", *places] if places else ():
                 gold = gold_by_prompt(place / "gold.jsonl")
                 golds[labels, int(number), method, place.name] = gold
+                if (run / "shipped.json").exists() and place.name == (shipped(recipe) or "sft"):
+                    golds[labels, int(number), method, "shipped"] = gold
                 rows.append({
                     "labels": labels, "seed": int(number), "method": method, "policy": place.name,
                     "shipped": place.name == (shipped(recipe) or "sft"), "kl": divergence(place / "gold.jsonl"),

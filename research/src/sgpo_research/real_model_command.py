@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from sgpo.store.hub import settle_hub_access
+
 
 def real_model_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -26,7 +28,8 @@ def real_model_parser() -> argparse.ArgumentParser:
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of its keys")
     parser.add_argument(
         "--jobs", type=int, default=1, metavar="N",
-        help="processes that share data seeds and labels, one thread and one model in memory each; default: 1",
+        help="processes that share data seeds and labels, one thread and one model in memory each; what a process says "
+        "is in LABELS-SEED.log; default: 1",
     )  # fmt: skip
     parser.add_argument("--rows", action="store_true", help="run nothing; show what is done")
     return parser
@@ -34,19 +37,18 @@ def real_model_parser() -> argparse.ArgumentParser:
 
 def run_real_model(arguments: argparse.Namespace) -> None:
     """Runs what is missing, and prints a table of all that is done."""
+    settle_hub_access([arguments.model])
     from rich.console import Console
     from rich.markdown import Markdown
     from rich.table import Table
 
     from sgpo.config.read import read_recipe
     from sgpo.errors import InputError, check_whole
-    from sgpo.store.hub import settle_hub_access
     from sgpo.store.progress import Reporter, hide_other_bars
     from sgpo_research.jobs import side_by_side
-    from sgpo_research.real_model import METHODS, Setting, results, run_methods
+    from sgpo_research.real_model import METHODS, Setting, results, run_logged, run_methods
     from sgpo_research.real_model_table import write_results
 
-    settle_hub_access([arguments.model])
     hide_other_bars()
     check_whole("--jobs", arguments.jobs, 1)
     methods = arguments.methods or ["SSAPO", "iterative DPO"]
@@ -56,17 +58,18 @@ def run_real_model(arguments: argparse.Namespace) -> None:
     setting = Setting(arguments.model, arguments.world, arguments.output, recipe)
     console = Console()
     if not arguments.rows:
-        for folder in (setting.data(labels, seed) for labels in arguments.labels for seed in arguments.seeds):
+        places = list(dict.fromkeys((labels, seed) for labels in arguments.labels for seed in arguments.seeds))
+        for folder in (setting.data(*place) for place in places):
             if not folder.is_dir():
                 found = ", ".join(sorted(path.parent.name for path in arguments.world.glob("*/seeds.jsonl"))) or "none"
                 raise InputError(f"--world {arguments.world} has no {folder.name}; it has: {found}.")
-        calls = [(setting, labels, seed, methods) for labels in arguments.labels for seed in arguments.seeds]
-        # No method: the SFT model is evaluated once for all.
-        run_methods(*calls[0][:3], [], Reporter(console))
+        calls = [(setting, *place, methods) for place in places]
         if arguments.jobs > 1:
+            # No method: the SFT model is evaluated once for all, in a process that then gives its memory back.
+            side_by_side(1, run_logged, [(*calls[0][:3], [])])
             reporter = Reporter(console)
             with reporter.stage("runs"), reporter.bar("data seeds", len(calls)) as advance:
-                side_by_side(min(arguments.jobs, len(calls)), run_methods, calls, advance)
+                side_by_side(min(arguments.jobs, len(calls)), run_logged, calls, advance)
         else:
             for call in calls:
                 run_methods(*call, Reporter(console))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from sgpo_research.summary import mean_of
 
 Place = tuple[str, int, str, str]  # labels, seed, method, policy
 # What others are compared with: a method is worth its ball, or its rounds, only where it is above these.
-_PLAIN = ("iterative DPO", "iterative DPO, last DPO", "DPO twice")
+_PLAIN = ("iterative DPO", "DPO twice")
 
 
 class Gain(NamedTuple):
@@ -75,16 +76,16 @@ def _shown(found: Gain) -> str:
 
 
 def comparisons_table(gold: dict[Place, dict[str, np.ndarray]]) -> str:
-    """A Markdown table: the last round and the last DPO of each method against those of the methods without a ball.
+    """A Markdown table: the last round of each method, and what it ships, against the methods without ball or rounds.
 
-    Each compares what both have done, with the same seeds; `gold` is as in `gains_table`.
+    Each compares what both have done, with the same seeds; `gold` is as in `gains_table`. What is shipped is the SFT
+    model where a run ships no round: to compare the last DPO alone would select seeds by their outcome.
     """
     lines = ["| labels | policy | of | against | seeds | gold | difference | of seeds |", "| -- " * 8 + "|"]
-    last = max((policy for *_, policy in gold if policy.startswith("round-")), default="")
     methods = dict.fromkeys(method for _, _, method, _ in gold)
-    for labels, policy in ((labels, policy) for labels in dict.fromkeys(place[0] for place in gold)
-                           for policy in (last, "final")):  # fmt: skip
-        for method, other in ((one, other) for other in _PLAIN for one in methods if one != other):
+    pairs = [(one, other) for place, other in enumerate(_PLAIN) for one in methods if one not in _PLAIN[place:]]
+    for labels in dict.fromkeys(place[0] for place in gold):
+        for policy, (method, other) in product((_last_round(gold, labels), "shipped"), pairs):
             seeds = [place[1] for place in gold if place == (labels, place[1], method, policy)]
             if seeds := [seed for seed in seeds if (labels, seed, other, policy) in gold]:
                 both = [[np.concatenate(list(gold[labels, seed, name, policy].values())) for name in (method, other)]
@@ -96,6 +97,11 @@ def comparisons_table(gold: dict[Place, dict[str, np.ndarray]]) -> str:
                 cells = (labels, policy, method, other, str(len(seeds)), means, _shown(found), _between(found))
                 lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _last_round(gold: Iterable[Place], labels: str) -> str:
+    rounds = [int(place[3].removeprefix("round-")) for place in gold if place[0] == labels and place[3][:6] == "round-"]
+    return f"round-{max(rounds, default=0)}"
 
 
 def write_results(output: Path, rows: list[dict[str, Any]], gold: dict[Place, dict[str, np.ndarray]]) -> str:

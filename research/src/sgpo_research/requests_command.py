@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from sgpo.choices import Dtype
+from sgpo.store.hub import settle_hub_access
 from sgpo_research.worlds.noise import Labels
 
 
@@ -38,11 +39,11 @@ def requests_parser() -> argparse.ArgumentParser:
 
 def run_requests(arguments: argparse.Namespace) -> None:
     """Writes the files, and prints what the model follows."""
+    settle_hub_access([arguments.model])
     from rich.console import Console
 
     from sgpo.policy.fingerprints import fingerprint_policy
     from sgpo.policy.sampling import Generator
-    from sgpo.store.hub import settle_hub_access
     from sgpo.store.progress import Reporter, hide_other_bars
     from sgpo_research.checkable_world import Annotator, WorldSize, write_world
 
@@ -54,7 +55,6 @@ def run_requests(arguments: argparse.Namespace) -> None:
             load_policy(arguments.model, dtype=arguments.dtype), batch_size=arguments.batch_size
         )
 
-    settle_hub_access([arguments.model])
     hide_other_bars()
     counts = {name: getattr(arguments, name) for name in ("seeds", "heldout", "pool", "rounds", "test")}
     console = Console()

@@ -188,7 +188,6 @@ def _evaluate_policy(arguments: argparse.Namespace) -> int:
     settings, files = _read_settings(arguments), {}
     if arguments.policy is None:
         raise InputError("--policy is missing; allowed: the policy to evaluate.")
-    _check_answers(arguments, settings.baseline)
     output = _json_path(arguments.output) if arguments.output or settings.kind == "judge" else None
     if settings.kind == "judge":
         cache = Path(arguments.cache or output.with_suffix(".cache"))
@@ -206,16 +205,22 @@ def _check_answers(arguments: argparse.Namespace, baseline: str | None) -> None:
     """Where all answers are in files, there is nothing to say about how they are generated."""
     from sgpo.evaluate.prompt_files import is_answer_file
 
-    if is_answer_file(arguments.policy) and (baseline is None or is_answer_file(baseline)):
-        sampled = given(arguments, EvaluateConfig).keys() & {"temperature", "top_p", "max_new_tokens"}
-        flags = [f"EvaluateConfig.{key}" for key in sorted(sampled)]
-        if flags := flags + [f"GenerationConfig.{key}" for key in given(arguments, GenerationConfig)]:
-            raise InputError(f"{flag_of(flags[0])} goes with a policy that answers; {arguments.policy} holds answers.")
+    if all(path is None or is_answer_file(path) for path in (arguments.policy, baseline or arguments.reference)):
+        sampled = sorted(given(arguments, EvaluateConfig).keys() & {"temperature", "top_p", "max_new_tokens"})
+        flags = [flag_of(f"EvaluateConfig.{key}") for key in sampled]
+        flags += [flag_of(f"GenerationConfig.{key}") for key in given(arguments, GenerationConfig)]
+        if arguments.kind == "ifeval":
+            flags += [flag_of(f"ModelConfig.{key}") for key in given(arguments, ModelConfig)]
+            flags += ["--seed"] * (arguments.seed is not None)
+        if flags:
+            raise InputError(f"{flags[0]} goes with a policy that answers, and {arguments.policy} holds its answers.")
 
 
 def _run_job(arguments: argparse.Namespace, settings: EvaluateConfig, **files: Path) -> dict[str, Any]:
     names = named_sources({"model": {"path": arguments.policy}, "evaluate": [settings.model_dump()]})
     settle_hub_access([*names, arguments.reference, arguments.self_pairs])
+    if settings.kind in ("judge", "reward", "ifeval"):
+        _check_answers(arguments, settings.baseline)
     from rich.console import Console
 
     from sgpo.evaluate.judging import describe_cost

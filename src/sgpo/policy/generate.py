@@ -262,16 +262,17 @@ class Pick(LogitsProcessor):
 def nucleus(probabilities: Tensor, top_p: float, most: int = 128) -> Tensor:
     """Which of the (R, V) tokens are a row's most likely ones up to a total of `top_p`.
 
-    Tokens as likely as the last of these are kept, too: which are depends on no order. To sort a whole vocabulary takes
-    longer than a small model's step, so only the `most` likely tokens are ordered, or eight times as many in rows where
-    they have less than `top_p`.
+    Tokens as likely as the last of these are kept, too: 16-bit logits tie often, and no order decides. To sort a whole
+    vocabulary takes longer than a small model's step, so only the `most` likely tokens are ordered, or eight times as
+    many in rows where they have less than `top_p`.
 
     Source: arXiv:1904.09751, section 3.1.
     """
     largest = probabilities.topk(min(most, probabilities.shape[1]), dim=-1).values
     total = largest.cumsum(dim=-1)
     last = largest.where(total - largest < top_p, torch.inf).amin(dim=-1, keepdim=True)
-    kept = probabilities >= last
+    # The most likely token is kept even where top_p is 0 in the probabilities' type.
+    kept = probabilities >= last.minimum(largest[:, :1])
     short = total[:, -1] < top_p
     if most < probabilities.shape[1] and bool(short.any()):
         kept[short] = nucleus(probabilities[short], top_p, 8 * most)

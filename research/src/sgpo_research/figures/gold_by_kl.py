@@ -16,7 +16,8 @@ def gold_by_kl(rows: list[Row]) -> Figure:
     """Rows of labels, seed, method, policy, kl (nats) and gold: a panel for each annotator, a curve for each method.
 
     A curve goes from the SFT model over round 0 to the last round, and is the mean over the data seeds that all of its
-    policies have; thin lines are seeds. The last DPO on human pairs is a star apart.
+    policies have; thin lines are seeds. The last DPO on human pairs is a star apart: a
+    small one for each run that ships a round, a large one for their mean.
     """
     titles = unique(row["labels"] for row in rows)
     look = looks(row["method"] for row in rows)

@@ -14,7 +14,7 @@ from sgpo.store.files import read_json, read_objects, reading_back, write_json, 
 from sgpo.store.progress import Reporter
 from sgpo_research.worlds.prompts import Prompt
 
-# Prompts per file: an interrupted job repeats at most one.
+# Prompts per file: an interrupted job repeats one, or as many as fill a batch.
 SHARD = 24
 
 
