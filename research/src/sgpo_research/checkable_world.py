@@ -94,7 +94,7 @@ def write_world(
         size: how many there are of what.
         annotator: who labels the seeds; held-out pairs are in gold order.
         seed: the data seed, >= 0.
-        model: fingerprint of the model that answers.
+        model: fingerprint of the model that answers, and its dtype.
         open_generator: loads it, if responses are missing.
         batch_size: of that generator.
         reporter: where progress is shown.

@@ -63,7 +63,7 @@ def run_requests(arguments: argparse.Namespace) -> None:
         size=WorldSize(**counts, sampled=arguments.sampled and tuple(arguments.sampled)),
         annotator=Annotator(arguments.labels, tuple(arguments.inverted)),
         seed=arguments.seed,
-        model=fingerprint_policy(arguments.model),
+        model=f"{fingerprint_policy(arguments.model)} {arguments.dtype}",
         open_generator=open_generator,
         batch_size=arguments.batch_size,
         reporter=Reporter(console),

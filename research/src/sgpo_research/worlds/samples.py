@@ -53,7 +53,7 @@ def sample_responses(
         part: name of the prompts in the folder.
         prompts: P prompts, P a multiple of `SHARD`.
         sampling: how to sample; the same for all that is in the folder.
-        model: the model's fingerprint, likewise.
+        model: the model's fingerprint and dtype, likewise.
         open_generator: loads the model, if anything is missing.
         batch_size: of that generator, so that a file's responses do not leave it half empty.
         reporter: where progress is shown.
