@@ -1,6 +1,8 @@
 """The commands `sgpo run` and `sgpo report`."""
 
 import argparse
+import os
+import sys
 from pathlib import Path
 
 from sgpo.errors import InputError
@@ -40,7 +42,9 @@ def run(argv: list[str]) -> int:
             plan.check_nothing_missing()
     if arguments.dry_run:
         return 0
-    console = None if arguments.quiet or not processes.is_main else Console()
+    # A table of several evaluations is wider than what rich takes a log to be.
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
+    console = None if arguments.quiet or not processes.is_main else Console(width=width)
     for note in plan.shown_notes if console else ():
         console.print(note)
     command = ["sgpo", "run", "--config", arguments.config, *overrides]
