@@ -87,7 +87,7 @@ def test_the_command_shows_what_is_done(done, tmp_path, capsys):
     assert (done.output / "results.md").read_text() == gains_table(golds) + "\n" + comparisons_table(golds)
     assert "<svg" in (done.output / "gold_by_kl.svg").read_text()
     assert main([*line, "--config", str(config), "--methods", "PPO"]) == 2
-    assert "--methods has 'PPO'; allowed: SSAPO" in capsys.readouterr().err
+    assert "--methods has 'PPO'; allowed: 'SSAPO', " in capsys.readouterr().err
     assert main([*line, "--config", str(config), "--seeds", "0", "7"]) == 2
     assert f"--world {done.world} has no clean-7; it has: clean-0." in capsys.readouterr().err
 

@@ -53,7 +53,7 @@ def run_real_model(arguments: argparse.Namespace) -> None:
     check_whole("--jobs", arguments.jobs, 1)
     methods = arguments.methods or ["SSAPO", "iterative DPO"]
     if unknown := [name for name in methods if name not in METHODS]:
-        raise InputError(f"--methods has {unknown[0]!r}; allowed: {', '.join(METHODS)}.")
+        raise InputError(f"--methods has {unknown[0]!r}; allowed: {', '.join(map(repr, METHODS))}.")
     recipe = read_recipe(arguments.config, arguments.set)
     setting = Setting(arguments.model, arguments.world, arguments.output, recipe)
     console = Console()
