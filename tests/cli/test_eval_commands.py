@@ -685,6 +685,7 @@ FOUND_EARLY = {
     "as are 2 of 8 in all; allowed: answers to these alone",
     "ifeval --prompts {requests} --responses {responses} --top-p 0.9": "--top-p goes with a policy that answers, and ",
     "ifeval --prompts {requests} --responses {responses} --batch-size 4": "--batch-size goes with a policy",
+    "reward --prompts {prompts} --policy {responses} --reference nope --function f:g --top-p 0.9": "no module 'f'",
     "ifeval --prompts {requests} --responses {responses} --seed 0": "--seed goes with a policy",
     "ifeval --prompts {requests} --responses {responses} --dtype bfloat16": "--dtype goes with a policy",
     "ifeval --prompts {requests} --responses {responses} --baseline {fewer}": "lacks an answer to 1 of 6 prompts",

@@ -88,12 +88,12 @@ def comparisons_table(gold: dict[Place, dict[str, np.ndarray]]) -> str:
         for policy, (method, other) in product((_last_round(gold, labels), "shipped"), pairs):
             seeds = [place[1] for place in gold if place == (labels, place[1], method, policy)]
             if seeds := [seed for seed in seeds if (labels, seed, other, policy) in gold]:
-                both = [[np.concatenate(list(gold[labels, seed, name, policy].values())) for name in (method, other)]
-                        for seed in seeds]  # fmt: skip
-                found = gain([tuple(pair) for pair in both])
-                means = "{:.3f} against {:.3f}".format(
-                    *np.mean([[one.mean() for one in pair] for pair in both], axis=0)
+                mine, theirs = (
+                    [np.concatenate(list(gold[labels, seed, name, policy].values())) for seed in seeds]
+                    for name in (method, other)
                 )
+                found = gain(list(zip(mine, theirs, strict=True)))
+                means = f"{np.mean(mine):.3f} against {np.mean(theirs):.3f}"
                 cells = (labels, policy, method, other, str(len(seeds)), means, _shown(found), _between(found))
                 lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
